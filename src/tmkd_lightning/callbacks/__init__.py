@@ -1,0 +1,6 @@
+"""What happens around training: text embeddings before it, a look at the teacher at its start."""
+
+from tmkd_lightning.callbacks.prompt_embeddings import PromptEmbeddings
+from tmkd_lightning.callbacks.teacher_check import TeacherCheck
+
+__all__ = ["PromptEmbeddings", "TeacherCheck"]

@@ -1,0 +1,119 @@
+"""Fills the module's PromptBank before the first step; the text encoder is gone before it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from tmkd_lightning.prompts import ANCHOR_TEMPLATE, PromptBank, check_class_names, fill, view_templates
+from tmkd_lightning.text import EmbeddingFile, OpenCLIPTextEncoder, TextEncoder, write_embeddings
+
+
+class PromptEmbeddings(Callback):
+    """Encodes the prompts of every view and class once, and keeps them in a file for the next run.
+
+    Each process reads the file or makes it, on its own: there is nothing to wait for.
+
+    Args:
+        encoder: the text teacher.
+        class_names: what to write into the prompts, in the order of the labels; by default the module's
+            `class_names`, else the datamodule's `class_phrases` or `class_names`.
+        templates: prompt templates by view name, or one for all views and the anchors, instead of the views' own.
+        cache_dir: folder of the files, by default ``$XDG_CACHE_HOME/tmkd_lightning`` or ``~/.cache/tmkd_lightning``.
+
+    Raises:
+        TypeError: `encoder` is not a TextEncoder.
+        ValueError: no class names anywhere, names that do not fit the classes, or embeddings of another width than
+            the module's `text_dim` (raised in `setup`).
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder | None = None,
+        class_names: Sequence[str] | None = None,
+        templates: Mapping[str, str] | str | None = None,
+        cache_dir: str | None = None,
+    ) -> None:
+        encoder = OpenCLIPTextEncoder() if encoder is None else encoder
+        if not isinstance(encoder, TextEncoder):
+            raise TypeError(f"encoder must be a TextEncoder (methods identity and encode), got {type(encoder)}")
+        self.encoder = encoder
+        self.class_names = class_names
+        self.templates = templates
+        self.cache_dir = Path(cache_dir) if cache_dir is not None else _default_cache_dir()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fills the bank, if the module has one and is about to train."""
+        bank: PromptBank | None = pl_module.prompt_bank
+        if stage != "fit" or bank is None or bank.filled:
+            return
+        names = self._class_names(trainer, pl_module)
+        check_class_names(names, num_classes=bank.anchors.shape[0])
+        prompts, anchors = self._prompts(pl_module.view_templates, names)
+        embeddings = self._embeddings([*(prompt for view in prompts for prompt in view), *anchors])
+        views = embeddings[: -len(names)].unflatten(0, (len(prompts), len(names)))
+        bank.fill(views, embeddings[-len(names) :])
+
+    def _class_names(self, trainer: Trainer, module: LightningModule) -> list[str]:
+        data = getattr(trainer, "datamodule", None)  # a foreign project's may have no names, or there is none
+        sources = (
+            self.class_names,
+            module.class_names,
+            getattr(data, "class_phrases", None),
+            getattr(data, "class_names", None),
+        )
+        for names in sources:
+            if names is not None:
+                return [str(name) for name in names]
+        raise ValueError(
+            "no class names to write prompts with: pass TMKDModule(class_names=...), "
+            "PromptEmbeddings(class_names=...), or a datamodule with a class_names property"
+        )
+
+    def _prompts(self, views: Mapping[str, str], names: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+        chosen = view_templates({"rgb": ANCHOR_TEMPLATE, **views}, self.templates)
+        return [fill(chosen[view], names) for view in views], fill(chosen["rgb"], names)
+
+    def _embeddings(self, prompts: list[str]) -> Tensor:
+        unique = list(dict.fromkeys(prompts))
+        identity = self.encoder.identity()
+        key = hashlib.sha256(json.dumps([identity, unique]).encode()).hexdigest()[:32]
+        path = self.cache_dir / f"prompts-{key}.npz"
+        known = _read_cache(path, unique)
+        if known is None:
+            rank_zero_info(f"Encoding {len(unique)} prompts with {identity}")
+            known = self.encoder.encode(unique)
+            _write_cache(path, unique, known, identity)
+        row = {prompt: index for index, prompt in enumerate(unique)}
+        return known[torch.tensor([row[prompt] for prompt in prompts])]
+
+
+def _default_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tmkd_lightning"
+
+
+def _read_cache(path: Path, prompts: list[str]) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        return EmbeddingFile(path).encode(prompts)
+    except (ValueError, KeyError) as error:
+        rank_zero_warn(f"The cached text embeddings {path} cannot be used and are made anew: {error}")
+        return None
+
+
+def _write_cache(path: Path, prompts: list[str], embeddings: Tensor, identity: str) -> None:
+    try:
+        write_embeddings(path, prompts, embeddings, identity)
+    except OSError as error:
+        rank_zero_warn(f"The text embeddings could not be kept in {path}; the next run encodes them anew: {error}")
+
+

@@ -1,0 +1,98 @@
+"""``tmkd``: Lightning's command line for our modules, and our own verbs."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
+
+from tmkd_lightning.embed import embed_command
+
+VERBS = {"embed": embed_command}
+
+# Said by libraries about themselves or about each other; nothing a user of ours could act on.
+_NOISE = (
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*does not have many workers.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*Experiment logs directory .* exists and is not empty.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+)
+
+
+class LogConfig(SaveConfigCallback):
+    """Saves the resolved config beside the logs, and hands it to every logger."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Logs the config; runs on rank zero only."""
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config)
+
+
+class TMKDCLI(LightningCLI):
+    """Lightning's command line: any module, any datamodule, by class_path."""
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # it would optimise the teacher too
+            save_config_callback=LogConfig,
+            save_config_kwargs={"overwrite": True},  # repeated and resumed runs write it again
+            seed_everything_default=0,
+            parser_kwargs={"description": f"Knowledge distillation. Further verbs: {', '.join(VERBS)}."},
+            args=None if args is None else list(args),
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Opens checkpoints without running what is in them, unless the user says otherwise."""
+        config = self.config[self.subcommand]
+        if config.weights_only is None:
+            config.weights_only = True
+
+    def before_fit(self) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+
+    def after_fit(self) -> None:
+        """Closes with a table: best and last epoch are different things."""
+        _print_summary(self.trainer, time.monotonic() - self._start)
+
+
+@rank_zero_only
+def _print_summary(trainer: Trainer, seconds: float) -> None:
+    rows = [(name, f"{value.item():.4f}") for name, value in sorted(trainer.callback_metrics.items()) if "val/" in name]
+    checkpoint = trainer.checkpoint_callback
+    best = getattr(checkpoint, "best_model_score", None)  # other checkpoint callbacks need not have one
+    print(f"\nAfter epoch {trainer.current_epoch} and {trainer.global_step} steps in {seconds:.0f} s")
+    print("\n".join(f"  {name:<12} {value}  (last epoch)" for name, value in rows))
+    if best is not None:
+        print(f"  {checkpoint.monitor:<12} {best.item():.4f}  (best epoch: {checkpoint.best_model_path})")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs ``tmkd``.
+
+    Args:
+        args: command-line arguments; None for those of the process.
+    """
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    verb, rest = _verb(sys.argv[1:] if args is None else args)
+    if verb is None:
+        TMKDCLI(args)
+    else:
+        VERBS[verb](rest)
+
+
+def _verb(args: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    return (args[0], args[1:]) if args and args[0] in VERBS else (None, args)

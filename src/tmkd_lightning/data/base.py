@@ -1,0 +1,157 @@
+"""What every datamodule shares: transforms, loaders, names. Where samples come from is its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from tmkd_lightning.data.errors import DataError
+from tmkd_lightning.data.seeded import EpochSampler, Seeded, leaves_one
+
+Transform = Callable[[Any], Tensor]
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Loads batches of uint8 images ``(B, 3, H, W)`` and labels ``(B,)``.
+
+    A dataset of your own is one subclass: give `class_names` and `samples`.
+
+    Args:
+        batch_size: images in a batch, of each process.
+        num_workers: processes that load, of each process that trains.
+        image_size: side of the images in pixels.
+        seed: of order, augmentation and splits.
+        train_transform: from a raw image to a uint8 tensor ``(3, H, W)``, instead of the default augmentation.
+        eval_transform: likewise for validation, test and prediction.
+
+    Raises:
+        ValueError: a batch size below 2 (BatchNorm and relations between images need two), or another number
+            outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        num_workers: int,
+        image_size: int,
+        seed: int,
+        train_transform: Transform | None,
+        eval_transform: Transform | None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, got {batch_size}: BatchNorm cannot train on one image")
+        if num_workers < 0 or image_size < 1:
+            raise ValueError(f"num_workers must be >= 0 and image_size >= 1, got {num_workers} and {image_size}")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.image_size = image_size
+        self.seed = seed
+        self.train_transform = train_transform or self.default_train_transform()
+        self.eval_transform = eval_transform or self.default_eval_transform()
+        self._datasets: dict[str, Seeded] = {}
+
+    # What a dataset says of itself
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+
+    @abstractmethod
+    def samples(self, split: str) -> Any:
+        """Raw images and labels by index.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+
+        Returns:
+            A sequence of (raw image, label).
+
+        Raises:
+            DataError: there is no such split.
+        """
+
+    @property
+    def class_phrases(self) -> list[str]:
+        """What prompts say of each class; the class names, unless a dataset knows better words."""
+        return self.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def default_train_transform(self) -> Transform:
+        """Random crop, resized, and flip: customary for photos."""
+        return v2.Compose(
+            [
+                v2.RGB(),
+                v2.PILToTensor(),
+                v2.RandomResizedCrop(self.image_size, antialias=True),
+                v2.RandomHorizontalFlip(),
+            ]
+        )
+
+    def default_eval_transform(self) -> Transform:
+        """The middle of the image, resized: customary for photos (256 to 224 pixels and in proportion)."""
+        return v2.Compose(
+            [
+                v2.RGB(),
+                v2.PILToTensor(),
+                v2.Resize(round(self.image_size * 256 / 224), antialias=True),
+                v2.CenterCrop(self.image_size),
+            ]
+        )
+
+    # What Lightning asks for
+
+    def setup(self, stage: str) -> None:
+        """Opens the splits that the stage reads."""
+        splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
+        for split in splits:
+            if split not in self._datasets:
+                transform = self.train_transform if split == "train" else self.eval_transform
+                self._datasets[split] = Seeded(self.samples(split), transform, self.seed)
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled, augmented batches; a last batch of one image is dropped."""
+        dataset = self._datasets["train"]
+        if len(dataset) < 2:
+            raise DataError(f"the training split holds {len(dataset)} image(s): training needs at least 2")
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self._loader(
+            dataset,
+            sampler=EpochSampler(dataset, self.seed, rank, world_size),
+            drop_last=leaves_one(dataset, self.batch_size, world_size),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Validation batches, in order."""
+        return self._loader(self._datasets["val"])
+
+    def test_dataloader(self) -> DataLoader:
+        """Test batches, in order."""
+        return self._loader(self._datasets["test"])
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test batches."""
+        return self._loader(self._datasets["test"])
+
+    def _loader(self, dataset: Seeded, **options: Any) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )

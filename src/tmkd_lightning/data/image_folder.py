@@ -1,0 +1,132 @@
+"""Your own images, one folder a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from tmkd_lightning.data.base import ImageDataModule, Transform
+from tmkd_lightning.data.errors import DataError
+from tmkd_lightning.data.split import stratified_split
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Images in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``, at any depth below a class.
+
+    Classes are the folders of ``train``, in alphabetical order. Where there is no ``val``, a part of every class is
+    held out of ``train``, the same for one seed. ``test`` is only needed for testing and prediction.
+
+    Args:
+        root: folder that holds ``train``.
+        batch_size: images in a batch, of each process.
+        num_workers: processes that load, of each process that trains.
+        image_size: side of the images in pixels.
+        val_fraction: part of each class to hold out where there is no ``val``, between 0 and 1.
+        seed: of order, augmentation and split.
+        train_transform: from a PIL image to a uint8 tensor ``(3, H, W)``, instead of random crop and flip.
+        eval_transform: likewise for validation, test and prediction, instead of resize and central crop.
+
+    Raises:
+        DataError: a missing or empty folder, a class in ``val`` or ``test`` that ``train`` lacks, or an image that
+            cannot be read (when it is loaded); the message names it.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        image_size: int = 224,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            image_size=image_size,
+            seed=seed,
+            train_transform=train_transform,
+            eval_transform=eval_transform,
+        )
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must be above 0 and below 1, got {val_fraction}")
+        self.root = Path(root)
+        self.val_fraction = val_fraction
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the folders in ``train``, with blanks for underscores."""
+        return [name.replace("_", " ") for name in self._folders()]
+
+    def prepare_data(self) -> None:
+        """Looks through all folders once, so that what is missing is known before anything starts."""
+        for split in ("train", "val", "test"):
+            if split == "train" or (self.root / split).is_dir():
+                self._files(split)
+
+    def samples(self, split: str) -> Any:
+        """Images of a split; see :class:`ImageDataModule`."""
+        if split == "test" or (self.root / "val").is_dir():
+            return ImageFiles(self._files(split))
+        files = self._files("train")
+        kept, held_out = stratified_split([label for _, label in files], self.val_fraction, self.seed)
+        return ImageFiles([files[index] for index in (kept if split == "train" else held_out)])
+
+    def _folders(self) -> list[str]:
+        train = self.root / "train"
+        if not train.is_dir():
+            raise DataError(f"no folder {train}: images are expected in {self.root}/train/<class>/")
+        folders = sorted(path.name for path in train.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if not folders:
+            raise DataError(f"{train} holds no folders: images are expected in {train}/<class>/")
+        return folders
+
+    def _files(self, split: str) -> list[tuple[Path, int]]:
+        folder = self.root / split
+        if not folder.is_dir():
+            raise DataError(f"no folder {folder}: images are expected in {folder}/<class>/")
+        classes = self._folders()
+        strangers = sorted({path.name for path in folder.iterdir() if path.is_dir()} - set(classes))
+        strangers = [name for name in strangers if not name.startswith(".")]
+        if strangers:
+            raise DataError(f"{folder / strangers[0]} is a class that {self.root / 'train'} lacks")
+        files = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
+        found = {label for _, label in files}
+        for label, name in enumerate(classes):
+            if split == "train" and label not in found:
+                raise DataError(f"{folder / name} holds no image ({', '.join(IMG_EXTENSIONS)})")
+        if not files:
+            raise DataError(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})")
+        return files
+
+
+class ImageFiles:
+    """Opens images by index and names the one that cannot be read.
+
+    Args:
+        files: path and label of each image.
+    """
+
+    def __init__(self, files: list[tuple[Path, int]]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.files[index]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), label
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            raise DataError(f"{path} cannot be read as an image ({error}): replace or remove it") from error
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())

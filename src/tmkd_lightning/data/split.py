@@ -1,0 +1,44 @@
+"""Holding out a part of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from tmkd_lightning.data.errors import DataError
+
+
+def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Splits indices so that every class is held out in the same proportion, by at least one sample.
+
+    Args:
+        labels: class of each sample.
+        fraction: part of each class to hold out, above 0 and below 1.
+        seed: of the draw; one seed gives one split.
+
+    Returns:
+        Indices to keep and indices held out, each in ascending order.
+
+    Raises:
+        DataError: a class has a single sample, which cannot be on both sides.
+        ValueError: a fraction that is not between 0 and 1.
+
+    Example:
+        >>> kept, held_out = stratified_split([0, 0, 0, 0, 1, 1], fraction=0.25, seed=0)
+        >>> len(kept), sorted([0, 0, 0, 0, 1, 1][index] for index in held_out)
+        (4, [0, 1])
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"val_fraction must be above 0 and below 1, got {fraction}")
+    generator = torch.Generator().manual_seed(seed)
+    label_of = torch.tensor(labels)
+    held_out: list[int] = []
+    for label in sorted(set(labels)):
+        members = (label_of == label).nonzero().flatten()
+        if len(members) < 2:
+            raise DataError(f"class {label} has one image: it cannot be split into training and validation")
+        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        held_out += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
+    chosen = set(held_out)
+    return [index for index in range(len(labels)) if index not in chosen], sorted(held_out)

@@ -1,0 +1,86 @@
+"""What a distillation method is, and the sum of several."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from tmkd_lightning.outputs import Output, Part
+
+
+class Distiller(nn.Module, ABC):
+    """Compares what a student and a teacher say of one batch.
+
+    A method of your own is one subclass: implement `forward`, and name in `reads` what you use besides the logits, so
+    that a network that lacks it is refused before training.
+
+    Attributes:
+        reads: parts of the outputs that the method uses.
+        is_logit_term: whether the method matches the logits itself, and so stands in for TMKD's own logit loss.
+
+    Example:
+        >>> from torch.nn import functional as F
+        >>> class Match(Distiller):
+        ...     def forward(self, student, teacher, label):
+        ...         return {"match": F.mse_loss(student.logits, teacher.logits)}
+    """
+
+    reads: frozenset[Part] = frozenset({"logits"})
+    is_logit_term: bool = False
+
+    @abstractmethod
+    def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
+        """Computes the method's loss terms.
+
+        Args:
+            student: of B images; its gradients train the student.
+            teacher: of the same images, fused over the views where there are several.
+            label: ``(B,)``, in 0..K-1.
+
+        Returns:
+            Weighted scalar terms by the name they are logged under.
+        """
+
+
+class Sum(Distiller):
+    """Several methods at once: their terms are put together.
+
+    Args:
+        distillers: the methods.
+
+    Raises:
+        TypeError: an argument is not a Distiller.
+
+    Example:
+        >>> import torch
+        >>> from tmkd_lightning.distillers import KD
+        >>> both = Sum(KD(), KD(temperature=1.0, name="sharp"))
+        >>> output = Output(torch.zeros(2, 3))
+        >>> sorted(both(output, output, torch.tensor([0, 1])))
+        ['kd', 'sharp']
+    """
+
+    def __init__(self, *distillers: Distiller) -> None:
+        super().__init__()
+        for distiller in distillers:
+            if not isinstance(distiller, Distiller):
+                raise TypeError(f"Sum takes Distillers, got {type(distiller).__name__}")
+        self.distillers = nn.ModuleList(distillers)
+        self.reads = frozenset[Part]().union(*(distiller.reads for distiller in distillers))
+        self.is_logit_term = any(distiller.is_logit_term for distiller in distillers)
+
+    def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
+        """Computes all terms.
+
+        Raises:
+            ValueError: two methods return a term of one name.
+        """
+        terms: dict[str, Tensor] = {}
+        for distiller in self.distillers:
+            new = distiller(student, teacher, label)
+            twice = sorted(terms.keys() & new.keys())
+            if twice:
+                raise ValueError(f"two distillers return a term named {twice[0]!r}: give one of them another name")
+            terms |= new
+        return terms

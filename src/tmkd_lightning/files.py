@@ -1,0 +1,44 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file for writing that takes its name only once it is complete.
+
+    Several processes may write one path at once: the last to finish wins, and readers see one whole file.
+
+    Args:
+        path: where the file shall be; its folder is made if missing.
+
+    Yields:
+        A binary file to write to.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "folder" / "file"
+        >>> with atomic_write(path) as file:
+        ...     count = file.write(b"whole")
+        >>> path.read_bytes()
+        b'whole'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(file.name, 0o666 & ~umask)  # a temporary file is private to its user
+    os.replace(file.name, path)

@@ -1,0 +1,86 @@
+"""Images as the library means them: ``(B, 3, H, W)``, uint8 or float in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# A float image may leave [0, 1] by rounding (resizing, undoing a normalisation) but not by more than this.
+_TOLERANCE = 0.02
+
+
+def to_unit_float(image: Tensor) -> Tensor:
+    """Scales integer images to [0, 1]; floating images stay as they are.
+
+    Args:
+        image: any shape, an integer type on its full range, or floating in [0, 1].
+
+    Returns:
+        The image in float32 if it was an integer, else in its own type.
+
+    Example:
+        >>> to_unit_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+        [0.0, 1.0]
+    """
+    if image.is_floating_point():
+        return image
+    return F.to_dtype(image, torch.float32, scale=True)
+
+
+def denormalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Undoes ``(image - mean) / std`` and removes what rounding left outside [0, 1].
+
+    Args:
+        image: normalised images, ``(B, 3, H, W)``.
+        mean: mean of each channel on [0, 1], ``(3, 1, 1)``.
+        std: standard deviation of each channel on [0, 1], ``(3, 1, 1)``.
+
+    Returns:
+        Images in [0, 1], ``(B, 3, H, W)``.
+
+    Example:
+        >>> denormalize(torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1), 0.25), torch.ones(1, 1, 1)).item()
+        0.25
+    """
+    return (image * std + mean).clamp(0, 1)
+
+
+def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = None) -> None:
+    """Refuses a batch that is not what the views and networks expect; meant for the host, before the transfer.
+
+    Args:
+        image: a batch as the DataLoader gave it.
+        normalized_with: mean and standard deviation, ``(3, 1, 1)`` each, if the batch arrives normalised.
+
+    Raises:
+        TypeError: not a tensor of uint8 or floating type.
+        ValueError: wrong shape, wrong number of channels, or values outside the range.
+
+    Example:
+        >>> check_images(torch.zeros(2, 3, 8, 8))
+    """
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(
+            f"images must be (batch, 3, height, width), got {tuple(image.shape)}; "
+            "convert greyscale images with torchvision.transforms.v2.RGB()"
+        )
+    if image.dtype == torch.uint8:
+        if normalized_with is not None:
+            raise TypeError("normalized_with is set, but the images are uint8: normalised images are floating")
+        return
+    if not image.is_floating_point():
+        raise TypeError(f"images must be uint8 or floating, got {image.dtype}")
+    if normalized_with is not None:
+        mean, std = normalized_with
+        image = image * std + mean
+    low, high = (value.item() for value in torch.aminmax(image))
+    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
+        what = "after undoing normalized_with " if normalized_with is not None else ""
+        raise ValueError(
+            f"images must lie in [0, 1] {what}but this batch spans [{low:.3g}, {high:.3g}]; if they arrive normalised, "
+            "pass normalized_with=(mean, std) as your transform uses it; if they are 0..255, hand them over as uint8"
+        )

@@ -1,0 +1,41 @@
+"""Contrast of images with the texts of all classes (Eq. 11)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from tmkd_lightning.precision import in_full_precision
+
+
+@in_full_precision
+def text_contrast(student: Tensor, text: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """How badly an image's embedding picks its own class's text among all classes' texts.
+
+    InfoNCE with one positive, the text of the image's class, and ``K - 1`` negatives, those of the other classes.
+
+    Args:
+        student: embeddings in the common space, ``(B, E)``; normalised here.
+        text: embeddings of each class's text in the common space, ``(K, E)``; normalised here.
+        label: classes of the images, ``(B,)``, in 0..K-1.
+        temperature: τ, above 0.
+
+    Returns:
+        Scalar, at least 0: the mean over the batch.
+
+    Raises:
+        ValueError: different widths, or a temperature that is not positive.
+
+    Source: Eq. 9 to 11; the paper's formula is lost, InfoNCE is our choice; τ 0.07 is customary.
+
+    Example:
+        >>> import torch
+        >>> text_contrast(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), temperature=1.0).item()
+        0.31326...
+    """
+    if student.shape[1] != text.shape[1]:
+        raise ValueError(f"student is {student.shape[1]} wide and text {text.shape[1]}: project both to one width")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    similarity = F.normalize(student, dim=1) @ F.normalize(text, dim=1).T
+    return F.cross_entropy(similarity / temperature, label)

@@ -1,0 +1,82 @@
+"""Weights from files, read without running what is in them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_NAMED = 5  # keys to name in a message
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Loads a network's weights from a checkpoint of ours, any Lightning checkpoint, or a plain state dict.
+
+    In a checkpoint with more in it, the network is found by its keys, whatever stands before them.
+
+    Args:
+        network: where the weights go; unchanged if they do not fit.
+        path: file that ``torch.save`` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a safe checkpoint, or of another architecture; the message names the keys.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp()) / "weights.pt"
+        >>> torch.save({"state_dict": {"model.weight": torch.ones(1, 2), "model.bias": torch.ones(1)}}, path)
+        >>> network = nn.Linear(2, 1)
+        >>> load_weights(network, path)
+        >>> network.weight.tolist()
+        [[1.0, 1.0]]
+    """
+    path = Path(path)
+    wanted = network.state_dict()
+    found = _strip(_read(path), wanted)
+    problems = _differences(found, wanted)
+    if problems:
+        raise ValueError(f"{path} does not fit {type(network).__name__}: " + "; ".join(problems))
+    network.load_state_dict({key: found[key] for key in wanted})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not a checkpoint that can be read safely (weights_only=True): {error}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)} if content else {}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors by name: neither a state dict nor a checkpoint with one")
+    return tensors
+
+
+def _strip(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Picks the tensors under the prefix that covers most of the wanted keys, and removes it."""
+    prefixes = {key[: -len(name)] for key in tensors for name in wanted if key.endswith(name)}
+    prefixes = {prefix for prefix in prefixes if not prefix or prefix.endswith(".")}
+    best = max(sorted(prefixes | {""}), key=lambda prefix: sum(prefix + name in tensors for name in wanted))
+    return {key.removeprefix(best): value for key, value in tensors.items() if key.startswith(best)}
+
+
+def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    missing = [key for key in wanted if key not in found]
+    unknown = [key for key in found if key not in wanted] if missing else []
+    reshaped = [
+        f"{key} is {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    return [
+        f"{title}: {', '.join(keys[:_NAMED])}" + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
+        for title, keys in (("missing keys", missing), ("unknown keys", unknown), ("other shapes", reshaped))
+        if keys
+    ]

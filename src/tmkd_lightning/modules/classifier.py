@@ -1,0 +1,113 @@
+"""Trains one classifier: a teacher, or a student alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tmkd_lightning.extract import Extractor
+from tmkd_lightning.modules.base import ClassificationModule, Normalization
+from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
+from tmkd_lightning.modules.state import save_plain_hyperparameters, save_under
+from tmkd_lightning.precision import at_least_float32
+from tmkd_lightning.views import MultiView, View
+
+
+class ClassifierModule(ClassificationModule):
+    """Trains a classifier by cross-entropy, on images or on views of them.
+
+    A teacher that has only seen photos does not understand photos with edges drawn in; with `views`, every training
+    image is shown in one view, drawn by `view_shares`. Validation and test use the plain images.
+
+    Args:
+        network: classifier from normalised images to logits, or an Extractor around one.
+        views: names of views or views of your own to train on; None for the plain images.
+        view_shares: how often each view is drawn, as many positive numbers as views; None for equal shares.
+        class_names: names of the classes in the order of the labels.
+        normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
+        compile: whether to compile the network before the first step.
+        optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
+        lr_scheduler: makes a scheduler from the optimizer, stepped once an epoch; None for warm-up and step decay.
+
+    Raises:
+        ValueError: an unknown view, shares that do not fit the views, or a network without a linear head.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> module = ClassifierModule(resnet18(num_classes=5), views=["rgb", "edge"], view_shares=[0.7, 0.3])
+        >>> module.num_classes
+        5
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Extractor,
+        *,
+        views: Sequence[str | View] | None = None,
+        view_shares: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        normalized_with: Normalization | None = None,
+        compile: bool = False,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(
+            params, lr=0.001, momentum=0.9, weight_decay=5e-4
+        ),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        arguments = dict(locals())
+        super().__init__(
+            network,
+            class_names=class_names,
+            normalized_with=normalized_with,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            head_lr_factor=1.0,
+            compile=compile,
+        )
+        save_plain_hyperparameters(self, arguments)
+        self.views = MultiView(("rgb",) if views is None else views)
+        self.view_shares = _shares(view_shares, len(self.views))
+        save_under(self, "extractor.network", "network")
+
+    @property
+    def network(self) -> nn.Module:
+        """The bare network."""
+        return self.extractor.network
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Cross-entropy of images that are each seen in one view."""
+        image, label = self.take(batch)
+        if label is None or self.too_small(label):
+            return None
+        output = self.extractor(self.look(image))
+        return self.total({"ce": F.cross_entropy(at_least_float32(output.logits), label)})
+
+    def look(self, image: Tensor) -> Tensor:
+        """Shows each image in one view; only the views that are drawn are built.
+
+        Args:
+            image: ``(B, 3, H, W)`` in [0, 1].
+
+        Returns:
+            The images as seen, ``(B, 3, H, W)`` in [0, 1].
+        """
+        if len(self.views) == 1:
+            return self.views.views[0].function(image)
+        drawn = torch.multinomial(self.view_shares, len(image), replacement=True)  # on the host: no waiting
+        seen = torch.empty_like(image)
+        for index, view in enumerate(self.views.views):
+            rows = (drawn == index).nonzero().flatten().to(image.device, non_blocking=True)
+            if len(rows):
+                seen[rows] = view.function(image[rows])
+        return seen
+
+
+def _shares(shares: Sequence[float] | None, views: int) -> Tensor:
+    if shares is None:
+        return torch.ones(views)
+    if len(shares) != views or min(shares) <= 0:
+        raise ValueError(f"view_shares must be {views} positive numbers, one for each view, got {list(shares)}")
+    return torch.tensor(shares, dtype=torch.float32)

@@ -1,0 +1,282 @@
+"""TMKD: a frozen teacher sees several views, text decides how they are fused, a student learns from the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tmkd_lightning.anchors import TextAnchor
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
+from tmkd_lightning.extract import Extractor
+from tmkd_lightning.frozen import Frozen
+from tmkd_lightning.fusion import WeightNet, fuse
+from tmkd_lightning.models import load_weights
+from tmkd_lightning.modules.base import ClassificationModule, Normalization
+from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
+from tmkd_lightning.modules.state import leave_out, save_plain_hyperparameters, save_under
+from tmkd_lightning.outputs import Output
+from tmkd_lightning.precision import at_least_float32
+from tmkd_lightning.prompts import PromptBank
+from tmkd_lightning.views import MultiView, View
+
+
+class TMKDModule(ClassificationModule):
+    """Distils a teacher into a student, any two classifiers, by TMKD with or without a base method.
+
+    The total loss is ``ce_weight · CE + base method + feature_weight · L_feat + logit_weight · L_logit + text_weight ·
+    L_text`` (Eq. 12). With one view and the last three weights 0 it is exactly the base method.
+
+    Args:
+        teacher: classifier from normalised images to logits, or an Extractor around one. It is frozen.
+        student: likewise, with the same classes.
+        distiller: base method; None for TMKD's own terms alone.
+        views: names of built-in views or views of your own that the teacher sees.
+        fusion: ``text`` lets a WeightNet weigh the views by their prompts, ``mean`` weighs them equally.
+        fusion_objective: what trains the WeightNet: the ``distillation`` losses, as in the paper, or the ``label``
+            through the cross-entropy of the fused logits, with the fused target detached for the student.
+        ce_weight: factor of the cross-entropy with the label.
+        logit_weight: factor of L_logit; None for 1, or 0 where the distiller is itself the logit term.
+        feature_weight: factor of L_feat.
+        text_weight: factor of L_text.
+        temperature: T of L_logit.
+        feature_temperature: T of L_feat.
+        text_temperature: τ of L_text.
+        noise_scale: λ, how strongly the teacher's embedding is perturbed in L_feat.
+        class_names: names of the classes in the order of the labels; by default the datamodule's.
+        text_dim: width of the text embeddings; CLIP ViT-B/32 has 512.
+        text_head_dim: width of the space in which L_text compares.
+        fusion_hidden: width of the WeightNet's hidden layer.
+        normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
+        teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time.
+        compile: whether to compile both networks before the first step.
+        teacher_chunk: largest number of views in one forward of the teacher, None for all at once.
+        head_lr_factor: learning-rate factor of projector, text heads and WeightNet.
+        optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
+        lr_scheduler: makes a scheduler from the optimizer, stepped once an epoch; None for warm-up and step decay.
+
+    Raises:
+        ValueError: teacher and student have different classes or are one object, or an argument is out of its range.
+
+    Source: Fig. 2 and Eq. 12.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> module = TMKDModule(resnet18(num_classes=5), resnet18(num_classes=5), distiller=KD(), views=["rgb"])
+        >>> [name for name, _ in module.named_children() if name in ("weight_net", "text_anchor")]
+        ['text_anchor']
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module | Extractor,
+        student: nn.Module | Extractor,
+        *,
+        distiller: Distiller | None = None,
+        views: Sequence[str | View] = ("rgb", "edge", "high_frequency"),
+        fusion: Literal["text", "mean"] = "text",
+        fusion_objective: Literal["distillation", "label"] = "distillation",
+        ce_weight: float = 1.0,
+        logit_weight: float | None = None,
+        feature_weight: float = 1.0,
+        text_weight: float = 0.8,
+        temperature: float = 4.0,
+        feature_temperature: float = 4.0,
+        text_temperature: float = 0.07,
+        noise_scale: float = 0.1,
+        class_names: Sequence[str] | None = None,
+        text_dim: int = 512,
+        text_head_dim: int = 128,
+        fusion_hidden: int = 256,
+        normalized_with: Normalization | None = None,
+        teacher_checkpoint: str | None = None,
+        compile: bool = False,
+        teacher_chunk: int | None = None,
+        head_lr_factor: float = 1.0,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(
+            params, lr=0.001, momentum=0.9, weight_decay=5e-4
+        ),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        arguments = dict(locals())
+        super().__init__(
+            student,
+            class_names=class_names,
+            normalized_with=normalized_with,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            head_lr_factor=head_lr_factor,
+            compile=compile,
+        )
+        save_plain_hyperparameters(self, arguments)
+        if logit_weight is None:
+            logit_weight = 0.0 if distiller is not None and distiller.is_logit_term else 1.0
+        weights = {"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight}
+        _check_choices(fusion, fusion_objective, weights)
+
+        self.teacher = Frozen(_extractor_beside(teacher, self.extractor), teacher_chunk)
+        self.teacher_checkpoint = teacher_checkpoint
+        self.views = MultiView(views)
+        self.ce_weight = ce_weight
+        self.fusion_objective = fusion_objective
+
+        widths = self.extractor.embedding_dim, self.teacher.extractor.embedding_dim
+        own = Sum(
+            *([KD(temperature, logit_weight, name="logit")] if logit_weight else []),
+            *([FeatureKL(*widths, feature_temperature, noise_scale, feature_weight)] if feature_weight else []),
+        )
+        self.distiller = own if distiller is None else Sum(distiller, *own.distillers)
+        self.reads_teacher = len(self.distiller.distillers) > 0
+        for extractor in self.extractors():
+            extractor.keep_map = "feature_map" in self.distiller.reads
+
+        weighs = fusion == "text" and len(self.views) > 1 and self.reads_teacher
+        self.weight_net = WeightNet(text_dim, len(self.views), fusion_hidden) if weighs else None
+        self.text_anchor = (
+            TextAnchor(widths[0], text_dim, text_head_dim, text_temperature, text_weight) if text_weight else None
+        )
+        reads_text = weighs or self.text_anchor is not None
+        self.prompt_bank = PromptBank(len(self.views), self.num_classes, text_dim) if reads_text else None
+
+        save_under(self, "extractor.network", "student")
+        leave_out(self, "teacher")
+        self._ddp_params_and_buffers_to_ignore = _names_under(self, "teacher", "prompt_bank")
+
+    @property
+    def student(self) -> nn.Module:
+        """The bare student."""
+        return self.extractor.network
+
+    @property
+    def student_extractor(self) -> Extractor:
+        """The student as a source of outputs."""
+        return self.extractor
+
+    @property
+    def view_templates(self) -> dict[str, str]:
+        """Prompt template of each view by its name, in order."""
+        return {view.name: view.template for view in self.views.views}
+
+    def extractors(self) -> Iterator[Extractor]:
+        """Student, and the teacher where anything reads it."""
+        yield self.extractor
+        if self.reads_teacher:
+            yield self.teacher.extractor
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Text embeddings if something reads them, and a look at the teacher; the trainer's own of a kind win."""
+        wanted: list[Callback] = []
+        if self.prompt_bank is not None:
+            wanted.append(PromptEmbeddings())
+        if self.reads_teacher:
+            wanted.append(TeacherCheck())
+        theirs = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning would replace them with ours
+        return [callback for callback in wanted if not any(isinstance(own, type(callback)) for own in theirs)]
+
+    def setup(self, stage: str) -> None:
+        """Reads the teacher's weights before training; nothing of the teacher is touched otherwise."""
+        super().setup(stage)
+        if stage != "fit":
+            return
+        if self.teacher_checkpoint is not None and self.reads_teacher:
+            load_weights(self.teacher.extractor.network, self.teacher_checkpoint)
+        if self.prompt_bank is not None and not self.prompt_bank.filled:
+            raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
+
+    def make_ready(self, image: Tensor) -> None:
+        """Confirms both networks, and that they have what the distiller reads."""
+        super().make_ready(image)
+        for distiller in self.distiller.distillers:
+            for part in distiller.reads:
+                for extractor in self.extractors():
+                    extractor.require(part, reader=type(distiller).__name__)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """One step, as in the paper's Fig. 2."""
+        image, label = self.take(batch)
+        if label is None or self.too_small(label):
+            return None
+        student = self.student_extractor(image)
+        terms = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), label)}
+        if self.reads_teacher:
+            teacher = self.teach(image, label)
+            terms |= self.train_fusion(teacher, label)
+            terms |= self.distiller(student, self.target(teacher), label)
+        if self.text_anchor is not None:
+            terms |= self.text_anchor(student.embedding, self.prompt_bank.anchors, label)
+        return self.total(terms)
+
+    def teach(self, image: Tensor, label: Tensor) -> Output:
+        """Shows the teacher all views in one forward and fuses what it says.
+
+        Args:
+            image: ``(B, 3, H, W)`` in [0, 1].
+            label: ``(B,)``, in 0..K-1.
+
+        Returns:
+            The teacher's output of B images; gradients flow into the WeightNet alone.
+        """
+        output: Output = self.teacher(self.views(image).flatten(0, 1))
+        if len(self.views) == 1:
+            return output
+        weights = self.view_weights(label)
+        shares = weights.detach().mean(0)
+        self.log_dict({f"fusion/{name}": share for name, share in zip(self.views.names, shares, strict=True)})
+        return fuse(output, weights)
+
+    def view_weights(self, label: Tensor) -> Tensor:
+        """Weights of the views for each image's class (Eq. 3 and 4).
+
+        Args:
+            label: ``(B,)``, in 0..K-1.
+
+        Returns:
+            ``(B, V)``, each row summing to 1.
+        """
+        if self.weight_net is None:
+            return torch.full((len(label), len(self.views)), 1 / len(self.views), device=label.device)
+        weights: Tensor = self.weight_net(self.prompt_bank.rows())  # type: ignore[union-attr]  # built together
+        return weights[label]
+
+    def train_fusion(self, teacher: Output, label: Tensor) -> dict[str, Tensor]:
+        """The WeightNet's own term, where it has one."""
+        if self.weight_net is None or self.fusion_objective == "distillation":
+            return {}
+        return {"fusion": F.cross_entropy(at_least_float32(teacher.logits), label)}
+
+    def target(self, teacher: Output) -> Output:
+        """What the student learns from: detached unless the distillation losses train the WeightNet."""
+        return teacher if self.fusion_objective == "distillation" else teacher.map(Tensor.detach)
+
+
+def _extractor_beside(teacher: nn.Module | Extractor, student: Extractor) -> Extractor:
+    extractor = teacher if isinstance(teacher, Extractor) else Extractor(teacher)
+    if extractor.network is student.network:
+        raise ValueError("teacher and student are one object: freezing one would freeze the other, pass a deepcopy")
+    if extractor.num_classes != student.num_classes:
+        raise ValueError(
+            f"teacher {extractor.name} has {extractor.num_classes} classes, student {student.name} has "
+            f"{student.num_classes}: both must have those of the data"
+        )
+    return extractor
+
+
+def _check_choices(fusion: str, fusion_objective: str, weights: dict[str, float]) -> None:
+    if fusion not in ("text", "mean"):
+        raise ValueError(f"fusion must be 'text' or 'mean', got {fusion!r}")
+    if fusion_objective not in ("distillation", "label"):
+        raise ValueError(f"fusion_objective must be 'distillation' or 'label', got {fusion_objective!r}")
+    for name, weight in weights.items():
+        if weight < 0:
+            raise ValueError(f"{name}_weight must be at least 0, got {weight}")
+
+
+def _names_under(module: nn.Module, *parts: str) -> list[str]:
+    """Parameters and buffers that DDP need not compare or broadcast: the same in every process by themselves."""
+    tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
+    return [name for name in tensors if name.split(".")[0] in parts]

@@ -1,0 +1,120 @@
+"""What a classifier says of a batch: the one value that travels between all other parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Part = Literal["logits", "embedding", "feature_map", "head_weight"]
+
+_WHY_MISSING: dict[str, str] = {
+    "embedding": "the input of the network's linear head",
+    "feature_map": "a 4-D map whose spatial mean is the head's input; transformers and networks with several linear "
+    "layers or a norm behind the pooling have none, and Extractor(keep_map=False) leaves it out",
+    "head_weight": "the weight of the network's linear head",
+}
+
+
+class MissingPartError(ValueError):
+    """A part of an :class:`Output` was asked for that the network cannot give."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Logits of a batch, with the parts of the network that lead to them.
+
+    Args:
+        logits: class scores before the softmax, ``(B, K)``.
+        embedding: input of the head, ``(B, D)``.
+        feature_map: map whose spatial mean is the embedding, ``(B, D, h, w)``, or None where the network has none.
+        head_weight: weight of the head, ``(K, D)``.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 2.0]])
+        >>> output = Output(torch.zeros(1, 1), feature_map=torch.ones(1, 2, 3, 3), head_weight=weight)
+        >>> output.cam[0, 0, 0].tolist()
+        [3.0, 3.0, 3.0]
+    """
+
+    logits: Tensor
+    embedding: Tensor | None = None
+    feature_map: Tensor | None = None
+    head_weight: Tensor | None = None
+
+    def require(self, part: Part) -> Tensor:
+        """Gives a part that the caller cannot do without.
+
+        Args:
+            part: name of the part.
+
+        Returns:
+            The part.
+
+        Raises:
+            MissingPartError: this output does not have it.
+
+        Example:
+            >>> Output(torch.zeros(2, 3)).require("logits").shape
+            torch.Size([2, 3])
+        """
+        value: Tensor | None = getattr(self, part)
+        if value is None:
+            raise MissingPartError(f"this output has no {part} ({_WHY_MISSING[part]})")
+        return value
+
+    @property
+    def cam(self) -> Tensor:
+        """Class activation maps ``head_weight · feature_map``, without the bias, ``(B, K, h, w)``.
+
+        Raises:
+            MissingPartError: the output has no feature map or no head weight.
+
+        Source: Zhou et al. 2016, Eq. 2.
+        """
+        return torch.einsum("kd,bdhw->bkhw", self.require("head_weight"), self.require("feature_map"))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Output:
+        """Applies a function to every part that has a row for each image.
+
+        Args:
+            function: takes and gives a tensor whose first dimension is the batch.
+
+        Returns:
+            The new output; the head's weight is kept as it is.
+
+        Example:
+            >>> Output(torch.zeros(4, 3)).map(lambda part: part[:2]).logits.shape
+            torch.Size([2, 3])
+        """
+        return Output(
+            logits=function(self.logits),
+            embedding=None if self.embedding is None else function(self.embedding),
+            feature_map=None if self.feature_map is None else function(self.feature_map),
+            head_weight=self.head_weight,
+        )
+
+    @classmethod
+    def cat(cls, outputs: Sequence[Output]) -> Output:
+        """Joins the outputs of one network on consecutive pieces of a batch.
+
+        Args:
+            outputs: at least one output; all have the same parts.
+
+        Returns:
+            The output of the whole batch.
+
+        Example:
+            >>> Output.cat([Output(torch.zeros(2, 5)), Output(torch.ones(1, 5))]).logits[:, 0].tolist()
+            [0.0, 0.0, 1.0]
+        """
+        first = outputs[0]
+        return cls(
+            logits=torch.cat([output.logits for output in outputs]),
+            embedding=None if first.embedding is None else torch.cat([o.require("embedding") for o in outputs]),
+            feature_map=None if first.feature_map is None else torch.cat([o.require("feature_map") for o in outputs]),
+            head_weight=first.head_weight,
+        )

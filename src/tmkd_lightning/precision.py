@@ -1,0 +1,55 @@
+"""Losses and softmaxes in float32 or better, whatever the networks run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Widens half-precision tensors to float32; float32 and float64 stay.
+
+    Args:
+        value: any floating tensor.
+
+    Returns:
+        The tensor, in float32 if it was narrower.
+
+    Example:
+        >>> at_least_float32(torch.zeros(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def in_full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Makes a function of tensors compute in float32 or better, also under autocast.
+
+    Exponentials, small differences and long sums lose their meaning in half precision.
+
+    Args:
+        function: takes at least one floating tensor by position.
+
+    Returns:
+        The function with its half-precision tensors widened and autocast off inside.
+    """
+
+    @wraps(function)
+    def widened(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        wide = [at_least_float32(arg) if _is_floating(arg) else arg for arg in args]
+        named = {name: at_least_float32(arg) if _is_floating(arg) else arg for name, arg in kwargs.items()}
+        device = next(arg.device.type for arg in [*wide, *named.values()] if isinstance(arg, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*wide, **named)  # type: ignore[arg-type]
+
+    return widened
+
+
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

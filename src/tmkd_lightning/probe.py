@@ -1,0 +1,108 @@
+"""One look inside a network: which layers give its output, and which maps average to a layer's input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+
+class Probe:
+    """What one forward pass showed, keyed by the layers' dotted names.
+
+    Attributes:
+        output: what the network returned.
+        heads: input of each linear layer whose output is the network's output.
+    """
+
+    def __init__(self) -> None:
+        self.output: object = None
+        self.heads: dict[str, Tensor] = {}
+        self._linear: list[tuple[str, Tensor, Tensor]] = []
+        self._pooled_input: dict[str, Tensor | None] = {}
+        self._pooled: list[tuple[str, Tensor | None, Tensor]] = []
+
+    def maps(self, head: str) -> list[str]:
+        """Layers whose output averages to the head's input, in order of calls.
+
+        A layer that only passes such a map on or pools it (its input averages to the same) is not counted.
+        """
+        embedding = self.heads[head]
+        return [
+            name
+            for name, before, after in self._pooled
+            if _same(after, embedding) and not (before is not None and _same(before, embedding))
+        ]
+
+    # Maps are averaged on the spot: a later layer may change them in place.
+
+    def _before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
+        self._pooled_input[name] = _pool(args[0]) if args else None
+
+    def _after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if isinstance(module, nn.Linear) and isinstance(output, Tensor) and isinstance(args[0], Tensor):
+            self._linear.append((name, args[0], output))
+        after = _pool(output)
+        if after is not None:
+            self._pooled.append((name, self._pooled_input[name], after))
+
+    def _finish(self, output: object) -> None:
+        self.output = output
+        if isinstance(output, Tensor):
+            self.heads = {name: given for name, given, result in self._linear if _same(result, output)}
+
+
+@torch.no_grad()
+def probe(network: nn.Module, image: Tensor) -> Probe:
+    """Runs a network once in evaluation mode and leaves it as it was.
+
+    Args:
+        network: any module that takes the images.
+        image: ``(B, 3, H, W)`` as the network expects it.
+
+    Returns:
+        What was seen.
+
+    Example:
+        >>> seen = probe(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(1, 3, 2, 2))
+        >>> list(seen.heads)
+        ['1']
+    """
+    seen = Probe()
+    device = image.device
+    with ExitStack() as stack:
+        for name, module in network.named_modules():
+            if name:
+                stack.callback(module.register_forward_pre_hook(partial(seen._before, name)).remove)
+                stack.callback(module.register_forward_hook(partial(seen._after, name)).remove)
+        stack.enter_context(_evaluating(network))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        seen._finish(network(image))
+    return seen
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _pool(value: object) -> Tensor | None:
+    return value.mean((2, 3)) if isinstance(value, Tensor) and value.ndim == 4 else None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal up to rounding; relative to the largest value, since a sum of many rounds by the size of its parts."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    tolerance = 1e-4 if one.dtype in (torch.float32, torch.float64) else 2e-2
+    return bool((one - other).abs().max() <= tolerance * other.abs().max())

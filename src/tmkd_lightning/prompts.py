@@ -1,0 +1,155 @@
+"""Words for views and classes: the prompts of the paper's Table 1 and the bank of their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+PLACEHOLDER = "{class}"
+
+TEMPLATES = {
+    "rgb": "a photo of a {class}",
+    "edge": "an edge enhanced image of a {class}",
+    "high_frequency": "a high-frequency enhanced image of a {class}",
+}
+"""Prompt template of each built-in view (Table 1)."""
+
+ANCHOR_TEMPLATE = TEMPLATES["rgb"]
+"""Prompt template of the anchors of Eq. 10, whatever the views."""
+
+
+def check_template(template: str) -> None:
+    """Refuses a template that does not say where the class goes.
+
+    Raises:
+        ValueError: the template has no ``{class}``.
+
+    Example:
+        >>> check_template("a photo of a {class}")
+    """
+    if PLACEHOLDER not in template:
+        raise ValueError(f"prompt template {template!r} has no {PLACEHOLDER}: nothing would tell the classes apart")
+
+
+def check_class_names(names: Sequence[str], num_classes: int) -> None:
+    """Refuses class names that cannot stand for the classes.
+
+    Args:
+        names: class names in the order of the labels.
+        num_classes: how many the networks have.
+
+    Raises:
+        ValueError: another number of names, an empty name, or a name given twice.
+
+    Example:
+        >>> check_class_names(["cat", "dog"], num_classes=2)
+    """
+    if len(names) != num_classes:
+        raise ValueError(f"{len(names)} class names for {num_classes} classes (first names: {list(names[:3])})")
+    empty = [index for index, name in enumerate(names) if not name.strip()]
+    if empty:
+        raise ValueError(f"the name of class {empty[0]} is empty: every class needs words of its own")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"class names must differ, but {twice[0]!r} stands for several classes")
+
+
+def fill(template: str, names: Sequence[str]) -> list[str]:
+    """Writes a view's prompt for each class.
+
+    Args:
+        template: text with ``{class}`` in it; other braces are kept as they are, in the names too.
+        names: class names or phrases.
+
+    Returns:
+        One prompt for each name.
+
+    Example:
+        >>> fill("a photo of a {class}", ["cat", "{dog}"])
+        ['a photo of a cat', 'a photo of a {dog}']
+    """
+    check_template(template)
+    return [template.replace(PLACEHOLDER, name) for name in names]
+
+
+def view_templates(views: Mapping[str, str], replacement: Mapping[str, str] | str | None) -> dict[str, str]:
+    """Decides on each view's template.
+
+    Args:
+        views: template of each view by its name, in order.
+        replacement: templates by view name to use instead, or one for all; None keeps the views' own.
+
+    Returns:
+        Template of each view by its name, in the same order.
+
+    Raises:
+        ValueError: a replacement for a view that is not there, or without ``{class}``.
+
+    Example:
+        >>> view_templates({"rgb": "a photo of a {class}"}, "a {class}")
+        {'rgb': 'a {class}'}
+    """
+    if isinstance(replacement, str):
+        replacement = dict.fromkeys(views, replacement)
+    replacement = replacement or {}
+    strangers = sorted(set(replacement) - set(views))
+    if strangers:
+        raise ValueError(f"templates name the view {strangers[0]!r}, but the views are {list(views)}")
+    chosen = {**views, **replacement}
+    for template in chosen.values():
+        check_template(template)
+    return chosen
+
+
+class PromptBank(nn.Module):
+    """Text embeddings of every class in every view, and of every class's anchor.
+
+    Neither is saved in checkpoints: they follow from the class names and the text encoder.
+
+    Args:
+        views: number of views V.
+        num_classes: number of classes K.
+        text_dim: width E of the text embeddings.
+
+    Example:
+        >>> bank = PromptBank(views=2, num_classes=3, text_dim=4)
+        >>> bank.fill(torch.ones(2, 3, 4), torch.zeros(3, 4))
+        >>> bank.rows().shape
+        torch.Size([3, 8])
+    """
+
+    embeddings: Tensor
+    anchors: Tensor
+
+    def __init__(self, views: int, num_classes: int, text_dim: int) -> None:
+        super().__init__()
+        self.filled = False
+        self.register_buffer("embeddings", torch.zeros(views, num_classes, text_dim), persistent=False)
+        self.register_buffer("anchors", torch.zeros(num_classes, text_dim), persistent=False)
+
+    def fill(self, embeddings: Tensor, anchors: Tensor) -> None:
+        """Takes the embeddings in.
+
+        Args:
+            embeddings: ``(V, K, E)``.
+            anchors: ``(K, E)``.
+
+        Raises:
+            ValueError: another shape than the bank was built for.
+        """
+        expected = (tuple(self.embeddings.shape), tuple(self.anchors.shape))
+        given = (tuple(embeddings.shape), tuple(anchors.shape))
+        if given != expected:
+            raise ValueError(
+                f"text embeddings of shapes {given[0]} (views, classes, width) and {given[1]} (classes, width) do not "
+                f"fit {expected[0]} and {expected[1]}; another width needs TMKDModule(text_dim={given[1][-1]})"
+            )
+        self.embeddings.copy_(embeddings)
+        self.anchors.copy_(anchors)
+        self.filled = True
+
+    def rows(self) -> Tensor:
+        """The embeddings of a class's views side by side, ``(K, V * E)``."""
+        return self.embeddings.transpose(0, 1).flatten(1)

@@ -1,0 +1,99 @@
+"""Text embeddings in one portable file: made where there is internet, read where there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tmkd_lightning.files import atomic_write
+
+
+def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tensor, identity: str) -> None:
+    """Writes embeddings for :class:`EmbeddingFile`, whole or not at all.
+
+    Args:
+        path: file to make, ``.npz``; its folder is made if missing.
+        prompts: the texts, N of them.
+        embeddings: of the texts, ``(N, E)``.
+        identity: of the encoder that made them.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp()) / "texts.npz"
+        >>> write_embeddings(path, ["a cat"], torch.ones(1, 4), identity="by hand")
+        >>> EmbeddingFile(path).encode(["a cat"]).tolist()
+        [[0.5, 0.5, 0.5, 0.5]]
+    """
+    arrays = {
+        "prompts": np.array(list(prompts), dtype=np.str_),
+        "embeddings": embeddings.numpy().astype(np.float32),
+        "encoder": np.array(identity),
+    }
+    with atomic_write(Path(path)) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes only its own keyword
+
+
+class EmbeddingFile:
+    """Looks prompts up in a file of embeddings; ``tmkd embed`` writes such files.
+
+    A file keyed by bare class names serves too: pass ``templates="{class}"`` to :class:`PromptEmbeddings`, and every
+    view looks up the class name itself (fusion then sees no difference between the views' words).
+
+    Args:
+        path: ``.npz`` file with an array of texts and an array of embeddings.
+        prompts: name of the array of texts, ``(N,)``.
+        embeddings: name of the array of embeddings, ``(N, E)``; they are normalised when read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, or holds other arrays.
+        KeyError: a prompt is not in the file (raised by `encode`).
+    """
+
+    def __init__(self, path: str | Path, prompts: str = "prompts", embeddings: str = "embeddings") -> None:
+        self.path = Path(path)
+        self.prompts = prompts
+        self.embeddings = embeddings
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no file of text embeddings at {self.path}; `tmkd embed` makes one")
+
+    def identity(self) -> str:
+        """Names the file by its content."""
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"file-{digest}-{self.prompts}-{self.embeddings}"
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Looks prompts up; see :class:`TextEncoder`."""
+        texts, vectors = self._read()
+        row = {text: index for index, text in enumerate(texts)}
+        missing = [prompt for prompt in prompts if prompt not in row]
+        if missing:
+            raise KeyError(
+                f"{self.path} has no embedding for {missing[0]!r} (and {len(missing) - 1} more); it holds {len(texts)}, "
+                f"the first for {texts[0] if texts else None!r}. Make it for these classes and templates with "
+                "`tmkd embed`; if it is keyed by class names, use PromptEmbeddings(templates='{class}')"
+            )
+        return torch.nn.functional.normalize(vectors[[row[prompt] for prompt in prompts]], dim=1)
+
+    def _read(self) -> tuple[list[str], Tensor]:
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                texts, vectors = file[self.prompts], file[self.embeddings]
+        except KeyError:
+            with np.load(self.path, allow_pickle=False) as file:
+                raise ValueError(
+                    f"{self.path} holds the arrays {file.files}, not {self.prompts!r} and {self.embeddings!r}: name "
+                    "them with EmbeddingFile(path, prompts=..., embeddings=...)"
+                ) from None
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{self.path} is not a readable file of text embeddings: {error}") from error
+        if vectors.ndim != 2 or len(texts) != len(vectors):
+            raise ValueError(f"{self.path}: {len(texts)} texts do not fit embeddings of shape {vectors.shape}")
+        return [str(text) for text in texts], torch.from_numpy(vectors.astype(np.float32))

@@ -1,0 +1,155 @@
+"""CLIP's text tower, through open_clip."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:  # open_clip is slow to import and only needed where prompts are encoded anew
+    from open_clip import CLIP
+
+log = logging.getLogger(__name__)
+
+
+class TextWeightsError(RuntimeError):
+    """The weights of a text encoder cannot be had; the message says what would help."""
+
+
+class OpenCLIPTextEncoder:
+    """Embeds prompts with CLIP. The network is loaded for a call and dropped after it.
+
+    Args:
+        model_name: open_clip's name of the architecture. OpenAI's weights need a ``-quickgelu`` one.
+        pretrained: open_clip's tag of the weights (fetched once, then cached), a weights file, or a folder with
+            ``open_clip_config.json`` and weights (then `model_name` is not used).
+        cache_dir: where fetched weights are kept, by default the hub's own cache.
+        batch_size: prompts in one forward.
+
+    Raises:
+        ValueError: an unknown model, an unknown tag, or weights and architecture of different activations.
+        TextWeightsError: the weights cannot be fetched or read (raised by `encode`).
+
+    Source: CLIP ViT-B/32 as in the paper.
+
+    Example:
+        >>> OpenCLIPTextEncoder().identity()
+        'open_clip-ViT-B-32-quickgelu-openai'
+    """
+
+    def __init__(
+        self,
+        model_name: str = "ViT-B-32-quickgelu",
+        pretrained: str = "openai",
+        cache_dir: str | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 prompt, got {batch_size}")
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.cache_dir = cache_dir
+        self.batch_size = batch_size
+
+    def identity(self) -> str:
+        """Names architecture and weights; local weights by their content."""
+        path = Path(self.pretrained)
+        if path.is_dir():
+            return f"open_clip-folder-{_digest(sorted(p for p in path.iterdir() if p.is_file()))}"
+        weights = _digest([path]) if path.is_file() else self.pretrained
+        return f"open_clip-{self.model_name}-{weights}"
+
+    @torch.no_grad()  # not inference_mode: the embeddings are used in training
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Encodes prompts; see :class:`TextEncoder`."""
+        import open_clip
+
+        name = f"local-dir:{self.pretrained}" if Path(self.pretrained).is_dir() else self.model_name
+        model = self._load(name)
+        tokens = open_clip.get_tokenizer(name)(list(prompts))
+        pieces = [model.encode_text(piece, normalize=True) for piece in tokens.split(self.batch_size)]
+        return torch.cat(pieces).float()
+
+    def _load(self, name: str) -> CLIP:
+        import open_clip
+
+        pretrained = None if name.startswith("local-dir:") else self.pretrained
+        if pretrained is not None and not Path(pretrained).is_file():
+            _check_tag(name, pretrained)
+            log.info("loading CLIP %s (%s); the first time, its weights are fetched", name, pretrained)
+        try:
+            with _without_its_warnings():
+                model = open_clip.create_model(
+                    name,
+                    pretrained=pretrained,
+                    cache_dir=self.cache_dir,
+                    require_pretrained=True,
+                )
+        except Exception as error:  # open_clip wraps what the hub and the files raise in ways of its own
+            raise TextWeightsError(self._help(error)) from error
+        return model.eval()
+
+    def _help(self, error: Exception) -> str:
+        if Path(self.pretrained).exists():
+            return f"CLIP weights in {self.pretrained} could not be loaded into {self.model_name}: {error}"
+        return (
+            f"CLIP weights {self.model_name!r} ({self.pretrained!r}) could not be fetched, and {_cached_as(self)} is not "
+            "there. Any of these helps: copy that file from a machine that has it; pass a local file or folder as "
+            "OpenCLIPTextEncoder(pretrained=...); make the embeddings where there is internet with `tmkd embed` and "
+            "use EmbeddingFile; or, to try things without meaning in the text, use HashingTextEncoder. "
+            f"What went wrong: {error}"
+        )
+
+
+def _check_tag(model_name: str, tag: str) -> None:
+    import open_clip
+
+    config = open_clip.get_model_config(model_name)
+    if config is None:
+        raise ValueError(f"open_clip knows no model {model_name!r}; `open_clip.list_models()` gives them")
+    weights = open_clip.get_pretrained_cfg(model_name, tag)
+    if not weights:
+        known = open_clip.list_pretrained_tags_by_model(model_name)
+        raise ValueError(f"{tag!r} is neither a file, a folder nor a tag of {model_name!r}, which has {known}")
+    if weights.get("quick_gelu", False) != config.get("quick_gelu", False):
+        fitting = model_name.removesuffix("-quickgelu") if config.get("quick_gelu") else f"{model_name}-quickgelu"
+        raise ValueError(
+            f"weights {tag!r} and architecture {model_name!r} differ in their activation, which gives wrong "
+            f"embeddings without failing: use model_name={fitting!r}"
+        )
+
+
+def _cached_as(encoder: OpenCLIPTextEncoder) -> str:
+    """Where the weights would be if they had been fetched before."""
+    import open_clip
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    weights = open_clip.get_pretrained_cfg(encoder.model_name, encoder.pretrained) or {}
+    repository = weights.get("hf_hub", "").rstrip("/")
+    if repository:
+        folder = "models--" + repository.replace("/", "--")
+        return str(Path(encoder.cache_dir or HF_HUB_CACHE) / folder / "snapshots/<revision>/open_clip_model.safetensors")
+    return str(Path(encoder.cache_dir or Path.home() / ".cache/clip") / Path(weights.get("url", "")).name)
+
+
+@contextmanager
+def _without_its_warnings() -> Iterator[None]:
+    """open_clip warns of activations for local files, which it cannot know either."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="open_clip")
+        yield
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:32]
