@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -71,12 +74,16 @@ class TMKDCLI(LightningCLI):
 @rank_zero_only
 def _print_summary(trainer: Trainer, seconds: float) -> None:
     rows = [(name, f"{value.item():.4f}") for name, value in sorted(trainer.callback_metrics.items()) if "val/" in name]
-    checkpoint = trainer.checkpoint_callback
-    best = getattr(checkpoint, "best_model_score", None)  # other checkpoint callbacks need not have one
-    print(f"\nAfter epoch {trainer.current_epoch} and {trainer.global_step} steps in {seconds:.0f} s")
-    print("\n".join(f"  {name:<12} {value}  (last epoch)" for name, value in rows))
-    if best is not None:
-        print(f"  {checkpoint.monitor:<12} {best.item():.4f}  (best epoch: {checkpoint.best_model_path})")
+    print(f"\n{trainer.current_epoch} epochs, {trainer.global_step} steps, {seconds:.0f} s")
+    print("\n".join(f"  last epoch  {name:<11} {value}" for name, value in rows))
+    for checkpoint in trainer.checkpoint_callbacks:
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
+            score = checkpoint.best_model_score.item()
+            print(f"  best epoch  {checkpoint.monitor:<11} {score:.4f}  {_relative(checkpoint.best_model_path)}")
+
+
+def _relative(path: str) -> str:
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -42,8 +42,8 @@ def in_full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def widened(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        wide = [at_least_float32(arg) if _is_floating(arg) else arg for arg in args]
-        named = {name: at_least_float32(arg) if _is_floating(arg) else arg for name, arg in kwargs.items()}
+        wide = [_widen(arg) for arg in args]
+        named = {name: _widen(arg) for name, arg in kwargs.items()}
         device = next(arg.device.type for arg in [*wide, *named.values()] if isinstance(arg, Tensor))
         with torch.autocast(device, enabled=False):
             return function(*wide, **named)  # type: ignore[arg-type]
@@ -51,5 +51,5 @@ def in_full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return widened
 
 
-def _is_floating(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+def _widen(value: object) -> object:
+    return at_least_float32(value) if isinstance(value, Tensor) else value

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -52,17 +53,18 @@ class PromptEmbeddings(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fills the bank, if the module has one and is about to train."""
-        bank: PromptBank | None = pl_module.prompt_bank
+        module: Any = pl_module  # with a prompt_bank, view_templates and class_names
+        bank: PromptBank | None = module.prompt_bank
         if stage != "fit" or bank is None or bank.filled:
             return
-        names = self._class_names(trainer, pl_module)
+        names = self._class_names(trainer, module)
         check_class_names(names, num_classes=bank.anchors.shape[0])
-        prompts, anchors = self._prompts(pl_module.view_templates, names)
+        prompts, anchors = self._prompts(module.view_templates, names)
         embeddings = self._embeddings([*(prompt for view in prompts for prompt in view), *anchors])
         views = embeddings[: -len(names)].unflatten(0, (len(prompts), len(names)))
         bank.fill(views, embeddings[-len(names) :])
 
-    def _class_names(self, trainer: Trainer, module: LightningModule) -> list[str]:
+    def _class_names(self, trainer: Trainer, module: Any) -> list[str]:
         data = getattr(trainer, "datamodule", None)  # a foreign project's may have no names, or there is none
         sources = (
             self.class_names,
@@ -115,5 +117,3 @@ def _write_cache(path: Path, prompts: list[str], embeddings: Tensor, identity: s
         write_embeddings(path, prompts, embeddings, identity)
     except OSError as error:
         rank_zero_warn(f"The text embeddings could not be kept in {path}; the next run encodes them anew: {error}")
-
-

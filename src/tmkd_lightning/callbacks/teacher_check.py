@@ -36,19 +36,20 @@ class TeacherCheck(Callback):
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures and prints."""
+        module: Any = pl_module  # with a teacher, views, num_classes and take
         with torch.random.fork_rng():  # making a loader's iterator draws from the generator
-            shown = [self._look(pl_module, batch) for batch in self._batches(trainer)]
+            shown = [_look(module, batch) for batch in self._batches(trainer)]
         if not shown:
             return
         right = torch.cat(shown, dim=1).float().mean(1).tolist()
-        names = [*pl_module.views.names, "mean of views"]
+        names = [*module.views.names, "mean of views"]
         accuracy = dict(zip(names, right, strict=True))
         images = sum(part.shape[1] for part in shown)
         rank_zero_info(
-            f"Teacher {pl_module.teacher.extractor.name} on {images} validation images, top-1: "
+            f"Teacher {module.teacher.extractor.name} on {images} validation images, top-1: "
             + ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items())
         )
-        _warn(accuracy, pl_module.num_classes)
+        _warn(accuracy, module.num_classes)
 
     def _batches(self, trainer: Trainer) -> Iterable[Any]:
         loaders = trainer.val_dataloaders
@@ -58,11 +59,12 @@ class TeacherCheck(Callback):
         for batch in islice(loader, self.batches):
             yield trainer.strategy.batch_to_device(batch)
 
-    def _look(self, module: LightningModule, batch: Any) -> Tensor:
-        """Which images the teacher gets right, ``(V + 1, B)``: in each view, and in the mean of views."""
-        image, label = module.take(batch)
-        logits = module.teacher(module.views(image).flatten(0, 1)).logits.unflatten(0, (-1, len(image)))
-        return torch.cat([logits, logits.mean(0, keepdim=True)]).argmax(2) == label
+
+def _look(module: Any, batch: Any) -> Tensor:
+    """Which images the teacher gets right, ``(V + 1, B)``: in each view, and in the mean of views."""
+    image, label = module.take(batch)
+    logits = module.teacher(module.views(image).flatten(0, 1)).logits.unflatten(0, (-1, len(image)))
+    return torch.cat([logits, logits.mean(0, keepdim=True)]).argmax(2) == label
 
 
 def _warn(accuracy: dict[str, float], num_classes: int) -> None:

@@ -16,6 +16,7 @@ from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.seeded import EpochSampler, Seeded, leaves_one
 
 Transform = Callable[[Any], Tensor]
+Loader = DataLoader[tuple[Tensor, int]]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -122,7 +123,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 transform = self.train_transform if split == "train" else self.eval_transform
                 self._datasets[split] = Seeded(self.samples(split), transform, self.seed)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Loader:
         """Shuffled, augmented batches; a last batch of one image is dropped."""
         dataset = self._datasets["train"]
         if len(dataset) < 2:
@@ -134,19 +135,19 @@ class ImageDataModule(LightningDataModule, ABC):
             drop_last=leaves_one(dataset, self.batch_size, world_size),
         )
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Loader:
         """Validation batches, in order."""
         return self._loader(self._datasets["val"])
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Loader:
         """Test batches, in order."""
         return self._loader(self._datasets["test"])
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> Loader:
         """The test batches."""
         return self._loader(self._datasets["test"])
 
-    def _loader(self, dataset: Seeded, **options: Any) -> DataLoader:
+    def _loader(self, dataset: Seeded, **options: Any) -> Loader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -78,9 +78,7 @@ class DigitsDataModule(ImageDataModule):
 
     def default_train_transform(self) -> Transform:
         """Enlarges, and shifts by up to an eighth of the side."""
-        return v2.Compose(
-            [self.default_eval_transform(), v2.RandomCrop(self.image_size, padding=self.image_size // 8)]
-        )
+        return v2.Compose([self.default_eval_transform(), v2.RandomCrop(self.image_size, padding=self.image_size // 8)])
 
     def default_eval_transform(self) -> Transform:
         """Enlarges."""

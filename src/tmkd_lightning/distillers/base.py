@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -70,6 +71,11 @@ class Sum(Distiller):
         self.reads = frozenset[Part]().union(*(distiller.reads for distiller in distillers))
         self.is_logit_term = any(distiller.is_logit_term for distiller in distillers)
 
+    @property
+    def parts(self) -> list[Distiller]:
+        """The methods, in order."""
+        return cast(list[Distiller], list(self.distillers))
+
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes all terms.
 
@@ -77,7 +83,7 @@ class Sum(Distiller):
             ValueError: two methods return a term of one name.
         """
         terms: dict[str, Tensor] = {}
-        for distiller in self.distillers:
+        for distiller in self.parts:
             new = distiller(student, teacher, label)
             twice = sorted(terms.keys() & new.keys())
             if twice:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 

@@ -130,8 +130,8 @@ class TMKDModule(ClassificationModule):
             *([KD(temperature, logit_weight, name="logit")] if logit_weight else []),
             *([FeatureKL(*widths, feature_temperature, noise_scale, feature_weight)] if feature_weight else []),
         )
-        self.distiller = own if distiller is None else Sum(distiller, *own.distillers)
-        self.reads_teacher = len(self.distiller.distillers) > 0
+        self.distiller = own if distiller is None else Sum(distiller, *own.parts)
+        self.reads_teacher = len(self.distiller.parts) > 0
         for extractor in self.extractors():
             extractor.keep_map = "feature_map" in self.distiller.reads
 
@@ -191,7 +191,7 @@ class TMKDModule(ClassificationModule):
     def make_ready(self, image: Tensor) -> None:
         """Confirms both networks, and that they have what the distiller reads."""
         super().make_ready(image)
-        for distiller in self.distiller.distillers:
+        for distiller in self.distiller.parts:
             for part in distiller.reads:
                 for extractor in self.extractors():
                     extractor.require(part, reader=type(distiller).__name__)
@@ -207,7 +207,7 @@ class TMKDModule(ClassificationModule):
             teacher = self.teach(image, label)
             terms |= self.train_fusion(teacher, label)
             terms |= self.distiller(student, self.target(teacher), label)
-        if self.text_anchor is not None:
+        if self.text_anchor is not None and self.prompt_bank is not None:
             terms |= self.text_anchor(student.embedding, self.prompt_bank.anchors, label)
         return self.total(terms)
 

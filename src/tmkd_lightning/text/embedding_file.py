@@ -76,8 +76,8 @@ class EmbeddingFile:
         missing = [prompt for prompt in prompts if prompt not in row]
         if missing:
             raise KeyError(
-                f"{self.path} has no embedding for {missing[0]!r} (and {len(missing) - 1} more); it holds {len(texts)}, "
-                f"the first for {texts[0] if texts else None!r}. Make it for these classes and templates with "
+                f"{self.path} has no embedding for {missing[0]!r} (and {len(missing) - 1} more) but for {len(texts)} "
+                f"other texts, the first {texts[0] if texts else None!r}. Make it for these classes and templates with "
                 "`tmkd embed`; if it is keyed by class names, use PromptEmbeddings(templates='{class}')"
             )
         return torch.nn.functional.normalize(vectors[[row[prompt] for prompt in prompts]], dim=1)

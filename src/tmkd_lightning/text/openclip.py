@@ -100,8 +100,8 @@ class OpenCLIPTextEncoder:
         if Path(self.pretrained).exists():
             return f"CLIP weights in {self.pretrained} could not be loaded into {self.model_name}: {error}"
         return (
-            f"CLIP weights {self.model_name!r} ({self.pretrained!r}) could not be fetched, and {_cached_as(self)} is not "
-            "there. Any of these helps: copy that file from a machine that has it; pass a local file or folder as "
+            f"CLIP weights {self.model_name!r} ({self.pretrained!r}) could not be fetched, and {_cached_as(self)} is "
+            "not there. Any of these helps: copy that file from a machine that has it; pass a local file or folder as "
             "OpenCLIPTextEncoder(pretrained=...); make the embeddings where there is internet with `tmkd embed` and "
             "use EmbeddingFile; or, to try things without meaning in the text, use HashingTextEncoder. "
             f"What went wrong: {error}"
@@ -135,7 +135,9 @@ def _cached_as(encoder: OpenCLIPTextEncoder) -> str:
     repository = weights.get("hf_hub", "").rstrip("/")
     if repository:
         folder = "models--" + repository.replace("/", "--")
-        return str(Path(encoder.cache_dir or HF_HUB_CACHE) / folder / "snapshots/<revision>/open_clip_model.safetensors")
+        return str(
+            Path(encoder.cache_dir or HF_HUB_CACHE) / folder / "snapshots/<revision>/open_clip_model.safetensors"
+        )
     return str(Path(encoder.cache_dir or Path.home() / ".cache/clip") / Path(weights.get("url", "")).name)
 
 
