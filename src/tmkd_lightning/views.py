@@ -178,6 +178,11 @@ class MultiView(nn.Module):
         """Names of the views, in order."""
         return tuple(view.name for view in self.views)
 
+    @property
+    def templates(self) -> dict[str, str]:
+        """Prompt template of each view by its name, in order."""
+        return {view.name: view.template for view in self.views}
+
     def __len__(self) -> int:
         return len(self.views)
 

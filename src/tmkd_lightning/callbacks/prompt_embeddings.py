@@ -53,13 +53,13 @@ class PromptEmbeddings(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fills the bank, if the module has one and is about to train."""
-        module: Any = pl_module  # with a prompt_bank, view_templates and class_names
+        module: Any = pl_module  # with a prompt_bank, views and class_names
         bank: PromptBank | None = module.prompt_bank
         if stage != "fit" or bank is None or bank.filled:
             return
         names = self._class_names(trainer, module)
         check_class_names(names, num_classes=bank.anchors.shape[0])
-        prompts, anchors = self._prompts(module.view_templates, names)
+        prompts, anchors = self._prompts(module.views.templates, names)
         embeddings = self._embeddings([*(prompt for view in prompts for prompt in view), *anchors])
         views = embeddings[: -len(names)].unflatten(0, (len(prompts), len(names)))
         bank.fill(views, embeddings[-len(names) :])

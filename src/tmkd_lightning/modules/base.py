@@ -10,17 +10,22 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.images import check_images, denormalize, to_unit_float
+from tmkd_lightning.modules.checks import (
+    Normalization,
+    as_statistics,
+    check_data_classes,
+    check_labels,
+    describe,
+    has_batch_norm,
+)
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import check_class_names
-
-Normalization = tuple[Sequence[float], Sequence[float]]
 
 
 class ClassificationModule(LightningModule):
@@ -55,7 +60,7 @@ class ClassificationModule(LightningModule):
         self.class_names = None if class_names is None else [str(name) for name in class_names]
         if self.class_names is not None:
             check_class_names(self.class_names, self.num_classes)
-        self.normalized_with = _statistics(normalized_with)
+        self.normalized_with = as_statistics(normalized_with)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.head_lr_factor = head_lr_factor
@@ -83,7 +88,7 @@ class ClassificationModule(LightningModule):
         if isinstance(batch, (list, tuple)) and len(batch) == 2:
             return batch[0], batch[1]
         raise TypeError(
-            f"expected a batch (images, labels), got {_describe(batch)}: subclass the module and override "
+            f"expected a batch (images, labels), got {describe(batch)}: subclass the module and override "
             "unpack(self, batch) to return the two"
         )
 
@@ -95,7 +100,7 @@ class ClassificationModule(LightningModule):
         if image.device.type == "cpu":
             check_images(image, self.normalized_with)
         if label is not None and label.device.type == "cpu":
-            _check_labels(label, len(image), self.num_classes)
+            check_labels(label, len(image), self.num_classes)
         return batch
 
     def take(self, batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -113,25 +118,28 @@ class ClassificationModule(LightningModule):
             return denormalize(image, mean, std), label
         return to_unit_float(image), label
 
+    def take_labelled(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Like `take`, for a batch that cannot do without labels.
+
+        Raises:
+            ValueError: there are none.
+        """
+        image, label = self.take(batch)
+        if label is None:
+            raise ValueError("training and measuring need labels, but unpack gave none")
+        return image, label
+
     # Training
 
     def setup(self, stage: str) -> None:
         """Holds the number of classes against the datamodule's."""
-        trainer = self._trainer
-        classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)  # a foreign one may have none
-        if classes is not None and classes != self.num_classes:
-            raise ValueError(
-                f"the data has {classes} classes, but {self.extractor.name} was built for {self.num_classes}: "
-                f"build it with num_classes={classes}"
-            )
+        check_data_classes(self._trainer, self.extractor)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
         if not self._ready:
-            image, label = self.take(batch)
-            if label is None:
-                raise ValueError("a training batch needs labels, but unpack gave none")
-            if len(image) == 1 and _has_batch_norm(self.extractor):
+            image, _ = self.take_labelled(batch)
+            if len(image) == 1 and has_batch_norm(self.extractor):
                 raise ValueError("training batches hold one image, which BatchNorm cannot train on: use at least 2")
             self.make_ready(image)
             self._ready = True
@@ -153,7 +161,7 @@ class ClassificationModule(LightningModule):
 
     def too_small(self, label: Tensor) -> bool:
         """Tells whether a batch must be skipped: a last batch of one image has no BatchNorm statistics."""
-        skip = len(label) == 1 and _has_batch_norm(self.extractor)
+        skip = len(label) == 1 and has_batch_norm(self.extractor)
         if skip:
             rank_zero_warn("skipping a training batch of one image: BatchNorm needs two; drop_last=True avoids it")
         return skip
@@ -204,9 +212,7 @@ class ClassificationModule(LightningModule):
         return at_least_float32(self(image)).softmax(dim=1)
 
     def _measure(self, batch: Any, metrics: MetricCollection, loss_name: str) -> None:
-        image, label = self.take(batch)
-        if label is None:
-            raise ValueError("measuring needs labels, but unpack gave none")
+        image, label = self.take_labelled(batch)
         logits = at_least_float32(self(image))
         metrics.update(logits, label)
         self.log(loss_name, F.cross_entropy(logits, label), batch_size=len(label))
@@ -223,33 +229,3 @@ def _metrics(num_classes: int, prefix: str) -> MetricCollection:
         },
         prefix=prefix,
     )
-
-
-def _statistics(normalized_with: Normalization | None) -> tuple[Tensor, Tensor] | None:
-    if normalized_with is None:
-        return None
-    mean, std = normalized_with
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"normalized_with needs (mean, std) of three channels each, std above 0; got {mean}, {std}")
-    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
-
-
-def _check_labels(label: Tensor, images: int, num_classes: int) -> None:
-    if label.ndim != 1 or len(label) != images or label.is_floating_point():
-        raise ValueError(f"labels must be {images} integers, got shape {tuple(label.shape)} of {label.dtype}")
-    low, high = int(label.min()), int(label.max())
-    if low < 0 or high >= num_classes:
-        wrong = low if low < 0 else high
-        raise ValueError(f"label {wrong} is outside 0..{num_classes - 1}: the network has {num_classes} classes")
-
-
-def _has_batch_norm(network: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in network.modules())
-
-
-def _describe(batch: object) -> str:
-    if isinstance(batch, dict):
-        return f"a dict with the keys {list(batch)}"
-    if isinstance(batch, (list, tuple)):
-        return f"a {type(batch).__name__} of {len(batch)}"
-    return f"a {type(batch).__name__}"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmkd_lightning.extract import Extractor
-from tmkd_lightning.modules.base import ClassificationModule, Normalization
+from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.modules.checks import Normalization
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
 from tmkd_lightning.modules.state import save_plain_hyperparameters, save_under
 from tmkd_lightning.precision import at_least_float32
@@ -79,8 +80,8 @@ class ClassifierModule(ClassificationModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Cross-entropy of images that are each seen in one view."""
-        image, label = self.take(batch)
-        if label is None or self.too_small(label):
+        image, label = self.take_labelled(batch)
+        if self.too_small(label):
             return None
         output = self.extractor(self.look(image))
         return self.total({"ce": F.cross_entropy(at_least_float32(output.logits), label)})

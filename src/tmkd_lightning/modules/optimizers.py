@@ -1,4 +1,4 @@
-"""The paper's optimizer and schedule, scaled to the length of the run."""
+"""Optimizer and schedule: the paper's warm-up and step decay, scaled to the length of the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -19,16 +18,6 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 _EPOCHS = 120
 _WARM_UP = 5
 _MILESTONES = (75, 90, 105)
-
-
-def paper_sgd(params: Iterable[Any]) -> Optimizer:
-    """SGD with the paper's numbers; weight decay 5e-4 is customary in the code that it builds on.
-
-    Example:
-        >>> paper_sgd([nn.Parameter(torch.zeros(1))]).defaults["momentum"]
-        0.9
-    """
-    return torch.optim.SGD(params, lr=0.001, momentum=0.9, weight_decay=5e-4)
 
 
 def learning_rate_factor(progress: float) -> float:
@@ -63,9 +52,10 @@ def warm_up_and_step_decay(optimizer: Optimizer, steps: float) -> LambdaLR:
     Source: warm-up and step decay as in the paper; the milestones are our choice.
 
     Example:
-        >>> scheduler = warm_up_and_step_decay(paper_sgd([nn.Parameter(torch.zeros(1))]), steps=120)
-        >>> scheduler.get_last_lr()
-        [0.0002]
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.01)
+        >>> warm_up_and_step_decay(optimizer, steps=120).get_last_lr()
+        [0.002]
     """
     if math.isinf(steps):
         return LambdaLR(optimizer, lambda step: 1.0)

@@ -51,6 +51,24 @@ def leave_out(module: nn.Module, path: str) -> None:
     module.register_load_state_dict_pre_hook(partial(_keep_own, path))
 
 
+def names_under(module: nn.Module, *parts: str) -> list[str]:
+    """Names the parameters and buffers of some submodules, as DDP wants to hear which to leave alone.
+
+    Args:
+        module: owner of the submodules.
+        parts: names of direct submodules.
+
+    Returns:
+        Dotted names.
+
+    Example:
+        >>> names_under(nn.ModuleDict({"teacher": nn.Linear(1, 1), "student": nn.Linear(1, 1)}), "teacher")
+        ['teacher.weight', 'teacher.bias']
+    """
+    tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
+    return [name for name in tensors if name.split(".")[0] in parts]
+
+
 def save_plain_hyperparameters(module: LightningModule, arguments: Mapping[str, Any]) -> None:
     """Saves the arguments that a file opened with ``weights_only=True`` may hold; a CLI's config is saved whole.
 

@@ -17,9 +17,10 @@ from tmkd_lightning.extract import Extractor
 from tmkd_lightning.frozen import Frozen
 from tmkd_lightning.fusion import WeightNet, fuse
 from tmkd_lightning.models import load_weights
-from tmkd_lightning.modules.base import ClassificationModule, Normalization
+from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.modules.checks import Normalization, check_choice, check_pair, check_weights
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
-from tmkd_lightning.modules.state import leave_out, save_plain_hyperparameters, save_under
+from tmkd_lightning.modules.state import leave_out, names_under, save_plain_hyperparameters, save_under
 from tmkd_lightning.outputs import Output
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import PromptBank
@@ -55,7 +56,7 @@ class TMKDModule(ClassificationModule):
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
         teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time.
         compile: whether to compile both networks before the first step.
-        teacher_chunk: largest number of views in one forward of the teacher, None for all at once.
+        teacher_chunk: most views in one forward of the teacher, None for all at once.
         head_lr_factor: learning-rate factor of projector, text heads and WeightNet.
         optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
         lr_scheduler: makes a scheduler from the optimizer, stepped once an epoch; None for warm-up and step decay.
@@ -67,9 +68,9 @@ class TMKDModule(ClassificationModule):
 
     Example:
         >>> from torchvision.models import resnet18
-        >>> module = TMKDModule(resnet18(num_classes=5), resnet18(num_classes=5), distiller=KD(), views=["rgb"])
-        >>> [name for name, _ in module.named_children() if name in ("weight_net", "text_anchor")]
-        ['text_anchor']
+        >>> module = TMKDModule(resnet18(num_classes=5), resnet18(num_classes=5), distiller=KD())
+        >>> module.view_weights(torch.tensor([0, 4])).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -116,10 +117,12 @@ class TMKDModule(ClassificationModule):
         save_plain_hyperparameters(self, arguments)
         if logit_weight is None:
             logit_weight = 0.0 if distiller is not None and distiller.is_logit_term else 1.0
-        weights = {"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight}
-        _check_choices(fusion, fusion_objective, weights)
+        check_weights({"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight})
+        check_choice("fusion", fusion, ["text", "mean"])
+        check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
 
-        self.teacher = Frozen(_extractor_beside(teacher, self.extractor), teacher_chunk)
+        self.teacher = Frozen(teacher if isinstance(teacher, Extractor) else Extractor(teacher), teacher_chunk)
+        check_pair(self.teacher.extractor, self.extractor)
         self.teacher_checkpoint = teacher_checkpoint
         self.views = MultiView(views)
         self.ce_weight = ce_weight
@@ -145,7 +148,7 @@ class TMKDModule(ClassificationModule):
 
         save_under(self, "extractor.network", "student")
         leave_out(self, "teacher")
-        self._ddp_params_and_buffers_to_ignore = _names_under(self, "teacher", "prompt_bank")
+        self._ddp_params_and_buffers_to_ignore = names_under(self, "teacher", "prompt_bank")
 
     @property
     def student(self) -> nn.Module:
@@ -157,11 +160,6 @@ class TMKDModule(ClassificationModule):
         """The student as a source of outputs."""
         return self.extractor
 
-    @property
-    def view_templates(self) -> dict[str, str]:
-        """Prompt template of each view by its name, in order."""
-        return {view.name: view.template for view in self.views.views}
-
     def extractors(self) -> Iterator[Extractor]:
         """Student, and the teacher where anything reads it."""
         yield self.extractor
@@ -170,11 +168,8 @@ class TMKDModule(ClassificationModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Text embeddings if something reads them, and a look at the teacher; the trainer's own of a kind win."""
-        wanted: list[Callback] = []
-        if self.prompt_bank is not None:
-            wanted.append(PromptEmbeddings())
-        if self.reads_teacher:
-            wanted.append(TeacherCheck())
+        wanted: list[Callback] = [] if self.prompt_bank is None else [PromptEmbeddings()]
+        wanted += [TeacherCheck()] if self.reads_teacher else []
         theirs = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning would replace them with ours
         return [callback for callback in wanted if not any(isinstance(own, type(callback)) for own in theirs)]
 
@@ -198,8 +193,8 @@ class TMKDModule(ClassificationModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """One step, as in the paper's Fig. 2."""
-        image, label = self.take(batch)
-        if label is None or self.too_small(label):
+        image, label = self.take_labelled(batch)
+        if self.too_small(label):
             return None
         student = self.student_extractor(image)
         terms = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), label)}
@@ -252,31 +247,3 @@ class TMKDModule(ClassificationModule):
     def target(self, teacher: Output) -> Output:
         """What the student learns from: detached unless the distillation losses train the WeightNet."""
         return teacher if self.fusion_objective == "distillation" else teacher.map(Tensor.detach)
-
-
-def _extractor_beside(teacher: nn.Module | Extractor, student: Extractor) -> Extractor:
-    extractor = teacher if isinstance(teacher, Extractor) else Extractor(teacher)
-    if extractor.network is student.network:
-        raise ValueError("teacher and student are one object: freezing one would freeze the other, pass a deepcopy")
-    if extractor.num_classes != student.num_classes:
-        raise ValueError(
-            f"teacher {extractor.name} has {extractor.num_classes} classes, student {student.name} has "
-            f"{student.num_classes}: both must have those of the data"
-        )
-    return extractor
-
-
-def _check_choices(fusion: str, fusion_objective: str, weights: dict[str, float]) -> None:
-    if fusion not in ("text", "mean"):
-        raise ValueError(f"fusion must be 'text' or 'mean', got {fusion!r}")
-    if fusion_objective not in ("distillation", "label"):
-        raise ValueError(f"fusion_objective must be 'distillation' or 'label', got {fusion_objective!r}")
-    for name, weight in weights.items():
-        if weight < 0:
-            raise ValueError(f"{name}_weight must be at least 0, got {weight}")
-
-
-def _names_under(module: nn.Module, *parts: str) -> list[str]:
-    """Parameters and buffers that DDP need not compare or broadcast: the same in every process by themselves."""
-    tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
-    return [name for name in tensors if name.split(".")[0] in parts]

@@ -1,0 +1,40 @@
+# Every target makes .venv from nothing when it is missing, and brings it up to date when pyproject.toml changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test test-slow check docs wheel clean
+
+quickstart: $(READY)  ## train a teacher and three students on digits, through the command line
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/quickstart.py
+
+test: $(READY)  ## all tests that fit into a few minutes on two cores
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(READY)  ## the rest; those that need a GPU skip themselves without one
+	$(BIN)/python -m pytest -m "slow or gpu"
+
+check: $(READY)  ## lint, format, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+docs: $(READY)  ## the documentation site, in site/
+	$(BIN)/mkdocs build --strict
+
+wheel: $(READY)  ## builds the wheel, and imports it in an environment of its own
+	$(BIN)/python -m build --wheel --outdir dist
+	rm -rf dist/clean && $(PYTHON) -m venv dist/clean
+	dist/clean/bin/pip install --quiet dist/*.whl
+	cd dist && clean/bin/python -c "import tmkd_lightning; print(tmkd_lightning.__version__)" && clean/bin/tmkd --help > /dev/null
+
+clean:  ## everything that was made here
+	rm -rf $(VENV) dist site runs .pytest_cache .mypy_cache .ruff_cache
+
+# torch and torchvision come from one resolution: a pair that was built apart cannot be imported.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@

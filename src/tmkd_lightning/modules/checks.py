@@ -1,0 +1,83 @@
+"""What a module refuses, before or while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tmkd_lightning.extract import Extractor
+
+Normalization = tuple[Sequence[float], Sequence[float]]
+
+
+def check_pair(teacher: Extractor, student: Extractor) -> None:
+    """Refuses a teacher and a student that are one object or have different classes."""
+    if teacher.network is student.network:
+        raise ValueError("teacher and student are one object: freezing one would freeze the other, pass a deepcopy")
+    if teacher.num_classes != student.num_classes:
+        raise ValueError(
+            f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
+            f"{student.num_classes}: both must have those of the data"
+        )
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuses a word that is not among those on offer."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Refuses negative loss weights."""
+    for name, weight in weights.items():
+        if weight < 0:
+            raise ValueError(f"{name}_weight must be at least 0, got {weight}")
+
+
+def check_data_classes(trainer: Trainer | None, extractor: Extractor) -> None:
+    """Refuses a datamodule with another number of classes than the network."""
+    classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)  # a foreign one may have none
+    if classes is not None and classes != extractor.num_classes:
+        raise ValueError(
+            f"the data has {classes} classes, but {extractor.name} was built for {extractor.num_classes}: "
+            f"build it with num_classes={classes}"
+        )
+
+
+def check_labels(label: Tensor, images: int, num_classes: int) -> None:
+    """Refuses labels that are not one class for each image; meant for the host, before the transfer."""
+    if label.ndim != 1 or len(label) != images or label.is_floating_point():
+        raise ValueError(f"labels must be {images} integers, got shape {tuple(label.shape)} of {label.dtype}")
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        raise ValueError(f"label {wrong} is outside 0..{num_classes - 1}: the network has {num_classes} classes")
+
+
+def as_statistics(normalized_with: Normalization | None) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation as tensors ``(3, 1, 1)``; refuses anything but three channels."""
+    if normalized_with is None:
+        return None
+    mean, std = normalized_with
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"normalized_with needs (mean, std) of three channels each, std above 0; got {mean}, {std}")
+    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether a network cannot train on a single image."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def describe(batch: Any) -> str:
+    """Says what a batch is, for messages."""
+    if isinstance(batch, dict):
+        return f"a dict with the keys {list(batch)}"
+    if isinstance(batch, (list, tuple)):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"a {type(batch).__name__}"

@@ -1,0 +1,57 @@
+"""Imports inside the package only ever point down one list."""
+
+import ast
+from pathlib import Path
+
+import tmkd_lightning
+
+ROOT = Path(tmkd_lightning.__file__).parent
+# From bottom to top; what stands on one line may import its neighbours, and the graph must still have no circle.
+LAYERS = [
+    {"outputs", "images", "precision", "files", "hysteresis"},
+    {"prompts", "views", "fusion", "losses"},
+    {"text", "probe", "extract", "frozen", "models", "distillers", "anchors"},
+    {"callbacks"},
+    {"modules"},
+    {"embed", "cli", "__main__", "__init__"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names} | {"data": -1}
+
+
+def imports() -> set[tuple[str, str]]:
+    """Pairs (importing, imported) of the package's first-level parts."""
+    pairs = set()
+    for path in ROOT.rglob("*.py"):
+        importer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tmkd_lightning."):
+                pairs.add((importer, node.module.split(".")[1]))
+    return {(one, other) for one, other in pairs if one != other}
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts - {"__pycache__", "py.typed"} == set(RANK)
+
+
+def test_imports_point_down() -> None:
+    upward = {(one, other) for one, other in imports() if other != "data" and RANK[one] < RANK[other]}
+    assert not upward
+
+
+def test_data_is_a_column_of_its_own() -> None:
+    assert {other for one, other in imports() if one == "data"} == set()
+    assert {one for one, other in imports() if other == "data"} <= {"embed", "cli"}
+
+
+def test_no_circles() -> None:
+    edges = imports()
+    while leaves := {other for _, other in edges} - {one for one, _ in edges}:
+        edges = {(one, other) for one, other in edges if other not in leaves}
+    assert not edges
+
+
+def test_files_are_short() -> None:
+    lengths = sorted(len(path.read_text().splitlines()) for path in ROOT.rglob("*.py"))
+    assert lengths[len(lengths) // 2] <= 110
+    assert lengths[-1] <= 250
