@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -14,21 +13,26 @@ _TOLERANCE = 0.02
 
 
 def to_unit_float(image: Tensor) -> Tensor:
-    """Scales integer images to [0, 1]; floating images stay as they are.
+    """Scales uint8 images to [0, 1]; floating images stay as they are.
 
     Args:
-        image: any shape, an integer type on its full range, or floating in [0, 1].
+        image: any shape, uint8, or floating in [0, 1].
 
     Returns:
-        The image in float32 if it was an integer, else in its own type.
+        The image in float32 if it was uint8, else in its own type.
+
+    Raises:
+        TypeError: another integer type, whose range is not known.
 
     Example:
         >>> to_unit_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
         [0.0, 1.0]
     """
+    if image.dtype == torch.uint8:
+        return image.float() / 255
     if image.is_floating_point():
         return image
-    return F.to_dtype(image, torch.float32, scale=True)
+    raise TypeError(f"images must be uint8 or floating, got {image.dtype}")
 
 
 def denormalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -72,8 +76,7 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
         if normalized_with is not None:
             raise TypeError("normalized_with is set, but the images are uint8: normalised images are floating")
         return
-    if not image.is_floating_point():
-        raise TypeError(f"images must be uint8 or floating, got {image.dtype}")
+    image = to_unit_float(image)
     if normalized_with is not None:
         mean, std = normalized_with
         image = image * std + mean

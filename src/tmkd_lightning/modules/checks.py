@@ -66,7 +66,7 @@ def as_statistics(normalized_with: Normalization | None) -> tuple[Tensor, Tensor
     mean, std = normalized_with
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"normalized_with needs (mean, std) of three channels each, std above 0; got {mean}, {std}")
-    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+    return torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
 
 
 def has_batch_norm(network: nn.Module) -> bool:

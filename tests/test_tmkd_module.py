@@ -1,0 +1,416 @@
+"""The step against equations written out, and what training must leave alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from torch import nn
+from torch.nn import functional as F
+
+from tmkd_lightning import Extractor, TMKDModule, View
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.distillers import KD, Distiller
+from tmkd_lightning.outputs import MissingPartError
+from tmkd_lightning.views import edge_view, high_frequency_view
+
+FAST = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.05)}
+
+
+class Record(Callback):
+    """Keeps what was logged at each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        self.steps.append({name: value.item() for name, value in trainer.logged_metrics.items()})
+
+
+def filled(module: TMKDModule, text_dim: int = 512) -> TMKDModule:
+    """Gives the module text embeddings without a callback, and confirms its networks."""
+    shape = module.prompt_bank.embeddings.shape
+    module.prompt_bank.fill(
+        F.normalize(torch.randn(shape), dim=-1), F.normalize(torch.randn(shape[1], text_dim), dim=-1)
+    )
+    module.log = module.log_dict = lambda *args, **kwargs: None  # no trainer to log to
+    return module
+
+
+def test_total_loss_is_equation_12_written_out(net) -> None:
+    module = filled(TMKDModule(net(16), net(), noise_scale=0.0, text_weight=0.8, feature_weight=0.7))
+    image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    loss = module.training_step((image, label), 0)
+
+    teacher, student, bank = module.teacher.extractor, module.student_extractor, module.prompt_bank
+    student_output = student(image)
+    expected = F.cross_entropy(student_output.logits, label)
+    seen = [teacher(view) for view in (image, edge_view(image), high_frequency_view(image))]
+    for i, y in enumerate(label.tolist()):
+        row = torch.cat([bank.embeddings[v, y] for v in range(3)])
+        net_ = module.weight_net
+        hidden = (net_.hidden.weight @ row + net_.hidden.bias).clamp(min=0)
+        w = torch.softmax(net_.output.weight @ hidden + net_.output.bias, 0)
+        logits = sum(w[v] * seen[v].logits[i] for v in range(3))
+        embedding = sum(w[v] * seen[v].embedding[i] for v in range(3))
+        projected = module.distiller.parts[1].projector(student_output.embedding[i])
+        for given, target, weight in ((student_output.logits[i], logits, 1.0), (projected, embedding, 0.7)):
+            p, q = torch.softmax(target / 4, 0), torch.softmax(given / 4, 0)
+            expected = expected + weight * 16 * (p * (p.log() - q.log())).sum() / len(label)
+        anchor = module.text_anchor
+        v = F.normalize(anchor.image_head(student_output.embedding[i]), dim=0)
+        texts = [F.normalize(anchor.text_head(bank.anchors[k]), dim=0) for k in range(3)]
+        scores = torch.stack([(v @ t) / 0.07 for t in texts])
+        expected = expected + 0.8 * -(scores[y] - scores.logsumexp(0)) / len(label)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_plain_kd_is_a_hand_written_loop_bit_for_bit(net, loader, fit) -> None:
+    teacher, student = net(16), net()
+    by_hand, record = copy.deepcopy(student), Record()
+    module = TMKDModule(
+        teacher,
+        student,
+        distiller=KD(weight=0.9),
+        views=["rgb"],
+        ce_weight=0.1,
+        feature_weight=0,
+        logit_weight=0,
+        text_weight=0,
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+        **FAST,
+    )
+    trainer = fit(module, callbacks=[record])
+
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05)
+    teacher = copy.deepcopy(module.teacher.extractor.network).eval()
+    losses = []
+    for _ in range(2):
+        for image, label in loader():
+            image = (image.float() / 255 - mean) / std
+            with torch.no_grad():
+                target = F.log_softmax(teacher(image) / 4, dim=1)
+            logits = by_hand(image)
+            ce = F.cross_entropy(logits, label)
+            kd = F.kl_div(F.log_softmax(logits / 4, dim=1), target, reduction="batchmean", log_target=True) * 16
+            loss = 0.1 * ce + 0.9 * kd
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert [step["train/loss"] for step in record.steps] == losses
+    for ours, theirs in zip(module.student.state_dict().values(), by_hand.state_dict().values(), strict=True):
+        assert ours.equal(theirs)
+    assert module.prompt_bank is None
+    assert module.weight_net is None
+    assert not any(isinstance(callback, PromptEmbeddings) for callback in trainer.callbacks)
+
+
+def test_training_moves_everything_but_the_teacher(net, prompts, fit) -> None:
+    module = TMKDModule(net(16), net(), **FAST)
+    before = copy.deepcopy(module)
+    fit(module, callbacks=[prompts()])
+
+    assert not module.train().teacher.training
+    assert not any(part.training for part in module.teacher.modules())
+    for old, new in zip(before.teacher.parameters(), module.teacher.parameters(), strict=True):
+        assert old.equal(new)
+    for old, new in zip(before.teacher.buffers(), module.teacher.buffers(), strict=True):
+        assert old.equal(new)  # BatchNorm's statistics
+    for part in ("extractor", "weight_net", "distiller", "text_anchor"):
+        pairs = zip(getattr(before, part).parameters(), getattr(module, part).parameters(), strict=True)
+        assert all(not old.equal(new) for old, new in pairs), part
+    weights = module.view_weights(torch.arange(3))
+    assert weights.std(0).min() > 1e-6  # the classes are weighed differently
+    assert weights.sum(1).allclose(torch.ones(3))
+
+
+def test_fusion_learns_from_the_label_alone_when_told_to(net) -> None:
+    torch.manual_seed(0)
+    module = filled(TMKDModule(net(16), net(), fusion_objective="label"))
+    image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    module.training_step((image, label), 0).backward()
+    got = [p.grad.clone() for p in module.weight_net.parameters()]
+    module.zero_grad()
+    F.cross_entropy(module.teach(image, label).logits, label).backward()
+    for one, other in zip(got, module.weight_net.parameters(), strict=True):
+        assert one.allclose(other.grad)
+
+
+def test_distillation_losses_reach_the_weight_net(net) -> None:
+    module = filled(TMKDModule(net(16), net(), text_weight=0))
+    module.training_step((torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])), 0).backward()
+    assert all(p.grad.abs().sum() > 0 for p in module.weight_net.parameters())
+    assert all(p.grad is None for p in module.teacher.parameters())
+
+
+def test_mean_fusion_weighs_views_equally(net) -> None:
+    module = TMKDModule(net(16), net(), fusion="mean", text_weight=0)
+    module.log_dict = lambda *args, **kwargs: None
+    image, label = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    teacher = module.teacher
+    by_hand = sum(teacher(view).logits for view in (image, edge_view(image), high_frequency_view(image))) / 3
+    assert module.teach(image, label).logits.allclose(by_hand, atol=1e-6)
+    assert module.prompt_bank is None  # nothing reads texts
+
+
+def test_own_view_joins_the_built_in_ones(net, prompts, fit) -> None:
+    negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
+    module = TMKDModule(net(16), net(), views=["rgb", negative], **FAST)
+    trainer = fit(module, callbacks=[prompts()])
+    shares = [trainer.logged_metrics[f"fusion/{name}"].item() for name in ("rgb", "negative")]
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_normalised_batches_give_the_losses_of_plain_ones(net) -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    plain = filled(TMKDModule(net(16), net(), noise_scale=0))
+    image, label = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    normalised = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    expected = plain.training_step((image, label), 0)
+    plain.normalized_with = tuple(torch.tensor(v).view(3, 1, 1) for v in (mean, std))
+    assert plain.training_step((normalised, label), 0).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+# Checkpoints
+
+
+def checkpointed(module, fit, prompts, folder: Path, **options) -> Path:
+    fit(module, callbacks=[prompts(), ModelCheckpoint(folder, filename="last")], enable_checkpointing=True, **options)
+    return folder / "last.ckpt"
+
+
+def test_checkpoint_is_small_safe_and_without_the_teacher(net, prompts, fit, tmp_path) -> None:
+    module = TMKDModule(net(256), net(64), optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9))
+    path = checkpointed(module, fit, prompts, tmp_path)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert not [key for key in state if "teacher" in key or "text_encoder" in key or "prompt_bank" in key]
+    assert {key.removeprefix("student.") for key in state if key.startswith("student.")} == set(
+        module.student.state_dict()
+    )
+    trained = sum(p.numel() * 4 for p in module.parameters() if p.requires_grad)
+    assert path.stat().st_size <= 1.05 * trained * 2 + 20_000  # SGD's momentum doubles it; the rest is headers
+
+
+def test_student_needs_no_teacher_file(net, prompts, fit, loader, tmp_path) -> None:
+    teacher_file = tmp_path / "teacher.pt"
+    torch.save(net(16).state_dict(), teacher_file)
+    module = TMKDModule(net(16), net(), teacher_checkpoint=str(teacher_file), class_names=["r", "g", "b"], **FAST)
+    path = checkpointed(module, fit, prompts, tmp_path)
+    assert all(a.equal(b) for a, b in zip(torch.load(teacher_file).values(), teacher_state(module), strict=True))
+    teacher_file.unlink()
+
+    again = TMKDModule.load_from_checkpoint(path, teacher=net(16), student=net(), weights_only=True)
+    assert again.class_names == ["r", "g", "b"]  # plain hyperparameters came along
+    from lightning.pytorch import Trainer
+
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (metrics,) = trainer.validate(again, loader(), verbose=False)
+    assert 0 <= metrics["val/top1"] <= 1
+    (first, *_) = trainer.predict(again, loader())
+    module.eval()
+    image, _ = next(iter(loader()))
+    assert first.allclose(module(image).softmax(1), atol=1e-6)
+
+
+def teacher_state(module: TMKDModule):
+    return module.teacher.extractor.network.state_dict().values()
+
+
+def test_teacher_keys_of_a_foreign_checkpoint_are_passed_over_and_others_are_not(net) -> None:
+    module = TMKDModule(net(16), net())
+    before = copy.deepcopy(list(teacher_state(module)))
+    state = dict(module.state_dict())
+    module.load_state_dict({**state, "teacher.extractor.network.conv.weight": torch.zeros(1)})
+    assert all(a.equal(b) for a, b in zip(before, teacher_state(module), strict=True))
+    with pytest.raises(RuntimeError, match=r"student\.stranger|stranger"):
+        module.load_state_dict({**state, "student.stranger": torch.zeros(1)})
+    del state["student.conv.weight"]
+    with pytest.raises(RuntimeError, match="conv.weight"):
+        module.load_state_dict(state)
+
+
+def test_weight_averaging_does_not_smuggle_the_teacher_in(net, prompts, fit, tmp_path) -> None:
+    module = TMKDModule(net(16), net(), **FAST)
+    averaging = WeightAveraging()
+    fit(
+        module,
+        callbacks=[prompts(), averaging, ModelCheckpoint(tmp_path, filename="last")],
+        enable_checkpointing=True,
+        val=None,
+    )
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    keys = [*content["state_dict"], *content.get("averaging_state", {}), *content.get("current_model_state", {})]
+    assert not [key for key in keys if "teacher" in key]
+
+
+def test_resuming_continues_and_is_strict(net, prompts, fit, tmp_path) -> None:
+    first = TMKDModule(net(16), net(), **FAST)
+    path = checkpointed(first, fit, prompts, tmp_path, max_epochs=1)
+    second = TMKDModule(net(16), net(), **FAST)
+    trainer = fit(second, callbacks=[prompts()], max_epochs=3, ckpt_path=path)
+    assert trainer.global_step == 12  # 4 from the file, 8 new
+
+
+# What is refused, and when
+
+
+def test_unequal_classes_are_refused_at_once(net) -> None:
+    with pytest.raises(ValueError, match="teacher Net has 4 classes, student Net has 3"):
+        TMKDModule(net(8, 4), net())
+
+
+def test_one_object_as_both_is_refused(net) -> None:
+    one = net()
+    with pytest.raises(ValueError, match="deepcopy"):
+        TMKDModule(one, one)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fusion": "max"}, "fusion must be one of"),
+        ({"fusion_objective": "ce"}, "fusion_objective must be one of"),
+        ({"text_weight": -1}, "text_weight must be at least 0"),
+        ({"views": ["rgb", "depth"]}, "unknown view 'depth'"),
+        ({"class_names": ["a", "b"]}, "2 class names for 3 classes"),
+        ({"normalized_with": ((0.5,), (0.5,))}, "three channels"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(net, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        TMKDModule(net(), net(), **options)
+
+
+def test_teacher_file_of_another_architecture_names_the_keys(net, fit, prompts, tmp_path) -> None:
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "teacher.pt")
+    module = TMKDModule(net(), net(), teacher_checkpoint=str(tmp_path / "teacher.pt"))
+    with pytest.raises(ValueError, match=r"missing keys: conv\.weight"):
+        fit(module, callbacks=[prompts()])
+
+
+class ReadsMaps(Distiller):
+    reads = frozenset({"feature_map"})
+
+    def forward(self, student, teacher, label):
+        return {"map": (student.require("feature_map").mean() - teacher.require("feature_map").mean()) ** 2}
+
+
+class NoMap(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(192, 3)
+
+    def forward(self, image):
+        return self.fc(image.flatten(1))
+
+
+def test_method_that_reads_maps_gets_them_or_refuses_before_the_first_step(net, fit) -> None:
+    options = {"views": ["rgb"], "text_weight": 0, "distiller": ReadsMaps()}
+    fit(TMKDModule(net(16), net(), **options), max_steps=1)
+    module = TMKDModule(NoMap(), net(), **options)
+    before = copy.deepcopy(module.student.state_dict())
+    with pytest.raises(MissingPartError, match="ReadsMaps reads feature_map, but NoMap has no"):
+        fit(module)
+    assert all(a.equal(b) for a, b in zip(before.values(), module.student.state_dict().values(), strict=True))
+
+
+def test_maps_are_kept_only_where_something_reads_them(net) -> None:
+    module = TMKDModule(net(16), net())
+    assert not module.student_extractor.keep_map
+    assert not module.teacher.extractor.keep_map
+
+
+def test_missing_class_names_are_named(net, prompts, fit) -> None:
+    with pytest.raises(ValueError, match="no class names"):
+        fit(TMKDModule(net(), net()), callbacks=[prompts(class_names=None)])
+
+
+def test_missing_callback_for_texts_is_named(net) -> None:
+    with pytest.raises(ValueError, match="PromptEmbeddings"):
+        TMKDModule(net(), net()).setup("fit")
+
+
+# Callbacks
+
+
+def test_callbacks_are_supplied_only_where_missing(net, prompts, fit) -> None:
+    mine, look = prompts(), TeacherCheck(batches=0)
+    trainer = fit(TMKDModule(net(), net()), callbacks=[mine, look], max_steps=1)
+    assert [c for c in trainer.callbacks if isinstance(c, (PromptEmbeddings, TeacherCheck))] == [mine, look]
+
+
+def test_teacher_check_reports_each_view_and_warns_of_a_ruined_one(net, loader, fit, caplog) -> None:
+    teacher = net(16)
+    with torch.no_grad():  # a teacher that knows the classes: the mean brightness of each channel
+        teacher.conv.weight.zero_()
+        for channel in range(3):
+            teacher.conv.weight[channel, channel, 1, 1] = 1
+        teacher.fc.weight.zero_()
+        teacher.fc.weight[:, :3] = torch.eye(3) * 50
+        teacher.fc.bias.zero_()
+    black = View("black", torch.zeros_like, "a black picture of a {class}")
+    module = TMKDModule(Extractor(teacher, mean=(0, 0, 0), std=(1, 1, 1)), net(), views=["rgb", black], text_weight=0)
+    module.weight_net = module.prompt_bank = None
+    with caplog.at_level("INFO"), pytest.warns(UserWarning, match="'black' takes the teacher from 100.0% to 33.3%"):
+        fit(module, val=loader(), max_steps=1, limit_val_batches=4, num_sanity_val_steps=0)
+    assert "Teacher Net on 24 validation images, top-1: rgb 100.0%, black 33.3%" in caplog.text
+
+
+def test_teacher_check_warns_of_guessing(net, loader, fit) -> None:
+    teacher = net(16)
+    nn.init.zeros_(teacher.fc.weight)
+    teacher.fc.bias.data = torch.tensor([1.0, 0.0, 0.0])
+    module = TMKDModule(teacher, net(), views=["rgb"], text_weight=0)
+    with pytest.warns(UserWarning, match="hardly better than guessing"):
+        fit(module, val=loader(), max_steps=1)
+
+
+# Speed that must not change results
+
+
+def test_teacher_in_chunks_says_the_same(net) -> None:
+    whole = TMKDModule(net(16), net(), text_weight=0, fusion="mean")
+    whole.log_dict = lambda *args, **kwargs: None
+    image, label = torch.rand(5, 3, 8, 8), torch.zeros(5, dtype=torch.long)
+    expected = whole.teach(image, label).logits
+    whole.teacher.chunk = 4
+    assert whole.teach(image, label).logits.allclose(expected, atol=1e-6)
+
+
+def test_ddp_leaves_teacher_and_bank_alone(net) -> None:
+    module = TMKDModule(net(16), net())
+    ignored = set(module._ddp_params_and_buffers_to_ignore)
+    everything = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    assert ignored == {name for name in everything if name.startswith(("teacher.", "prompt_bank."))}
+    assert "teacher.extractor.network.bn.running_mean" in ignored
+
+
+def test_heads_have_a_learning_rate_of_their_own(net, prompts, fit) -> None:
+    module = TMKDModule(net(16), net(), head_lr_factor=10, **FAST)
+    fit(module, callbacks=[prompts()], max_steps=1)
+    network, heads = module.optimizers().param_groups
+    assert heads["initial_lr"] == pytest.approx(10 * network["initial_lr"])
+    student = {id(p) for p in module.student.parameters()}
+    assert {id(p) for p in network["params"]} == student
+    assert len(heads["params"]) == 4 + 2 + 4  # WeightNet, projector, text heads
+
+
+def test_schedule_scales_with_the_run(net, prompts, fit) -> None:
+    class Rates(Callback):
+        def __init__(self) -> None:
+            self.rates: list[float] = []
+
+        def on_train_batch_start(self, trainer, *_) -> None:
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    rates = Rates()
+    module = TMKDModule(net(16), net(), **FAST)
+    fit(module, callbacks=[prompts(), rates], max_epochs=6)  # 24 steps: warm-up 1, milestones at 15, 18, 21
+    exponents = [round(math.log10(rate / 0.05)) for rate in rates.rates]
+    assert exponents == [0] * 14 + [-1] * 3 + [-2] * 3 + [-3] * 4
