@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ VERBS = {"embed": embed_command}
 
 # Said by libraries about themselves or about each other; nothing a user of ours could act on.
 _NOISE = (
+    r"(?s).*Jsonargparse.*",
+    r"(?s).*was deprecated in v4\.\d+\.0 and will be removed in v5.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
     r".*Checkpoint directory .* exists and is not empty.*",
@@ -94,6 +97,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     verb, rest = _verb(sys.argv[1:] if args is None else args)
     if verb is None:
         TMKDCLI(args)

@@ -47,7 +47,9 @@ def check_class_names(names: Sequence[str], num_classes: int) -> None:
         >>> check_class_names(["cat", "dog"], num_classes=2)
     """
     if len(names) != num_classes:
-        raise ValueError(f"{len(names)} class names for {num_classes} classes (first names: {list(names[:3])})")
+        raise ValueError(
+            f"{len(names)} class names for a network of {num_classes} classes (first names: {list(names[:3])})"
+        )
     empty = [index for index, name in enumerate(names) if not name.strip()]
     if empty:
         raise ValueError(f"the name of class {empty[0]} is empty: every class needs words of its own")

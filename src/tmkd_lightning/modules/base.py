@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,13 @@ from tmkd_lightning.modules.checks import (
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import check_class_names
+
+# Lightning warns of two things that are meant to be: a teacher in evaluation mode, and a hook that looks at batches of
+# any datamodule.
+_INTENDED = (
+    r"Found \d+ module\(s\) in eval mode",
+    r"You have overridden `on_before_batch_transfer` in `LightningModule`",
+)
 
 
 class ClassificationModule(LightningModule):
@@ -133,6 +141,8 @@ class ClassificationModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Holds the number of classes against the datamodule's."""
+        for message in _INTENDED:
+            warnings.filterwarnings("ignore", message=message)
         check_data_classes(self._trainer, self.extractor)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

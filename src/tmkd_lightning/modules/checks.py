@@ -22,7 +22,8 @@ def check_pair(teacher: Extractor, student: Extractor) -> None:
     if teacher.num_classes != student.num_classes:
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
-            f"{student.num_classes}: both must have those of the data"
+            f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: both must "
+            "have those of the data; if another layer is the head, name it with Extractor(network, head=...)"
         )
 
 

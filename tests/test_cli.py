@@ -1,0 +1,225 @@
+"""The command line on the shipped configs, shortened but otherwise as they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import wandb
+import yaml
+
+from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning.cli import main
+from tmkd_lightning.models import WideResNet
+from tmkd_lightning.text import EmbeddingFile
+from wandb_file import read_run
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2"]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+def tmkd(*args: str) -> None:
+    main([str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder in which the shipped teacher was trained for a moment."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["tmkd"])
+        tmkd("fit", "--config", EXAMPLES / "digits_teacher.yaml", *SHORT, *QUIET)
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch) -> Path:
+    """An empty folder with that teacher in it, and a cache of its own."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/digits_teacher").symlink_to(trained / "runs/digits_teacher")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tmkd"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("config", ["digits_student", "digits_kd", "digits_tmkd"])
+def test_shipped_config_trains_and_closes_with_a_table(here, config, capsys) -> None:
+    tmkd("fit", "--config", EXAMPLES / f"{config}.yaml", *SHORT, *QUIET)
+    printed = capsys.readouterr().out
+    assert "1 epochs, 2 steps" in printed
+    assert f"runs/{config}/best.ckpt" in printed
+    saved = yaml.safe_load((here / f"runs/{config}/config.yaml").read_text())
+    assert saved["seed_everything"] == 0
+    state = torch.load(here / f"runs/{config}/best.ckpt", weights_only=True)["state_dict"]
+    assert not [key for key in state if key.startswith("teacher")]
+
+
+def test_every_shipped_config_names_an_integer_seed_and_writes_where_it_is_called() -> None:
+    for path in EXAMPLES.glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        assert type(config["seed_everything"]) is int, path
+        assert config["trainer"]["logger"]["init_args"]["name"] == path.stem
+
+
+@pytest.fixture
+def tmkd_run(here) -> Callable[..., Path]:
+    def run(*options: str) -> Path:
+        tmkd("fit", "--config", EXAMPLES / "digits_tmkd.yaml", *SHORT, *QUIET, *options)
+        return here / "runs/digits_tmkd"
+
+    return run
+
+
+def test_half_precision_and_accumulation(tmkd_run) -> None:
+    folder = tmkd_run("--trainer.precision", "bf16-mixed", "--trainer.accumulate_grad_batches", "2")
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1  # two batches, one step
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    assert checkpoint["state_dict"]["student.conv1.weight"].dtype == torch.float32
+
+
+def test_resuming_goes_on_in_the_same_folder(tmkd_run, here) -> None:
+    tmkd_run()
+    folder = tmkd_run("--ckpt_path", "runs/digits_tmkd/last.ckpt", "--trainer.max_epochs", "3")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 6  # 2 from the file, 4 new
+
+
+def test_student_is_measured_and_loaded_without_the_teacher(tmkd_run, here, capsys) -> None:
+    folder = tmkd_run()
+    (here / "runs/digits_teacher").unlink()  # the teacher's file is gone
+    config = ["--config", str(EXAMPLES / "digits_tmkd.yaml"), *QUIET, "--ckpt_path", str(folder / "best.ckpt")]
+    for verb in ("validate", "test", "predict"):
+        tmkd(verb, *config)
+    assert "test/top5" in capsys.readouterr().out
+    module = TMKDModule.load_from_checkpoint(folder / "best.ckpt", weights_only=True)
+    assert isinstance(module.student, WideResNet)
+    assert module.teacher_checkpoint == "runs/digits_teacher/best.ckpt"
+
+
+def test_classifier_loads_from_its_checkpoint_alone(trained) -> None:
+    module = ClassifierModule.load_from_checkpoint(trained / "runs/digits_teacher/best.ckpt", weights_only=True)
+    saved = torch.load(trained / "runs/digits_teacher/best.ckpt", weights_only=True)["state_dict"]
+    assert module.network.fc.weight.equal(saved["network.fc.weight"])
+
+
+def test_wandb_gets_losses_accuracies_fusion_weights_and_the_resolved_config(tmkd_run, here) -> None:
+    logger = ["--trainer.logger", "WandbLogger", "--trainer.logger.project", "tests"]
+    tmkd_run(*logger, "--trainer.logger.offline", "true", "--trainer.log_every_n_steps", "1")
+    wandb.finish()  # a process of its own does so when it ends
+    (path,) = here.rglob("run-*.wandb")
+    config, history = read_run(path)
+    logged = {name for row in history for name in row}
+    terms = {"train/ce", "train/kd", "train/feature", "train/text", "train/loss"}
+    assert terms | {"val/top1", "val/top5", "val/recall"} <= logged
+    row = next(row for row in history if "fusion/rgb" in row)
+    assert sum(row[f"fusion/{view}"] for view in ("rgb", "edge", "high_frequency")) == pytest.approx(1)
+    assert config["trainer"]["max_epochs"] == 1
+    assert config["model"]["init_args"]["student"]["init_args"]["depth"] == 10
+    assert config["data"]["init_args"]["train_samples"] == 100
+
+
+def test_both_networks_compile(tmkd_run) -> None:
+    tiny = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
+    options = ["--model.compile", "true", "--model.teacher", yaml.safe_dump(tiny), "--model.teacher_checkpoint", "null"]
+    options += ["--trainer.limit_train_batches", "1", "--data.train_samples", "32"]
+    folder = tmkd_run(*options)
+    keys = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert not [key for key in keys if "_orig_mod" in key]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.parametrize("objective", ["distillation", "label"])
+def test_two_processes_train_one_student(here, objective) -> None:
+    options = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    options += ["--model.fusion_objective", objective]
+    command = [sys.executable, "-m", "tmkd_lightning", "fit", "--config", str(EXAMPLES / "digits_tmkd.yaml")]
+    run = subprocess.run(
+        [*command, *SHORT, *QUIET, *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "1 epochs, 2 steps" in run.stdout
+    assert run.stdout.count("last epoch  val/top1") == 1  # one process speaks
+    checkpoint = torch.load(here / "runs/digits_tmkd/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+
+
+def test_embed_makes_a_file_that_training_reads(here, tmkd_run, capsys) -> None:
+    encoder = ["--encoder", "tmkd_lightning.text.HashingTextEncoder"]
+    tmkd("embed", "--output", "texts.npz", "--data", "tmkd_lightning.data.DigitsDataModule", *encoder)
+    assert "texts.npz: 30 prompts of 10 classes" in capsys.readouterr().out
+    assert EmbeddingFile("texts.npz").encode(["a photo of a handwritten digit zero"]).shape == (1, 512)
+    callback = {
+        "class_path": "tmkd_lightning.callbacks.PromptEmbeddings",
+        "init_args": {
+            "encoder": {"class_path": "tmkd_lightning.text.EmbeddingFile", "init_args": {"path": "texts.npz"}}
+        },
+    }
+    tmkd_run("--trainer.callbacks", yaml.safe_dump([callback]))
+
+
+def test_embed_reads_names_from_a_file_and_wants_them_once(here) -> None:
+    Path("names.txt").write_text("cat\n\ndog\n")
+    encoder = ["--encoder", "tmkd_lightning.text.HashingTextEncoder"]
+    tmkd("embed", "--output", "texts.npz", "--class_names_file", "names.txt", *encoder)
+    assert EmbeddingFile("texts.npz").encode(["a photo of a dog"]).norm().item() == pytest.approx(1)
+    with pytest.raises(ValueError, match="once"):
+        tmkd("embed", "--output", "texts.npz", "--class_names_file", "names.txt", "--class_names", "[a]", *encoder)
+
+
+def test_clip_out_of_reach_says_what_would_help(here, monkeypatch) -> None:
+    import open_clip
+
+    def unreachable(*args, **kwargs):
+        raise RuntimeError("Failed to download weights for tag 'openai': offline")
+
+    monkeypatch.setattr(open_clip, "create_model", unreachable)
+    config = ["--config", str(EXAMPLES / "digits_tmkd.yaml"), *SHORT, *QUIET, "--trainer.callbacks", "[]"]
+    with pytest.raises(RuntimeError, match=r"ViT-B-32-quickgelu.*vit_base_patch32_clip_224\.openai.*tmkd embed"):
+        tmkd("fit", *config)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--model.views", "[rgb, depth]"], "unknown view 'depth'"),
+        (["--model.student.num_classes", "7"], "student WideResNet has 7"),
+        (["--data.batch_size", "1"], "batch_size must be at least 2"),
+    ],
+)
+def test_bad_settings_stop_before_anything_runs(tmkd_run, option, message, capsys) -> None:
+    with pytest.raises((SystemExit, ValueError)) as stopped:
+        tmkd_run(*option)
+    assert message in capsys.readouterr().err + str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("digits_kd", "the data has 10 classes, but WideResNet was built for 7"),
+        ("digits_tmkd", "10 class names for a network of 7 classes"),
+    ],
+)
+def test_data_with_other_classes_stops_in_setup(here, config, message) -> None:
+    seven = ["--model.student.num_classes", "7", "--model.teacher.num_classes", "7"]
+    with pytest.raises(ValueError, match=message):
+        tmkd("fit", "--config", EXAMPLES / f"{config}.yaml", *SHORT, *QUIET, *seven)
+
+
+def test_help_names_our_own_verbs(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["tmkd"])
+    with pytest.raises(SystemExit):
+        tmkd("--help")
+    assert "embed" in capsys.readouterr().out

@@ -1,0 +1,438 @@
+"""Any classifier as a source of outputs: the right head, the right map, and the network left as it was."""
+
+import copy
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision.models as tv
+from torch import Tensor, nn
+
+from tmkd_lightning.extract import Extractor
+from tmkd_lightning.outputs import MissingPartError
+from tmkd_lightning.probe import probe
+
+CLASSES = 5
+
+
+def timm_network(name: str) -> nn.Module:
+    return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+
+
+# How to build it, the side of its images, the layer that gives the map.
+WITH_MAP: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
+    "torchvision resnet18": (lambda: tv.resnet18(num_classes=CLASSES), 64, "layer4"),
+    "torchvision shufflenet": (lambda: tv.shufflenet_v2_x1_0(num_classes=CLASSES), 64, "conv5"),
+    "timm resnet18": (lambda: timm_network("resnet18"), 64, "layer4"),
+    "timm efficientnet": (lambda: timm_network("efficientnet_b0"), 64, "bn2"),
+}
+# How to build it, the side of its images, the width of its last linear layer's input.
+WITHOUT_MAP: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "torchvision mobilenet": (lambda: tv.mobilenet_v3_small(num_classes=CLASSES), 64, 1024),
+    "torchvision vgg": (lambda: tv.vgg11_bn(num_classes=CLASSES, init_weights=False), 32, 4096),
+    "torchvision vit_b_16": (lambda: tv.vit_b_16(num_classes=CLASSES), 224, 768),
+    "timm convnext": (lambda: timm_network("convnext_atto"), 64, 320),
+    "timm vit": (lambda: timm_network("vit_tiny_patch16_224"), 224, 192),
+}
+
+
+class Small(nn.Module):
+    """Ends as most CNNs do; every layer that can be in the way is."""
+
+    def __init__(self, inplace: bool = True, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.relu = nn.ReLU(inplace=inplace)
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.last = nn.ReLU(inplace=inplace)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.last(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(image))))))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fc(self.dropout(self.pool(self.features(image)).flatten(1)))
+
+
+class Ending(nn.Module):
+    """A small network, with something done to its logits."""
+
+    def __init__(self, ending: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.body = Small()
+        self.ending = ending
+
+    def forward(self, image: Tensor) -> object:
+        return self.ending(self.body(image))
+
+
+class TwoHeads(nn.Module):
+    """Made in the order (main, auxiliary); the main one is the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.main = nn.Linear(8, CLASSES)
+        self.auxiliary = nn.Linear(8, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        embedding = self.conv(image).mean((2, 3))
+        self.auxiliary(embedding)
+        return self.main(embedding)
+
+
+def images(batch: int = 2, side: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same_logits(value: Tensor, logits: Tensor) -> None:
+    """Equal up to rounding; randomly initialised networks have logits of any size."""
+    torch.testing.assert_close(value, logits, rtol=0, atol=1e-4 * float(logits.detach().abs().max()))
+
+
+# Networks of others
+
+
+@pytest.mark.parametrize("name", WITH_MAP)
+def test_cam_averages_to_the_logits(name: str) -> None:
+    build, side, map_name = WITH_MAP[name]
+    torch.manual_seed(0)
+    extractor = Extractor(build()).eval()
+    output = extractor(images(3, side))
+    assert_same_logits(output.cam.mean((2, 3)) + extractor.head.bias, output.logits)
+    assert_same_logits(extractor.head(output.embedding), output.logits)
+    assert output.logits.shape == (3, CLASSES)
+    assert extractor.map_name == map_name
+    extractor.require("feature_map", reader="SP")
+
+
+@pytest.mark.parametrize("name", WITHOUT_MAP)
+def test_embedding_without_a_map(name: str) -> None:
+    build, side, width = WITHOUT_MAP[name]
+    torch.manual_seed(0)
+    extractor = Extractor(build()).eval()
+    with torch.no_grad():
+        output = extractor(images(2, side))
+    assert output.embedding.shape == (2, width) == (2, extractor.embedding_dim)
+    assert_same_logits(extractor.head(output.embedding), output.logits)
+    assert output.feature_map is None
+    with pytest.raises(MissingPartError, match=f"SP reads feature_map, but {type(extractor.network).__name__} has no"):
+        extractor.require("feature_map", reader="SP")
+    extractor.require("embedding", reader="RKD")
+
+
+def test_logits_are_those_of_the_network() -> None:
+    network = Small().eval()
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.25, 2.0]).view(3, 1, 1)
+    extractor = Extractor(network, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    torch.testing.assert_close(extractor(images()).logits, network((images() - mean) / std))
+    assert (extractor.num_classes, extractor.embedding_dim, extractor.name) == (CLASSES, 8, "Small")
+
+
+def test_statistics_given_as_integers() -> None:
+    extractor = Extractor(Small(), mean=(0, 0, 0), std=(1, 1, 1))
+    torch.testing.assert_close(extractor.normalize(images()), images())  # not rounded to integers
+
+
+def test_statistics_are_not_saved() -> None:
+    network = Small()
+    assert set(Extractor(network).state_dict()) == {f"network.{key}" for key in network.state_dict()}
+
+
+# The network is left as it was
+
+
+def test_confirm_touches_nothing() -> None:
+    network = Small().train()
+    network.bn1.eval()  # frozen by its owner, and to stay so
+    extractor = Extractor(network)
+    modes = {name: module.training for name, module in extractor.named_modules()}
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    generators = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    extractor.confirm(images())
+    assert {name: module.training for name, module in extractor.named_modules()} == modes
+    assert all(value.equal(state[key]) for key, value in network.state_dict().items())
+    assert torch.get_rng_state().equal(generators[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == generators[1:]
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+
+
+def test_random_networks_are_confirmed_without_drawing() -> None:
+    class Noisy(Small):
+        def forward(self, image: Tensor) -> Tensor:
+            return super().forward(image + torch.randn_like(image))
+
+    extractor = Extractor(Noisy())
+    state = torch.get_rng_state()
+    extractor.confirm(images())
+    assert torch.get_rng_state().equal(state)
+
+
+def test_confirm_looks_once_and_at_few_images() -> None:
+    batches = []
+
+    class Counting(Small):
+        def forward(self, image: Tensor) -> Tensor:
+            batches.append(len(image))
+            return super().forward(image)
+
+    extractor = Extractor(Counting())
+    extractor(images(20))
+    extractor(images(20))
+    assert batches == [8, 20, 20]
+
+
+def test_a_failing_network_is_left_as_it_was() -> None:
+    def fail(logits: Tensor) -> Tensor:
+        torch.rand(1)
+        raise RuntimeError("broken inside")
+
+    network = Ending(fail).train()
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()]
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="broken inside"):
+        probe(network, images())
+    assert all(module.training for module in network.modules())
+    assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()] == hooks
+    assert torch.get_rng_state().equal(state)
+
+
+def test_training_updates_statistics_once_a_batch() -> None:
+    """The look at the first batch is not a training step of BatchNorm's."""
+    network = Small().train()
+    plain = copy.deepcopy(network)
+    extractor = Extractor(network, mean=(0, 0, 0), std=(1, 1, 1))
+    extractor(images())
+    plain(images())
+    assert network.bn1.running_mean.equal(plain.bn1.running_mean)
+    assert network.bn1.num_batches_tracked.item() == 1
+
+
+# The taps hold the right tensors
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_map_behind_an_activation(inplace: bool) -> None:
+    network = Small(inplace).eval()
+    extractor = Extractor(network, mean=(0, 0, 0), std=(1, 1, 1))
+    output = extractor(images())
+    assert extractor.map_name == "last"
+    torch.testing.assert_close(output.feature_map, network.features(images()))
+    assert output.feature_map.min() == 0  # BatchNorm's own output is negative in places
+
+
+def test_dropout_before_the_head() -> None:
+    """The embedding is what the head was given; the map is what was pooled."""
+    extractor = Extractor(Small(dropout=0.5).train())
+    output = extractor(images(8))
+    pooled = output.feature_map.mean((2, 3))
+    kept = output.embedding != 0
+    assert 0 < kept.sum() < kept.numel()
+    torch.testing.assert_close(output.embedding[kept], 2 * pooled[kept])
+    torch.testing.assert_close(extractor.head(output.embedding), output.logits)
+
+
+def test_uint8_and_float_images_are_one() -> None:
+    extractor = Extractor(Small().eval())
+    image = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert extractor(image).logits.equal(extractor(image.float() / 255).logits)
+
+
+def test_channels_last() -> None:
+    network = Small().eval()
+    expected = Extractor(copy.deepcopy(network))(images())
+    extractor = Extractor(network.to(memory_format=torch.channels_last))
+    output = extractor(images().to(memory_format=torch.channels_last))
+    for part in ("logits", "embedding", "feature_map"):
+        torch.testing.assert_close(output.require(part), expected.require(part))
+    assert extractor.map_name == "last"
+
+
+def test_first_batch_under_autocast() -> None:
+    extractor = Extractor(Small().eval())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = extractor(images())
+    assert extractor.map_name == "last"
+    assert output.logits.dtype == torch.bfloat16
+
+
+def test_half_precision_network() -> None:
+    extractor = Extractor(Small().eval()).to(torch.bfloat16)
+    output = extractor(torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8))
+    assert extractor.map_name == "last"
+    assert output.embedding.dtype == torch.bfloat16
+
+
+def test_keep_map_off() -> None:
+    extractor = Extractor(Small().eval(), keep_map=False)
+    output = extractor(images())
+    assert output.feature_map is None
+    assert output.embedding.shape == (2, 8)
+
+
+def test_taps_are_empty_between_calls() -> None:
+    """A tensor that stays behind would hold memory, and a deep copy of one with a history fails."""
+    extractor = Extractor(Small())
+    extractor(images())
+    extractor.network(images())  # by someone else
+    assert extractor._head_tap.value is None
+    assert extractor._map_tap.value is None
+
+
+@pytest.mark.parametrize("confirmed_before", [True, False])
+def test_deep_copies_are_independent(confirmed_before: bool) -> None:
+    original = Extractor(Small(dropout=0.0).eval())
+    if confirmed_before:
+        original(images())
+    twin = copy.deepcopy(original)
+    with torch.no_grad():
+        twin.network.conv2.weight.mul_(-2)
+    for extractor in (original, twin):
+        output = extractor(images(seed=1))
+        torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.head.bias, output.logits)
+        assert output.head_weight is extractor.network.fc.weight
+        output.embedding.sum().backward()
+        assert extractor.network.conv1.weight.grad is not None
+        extractor.zero_grad()
+    assert not original(images()).logits.allclose(twin(images()).logits)
+    twin(images()).feature_map.sum().backward()
+    assert twin.network.conv1.weight.grad.abs().sum() > 0
+    assert original.network.conv1.weight.grad is None
+
+
+def test_gradients_flow_through_every_part() -> None:
+    for part in ("logits", "embedding", "feature_map"):
+        extractor = Extractor(Small())
+        extractor(images()).require(part).square().sum().backward()
+        assert extractor.network.conv1.weight.grad.abs().sum() > 0
+
+
+# Named parts
+
+
+@pytest.mark.parametrize("name", ["layer4", "layer4.1", "layer4.1.relu"])  # the last is called twice in a pass
+def test_named_parts(name: str) -> None:
+    torch.manual_seed(0)
+    network = tv.resnet18(num_classes=CLASSES).eval()
+    named = Extractor(network, head="fc", feature_map=name)(images(side=64))
+    found = Extractor(network)(images(side=64))
+    assert named.feature_map.equal(found.feature_map)
+    assert named.embedding.equal(found.embedding)
+
+
+def test_names_that_lead_nowhere() -> None:
+    with pytest.raises(ValueError, match=r"head='classifier': Small has no such layer; it has .*'fc'"):
+        Extractor(Small(), head="classifier")
+    with pytest.raises(ValueError, match=r"feature_map='layer4': Small has no such layer; it has .*'conv2'"):
+        Extractor(Small(), feature_map="layer4")
+    with pytest.raises(TypeError, match="head 'pool' of Small is a AdaptiveAvgPool2d, not a linear layer"):
+        Extractor(Small(), head="pool")
+
+
+@pytest.mark.parametrize("name", ["bn2", "relu", "pool"])
+def test_named_map_that_is_not_the_map(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"feature_map='{name}' of Small .* these are: \['last'\]"):
+        Extractor(Small(), feature_map=name)(images())
+
+
+def test_named_map_where_there_is_none() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4), nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="this network has none, leave the argument out"):
+        Extractor(network, feature_map="1")(images())
+
+
+def test_the_right_head_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'auxiliary' was taken for the head of TwoHeads.*'main'.*head=\.\.\."):
+        Extractor(TwoHeads())(images())
+    extractor = Extractor(TwoHeads(), head="main")
+    output = extractor(images())
+    torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.network.main.bias, output.logits)
+
+
+# Networks that cannot serve
+
+
+@pytest.mark.parametrize(
+    ("ending", "error", "message"),
+    [
+        (lambda logits: (logits, logits), TypeError, "Ending returned a tuple, expected one tensor of logits"),
+        (lambda logits: {"logits": logits}, TypeError, "Ending returned a dict, expected one tensor of logits"),
+        (lambda logits: logits[..., None], ValueError, r"Ending returned shape \(2, 5, 1\), expected logits"),
+        (lambda logits: logits.softmax(1), ValueError, "looks like a softmax"),
+        (lambda logits: logits.log_softmax(1), ValueError, "no linear layer gives the network's output"),
+        (lambda logits: logits * 2, ValueError, "no linear layer gives the network's output"),
+    ],
+)
+def test_endings_that_are_refused(ending: Callable[[Tensor], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Extractor(Ending(ending))(images())
+
+
+def test_network_that_ends_in_a_convolution() -> None:
+    network = nn.Sequential(nn.Conv2d(3, CLASSES, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="Sequential has no linear layer"):
+        Extractor(network)
+
+
+def test_convolution_behind_the_last_linear_layer() -> None:
+    """Squeeze-and-excitation blocks hold linear layers, too."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Linear(3, 3)
+            self.last = nn.Conv2d(3, CLASSES, 1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            gate = self.gate(image.mean((2, 3))).sigmoid()
+            return self.last(image * gate[..., None, None]).mean((2, 3))
+
+    with pytest.raises(ValueError, match="'gate' was taken for the head of Gated, but no linear layer gives"):
+        Extractor(Gated())(images())
+
+
+@pytest.mark.parametrize("network", [Extractor(Small()), "resnet18", Small], ids=["extractor", "name", "class"])
+def test_not_a_classifier(network: object) -> None:
+    with pytest.raises(TypeError, match="network must be a classifier"):
+        Extractor(network)
+
+
+@pytest.mark.parametrize(
+    "statistics", [{"mean": (0.5, 0.5)}, {"std": (0.5,)}, {"std": (0.5, 0.5, 0.0)}, {"mean": (0.0,) * 4}]
+)
+def test_wrong_statistics(statistics: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValueError, match="mean and std need three values each, std above 0"):
+        Extractor(Small(), **statistics)
+
+
+# The look itself
+
+
+def test_probe_names_every_layer_that_gives_the_map() -> None:
+    torch.manual_seed(0)
+    seen = probe(tv.resnet18(num_classes=CLASSES), images(side=64))
+    assert list(seen.heads) == ["fc"]
+    assert seen.maps("fc") == ["layer4.1.relu", "layer4.1", "layer4"]  # not avgpool, which only pools it
+
+
+def test_probe_is_not_fooled_by_layers_that_pass_on() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Dropout2d(0.5), nn.Identity(), nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 2),
+    )  # fmt: skip
+    assert probe(network, images(side=18)).maps("6") == ["0"]
+
+
+def test_probe_sees_a_map_before_it_is_changed_in_place() -> None:
+    """The convolution's output averages to the head's input only after the activation has overwritten it."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    )
+    assert probe(network, images()).maps("4") == ["1"]

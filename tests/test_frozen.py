@@ -1,0 +1,67 @@
+"""The teacher never learns, never changes and never leaves evaluation mode."""
+
+import pytest
+import torch
+from torch import nn
+
+from tmkd_lightning.extract import Extractor
+from tmkd_lightning.frozen import Frozen
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("call", ["train", "train of the owner", "eval"])
+def test_stays_in_evaluation_mode(call: str) -> None:
+    teacher = Frozen(Extractor(network().train()))
+    owner = nn.ModuleDict({"teacher": teacher})
+    {"train": teacher.train, "train of the owner": owner.train, "eval": teacher.eval}[call]()
+    assert not any(module.training for module in teacher.modules())
+    assert teacher.train() is teacher
+
+
+def test_nothing_changes_over_steps() -> None:
+    teacher = Frozen(Extractor(network())).train()
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    image = torch.rand(4, 3, 8, 8)
+    first, second = teacher(image), teacher(image)
+    assert first.logits.equal(second.logits)  # no dropout
+    assert all(value.equal(before[key]) for key, value in teacher.state_dict().items())  # no BatchNorm statistics
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_output_carries_no_gradient() -> None:
+    output = Frozen(Extractor(network()))(torch.rand(2, 3, 8, 8, requires_grad=True))
+    for part in ("logits", "embedding", "feature_map", "head_weight"):
+        assert not output.require(part).requires_grad
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])  # 7 images: even pieces, an uneven last one, one piece
+def test_chunks_do_not_change_the_output(chunk: int) -> None:
+    image = torch.rand(7, 3, 8, 8)
+    whole = Frozen(Extractor(network()))(image)
+    pieces = Frozen(Extractor(network()), chunk=chunk)(image)
+    for part in ("logits", "embedding", "feature_map", "head_weight"):
+        torch.testing.assert_close(pieces.require(part), whole.require(part), rtol=0, atol=1e-6)
+
+
+def test_no_forward_is_larger_than_the_chunk() -> None:
+    sizes = []
+    body = network()
+    body.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    teacher = Frozen(Extractor(body), chunk=3)
+    teacher(torch.rand(7, 3, 8, 8))
+    sizes.clear()  # the first call also takes a look
+    teacher(torch.rand(7, 3, 8, 8))
+    assert sizes == [3, 3, 1]
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_wrong_chunk(chunk: int) -> None:
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        Frozen(Extractor(network()), chunk=chunk)

@@ -1,0 +1,140 @@
+"""Weights of the views by hand, and fusion against explicit loops."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tmkd_lightning.fusion import WeightNet, fuse
+from tmkd_lightning.outputs import Output
+
+VIEWS, BATCH, WIDTH, CLASSES = 3, 4, 6, 5
+
+
+def teacher_output(dtype: torch.dtype = torch.float32) -> tuple[Output, nn.Linear]:
+    """An output as a network with a linear head gives it, of all views of all images."""
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, CLASSES, dtype=dtype)
+    feature_map = torch.rand(VIEWS * BATCH, WIDTH, 2, 3, dtype=dtype)
+    embedding = feature_map.mean((2, 3))
+    return Output(head(embedding).detach(), embedding, feature_map, head.weight.detach()), head
+
+
+def some_weights(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(BATCH, VIEWS, generator=torch.Generator().manual_seed(1)).to(dtype).softmax(1)
+
+
+def test_weight_net_is_equations_3_and_4() -> None:
+    torch.manual_seed(0)
+    network = WeightNet(text_dim=4, views=VIEWS, hidden=7)
+    rows = torch.randn(CLASSES, VIEWS * 4)
+    w1, b1, w2, b2 = (parameter.detach().double().numpy() for parameter in network.parameters())
+    assert w1.shape == (7, 12)
+    for label, row in enumerate(rows.double().numpy()):
+        score = w2 @ np.maximum(w1 @ row + b1, 0) + b2
+        expected = np.exp(score) / np.exp(score).sum()
+        np.testing.assert_allclose(network(rows)[label].detach().numpy(), expected, rtol=1e-5)
+
+
+def test_weights_are_convex_even_for_extreme_scores() -> None:
+    network = WeightNet(text_dim=4, views=VIEWS)
+    with torch.no_grad():
+        network.output.weight.mul_(1e5)
+    weights = network(torch.randn(50, VIEWS * 4))
+    torch.testing.assert_close(weights.sum(1), torch.ones(50))
+    assert weights.min() >= 0
+
+
+def test_weights_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = WeightNet(text_dim=4, views=VIEWS)(torch.randn(50, VIEWS * 4))
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights.sum(1), torch.ones(50))  # bfloat16 would miss 1 by up to 0.4 %
+
+
+def test_default_hidden_width() -> None:
+    assert WeightNet(text_dim=4, views=VIEWS).hidden.out_features == 256
+
+
+@pytest.mark.parametrize("part", ["logits", "embedding", "feature_map"])
+def test_fuse_by_loops(part: str) -> None:
+    output, _ = teacher_output()
+    weights = some_weights()
+    fused = fuse(output, weights).require(part)
+    assert fused.shape == (BATCH, *output.require(part).shape[1:])
+    for image in range(BATCH):
+        expected = torch.zeros_like(fused[image])
+        for view in range(VIEWS):  # rows come in the order of views, all images of the first view first
+            expected += weights[image, view] * output.require(part)[view * BATCH + image]
+        torch.testing.assert_close(fused[image], expected)
+
+
+def test_fused_parts_are_those_of_one_network() -> None:
+    """A convex combination commutes with an affine head."""
+    output, head = teacher_output()
+    weights = some_weights()
+    fused = fuse(output, weights)
+    torch.testing.assert_close(fused.logits, head(fused.embedding), rtol=0, atol=1e-6)
+    torch.testing.assert_close(fused.embedding, fused.feature_map.mean((2, 3)), rtol=0, atol=1e-6)
+    cams = output.cam.unflatten(0, (VIEWS, BATCH))
+    fused_cams = torch.einsum("bv,vbkhw->bkhw", weights, cams)
+    torch.testing.assert_close(fused.cam, fused_cams, rtol=0, atol=1e-6)
+    torch.testing.assert_close(fused.cam.mean((2, 3)) + head.bias, fused.logits, rtol=0, atol=1e-6)
+
+
+def test_all_weight_on_one_view_gives_that_view() -> None:
+    output, _ = teacher_output()
+    for view in range(VIEWS):
+        weights = torch.eye(VIEWS)[view].expand(BATCH, VIEWS)
+        assert fuse(output, weights).logits.equal(output.logits[view * BATCH : (view + 1) * BATCH])
+
+
+def test_one_view_is_bit_for_bit_the_plain_teacher() -> None:
+    output, _ = teacher_output()
+    fused = fuse(output, torch.ones(VIEWS * BATCH, 1))
+    for part in ("logits", "embedding", "feature_map", "head_weight"):
+        assert fused.require(part).equal(output.require(part))
+
+
+def test_gradient_of_the_weights() -> None:
+    """d(sum of fused logits of an image) / d(weight of a view) is the sum of that view's logits."""
+    output, _ = teacher_output()
+    weights = some_weights().requires_grad_()
+    fuse(output, weights).logits.sum().backward()
+    torch.testing.assert_close(weights.grad, output.logits.sum(1).view(VIEWS, BATCH).T)
+
+
+def test_gradient_reaches_the_weight_net() -> None:
+    output, _ = teacher_output()
+    network = WeightNet(text_dim=4, views=VIEWS)
+    weights = network(torch.randn(CLASSES, VIEWS * 4))[torch.tensor([0, 1, 1, 4])]
+    fuse(output, weights).embedding.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("features", "weights", "fused"),
+    [
+        (torch.float64, torch.float64, torch.float64),
+        (torch.float64, torch.float32, torch.float64),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float16, torch.float32, torch.float32),
+    ],
+)
+def test_precision(features: torch.dtype, weights: torch.dtype, fused: torch.dtype) -> None:
+    output, _ = teacher_output(features)
+    result = fuse(output, some_weights(weights))
+    assert {result.logits.dtype, result.embedding.dtype, result.feature_map.dtype} == {fused}
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 2), (12, 2)])
+def test_wrong_number_of_rows(shape: tuple[int, int]) -> None:
+    output, _ = teacher_output()
+    with pytest.raises(ValueError, match=f"12 rows are not {shape[1]} views of {shape[0]} images"):
+        fuse(output, torch.ones(shape))
+
+
+def test_bare_logits_are_enough() -> None:
+    fused = fuse(Output(torch.tensor([[0.0], [1.0], [4.0], [5.0]])), torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+    assert fused.logits.tolist() == [[2.0], [1.0]]
+    assert fused.embedding is None

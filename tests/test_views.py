@@ -1,0 +1,239 @@
+"""The views of Eq. 1 and 2 against numpy and Kornia, and looking in several ways at once."""
+
+import kornia
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tmkd_lightning.views import MultiView, View, canny, edge, edge_view, high_frequency, high_frequency_view
+
+LOW, HIGH = 100 / 255, 200 / 255
+
+
+def photo(batch: int = 2, height: int = 37, width: int = 50, seed: int = 0) -> Tensor:
+    """Smooth blobs with some noise: long edges of every strength."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, 6, 6, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+    return (smooth + 0.05 * torch.rand(smooth.shape, generator=generator)).clamp(0, 1)
+
+
+def step(low: float, high: float) -> Tensor:
+    """An image dark in columns 0..3, bright in 4..7."""
+    image = torch.full((1, 1, 6, 8), low)
+    image[..., 4:] = high
+    return image
+
+
+# Canny
+
+
+@pytest.mark.parametrize("thresholds", [(LOW, HIGH), (0.1, 1.5), (0.3, 0.3)])
+@pytest.mark.parametrize("size", [(37, 50), (32, 32), (3, 3), (1, 9)])
+def test_canny_is_kornias_on_each_channel(size: tuple[int, int], thresholds: tuple[float, float]) -> None:
+    image = photo(2, *size)
+    edges = canny(image, *thresholds)
+    for channel in range(3):
+        _, expected = kornia.filters.canny(image[:, channel : channel + 1], *thresholds, kernel_size=1)
+        assert edges[:, channel : channel + 1].equal(expected)
+
+
+def test_the_comparison_is_not_about_nothing() -> None:
+    """Thresholds at which all three matter: weak pixels that stay, weak ones that go, and strong ones."""
+    image = photo()
+    kept, strong, weak = (canny(image, *pair).bool() for pair in ((0.1, 1.5), (1.5, 1.5), (0.1, 0.1)))
+    assert (kept & ~strong).sum() > 50
+    assert (weak & ~kept).sum() > 50
+    assert strong.sum() > 50
+
+
+def test_grey_is_never_made() -> None:
+    """Red up and green down cancel in a grey image; edges of each channel stay."""
+    image = torch.full((1, 3, 6, 8), 0.5)
+    image[0, 0, :, 4:], image[0, 1, :, 4:] = 0.9, 0.1
+    edges = canny(image)
+    assert edges[0, 0].any()
+    assert edges[0, 1].equal(edges[0, 0])
+    assert not edges[0, 2].any()
+
+
+@pytest.mark.parametrize(
+    ("height", "found"),
+    [(0.09, False), (0.19, False), (0.20, True), (1.0, True)],  # Sobel gives 4 times the height; 200/255 = 4 * 0.196
+)
+def test_step_by_hand(height: float, found: bool) -> None:
+    expected = torch.zeros(1, 1, 6, 8)
+    expected[..., 3] = float(found)  # the left one of the two columns beside the step
+    assert canny(step(0.0, height)).equal(expected)
+
+
+def test_weak_edge_is_kept_where_it_meets_a_strong_one() -> None:
+    weak, strong = step(0.0, 0.15), step(0.0, 0.25)  # 0.6 and 1.0, on both sides of 200/255
+    both = torch.cat([weak, strong], dim=2)
+    assert not canny(weak).any()
+    assert canny(both)[0, 0, :, 3].all()
+    apart = torch.cat([weak, torch.zeros(1, 1, 4, 8), strong], dim=2)
+    assert not canny(apart)[0, 0, :5].any()
+
+
+def test_flat_and_tiny_images_have_no_edges() -> None:
+    for image in (torch.full((2, 3, 5, 7), 0.7), torch.rand(2, 3, 1, 1), torch.zeros(0, 3, 8, 8)):
+        edges = canny(image)
+        assert edges.shape == image.shape
+        assert not edges.any()
+
+
+def test_canny_of_a_view_into_memory() -> None:
+    wide = photo(2, 32, 64)
+    assert canny(wide[..., ::2]).equal(canny(wide[..., ::2].contiguous()))
+    assert canny(wide.to(memory_format=torch.channels_last)).equal(canny(wide))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_canny_keeps_the_type_but_computes_in_full(dtype: torch.dtype) -> None:
+    image = (photo() * 255).round() / 255
+    edges = canny(image.to(dtype))
+    assert edges.dtype == dtype
+    assert edges.float().equal(canny(image.to(dtype).float()))
+
+
+@pytest.mark.parametrize("thresholds", [(0.0, 0.5), (-0.1, 0.5), (0.5, 0.4)])
+def test_wrong_thresholds(thresholds: tuple[float, float]) -> None:
+    for function in (canny, lambda image, low, high: edge_view(image, 0.5, low, high)):
+        with pytest.raises(ValueError, match="0 < low_threshold <= high_threshold"):
+            function(photo(), *thresholds)
+
+
+@pytest.mark.parametrize("function", [canny, edge_view, high_frequency_view])
+def test_not_a_batch(function) -> None:
+    with pytest.raises(ValueError, match=r"expected images \(batch, channels, height, width\), got \(3, 8, 8\)"):
+        function(torch.rand(3, 8, 8))
+
+
+# Equations 1 and 2
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 0.5, 2.0])
+def test_equation_1(alpha: float) -> None:
+    image = photo()
+    expected = np.clip(image.numpy() + np.float32(alpha) * canny(image).numpy(), 0, 1)
+    np.testing.assert_array_equal(edge_view(image, alpha).numpy(), expected)
+    np.testing.assert_array_equal(edge(alpha).function(image).numpy(), expected)
+
+
+def blur(channel: np.ndarray, size: int, sigma: float) -> np.ndarray:
+    """Gaussian blur of one channel, written out; the border is mirrored without repeating it."""
+    offset = np.arange(size) - size // 2
+    line = np.exp(-(offset**2) / (2 * sigma**2))
+    kernel = np.outer(line, line) / line.sum() ** 2
+    padded = np.pad(channel.astype(np.float64), size // 2, mode="reflect")
+    result = np.empty(channel.shape)
+    for row in range(channel.shape[0]):
+        for column in range(channel.shape[1]):
+            result[row, column] = (padded[row : row + size, column : column + size] * kernel).sum()
+    return result
+
+
+@pytest.mark.parametrize(("beta", "size", "sigma"), [(1.0, 5, 1.0), (0.5, 3, 0.7), (2.0, 7, 2.0), (0.0, 5, 1.0)])
+def test_equation_2(beta: float, size: int, sigma: float) -> None:
+    image = photo(2, 11, 14)
+    smooth = np.stack([[blur(channel, size, sigma) for channel in one] for one in image.numpy()])
+    expected = np.clip(image.numpy() + beta * (image.numpy() - smooth), 0, 1)
+    np.testing.assert_allclose(high_frequency_view(image, beta, size, sigma).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(high_frequency(beta, size, sigma).function(image).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("function", "default"), [(edge_view, 0.5), (high_frequency_view, 1.0)])
+def test_defaults(function, default: float) -> None:
+    assert function(photo()).equal(function(photo(), default))
+    assert high_frequency_view(photo()).equal(high_frequency_view(photo(), 1.0, 5, 1.0))
+    assert edge_view(photo()).equal(edge_view(photo(), 0.5, 100 / 255, 200 / 255))
+
+
+@pytest.mark.parametrize(("size", "kernel_size"), [((2, 9), 5), ((9, 2), 5), ((1, 1), 3)])
+def test_images_too_small_for_the_blur(size: tuple[int, int], kernel_size: int) -> None:
+    with pytest.raises(ValueError, match=f"too small for a blur over {kernel_size} pixels"):
+        high_frequency_view(torch.rand(1, 3, *size), kernel_size=kernel_size)
+    assert high_frequency_view(torch.rand(1, 3, 3, 3)).shape == (1, 3, 3, 3)  # the smallest
+
+
+@pytest.mark.parametrize("function", [canny, edge_view, high_frequency_view])
+def test_uint8_and_float_images_are_one(function) -> None:
+    image = (photo() * 255).round().to(torch.uint8)
+    assert function(image).equal(function(image.float() / 255))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_views_stay_in_range_and_type(dtype: torch.dtype) -> None:
+    image = torch.randint(0, 2, (2, 3, 16, 16)).to(dtype)  # black and white: everything overshoots
+    views = MultiView(["rgb", edge(alpha=3.0), high_frequency(beta=5.0)])(image)
+    assert views.dtype == dtype
+    assert (views.min(), views.max()) == (0, 1)
+
+
+# MultiView
+
+
+def negative(image: Tensor) -> Tensor:
+    return 1 - image
+
+
+def test_views_come_in_order() -> None:
+    views = MultiView(["high_frequency", View("negative", negative, "a negative of a {class}"), "rgb", "edge"])
+    image = photo()
+    stacked = views(image)
+    assert stacked.shape == (4, 2, 3, 37, 50)
+    for result, expected in zip(stacked, (high_frequency_view(image), 1 - image, image, edge_view(image)), strict=True):
+        assert result.equal(expected)
+    assert views.names == ("high_frequency", "negative", "rgb", "edge")
+    assert len(views) == 4
+
+
+def test_default_views() -> None:
+    assert MultiView().names == ("rgb", "edge", "high_frequency")
+
+
+def test_views_of_uint8_images() -> None:
+    image = (photo() * 255).round().to(torch.uint8)
+    views = MultiView(["rgb", View("negative", negative, "a negative of a {class}")])(image)
+    assert views[0].equal(image.float() / 255)
+    assert views[1].equal(1 - image.float() / 255)  # a view of one's own is given floats, too
+
+
+def test_views_carry_no_gradient() -> None:
+    assert not MultiView()(photo().requires_grad_()).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ([], r"views is empty: name at least one of \['edge', 'high_frequency', 'rgb'\]"),
+        (["rgb", "edges"], "unknown view 'edges': choose from .*'edge'"),
+        (["rgb", "edge", "rgb"], r"views must have different names, got \['rgb', 'edge', 'rgb'\]"),
+        (["edge", edge(alpha=0.1)], "views must have different names"),
+    ],
+)
+def test_views_that_are_refused(views: list[str | View], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MultiView(views)
+
+
+def test_a_view_that_changes_the_shape() -> None:
+    half = View("half", lambda image: image[..., ::2], "half a {class}")
+    with pytest.raises(ValueError, match=r"view 'half' turned \(2, 3, 37, 50\) into \(2, 3, 37, 25\)"):
+        MultiView(["rgb", half])(photo())
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "message"),
+    [
+        ("a negative", "a {class}", "must be a Python identifier, got 'a negative'"),
+        ("", "a {class}", "must be a Python identifier"),
+        ("negative", "a negative", "'a negative' has no {class}"),
+        ("negative", "a negative of a {name}", "has no {class}"),
+    ],
+)
+def test_wrong_words_for_a_view(name: str, template: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        View(name, negative, template)

@@ -1,0 +1,43 @@
+"""Reads the file that an offline run of Weights & Biases leaves: LevelDB's log format around protocol buffers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+_FILE_HEADER, _BLOCK, _RECORD_HEADER, _FULL, _LAST = 7, 32768, 7, 1, 4
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The run's config and its history, a dict for each row."""
+    config: dict[str, Any] = {}
+    history = []
+    for data in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for item in [*record.run.config.update, *record.config.update]:
+            config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        if record.history.item:
+            items = record.history.item
+            history.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return config, history
+
+
+def _records(content: bytes):
+    position, pieces = _FILE_HEADER, []
+    while position + _RECORD_HEADER <= len(content):
+        left = _BLOCK - position % _BLOCK
+        if left < _RECORD_HEADER:
+            position += left
+            continue
+        length, kind = struct.unpack("<HB", content[position + 4 : position + _RECORD_HEADER])
+        position += _RECORD_HEADER
+        pieces.append(content[position : position + length])
+        position += length
+        if kind in (_FULL, _LAST):
+            yield b"".join(pieces)
+            pieces = []
