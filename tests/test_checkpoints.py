@@ -1,0 +1,150 @@
+"""Weights from files: found whatever stands before their names, and never at the price of running code."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tmkd_lightning.models import load_weights
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.path), "w")
+
+
+def network(width: int = 4, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width, 2))
+
+
+def saved(seed: int = 1) -> dict[str, Tensor]:
+    """Weights and statistics unlike those of a fresh network."""
+    state = network(seed=seed).state_dict()
+    state["1.running_mean"] += 0.5
+    state["1.num_batches_tracked"] += 7
+    return state
+
+
+def assert_loaded(target: nn.Module, expected: dict[str, Tensor]) -> None:
+    state = target.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(value.equal(expected[key]) for key, value in state.items())
+
+
+def test_plain_state_dict(tmp_path: Path) -> None:
+    torch.save(saved(), tmp_path / "weights.pt")
+    target = network()
+    load_weights(target, str(tmp_path / "weights.pt"))
+    assert_loaded(target, saved())
+
+
+@pytest.mark.parametrize("prefix", ["model.", "student.", "network.", "module.", "extractor.network.", "_orig_mod.", ""])
+def test_lightning_checkpoint(tmp_path: Path, prefix: str) -> None:
+    state = {prefix + key: value for key, value in saved().items()}
+    state |= {"val_metrics.top1.tp": torch.zeros(2), "weight_net.hidden.weight": torch.ones(3, 3)}
+    checkpoint = {"epoch": 3, "state_dict": state, "optimizer_states": [{"lr": 0.1}], "hyper_parameters": {"a": 1}}
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    target = network()
+    load_weights(target, tmp_path / "last.ckpt")
+    assert_loaded(target, saved())
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_checkpoints_of_others(tmp_path: Path, key: str) -> None:
+    torch.save({key: saved(), "epoch": 3, "args": {"lr": 0.1}}, tmp_path / "weights.pth")
+    target = network()
+    load_weights(target, tmp_path / "weights.pth")
+    assert_loaded(target, saved())
+
+
+def test_a_smaller_part_of_the_same_layout_is_not_taken(tmp_path: Path) -> None:
+    """`head.` fits two keys of the network, `net.` fits all."""
+    state = {f"net.{key}": value for key, value in saved().items()}
+    state |= {"head.3.weight": torch.zeros(2, 4), "head.3.bias": torch.zeros(2)}
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    target = network()
+    load_weights(target, tmp_path / "last.ckpt")
+    assert_loaded(target, saved())
+
+
+def test_training_mode_and_gradients_stay(tmp_path: Path) -> None:
+    torch.save(saved(), tmp_path / "weights.pt")
+    target = network().train()
+    parameters = list(target.parameters())
+    load_weights(target, tmp_path / "weights.pt")
+    assert target.training
+    assert all(one is other and one.requires_grad for one, other in zip(parameters, target.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("state", "parts"),
+    [
+        (network(width=5).state_dict(), ["other shapes", "0.weight is (5, 3, 3, 3) instead of (4, 3, 3, 3)"]),
+        ({"conv.weight": torch.ones(2), "3.bias": torch.ones(2)}, ["missing keys: 0.weight", "unknown keys: conv.wei"]),
+        ({key: value for key, value in saved().items() if key != "3.bias"}, ["missing keys: 3.bias"]),
+    ],
+    ids=["width", "names", "a key less"],
+)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_another_architecture(tmp_path: Path, state: dict[str, Tensor], parts: list[str], prefix: str) -> None:
+    torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, tmp_path / "last.ckpt")
+    target = network()
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match="last.ckpt does not fit Sequential") as caught:
+        load_weights(target, tmp_path / "last.ckpt")
+    for part in parts:
+        assert part in str(caught.value)  # the names are the network's own, without the prefix
+    assert_loaded(target, before)
+
+
+def test_long_lists_are_cut(tmp_path: Path) -> None:
+    torch.save({"other.weight": torch.ones(1)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"missing keys: 0.weight, 0.bias, 1.weight, 1.bias, 1.running_mean and 4 more"):
+        load_weights(network(), tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("place", ["beside", "inside", "alone"])
+def test_malicious_files_are_refused(tmp_path: Path, place: str) -> None:
+    hacked = tmp_path / "hacked"
+    content = {
+        "beside": {"state_dict": saved(), "callbacks": Payload(hacked)},
+        "inside": {"state_dict": {**saved(), "payload": Payload(hacked)}},
+        "alone": Payload(hacked),
+    }[place]
+    torch.save(content, tmp_path / "last.ckpt")
+    target = network()
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
+        load_weights(target, tmp_path / "last.ckpt")
+    assert not hacked.exists()
+    assert_loaded(target, before)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint at {tmp_path / 'last.ckpt'}"):
+        load_weights(network(), tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_file(tmp_path: Path, part: float) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": saved()}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(ValueError, match=r"last.ckpt is not a checkpoint that can be read safely"):
+        load_weights(network(), path)
+
+
+@pytest.mark.parametrize("content", [None, {}, {"epoch": 3}, {"state_dict": {}}])
+def test_nothing_in_it(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="last.ckpt holds no tensors by name"):
+        load_weights(network(), tmp_path / "last.ckpt")

@@ -1,0 +1,149 @@
+"""Augmentation and order depend on (seed, epoch, index) and on nothing else."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tmkd_lightning.data.seeded import EpochSampler, Seeded, leaves_one
+
+
+def draw(image: float) -> Tensor:
+    """Shows which random numbers a sample was transformed with."""
+    return torch.cat([torch.tensor([image]), torch.rand(3)])
+
+
+def dataset(count: int = 12, seed: int = 0) -> Seeded:
+    return Seeded([(float(index), index) for index in range(count)], draw, seed)
+
+
+def drawn(data: Seeded, epoch: int = 0) -> Tensor:
+    data.set_epoch(epoch)
+    return torch.stack([data[index][0][1:] for index in range(len(data))])
+
+
+# Samples
+
+
+def test_samples_and_labels_come_by_index() -> None:
+    image, label = dataset()[5]
+    assert (image[0].item(), label, len(dataset())) == (5.0, 5, 12)
+
+
+def test_same_key_same_sample() -> None:
+    data = dataset()
+    first = drawn(data, epoch=3)
+    torch.manual_seed(99)
+    torch.rand(17)
+    assert drawn(data, epoch=3).equal(first)
+    assert drawn(dataset(), epoch=3).equal(first)  # after a restart
+    data.set_epoch(3)
+    assert data[7][0][1:].equal(first[7])  # out of order
+
+
+def test_every_part_of_the_key_counts() -> None:
+    keys = [(seed, epoch) for seed in (0, 1, 2) for epoch in (0, 1, 2)]
+    rows = torch.cat([drawn(dataset(seed=seed), epoch) for seed, epoch in keys])
+    assert len(rows.unique(dim=0)) == len(keys) * 12  # no two share their numbers, (0, 1) and (1, 0) neither
+
+
+def test_random_numbers_are_uniform_over_keys() -> None:
+    """Neighbouring keys must not give related numbers, as adding up seed and index would."""
+    rows = torch.cat([drawn(dataset(200), epoch) for epoch in range(5)])
+    assert rows.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert torch.corrcoef(torch.stack([rows[:-1, 0], rows[1:, 0]]))[0, 1].abs() < 0.1
+
+
+def test_global_generators_are_untouched() -> None:
+    data = dataset()
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    data[0]
+    assert torch.get_rng_state().equal(before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+def test_a_failing_transform_leaves_the_generator_too() -> None:
+    def fail(image: float) -> Tensor:
+        torch.rand(1)
+        raise RuntimeError("broken")
+
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="broken"):
+        Seeded([(0.0, 0)], fail, seed=0)[0]
+    assert torch.get_rng_state().equal(state)
+
+
+def batches(data: Seeded, workers: int, epochs: int = 2) -> list[Tensor]:
+    """As Lightning goes through a loader: it tells the sampler the epoch."""
+    sampler = EpochSampler(data, seed=0)
+    loader = DataLoader(data, batch_size=5, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+    seen = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        seen += [image for image, _ in loader]
+    return seen
+
+
+def test_number_of_workers_does_not_matter() -> None:
+    """Workers that live through all epochs must see the epoch change, too."""
+    alone, with_two = batches(dataset(), workers=0), batches(dataset(), workers=2)
+    assert len(alone) == len(with_two) == 6
+    assert all(one.equal(other) for one, other in zip(alone, with_two, strict=True))
+
+
+def test_a_resumed_epoch_is_the_undisturbed_one() -> None:
+    data = dataset()
+    whole = batches(data, workers=0)
+    again = dataset()
+    sampler = EpochSampler(again, seed=0)
+    sampler.set_epoch(1)
+    resumed = [image for image, _ in DataLoader(again, batch_size=5, sampler=sampler)]
+    assert all(one.equal(other) for one, other in zip(resumed, whole[3:], strict=True))
+
+
+# Order
+
+
+def order(epoch: int, seed: int = 0, rank: int = 0, world_size: int = 1, count: int = 12) -> list[int]:
+    sampler = EpochSampler(dataset(count), seed, rank, world_size)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_every_epoch_is_a_shuffle_of_its_own() -> None:
+    orders = [order(epoch, seed) for epoch in (0, 1) for seed in (0, 5)]
+    assert all(sorted(one) == list(range(12)) for one in orders)
+    assert all(one != list(range(12)) for one in orders)
+    assert order(1) == order(1)
+    assert order(0) != order(1)
+    assert order(0, seed=0) != order(0, seed=5)
+
+
+@pytest.mark.parametrize(("world_size", "count"), [(2, 12), (3, 12), (4, 10), (2, 7)])
+def test_processes_share_an_epoch(world_size: int, count: int) -> None:
+    shares = [order(2, rank=rank, world_size=world_size, count=count) for rank in range(world_size)]
+    assert {len(share) for share in shares} == {-(-count // world_size)}  # equally many steps for each
+    together = [index for share in shares for index in share]
+    assert set(together) == set(range(count))
+    assert len(together) - count == -count % world_size  # only what rounding up needs is there twice
+
+
+def test_sampler_tells_the_dataset_the_epoch() -> None:
+    data = dataset()
+    expected = drawn(dataset(), epoch=4)[3]
+    EpochSampler(data, seed=0).set_epoch(4)
+    assert data[3][0][1:].equal(expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "world_size", "expected"),
+    [(9, 4, 1, True), (8, 4, 1, False), (10, 4, 1, False), (5, 5, 1, False), (3, 2, 1, True)]
+    + [(17, 4, 2, True), (18, 4, 2, True), (16, 4, 2, False), (19, 4, 2, False)],  # 9 or 8 or 10 for each of two
+)
+def test_leaves_one(count: int, batch_size: int, world_size: int, expected: bool) -> None:
+    assert leaves_one(range(count), batch_size, world_size) is expected
+    last = len(order(0, world_size=world_size, count=count)) % batch_size
+    assert (last == 1) is expected  # as the sampler deals

@@ -1,0 +1,56 @@
+"""Files are whole or not there."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tmkd_lightning.files import atomic_write
+
+
+def test_makes_folder_and_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.bin"
+    with atomic_write(path) as file:
+        file.write(b"whole")
+        assert not path.exists()  # only under its name once complete
+    assert path.read_bytes() == b"whole"
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error), atomic_write(path) as file:
+        file.write(b"half of the new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_the_last_of_two_writers_wins(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    with atomic_write(path) as first, atomic_write(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert path.read_bytes() == b"first"  # it was left last
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_write(tmp_path / "file.bin") as file:
+            file.write(b"whole")
+        assert os.umask(umask) == umask  # and the process keeps its own
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.bin").stat().st_mode) == mode
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"), atomic_write(tmp_path / "file" / "below"):
+        pass
