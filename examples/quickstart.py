@@ -57,15 +57,15 @@ def accuracy(module: type, name: str, which: str) -> float:
 def draw(path: Path) -> None:
     """One digit in its three views beside the mean fusion weights of each epoch."""
     data = DigitsDataModule(image_size=16)
-    data.setup("test")
-    image, label = data._datasets["test"][0]
+    scan, label = data.samples("test")[1]
+    image = data.eval_transform(scan)
     views = MultiView()
     figure, axes = plt.subplots(1, 4, figsize=(12, 3), width_ratios=[1, 1, 1, 1.8], layout="constrained")
     for axis, name, seen in zip(axes, views.names, views(image[None]), strict=False):
         axis.imshow(seen[0].permute(1, 2, 0))
         axis.set_title(name.replace("_", " "))
         axis.axis("off")
-    history = list(csv.DictReader(Path("runs/digits_tmkd/metrics.csv").open()))
+    history = list(csv.DictReader(Path("runs/digits_tmkd/metrics.csv").read_text().splitlines()))
     for name in views.names:
         weights = [(int(row["epoch"]), float(row[f"fusion/{name}"])) for row in history if row[f"fusion/{name}"]]
         axes[3].plot(*zip(*weights, strict=True), label=name.replace("_", " "), color=VIEW_COLOURS[name])

@@ -46,7 +46,9 @@ def test_plain_state_dict(tmp_path: Path) -> None:
     assert_loaded(target, saved())
 
 
-@pytest.mark.parametrize("prefix", ["model.", "student.", "network.", "module.", "extractor.network.", "_orig_mod.", ""])
+@pytest.mark.parametrize(
+    "prefix", ["model.", "student.", "network.", "module.", "extractor.network.", "_orig_mod.", ""]
+)
 def test_lightning_checkpoint(tmp_path: Path, prefix: str) -> None:
     state = {prefix + key: value for key, value in saved().items()}
     state |= {"val_metrics.top1.tp": torch.zeros(2), "weight_net.hidden.weight": torch.ones(3, 3)}
@@ -98,7 +100,7 @@ def test_another_architecture(tmp_path: Path, state: dict[str, Tensor], parts: l
     torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, tmp_path / "last.ckpt")
     target = network()
     before = copy.deepcopy(target.state_dict())
-    with pytest.raises(ValueError, match="last.ckpt does not fit Sequential") as caught:
+    with pytest.raises(ValueError, match=r"last\.ckpt does not fit Sequential") as caught:
         load_weights(target, tmp_path / "last.ckpt")
     for part in parts:
         assert part in str(caught.value)  # the names are the network's own, without the prefix
@@ -107,7 +109,9 @@ def test_another_architecture(tmp_path: Path, state: dict[str, Tensor], parts: l
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
     torch.save({"other.weight": torch.ones(1)}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"missing keys: 0.weight, 0.bias, 1.weight, 1.bias, 1.running_mean and 4 more"):
+    with pytest.raises(
+        ValueError, match=r"missing keys: 0.weight, 0.bias, 1.weight, 1.bias, 1.running_mean and 4 more"
+    ):
         load_weights(network(), tmp_path / "weights.pt")
 
 
@@ -139,12 +143,12 @@ def test_truncated_file(tmp_path: Path, part: float) -> None:
     torch.save({"state_dict": saved()}, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
-    with pytest.raises(ValueError, match=r"last.ckpt is not a checkpoint that can be read safely"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint that can be read safely"):
         load_weights(network(), path)
 
 
 @pytest.mark.parametrize("content", [None, {}, {"epoch": 3}, {"state_dict": {}}])
 def test_nothing_in_it(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="last.ckpt holds no tensors by name"):
+    with pytest.raises(ValueError, match=r"last\.ckpt holds no tensors by name"):
         load_weights(network(), tmp_path / "last.ckpt")

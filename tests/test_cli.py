@@ -223,3 +223,20 @@ def test_help_names_our_own_verbs(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         tmkd("--help")
     assert "embed" in capsys.readouterr().out
+
+
+def test_views_by_class_path_with_numbers_of_their_own(tmkd_run) -> None:
+    faint = {"class_path": "tmkd_lightning.views.edge", "init_args": {"alpha": 0.1}}
+    grey = {
+        "class_path": "tmkd_lightning.View",
+        "init_args": {
+            "name": "grey",
+            "function": "torchvision.transforms.v2.functional.grayscale_to_rgb",
+            "template": "a grey picture of a {class}",
+        },
+    }
+    folder = tmkd_run("--model.views", yaml.safe_dump(["rgb", faint, grey]))
+    module = TMKDModule.load_from_checkpoint(folder / "best.ckpt", weights_only=True)
+    assert module.views.names == ("rgb", "edge", "grey")
+    image = torch.rand(1, 3, 8, 8)
+    assert module.views(image)[1].sub(image).abs().max() <= 0.1 + 1e-6

@@ -140,9 +140,11 @@ def test_sampler_tells_the_dataset_the_epoch() -> None:
 
 @pytest.mark.parametrize(
     ("count", "batch_size", "world_size", "expected"),
-    [(9, 4, 1, True), (8, 4, 1, False), (10, 4, 1, False), (5, 5, 1, False), (3, 2, 1, True)]
-    + [(17, 4, 2, True), (18, 4, 2, True), (16, 4, 2, False), (19, 4, 2, False)],  # 9 or 8 or 10 for each of two
-)
+    [
+        (9, 4, 1, True), (8, 4, 1, False), (10, 4, 1, False), (5, 5, 1, False), (3, 2, 1, True),
+        (17, 4, 2, True), (18, 4, 2, True), (16, 4, 2, False), (19, 4, 2, False),  # 9, 9, 8 and 10 for each of two
+    ],
+)  # fmt: skip
 def test_leaves_one(count: int, batch_size: int, world_size: int, expected: bool) -> None:
     assert leaves_one(range(count), batch_size, world_size) is expected
     last = len(order(0, world_size=world_size, count=count)) % batch_size

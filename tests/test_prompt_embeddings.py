@@ -99,7 +99,7 @@ def test_a_file_keyed_by_class_names(tmp_path: Path) -> None:
     write_embeddings(path, ["fish", "bird", "cat", "dog"], vectors, "by hand")
     target = module()
     options = {"encoder": EmbeddingFile(path), "class_names": NAMES}
-    with pytest.raises(KeyError, match=r"no embedding for 'a photo of a cat'.*templates='{class}'"):
+    with pytest.raises(ValueError, match=r"no embedding for 'a photo of a cat'.*templates='{class}'"):
         callback(tmp_path, **options).setup(trainer(), target, "fit")
     callback(tmp_path, **options, templates="{class}").setup(trainer(), target, "fit")
     expected = vectors[[2, 3, 0]]

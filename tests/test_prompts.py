@@ -43,7 +43,7 @@ def test_fill_takes_text_as_it_is(template: str, name: str, prompt: str) -> None
 
 def test_fill_needs_a_place() -> None:
     for refuse in (check_template, lambda template: fill(template, [])):
-        with pytest.raises(ValueError, match="'a photo of a cat' has no {class}"):
+        with pytest.raises(ValueError, match=r"'a photo of a cat' has no \{class\}"):
             refuse("a photo of a cat")
 
 

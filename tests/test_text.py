@@ -103,12 +103,12 @@ def test_file_with_other_arrays_names_them(tmp_path: Path) -> None:
 
 
 def test_missing_prompt_is_named(file: Path) -> None:
-    with pytest.raises(KeyError, match=r"no embedding for 'a cat' \(and 1 more\).*3 other.*'a photo of a cat'.*tmkd"):
+    with pytest.raises(ValueError, match=r"no embedding for 'a cat' \(and 1 more\).*3 other.*'a photo of a cat'.*tmkd"):
         EmbeddingFile(file).encode([PROMPTS[0], "a cat", "a dog"])
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no file of text embeddings at .*texts.npz; `tmkd embed` makes one"):
+    with pytest.raises(FileNotFoundError, match=r"no file of text embeddings at .*\.npz; `tmkd embed` makes one"):
         EmbeddingFile(tmp_path / "texts.npz")
 
 

@@ -414,3 +414,11 @@ def test_schedule_scales_with_the_run(net, prompts, fit) -> None:
     fit(module, callbacks=[prompts(), rates], max_epochs=6)  # 24 steps: warm-up 1, milestones at 15, 18, 21
     exponents = [round(math.log10(rate / 0.05)) for rate in rates.rates]
     assert exponents == [0] * 14 + [-1] * 3 + [-2] * 3 + [-3] * 4
+
+
+def test_views_are_the_same_under_autocast(net) -> None:
+    module = TMKDModule(net(16), net())
+    image = torch.rand(2, 3, 16, 16)
+    expected = module.views(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module.views(image).equal(expected)

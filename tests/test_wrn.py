@@ -35,9 +35,7 @@ def test_map(build: Build, width: int) -> None:
         output = extractor(torch.rand(2, 3, 32, 32))
     assert output.feature_map.shape == (2, width, 8, 8)
     assert output.feature_map.min() == 0  # behind the last activation
-    torch.testing.assert_close(
-        output.cam.mean((2, 3)) + extractor.head.bias, output.logits, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.head.bias, output.logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("side", "map_side"), [(64, 16), (40, 10), (8, 2), (33, 9)])

@@ -117,7 +117,7 @@ class View:
 
     Example:
         >>> negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
-        >>> negative.function(torch.ones(1, 3, 2, 2)).sum().item()
+        >>> negative(torch.ones(1, 3, 2, 2)).sum().item()
         0.0
     """
 
@@ -129,6 +129,28 @@ class View:
         if not self.name.isidentifier():
             raise ValueError(f"a view's name must be a Python identifier, got {self.name!r}")
         check_template(self.template)
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """Looks at a batch, outside autocast: a blur in half precision would be no blur of this image.
+
+        Args:
+            image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
+
+        Returns:
+            ``(B, 3, H, W)``, floating in [0, 1].
+
+        Raises:
+            ValueError: the function changed the shape.
+        """
+        image = to_unit_float(image)
+        with torch.autocast(image.device.type, enabled=False):
+            result = self.function(image)
+        if result.shape != image.shape:
+            raise ValueError(
+                f"view {self.name!r} turned {tuple(image.shape)} into {tuple(result.shape)}; a view keeps the shape"
+            )
+        return result
 
 
 def rgb() -> View:
@@ -195,18 +217,8 @@ class MultiView(nn.Module):
 
         Returns:
             ``(V, B, 3, H, W)``, floating in [0, 1].
-
-        Raises:
-            ValueError: a view of your own changed the shape.
         """
-        image = to_unit_float(image)
-        seen = [view.function(image) for view in self.views]
-        for view, result in zip(self.views, seen, strict=True):
-            if result.shape != image.shape:
-                raise ValueError(
-                    f"view {view.name!r} turned {tuple(image.shape)} into {tuple(result.shape)}; a view keeps the shape"
-                )
-        return torch.stack(seen)
+        return torch.stack([view(image) for view in self.views])
 
 
 def _resolve(view: str | View) -> View:

@@ -107,7 +107,7 @@ def _read_cache(path: Path, prompts: list[str]) -> Tensor | None:
         return None
     try:
         return EmbeddingFile(path).encode(prompts)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         rank_zero_warn(f"The cached text embeddings {path} cannot be used and are made anew: {error}")
         return None
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 _NEAR_CHANCE = 2.0  # times the accuracy of guessing
 _RUINED = 0.8  # of the accuracy on the plain image
@@ -37,7 +38,7 @@ class TeacherCheck(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures and prints."""
         module: Any = pl_module  # with a teacher, views, num_classes and take
-        with torch.random.fork_rng():  # making a loader's iterator draws from the generator
+        with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
             shown = [_look(module, batch) for batch in self._batches(trainer)]
         if not shown:
             return
@@ -52,9 +53,8 @@ class TeacherCheck(Callback):
         _warn(accuracy, module.num_classes)
 
     def _batches(self, trainer: Trainer) -> Iterable[Any]:
-        loaders = trainer.val_dataloaders
-        loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
-        if loader is None or trainer.sanity_checking:
+        loader = tree_leaves(trainer.val_dataloaders)[0]  # of one or several; None if there are none
+        if loader is None:
             return
         for batch in islice(loader, self.batches):
             yield trainer.strategy.batch_to_device(batch)

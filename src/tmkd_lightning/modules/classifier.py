@@ -96,13 +96,13 @@ class ClassifierModule(ClassificationModule):
             The images as seen, ``(B, 3, H, W)`` in [0, 1].
         """
         if len(self.views) == 1:
-            return self.views.views[0].function(image)
+            return self.views.views[0](image)
         drawn = torch.multinomial(self.view_shares, len(image), replacement=True)  # on the host: no waiting
         seen = torch.empty_like(image)
         for index, view in enumerate(self.views.views):
             rows = (drawn == index).nonzero().flatten().to(image.device, non_blocking=True)
             if len(rows):
-                seen[rows] = view.function(image[rows])
+                seen[rows] = view(image[rows])
         return seen
 
 

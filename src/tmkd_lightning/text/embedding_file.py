@@ -52,8 +52,7 @@ class EmbeddingFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, or holds other arrays.
-        KeyError: a prompt is not in the file (raised by `encode`).
+        ValueError: the file cannot be read or holds other arrays, or a prompt is not in it (raised by `encode`).
     """
 
     def __init__(self, path: str | Path, prompts: str = "prompts", embeddings: str = "embeddings") -> None:
@@ -75,7 +74,7 @@ class EmbeddingFile:
         row = {text: index for index, text in enumerate(texts)}
         missing = [prompt for prompt in prompts if prompt not in row]
         if missing:
-            raise KeyError(
+            raise ValueError(
                 f"{self.path} has no embedding for {missing[0]!r} (and {len(missing) - 1} more) but for {len(texts)} "
                 f"other texts, the first {texts[0] if texts else None!r}. Make it for these classes and templates with "
                 "`tmkd embed`; if it is keyed by class names, use PromptEmbeddings(templates='{class}')"
