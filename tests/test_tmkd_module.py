@@ -331,9 +331,13 @@ def test_missing_class_names_are_named(net, prompts, fit) -> None:
         fit(TMKDModule(net(), net()), callbacks=[prompts(class_names=None)])
 
 
-def test_missing_callback_for_texts_is_named(net) -> None:
-    with pytest.raises(ValueError, match="PromptEmbeddings"):
-        TMKDModule(net(), net()).setup("fit")
+def test_bank_that_stayed_empty_is_noticed_before_training(net, fit) -> None:
+    class Idle(PromptEmbeddings):
+        def setup(self, *_, **__) -> None:
+            pass
+
+    with pytest.raises(ValueError, match="add the callback PromptEmbeddings"):
+        fit(TMKDModule(net(), net()), callbacks=[Idle()])
 
 
 # Callbacks

@@ -143,7 +143,7 @@ class ClassificationModule(LightningModule):
         """Holds the number of classes against the datamodule's."""
         for message in _INTENDED:
             warnings.filterwarnings("ignore", message=message)
-        check_data_classes(self._trainer, self.extractor)
+        check_data_classes(self.trainer, self.extractor)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""

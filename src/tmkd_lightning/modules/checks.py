@@ -40,9 +40,9 @@ def check_weights(weights: Mapping[str, float]) -> None:
             raise ValueError(f"{name}_weight must be at least 0, got {weight}")
 
 
-def check_data_classes(trainer: Trainer | None, extractor: Extractor) -> None:
+def check_data_classes(trainer: Trainer, extractor: Extractor) -> None:
     """Refuses a datamodule with another number of classes than the network."""
-    classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)  # a foreign one may have none
+    classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]  # a foreign one may lack it
     if classes is not None and classes != extractor.num_classes:
         raise ValueError(
             f"the data has {classes} classes, but {extractor.name} was built for {extractor.num_classes}: "
