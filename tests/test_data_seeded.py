@@ -51,8 +51,9 @@ def test_every_part_of_the_key_counts() -> None:
 
 
 def test_random_numbers_are_uniform_over_keys() -> None:
-    """Neighbouring keys must not give related numbers, as adding up seed and index would."""
+    """Neighbouring keys must not give equal or related numbers, as adding up epoch and index would."""
     rows = torch.cat([drawn(dataset(200), epoch) for epoch in range(5)])
+    assert len(rows.unique(dim=0)) == 1000
     assert rows.mean().item() == pytest.approx(0.5, abs=0.03)
     assert torch.corrcoef(torch.stack([rows[:-1, 0], rows[1:, 0]]))[0, 1].abs() < 0.1
 
@@ -63,6 +64,14 @@ def test_global_generators_are_untouched() -> None:
     data[0]
     assert torch.get_rng_state().equal(before[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+def test_generators_of_devices_are_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.manual_seed would reset those of all devices with every sample, and so the noise of a step there."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    dataset()[0]
+    assert seeded == []
 
 
 def test_a_failing_transform_leaves_the_generator_too() -> None:

@@ -34,7 +34,6 @@ WITHOUT_MAP: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "torchvision mobilenet": (lambda: tv.mobilenet_v3_small(num_classes=CLASSES), 64, 1024),
     "torchvision vgg": (lambda: tv.vgg11_bn(num_classes=CLASSES, init_weights=False), 32, 4096),
     "torchvision vit_b_16": (lambda: tv.vit_b_16(num_classes=CLASSES), 224, 768),
-    "timm convnext": (lambda: timm_network("convnext_atto"), 64, 320),
     "timm vit": (lambda: timm_network("vit_tiny_patch16_224"), 224, 192),
 }
 
@@ -122,12 +121,19 @@ def test_embedding_without_a_map(name: str) -> None:
         output = extractor(images(2, side))
     assert output.embedding.shape == (2, width) == (2, extractor.embedding_dim)
     assert_same_logits(extractor.head(output.embedding), output.logits)
-    if "convnext" in name:
-        return
     assert output.feature_map is None
     with pytest.raises(MissingPartError, match=f"SP reads feature_map, but {type(extractor.network).__name__} has no"):
         extractor.require("feature_map", reader="SP")
     extractor.require("embedding", reader="RKD")
+
+
+def test_embedding_behind_a_norm() -> None:
+    """ConvNeXt normalises what it has pooled: the embedding is the head's input, not the pooled map."""
+    torch.manual_seed(0)
+    extractor = Extractor(timm_network("convnext_atto")).eval()
+    output = extractor(images(2, 64))
+    assert output.embedding.shape == (2, 320)
+    assert_same_logits(extractor.head(output.embedding), output.logits)
 
 
 def test_logits_are_those_of_the_network() -> None:
@@ -258,9 +264,18 @@ def test_channels_last() -> None:
 
 
 def test_first_batch_under_autocast() -> None:
-    extractor = Extractor(Small().eval())
+    """What is compared when looking is computed in full; the step itself is not."""
+    autocast = []
+
+    class Watching(Small):
+        def forward(self, image: Tensor) -> Tensor:
+            autocast.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(image)
+
+    extractor = Extractor(Watching().eval())
     with torch.autocast("cpu", torch.bfloat16):
         output = extractor(images())
+    assert autocast == [False, True]
     assert extractor.map_name == "last"
     assert output.logits.dtype == torch.bfloat16
 

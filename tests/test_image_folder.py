@@ -84,6 +84,7 @@ def test_test_split_has_the_labels_of_train(root: Path) -> None:
 def test_class_names(root: Path) -> None:
     data = module(root)
     assert data.class_names == ["ant", "bee eater", "cat"]
+    assert data.class_phrases == data.class_names
     assert data.num_classes == 3
 
 
@@ -137,6 +138,7 @@ def test_colour_modes(root: Path, name: str, mode: str, colour: list[int], toler
     with Image.open(path) as image:
         assert image.mode == mode
     data = module(root)
+    assert data.samples("val")[0][0].mode == "RGB"  # what a transform of one's own is given
     data.setup("validate")
     ((image, _),) = data.val_dataloader()
     assert image.shape == (1, 3, 8, 8)

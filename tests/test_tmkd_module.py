@@ -42,7 +42,7 @@ def filled(module: TMKDModule, text_dim: int = 512) -> TMKDModule:
 
 
 def test_total_loss_is_equation_12_written_out(net) -> None:
-    module = filled(TMKDModule(net(16), net(), noise_scale=0.0, text_weight=0.8, feature_weight=0.7))
+    module = filled(TMKDModule(net(16), net(), fusion_objective="distillation", noise_scale=0, feature_weight=0.7))
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     loss = module.training_step((image, label), 0)
 
@@ -143,7 +143,7 @@ def test_fusion_learns_from_the_label_alone_when_told_to(net) -> None:
 
 
 def test_distillation_losses_reach_the_weight_net(net) -> None:
-    module = filled(TMKDModule(net(16), net(), text_weight=0))
+    module = filled(TMKDModule(net(16), net(), fusion_objective="distillation", text_weight=0))
     module.training_step((torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])), 0).backward()
     assert all(p.grad.abs().sum() > 0 for p in module.weight_net.parameters())
     assert all(p.grad is None for p in module.teacher.parameters())

@@ -203,6 +203,15 @@ def test_views_of_uint8_images() -> None:
 
 def test_views_carry_no_gradient() -> None:
     assert not MultiView()(photo().requires_grad_()).requires_grad
+    assert not edge()(photo().requires_grad_()).requires_grad
+
+
+def test_views_under_autocast() -> None:
+    """A blur in half precision would add its rounding to every pixel."""
+    expected = MultiView()(photo())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert MultiView()(photo()).equal(expected)
+        assert high_frequency()(photo()).equal(expected[2])
 
 
 @pytest.mark.parametrize(
@@ -223,6 +232,8 @@ def test_a_view_that_changes_the_shape() -> None:
     half = View("half", lambda image: image[..., ::2], "half a {class}")
     with pytest.raises(ValueError, match=r"view 'half' turned \(2, 3, 37, 50\) into \(2, 3, 37, 25\)"):
         MultiView(["rgb", half])(photo())
+    with pytest.raises(ValueError, match=r"view 'half' turned"):
+        half(photo())
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ CONDITIONS: dict[str, dict[str, Any] | None] = {
     "KD + text": {"views": ["rgb"], "feature_weight": 0},
     "KD + feature": {"views": ["rgb"], "text_weight": 0},
     "KD, mean of views": {**PLAIN, "views": VIEWS, "fusion": "mean"},
-    "KD, fused by distillation": {**PLAIN, "views": VIEWS},
-    "KD, fused by label": {**PLAIN, "views": VIEWS, "fusion_objective": "label"},
-    "KD + TMKD, by distillation": {},
-    "KD + TMKD, by label": {"fusion_objective": "label"},
+    "KD, fused by distillation": {**PLAIN, "views": VIEWS, "fusion_objective": "distillation"},
+    "KD, fused by label": {**PLAIN, "views": VIEWS},
+    "KD + TMKD, by distillation": {"fusion_objective": "distillation"},
+    "KD + TMKD, by label": {},
 }
 
 

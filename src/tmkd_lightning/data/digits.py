@@ -22,7 +22,7 @@ class DigitsDataModule(ImageDataModule):
     stratified and the same for every seed, so that numbers of different runs can be compared.
 
     Args:
-        train_samples: how many training scans to use, drawn evenly from the classes; None for all 898.
+        train_samples: how many training scans to use, drawn evenly from the classes; None for all 899.
         batch_size: images in a batch.
         num_workers: processes that load.
         image_size: side of the images in pixels.

@@ -39,8 +39,8 @@ class TMKDModule(ClassificationModule):
         distiller: base method; None for TMKD's own terms alone.
         views: names of built-in views or views of your own that the teacher sees.
         fusion: ``text`` lets a WeightNet weigh the views by their prompts, ``mean`` weighs them equally.
-        fusion_objective: what trains the WeightNet: the ``distillation`` losses, as in the paper, or the ``label``
-            through the cross-entropy of the fused logits, with the fused target detached for the student.
+        fusion_objective: what trains the WeightNet: the ``label``, through the cross-entropy of the fused logits with
+            the fused target detached for the student, or the ``distillation`` losses, as in the paper.
         ce_weight: factor of the cross-entropy with the label.
         logit_weight: factor of L_logit; None for 1, or 0 where the distiller is itself the logit term.
         feature_weight: factor of L_feat.
@@ -81,7 +81,7 @@ class TMKDModule(ClassificationModule):
         distiller: Distiller | None = None,
         views: Sequence[str | View] = ("rgb", "edge", "high_frequency"),
         fusion: Literal["text", "mean"] = "text",
-        fusion_objective: Literal["distillation", "label"] = "distillation",
+        fusion_objective: Literal["distillation", "label"] = "label",
         ce_weight: float = 1.0,
         logit_weight: float | None = None,
         feature_weight: float = 1.0,
