@@ -45,6 +45,9 @@ def make_images(count: int, size: int = 8, seed: int = 0) -> list[tuple[Tensor, 
     return list(zip(images, labels, strict=True))
 
 
+torch.set_num_threads(1)  # tiny tensors: handing them to more threads costs more than it gains
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)

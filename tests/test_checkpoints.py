@@ -152,3 +152,33 @@ def test_nothing_in_it(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt holds no tensors by name"):
         load_weights(network(), tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_larger_network_of_the_same_names_is_another_architecture(tmp_path: Path, prefix: str) -> None:
+    larger = {**saved(), "3.more": torch.ones(2, 2)}
+    torch.save({"state_dict": {prefix + key: value for key, value in larger.items()}}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"unknown keys: 3\.more"):
+        load_weights(network(), tmp_path / "last.ckpt")
+
+
+def test_of_student_and_teacher_the_student_is_meant(tmp_path: Path) -> None:
+    both = {f"student.{key}": value for key, value in saved().items()}
+    both |= {f"a_teacher.{key}": torch.zeros_like(value) for key, value in saved().items()}
+    torch.save({"state_dict": both}, tmp_path / "last.ckpt")
+    target = network()
+    load_weights(target, tmp_path / "last.ckpt")
+    assert_loaded(target, saved())
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.ones(3), 3, "abc", {0: torch.ones(2)}])
+def test_what_is_no_dict_of_names(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="holds no tensors by name"):
+        load_weights(network(), tmp_path / "last.ckpt")
+
+
+def test_what_is_no_checkpoint_at_all(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"hello world")
+    with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
+        load_weights(network(), tmp_path / "last.ckpt")

@@ -453,3 +453,54 @@ def test_probe_sees_a_map_before_it_is_changed_in_place() -> None:
         nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
     )
     assert probe(network, images()).maps("4") == ["1"]
+
+
+@pytest.mark.parametrize("build", [lambda: timm.create_model("convnext_atto"), tv.convnext_tiny])
+def test_a_norm_behind_the_pooling_gives_no_map(build: Callable[[], nn.Module]) -> None:
+    extractor = Extractor(build()).eval()  # the norm's own output, one pixel, does average to the head's input
+    assert extractor(torch.rand(2, 3, 64, 64)).feature_map is None
+
+
+def test_a_map_of_one_pixel_is_a_map_where_nothing_was_pooled() -> None:
+    extractor = Extractor(tv.resnet18(num_classes=3)).eval()
+    assert extractor(torch.rand(2, 3, 32, 32)).feature_map.shape == (2, 512, 1, 1)
+    assert extractor.map_name == "layer4"
+
+
+def test_keep_map_is_named_and_can_be_turned_on_later() -> None:
+    extractor = Extractor(tv.resnet18(num_classes=3), keep_map=False).eval()
+    extractor(torch.rand(2, 3, 64, 64))
+    with pytest.raises(MissingPartError, match="SP reads feature_map, but the Extractor of ResNet has keep_map=False"):
+        extractor.require("feature_map", reader="SP")
+    extractor.keep_map = True
+    assert extractor(torch.rand(2, 3, 64, 64)).feature_map.shape == (2, 512, 2, 2)
+
+
+class Sick(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+        self.factor = float("nan")
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.fc(image.mean((2, 3))) * self.factor
+        if self.factor == 0:
+            raise RuntimeError("behind the head")
+        return logits
+
+
+def test_logits_that_are_not_finite_are_called_that() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        Extractor(Sick())(torch.rand(2, 3, 8, 8))
+
+
+def test_a_forward_that_fails_leaves_nothing_behind() -> None:
+    network = Sick()
+    network.factor = 1.0
+    extractor = Extractor(network)
+    extractor(torch.rand(2, 3, 8, 8))
+    network.factor = 0.0
+    with pytest.raises(RuntimeError, match="behind the head"):
+        extractor(torch.rand(2, 3, 8, 8))
+    copy.deepcopy(extractor)  # a tensor with a history could not be copied
+    assert not extractor._head_tap.open

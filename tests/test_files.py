@@ -59,3 +59,10 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"), atomic_write(tmp_path / "file" / "below"):
         pass
+
+
+def test_nothing_stays_behind_where_the_name_is_a_folders(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with pytest.raises(OSError), atomic_write(tmp_path / "name") as file:  # noqa: PT011  # which one depends on the system
+        file.write(b"x")
+    assert os.listdir(tmp_path) == ["name"]

@@ -138,3 +138,8 @@ def test_bare_logits_are_enough() -> None:
     fused = fuse(Output(torch.tensor([[0.0], [1.0], [4.0], [5.0]])), torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
     assert fused.logits.tolist() == [[2.0], [1.0]]
     assert fused.embedding is None
+
+
+def test_cam_of_a_fused_half_precision_teacher() -> None:
+    half = Output(*(torch.ones(shape).bfloat16() for shape in ((4, 3), (4, 5), (4, 5, 2, 2), (3, 5))))
+    assert fuse(half, torch.full((2, 2), 0.5)).cam.equal(torch.full((2, 3, 2, 2), 5.0))

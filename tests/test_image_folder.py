@@ -327,3 +327,32 @@ def test_a_folder_that_moved_away_after_setup_is_named(root: Path) -> None:
     shutil.rmtree(root / "train" / "cat")
     with pytest.raises(DataError, match=r"train/cat/\d\.png cannot be read"):
         list(data.train_dataloader())
+
+
+def fill(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+
+
+@pytest.mark.parametrize("hidden", ["._0.png", ".ipynb_checkpoints/0-checkpoint.png"])
+def test_hidden_files_inside_a_class_are_no_images(tmp_path: Path, hidden: str) -> None:
+    fill(tmp_path, "train/ant/0.png", "train/ant/1.png", "train/ant/2.png", f"train/ant/{hidden}")
+    data = ImageFolderDataModule(str(tmp_path))
+    assert len(data.samples("train")) + len(data.samples("val")) == 3
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 16).reshape(4, 4)
+    for index in range(2):
+        path = tmp_path / f"train/ant/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ramp.astype(np.uint16)).save(path)
+    image, _ = ImageFolderDataModule(str(tmp_path)).samples("train")[0]
+    np.testing.assert_allclose(np.asarray(image)[..., 0], ramp / 257, atol=1)
+
+
+def test_a_class_too_small_to_split_is_called_by_its_folder(tmp_path: Path) -> None:
+    fill(tmp_path, "train/ant/0.png", "train/ant/1.png", "train/cat/0.png")
+    with pytest.raises(DataError, match="class 'cat' has one image"):
+        ImageFolderDataModule(str(tmp_path)).setup("fit")

@@ -139,7 +139,7 @@ def test_pickled_objects_are_not_run(tmp_path: Path, array: str) -> None:
 @pytest.mark.parametrize("shape", [(2, 4), (3,), (3, 4, 1)])
 def test_file_with_shapes_that_do_not_fit(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.savez(tmp_path / "texts.npz", prompts=np.array(PROMPTS), embeddings=np.ones(shape))
-    with pytest.raises(ValueError, match=r"3 texts do not fit embeddings of shape \("):
+    with pytest.raises(ValueError, match=r"texts of shape \(3,\) do not fit embeddings of \("):
         EmbeddingFile(tmp_path / "texts.npz").encode(PROMPTS)
 
 
@@ -359,3 +359,29 @@ def test_all_are_text_encoders(file: Path) -> None:
     for encoder in (HashingTextEncoder(), EmbeddingFile(file), OpenCLIPTextEncoder()):
         assert isinstance(encoder, TextEncoder)
     assert not isinstance(open_clip, TextEncoder)
+
+
+def test_any_damaged_byte_is_one_kind_of_error(tmp_path: Path) -> None:
+    path = tmp_path / "texts.npz"
+    np.savez_compressed(path, prompts=np.array([f"cat {i}" for i in range(9)]), embeddings=np.eye(9, dtype="f"))
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 255
+        path.write_bytes(damaged)
+        try:
+            EmbeddingFile(path).encode(["cat 3"])
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017  # some damage goes unnoticed by any reader
+
+
+def test_one_text_that_is_no_list(tmp_path: Path) -> None:
+    np.savez(tmp_path / "texts.npz", prompts=np.array("cat"), embeddings=np.eye(2))
+    with pytest.raises(ValueError, match=r"texts of shape \(\) do not fit"):
+        EmbeddingFile(tmp_path / "texts.npz").encode(["cat"])
+
+
+def test_an_array_alone_is_no_file_of_embeddings(tmp_path: Path) -> None:
+    np.save(tmp_path / "texts.npy", np.eye(2))
+    with pytest.raises(ValueError, match="not a readable file of text embeddings"):
+        EmbeddingFile(tmp_path / "texts.npy").encode(["cat"])

@@ -248,3 +248,14 @@ def test_a_view_that_changes_the_shape() -> None:
 def test_wrong_words_for_a_view(name: str, template: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         View(name, negative, template)
+
+
+@pytest.mark.parametrize("make", [lambda: edge(low_threshold=0.0), lambda: high_frequency(kernel_size=4)])
+def test_numbers_that_cannot_work_are_refused_when_a_view_is_made(make) -> None:
+    with pytest.raises(ValueError, match=r"0 < low_threshold|odd kernel_size"):
+        make()
+
+
+def test_one_word_is_no_list_of_views() -> None:
+    with pytest.raises(TypeError, match="list of names or Views, got the word 'rgb'"):
+        MultiView("rgb")

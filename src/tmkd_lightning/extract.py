@@ -59,7 +59,7 @@ class Extractor(nn.Module):
             raise ValueError(f"mean and std need three values each, std above 0; got {tuple(mean)} and {tuple(std)}")
         self.network = network
         self.keep_map = keep_map
-        self.confirmed = False
+        self._head_confirmed = self._map_searched = False
         self.head_name = _last_linear(network) if head is None else head
         self.map_name = feature_map
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
@@ -77,6 +77,11 @@ class Extractor(nn.Module):
         if not isinstance(head, nn.Linear):
             raise TypeError(f"head {self.head_name!r} of {self.name} is a {type(head).__name__}, not a linear layer")
         return head
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether all that is read has been checked on real images."""
+        return self._head_confirmed and (self._map_searched or not self.keep_map)
 
     @property
     def name(self) -> str:
@@ -113,8 +118,7 @@ class Extractor(nn.Module):
         try:
             logits = self.network(self.normalize(image))
         finally:
-            self._head_tap.open = self._map_tap.open = False
-        embedding, feature_map = self._head_tap.take(), self._map_tap.take()
+            embedding, feature_map = self._head_tap.close(), self._map_tap.close()
         return Output(_check_logits(logits, self.name), embedding, feature_map, self.head.weight)
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -136,9 +140,10 @@ class Extractor(nn.Module):
         """
         seen = probe(self.network, self.normalize(image[:_PROBED_IMAGES]))
         self._confirm_head(seen, _check_logits(seen.output, self.name))
+        self._head_confirmed = True
         if self.keep_map:
             self._confirm_map(seen)
-        self.confirmed = True
+            self._map_searched = True
 
     def require(self, part: Part, reader: str) -> None:
         """Makes sure that a part can be had.
@@ -150,7 +155,9 @@ class Extractor(nn.Module):
         Raises:
             MissingPartError: the network has no such part. For the map this is known after `confirm`.
         """
-        if part == "feature_map" and self.confirmed and (self.map_name is None or not self.keep_map):
+        if part == "feature_map" and not self.keep_map:
+            raise MissingPartError(f"{reader} reads feature_map, but the Extractor of {self.name} has keep_map=False")
+        if part == "feature_map" and self.confirmed and self.map_name is None:
             raise MissingPartError(
                 f"{reader} reads feature_map, but {self.name} has no 4-D map whose spatial mean is the input of its "
                 f"head {self.head_name!r}: choose a network that ends in global average pooling and one linear layer, "
@@ -159,12 +166,9 @@ class Extractor(nn.Module):
 
     def _confirm_head(self, seen: Probe, logits: Tensor) -> None:
         if self.head_name in seen.heads:
-            if seen.heads[self.head_name].ndim == 2:
-                return
-            raise ValueError(
-                f"the head {self.head_name!r} of {self.name} takes inputs of shape "
-                f"{tuple(seen.heads[self.head_name].shape)}; an embedding must be (batch, dimensions)"
-            )
+            return
+        if not logits.isfinite().all():
+            raise ValueError(f"{self.name} returned logits that are not finite on the first batch")
         if seen.heads:
             remedy = f"the output is that of {list(seen.heads)[-1]!r}: pass Extractor(network, head=...) with that name"
         elif _is_softmax(logits):
@@ -193,8 +197,8 @@ class _Tap:
         self.open = False
         self.value: Tensor | None = None
 
-    def take(self) -> Tensor | None:
-        value, self.value = self.value, None
+    def close(self) -> Tensor | None:
+        value, self.open, self.value = self.value, False, None
         return value
 
 

@@ -35,10 +35,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(file.name, 0o666 & ~umask)  # a temporary file is private to its user
+            os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
             raise
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(file.name, 0o666 & ~umask)  # a temporary file is private to its user
-    os.replace(file.name, path)

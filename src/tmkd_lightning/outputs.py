@@ -75,7 +75,9 @@ class Output:
 
         Source: Zhou et al. 2016, Eq. 2.
         """
-        return torch.einsum("kd,bdhw->bkhw", self.require("head_weight"), self.require("feature_map"))
+        weight, maps = self.require("head_weight"), self.require("feature_map")
+        kind = torch.promote_types(weight.dtype, maps.dtype)  # a fused map is float32, whatever the teacher runs in
+        return torch.einsum("kd,bdhw->bkhw", weight.to(kind), maps.to(kind))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Output:
         """Applies a function to every part that has a row for each image.

@@ -22,13 +22,15 @@ class Probe:
         self.output: object = None
         self.heads: dict[str, Tensor] = {}
         self._linear: list[tuple[str, Tensor, Tensor]] = []
-        self._pooled_input: dict[str, Tensor | None] = {}
+        self._given: dict[str, tuple[Tensor | None, int]] = {}
+        self._area = 0  # pixels of the last map, before it was pooled
         self._pooled: list[tuple[str, Tensor | None, Tensor]] = []
 
     def maps(self, head: str) -> list[str]:
         """Layers whose output averages to the head's input, in order of calls.
 
-        A layer that only passes such a map on or pools it (its input averages to the same) is not counted.
+        A layer that only passes such a map on or pools it (its input averages to the same), or that works on single
+        pixels behind the pooling, is not counted.
         """
         embedding = self.heads[head]
         return [
@@ -40,14 +42,19 @@ class Probe:
     # Maps are averaged on the spot: a later layer may change them in place.
 
     def _before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
-        self._pooled_input[name] = _pool(args[0]) if args else None
+        given = args[0] if args else None
+        self._given[name] = (_pool(given), _area(given))
 
     def _after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        if isinstance(module, nn.Linear) and isinstance(output, Tensor) and isinstance(args[0], Tensor):
+        if isinstance(module, nn.Linear) and isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
             self._linear.append((name, args[0], output))
-        after = _pool(output)
-        if after is not None:
-            self._pooled.append((name, self._pooled_input[name], after))
+        after, area = _pool(output), _area(output)
+        before, area_before = self._given[name]
+        if after is None or (area == 1 and area_before <= 1 < self._area):
+            return  # no map, or behind a pooling: the last map had more than this one pixel
+        self._pooled.append((name, before, after))
+        if not (area == 1 < area_before and before is not None and _same(before, after)):  # unless this is the pooling
+            self._area = area
 
     def _finish(self, output: object) -> None:
         self.output = output
@@ -98,6 +105,10 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 def _pool(value: object) -> Tensor | None:
     return value.mean((2, 3)) if isinstance(value, Tensor) and value.ndim == 4 else None
+
+
+def _area(value: object) -> int:
+    return value.shape[2] * value.shape[3] if isinstance(value, Tensor) and value.ndim == 4 else 0
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

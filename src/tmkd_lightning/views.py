@@ -40,8 +40,7 @@ def canny(image: Tensor, low_threshold: float = 100 / 255, high_threshold: float
         >>> canny(step)[0, 0, 1].tolist()
         [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     """
-    if not 0 < low_threshold <= high_threshold:
-        raise ValueError(f"canny needs 0 < low_threshold <= high_threshold, got {low_threshold} and {high_threshold}")
+    _check_thresholds(low_threshold, high_threshold)
     image = _floating(image)
     channels = image.flatten(0, 1).unsqueeze(1)
     # kernel_size=1 skips the blur; without hysteresis, weak pixels come back as 0.5 and strong ones as 1.
@@ -87,7 +86,7 @@ def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, 
         ``clip(image + beta * (image - blur(image)), 0, 1)``, ``(B, C, H, W)``, floating.
 
     Raises:
-        ValueError: the image is too small for the kernel, or not 4-D.
+        ValueError: an even kernel, a sigma that is not positive, or an image too small for the kernel or not 4-D.
 
     Source: Eq. 2; the numbers are our choice, the paper's are lost.
 
@@ -96,6 +95,7 @@ def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, 
         >>> high_frequency_view(flat).allclose(flat)  # a flat image has none
         True
     """
+    _check_kernel(kernel_size, sigma)
     image = _floating(image)
     if min(image.shape[-2:]) <= kernel_size // 2:
         raise ValueError(f"images of {tuple(image.shape[-2:])} are too small for a blur over {kernel_size} pixels")
@@ -160,12 +160,14 @@ def rgb() -> View:
 
 def edge(alpha: float = 0.5, low_threshold: float = 100 / 255, high_threshold: float = 200 / 255) -> View:
     """The edge view with its numbers set; see :func:`edge_view`."""
+    _check_thresholds(low_threshold, high_threshold)
     function = partial(edge_view, alpha=alpha, low_threshold=low_threshold, high_threshold=high_threshold)
     return View("edge", function, TEMPLATES["edge"])
 
 
 def high_frequency(beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> View:
     """The high-frequency view with its numbers set; see :func:`high_frequency_view`."""
+    _check_kernel(kernel_size, sigma)
     function = partial(high_frequency_view, beta=beta, kernel_size=kernel_size, sigma=sigma)
     return View("high_frequency", function, TEMPLATES["high_frequency"])
 
@@ -189,6 +191,8 @@ class MultiView(nn.Module):
 
     def __init__(self, views: Sequence[str | View] = ("rgb", "edge", "high_frequency")) -> None:
         super().__init__()
+        if isinstance(views, str):
+            raise TypeError(f"views must be a list of names or Views, got the word {views!r}")
         self.views = tuple(_resolve(view) for view in views)
         if not self.views:
             raise ValueError(f"views is empty: name at least one of {sorted(BUILT_IN)}")
@@ -227,6 +231,16 @@ def _resolve(view: str | View) -> View:
     if view not in BUILT_IN:
         raise ValueError(f"unknown view {view!r}: choose from {sorted(BUILT_IN)}, or pass a View of your own")
     return BUILT_IN[view]()
+
+
+def _check_thresholds(low: float, high: float) -> None:
+    if not 0 < low <= high:
+        raise ValueError(f"canny needs 0 < low_threshold <= high_threshold, got {low} and {high}")
+
+
+def _check_kernel(kernel_size: int, sigma: float) -> None:
+    if kernel_size < 1 or kernel_size % 2 == 0 or sigma <= 0:
+        raise ValueError(f"a blur needs an odd kernel_size and a sigma above 0, got {kernel_size} and {sigma}")
 
 
 def _floating(image: Tensor) -> Tensor:

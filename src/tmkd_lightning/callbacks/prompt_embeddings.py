@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.nn import functional as F
 
 from tmkd_lightning.prompts import ANCHOR_TEMPLATE, PromptBank, check_class_names, fill, view_templates
 from tmkd_lightning.text import EmbeddingFile, OpenCLIPTextEncoder, TextEncoder, write_embeddings
@@ -92,8 +93,10 @@ class PromptEmbeddings(Callback):
         known = _read_cache(path, unique)
         if known is None:
             rank_zero_info(f"Encoding {len(unique)} prompts with {identity}")
-            known = self.encoder.encode(unique)
-            _write_cache(path, unique, known, identity)
+            new = self.encoder.encode(unique)
+            _write_cache(path, unique, new, identity)
+            known = _read_cache(path, unique)  # so that the first run and the next compute with the same bits
+            known = F.normalize(new.float(), dim=1) if known is None else known
         row = {prompt: index for index, prompt in enumerate(unique)}
         return known[torch.tensor([row[prompt] for prompt in prompts])]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -75,7 +76,7 @@ class ImageFolderDataModule(ImageDataModule):
         if split == "test" or (self.root / "val").is_dir():
             return ImageFiles(self._files(split))
         files = self._files("train")
-        kept, held_out = stratified_split([label for _, label in files], self.val_fraction, self.seed)
+        kept, held_out = stratified_split([label for _, label in files], self.val_fraction, self.seed, self._folders())
         return ImageFiles([files[index] for index in (kept if split == "train" else held_out)])
 
     def _folders(self) -> list[str]:
@@ -123,10 +124,17 @@ class ImageFiles:
         path, label = self.files[index]
         try:
             with Image.open(path) as image:
-                return image.convert("RGB"), label
+                return _to_rgb(image), label
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise DataError(f"{path} cannot be read as an image ({error}): replace or remove it") from error
 
 
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # PIL would clip 16 bits at 255 instead of scaling them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))

@@ -9,13 +9,16 @@ import torch
 from tmkd_lightning.data.errors import DataError
 
 
-def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def stratified_split(
+    labels: Sequence[int], fraction: float, seed: int, names: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
     """Splits indices so that every class is held out in the same proportion, by at least one sample.
 
     Args:
         labels: class of each sample.
         fraction: part of each class to hold out, above 0 and below 1.
         seed: of the draw; one seed gives one split.
+        names: of the classes, for messages.
 
     Returns:
         Indices to keep and indices held out, each in ascending order.
@@ -37,7 +40,8 @@ def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple
     for label in sorted(set(labels)):
         members = (label_of == label).nonzero().flatten()
         if len(members) < 2:
-            raise DataError(f"class {label} has one image: it cannot be split into training and validation")
+            name = repr(names[label]) if names else label
+            raise DataError(f"class {name} has one image: it cannot be split into training and validation")
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held_out += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
     chosen = set(held_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,28 +47,34 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no checkpoint at {path}: is the path right, and was the network trained?")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
         raise ValueError(f"{path} is not a checkpoint that can be read safely (weights_only=True): {error}") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)} if content else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {key: value for key, value in named if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name: neither a state dict nor a checkpoint with one")
     return tensors
 
 
 def _strip(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Picks the tensors under the prefix that covers most of the wanted keys, and removes it."""
+    """Picks the tensors under the prefix that covers most of the wanted keys, a teacher's last, and removes it."""
     prefixes = {key[: -len(name)] for key in tensors for name in wanted if key.endswith(name)}
     prefixes = {prefix for prefix in prefixes if not prefix or prefix.endswith(".")}
-    best = max(sorted(prefixes | {""}), key=lambda prefix: sum(prefix + name in tensors for name in wanted))
-    return {key.removeprefix(best): value for key, value in tensors.items() if key.startswith(best)}
+    covered = {prefix: sum(prefix + name in tensors for name in wanted) for prefix in sorted(prefixes | {""})}
+    best = max(covered, key=lambda prefix: (covered[prefix], "teacher" not in prefix))
+    found = {key.removeprefix(best): value for key, value in tensors.items() if key.startswith(best)}
+    if best:
+        return found
+    own = {name.split(".")[0] for name in wanted}  # without a prefix, other parts may stand beside the network's
+    return {key: value for key, value in found.items() if key.split(".")[0] in own} or found
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
     missing = [key for key in wanted if key not in found]
-    unknown = [key for key in found if key not in wanted] if missing else []
+    unknown = [key for key in found if key not in wanted]
     reshaped = [
         f"{key} is {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in wanted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tenso
     """
     arrays = {
         "prompts": np.array(list(prompts), dtype=np.str_),
-        "embeddings": embeddings.numpy().astype(np.float32),
+        "embeddings": embeddings.detach().float().numpy(),
         "encoder": np.array(identity),
     }
     with atomic_write(Path(path)) as file:
@@ -82,17 +81,18 @@ class EmbeddingFile:
         return torch.nn.functional.normalize(vectors[[row[prompt] for prompt in prompts]], dim=1)
 
     def _read(self) -> tuple[list[str], Tensor]:
+        wanted = (self.prompts, self.embeddings)
         try:
             with np.load(self.path, allow_pickle=False) as file:
-                texts, vectors = file[self.prompts], file[self.embeddings]
-        except KeyError:
-            with np.load(self.path, allow_pickle=False) as file:
-                raise ValueError(
-                    f"{self.path} holds the arrays {file.files}, not {self.prompts!r} and {self.embeddings!r}: name "
-                    "them with EmbeddingFile(path, prompts=..., embeddings=...)"
-                ) from None
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+                known = file.files
+                texts, vectors = (file[name] if name in known else None for name in wanted)
+        except Exception as error:  # on damaged bytes zipfile, zlib and numpy raise whatever they come to
             raise ValueError(f"{self.path} is not a readable file of text embeddings: {error}") from error
-        if vectors.ndim != 2 or len(texts) != len(vectors):
-            raise ValueError(f"{self.path}: {len(texts)} texts do not fit embeddings of shape {vectors.shape}")
+        if texts is None or vectors is None:
+            raise ValueError(
+                f"{self.path} holds the arrays {known}, not {self.prompts!r} and {self.embeddings!r}: name them with "
+                "EmbeddingFile(path, prompts=..., embeddings=...)"
+            )
+        if vectors.ndim != 2 or texts.shape != vectors.shape[:1]:
+            raise ValueError(f"{self.path}: texts of shape {texts.shape} do not fit embeddings of {vectors.shape}")
         return [str(text) for text in texts], torch.from_numpy(vectors.astype(np.float32))

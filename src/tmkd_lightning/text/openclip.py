@@ -98,7 +98,7 @@ class OpenCLIPTextEncoder:
 
     def _help(self, error: Exception) -> str:
         if Path(self.pretrained).exists():
-            return f"CLIP weights in {self.pretrained} could not be loaded into {self.model_name}: {error}"
+            return f"CLIP weights in {self.pretrained} could not be loaded: {error}"
         return (
             f"CLIP weights {self.model_name!r} ({self.pretrained!r}) could not be fetched, and {_cached_as(self)} is "
             "not there. Any of these helps: copy that file from a machine that has it; pass a local file or folder as "
