@@ -66,10 +66,10 @@ def _strip(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
     covered = {prefix: sum(prefix + name in tensors for name in wanted) for prefix in sorted(prefixes | {""})}
     best = max(covered, key=lambda prefix: (covered[prefix], "teacher" not in prefix))
     found = {key.removeprefix(best): value for key, value in tensors.items() if key.startswith(best)}
-    if best:
+    if best or not wanted.keys() <= found.keys():
         return found
     own = {name.split(".")[0] for name in wanted}  # without a prefix, other parts may stand beside the network's
-    return {key: value for key, value in found.items() if key.split(".")[0] in own} or found
+    return {key: value for key, value in found.items() if key.split(".")[0] in own}
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
