@@ -240,3 +240,13 @@ def test_views_by_class_path_with_numbers_of_their_own(tmkd_run) -> None:
     assert module.views.names == ("rgb", "edge", "grey")
     image = torch.rand(1, 3, 8, 8)
     assert module.views(image)[1].sub(image).abs().max() <= 0.1 + 1e-6
+
+
+def test_class_path_finds_modules_in_the_current_folder(here) -> None:
+    Path("my_project.py").write_text(
+        "from tmkd_lightning.distillers import KD\n\nclass Mine(KD):\n    def forward(self, student, teacher, label):\n"
+        "        return {'mine': super().forward(student, teacher, label)['kd']}\n"
+    )
+    tmkd_options = ["--config", str(EXAMPLES / "digits_kd.yaml"), *SHORT, *QUIET, "--trainer.log_every_n_steps", "1"]
+    tmkd("fit", *tmkd_options, "--model.distiller", "my_project.Mine")
+    assert "train/mine" in Path("runs/digits_kd/metrics.csv").read_text()

@@ -127,7 +127,7 @@ def test_sums_nest() -> None:
 
 
 def test_two_terms_of_one_name() -> None:
-    with pytest.raises(ValueError, match="two distillers return a term named 'kd'"):
+    with pytest.raises(ValueError, match="two loss terms are named 'kd'"):
         Sum(KD(), KD(temperature=1.0))(*outputs(), LABEL)
     assert set(Sum(KD(), KD(temperature=1.0, name="sharp"))(*outputs(), LABEL)) == {"kd", "sharp"}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from conftest import make_images
 from tmkd_lightning import Extractor, TMKDModule
-from tmkd_lightning.distillers import KD
+from tmkd_lightning.distillers import KD, Distiller
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -143,3 +143,26 @@ def test_networks_that_do_not_return_logits_are_refused_before_the_first_step(ne
     with pytest.raises(error, match=message):
         fit(module)
     assert module.trainer.global_step == 0
+
+
+def test_a_datamodule_with_a_transfer_hook_of_its_own_does_not_turn_the_checks_off(fit) -> None:
+    class Theirs(LightningDataModule):
+        def train_dataloader(self):
+            return their_loader()
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return batch
+
+    module = TheirModule(Pyramid(3), Pyramid(3), views=["rgb"], text_weight=0)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        fit(module, datamodule=Theirs())
+    assert module.trainer.global_step == 0
+
+
+def test_a_term_of_theirs_cannot_take_the_place_of_one_of_ours(net, fit) -> None:
+    class Clash(Distiller):
+        def forward(self, student, teacher, label):
+            return {"ce": student.logits.sum()}
+
+    with pytest.raises(ValueError, match="two loss terms are named 'ce'"):
+        fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0, distiller=Clash()))

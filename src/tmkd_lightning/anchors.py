@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tmkd_lightning.losses import text_contrast
+from tmkd_lightning.losses import check_temperature, text_contrast
 
 
 class TextAnchor(nn.Module):
@@ -30,6 +30,7 @@ class TextAnchor(nn.Module):
         self, student_dim: int, text_dim: int, head_dim: int = 128, temperature: float = 0.07, weight: float = 0.8
     ) -> None:
         super().__init__()
+        check_temperature(temperature)
         self.image_head = nn.Linear(student_dim, head_dim)
         self.text_head = nn.Linear(text_dim, head_dim)
         self.temperature = temperature

@@ -98,6 +98,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a class_path may name a module of the user's project, as with python -m
     verb, rest = _verb(sys.argv[1:] if args is None else args)
     if verb is None:
         TMKDCLI(args)

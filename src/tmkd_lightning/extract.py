@@ -1,4 +1,4 @@
-"""Any classifier as a source of :class:`Output`: finds its head and map, and owns its input normalisation."""
+"""Any classifier as a source of `Output`: finds its head and map, and owns its input normalisation."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Extractor(nn.Module):
         """Makes sure that a part can be had.
 
         Args:
-            part: name of a field of :class:`Output`.
+            part: name of a field of `Output`.
             reader: who reads it, for the message.
 
         Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -78,9 +80,11 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
         return
     image = to_unit_float(image)
     if normalized_with is not None:
-        mean, std = normalized_with
+        mean, std = (part.to(image.device) for part in normalized_with)
         image = image * std + mean
     low, high = (value.item() for value in torch.aminmax(image))
+    if math.isnan(low + high):
+        raise ValueError("images hold values that are not a number")
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
         what = "after undoing normalized_with " if normalized_with is not None else ""
         raise ValueError(

@@ -20,7 +20,7 @@ _WHY_MISSING: dict[str, str] = {
 
 
 class MissingPartError(ValueError):
-    """A part of an :class:`Output` was asked for that the network cannot give."""
+    """A part of an `Output` was asked for that the network cannot give."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def canny(image: Tensor, low_threshold: float = 100 / 255, high_threshold: float
     Raises:
         ValueError: thresholds that are not ``0 < low <= high``, or an image that is not 4-D.
 
-    Source: Eq. 1; Canny 1986. The thresholds are OpenCV's customary 100 and 200 (our choice; the paper's are lost).
+    Source: Eq. 1; Canny 1986. The thresholds are OpenCV's customary 100 and 200 (our choice).
 
     Example:
         >>> step = torch.zeros(1, 1, 3, 6)
@@ -56,13 +56,13 @@ def edge_view(
     Args:
         image: ``(B, C, H, W)``, uint8 or float in [0, 1].
         alpha: how bright edges are drawn, from 0 (not at all) up.
-        low_threshold: as in :func:`canny`.
-        high_threshold: as in :func:`canny`.
+        low_threshold: as in `canny`.
+        high_threshold: as in `canny`.
 
     Returns:
         ``clip(image + alpha * canny(image), 0, 1)``, ``(B, C, H, W)``, floating.
 
-    Source: Eq. 1; alpha 0.5 is our choice, the paper's value is lost.
+    Source: Eq. 1; alpha 0.5 is our choice.
 
     Example:
         >>> flat = torch.full((1, 3, 4, 4), 0.25)
@@ -88,7 +88,7 @@ def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, 
     Raises:
         ValueError: an even kernel, a sigma that is not positive, or an image too small for the kernel or not 4-D.
 
-    Source: Eq. 2; the numbers are our choice, the paper's are lost.
+    Source: Eq. 2; the numbers are our choice.
 
     Example:
         >>> flat = torch.full((1, 3, 4, 4), 0.25)
@@ -159,14 +159,14 @@ def rgb() -> View:
 
 
 def edge(alpha: float = 0.5, low_threshold: float = 100 / 255, high_threshold: float = 200 / 255) -> View:
-    """The edge view with its numbers set; see :func:`edge_view`."""
+    """The edge view with its numbers set; see `edge_view`."""
     _check_thresholds(low_threshold, high_threshold)
     function = partial(edge_view, alpha=alpha, low_threshold=low_threshold, high_threshold=high_threshold)
     return View("edge", function, TEMPLATES["edge"])
 
 
 def high_frequency(beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> View:
-    """The high-frequency view with its numbers set; see :func:`high_frequency_view`."""
+    """The high-frequency view with its numbers set; see `high_frequency_view`."""
     _check_kernel(kernel_size, sigma)
     function = partial(high_frequency_view, beta=beta, kernel_size=kernel_size, sigma=sigma)
     return View("high_frequency", function, TEMPLATES["high_frequency"])

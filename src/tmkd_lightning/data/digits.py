@@ -85,7 +85,7 @@ class DigitsDataModule(ImageDataModule):
         return v2.Resize((self.image_size, self.image_size), antialias=True)
 
     def samples(self, split: str) -> list[tuple[Tensor, int]]:
-        """Scans of a split; see :class:`ImageDataModule`."""
+        """Scans of a split; see `ImageDataModule`."""
         scans = _load()
         labels = [label for _, label in scans]
         rest, test = stratified_split(labels, 1 / 3, seed=0)

@@ -72,7 +72,7 @@ class ImageFolderDataModule(ImageDataModule):
                 self._files(split)
 
     def samples(self, split: str) -> Any:
-        """Images of a split; see :class:`ImageDataModule`."""
+        """Images of a split; see `ImageDataModule`."""
         if split == "test" or (self.root / "val").is_dir():
             return ImageFiles(self._files(split))
         files = self._files("train")

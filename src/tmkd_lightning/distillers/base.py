@@ -82,11 +82,30 @@ class Sum(Distiller):
         Raises:
             ValueError: two methods return a term of one name.
         """
-        terms: dict[str, Tensor] = {}
-        for distiller in self.parts:
-            new = distiller(student, teacher, label)
-            twice = sorted(terms.keys() & new.keys())
-            if twice:
-                raise ValueError(f"two distillers return a term named {twice[0]!r}: give one of them another name")
-            terms |= new
-        return terms
+        return join(*(distiller(student, teacher, label) for distiller in self.parts))
+
+
+def join(*groups: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Puts named loss terms together.
+
+    Args:
+        groups: terms by name.
+
+    Returns:
+        All terms by name, in order.
+
+    Raises:
+        ValueError: two terms have one name.
+
+    Example:
+        >>> import torch
+        >>> sorted(join({"ce": torch.ones(())}, {"kd": torch.ones(())}))
+        ['ce', 'kd']
+    """
+    joined: dict[str, Tensor] = {}
+    for group in groups:
+        twice = sorted(joined.keys() & group.keys())
+        if twice:
+            raise ValueError(f"two loss terms are named {twice[0]!r}: give one of them another name")
+        joined |= group
+    return joined

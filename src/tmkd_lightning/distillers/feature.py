@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.distillers.base import Distiller
-from tmkd_lightning.losses import feature_kl
+from tmkd_lightning.losses import check_temperature, feature_kl
 from tmkd_lightning.outputs import Output, Part
 
 
@@ -40,6 +40,7 @@ class FeatureKL(Distiller):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_temperature(temperature)
         if noise_scale < 0:
             raise ValueError(f"noise_scale must be at least 0, got {noise_scale}")
         self.projector = nn.Linear(student_dim, teacher_dim)
@@ -48,7 +49,7 @@ class FeatureKL(Distiller):
         self.weight = weight
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
-        """Computes the term ``feature``; see :class:`Distiller`."""
+        """Computes the term ``feature``; see `Distiller`."""
         target = teacher.require("embedding")
         if self.noise_scale > 0:
             target = target + self.noise_scale * torch.randn_like(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
-from tmkd_lightning.losses import logit_kl
+from tmkd_lightning.losses import check_temperature, logit_kl
 from tmkd_lightning.outputs import Output
 
 
@@ -30,10 +30,11 @@ class KD(Distiller):
 
     def __init__(self, temperature: float = 4.0, weight: float = 1.0, name: str = "kd") -> None:
         super().__init__()
+        check_temperature(temperature)
         self.temperature = temperature
         self.weight = weight
         self.name = name
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
-        """Computes the term ``kd``; see :class:`Distiller`."""
+        """Computes the term ``kd``; see `Distiller`."""
         return {self.name: self.weight * logit_kl(student.logits, teacher.logits, self.temperature)}

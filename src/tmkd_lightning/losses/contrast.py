@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from tmkd_lightning.losses.divergence import check_temperature
 from tmkd_lightning.precision import in_full_precision
 
 
@@ -26,7 +27,7 @@ def text_contrast(student: Tensor, text: Tensor, label: Tensor, temperature: flo
     Raises:
         ValueError: different widths, or a temperature that is not positive.
 
-    Source: Eq. 9 to 11; the paper's formula is lost, InfoNCE is our choice; τ 0.07 is customary.
+    Source: Eq. 9 to 11; InfoNCE is our choice, the paper calls its loss CRD; τ 0.07 is customary.
 
     Example:
         >>> import torch
@@ -35,7 +36,6 @@ def text_contrast(student: Tensor, text: Tensor, label: Tensor, temperature: flo
     """
     if student.shape[1] != text.shape[1]:
         raise ValueError(f"student is {student.shape[1]} wide and text {text.shape[1]}: project both to one width")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    check_temperature(temperature)
     similarity = F.normalize(student, dim=1) @ F.normalize(text, dim=1).T
     return F.cross_entropy(similarity / temperature, label)

@@ -34,11 +34,16 @@ def logit_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """
     if student.shape != teacher.shape:
         raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one shape")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    check_temperature(temperature)
     student = F.log_softmax(student / temperature, dim=1)
     teacher = F.log_softmax(teacher / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuses a temperature that is not positive."""
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
 
 
 def feature_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

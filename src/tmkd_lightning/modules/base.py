@@ -104,12 +104,16 @@ class ClassificationModule(LightningModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Checks images and labels while they are still on the host, where looking at them costs no waiting."""
-        image, label = self.unpack(batch)
-        if image.device.type == "cpu":
-            check_images(image, self.normalized_with)
-        if label is not None and label.device.type == "cpu":
-            check_labels(label, len(image), self.num_classes)
+        if all(part is None or part.device.type == "cpu" for part in self.unpack(batch)):
+            self.check(batch)
         return batch
+
+    def check(self, batch: Any) -> None:
+        """Refuses a batch whose images or labels are not what they must be."""
+        image, label = self.unpack(batch)
+        check_images(image, self.normalized_with)
+        if label is not None:
+            check_labels(label, len(image), self.num_classes)
 
     def take(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Unpacks a batch on the device.
@@ -148,6 +152,7 @@ class ClassificationModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
         if not self._ready:
+            self.check(batch)  # a datamodule with a transfer hook of its own replaces ours
             image, _ = self.take_labelled(batch)
             if len(image) == 1 and has_batch_norm(self.extractor):
                 raise ValueError("training batches hold one image, which BatchNorm cannot train on: use at least 2")
@@ -225,7 +230,7 @@ class ClassificationModule(LightningModule):
         image, label = self.take_labelled(batch)
         logits = at_least_float32(self(image))
         metrics.update(logits, label)
-        self.log(loss_name, F.cross_entropy(logits, label), batch_size=len(label))
+        self.log(loss_name, F.cross_entropy(logits, label), batch_size=len(label), sync_dist=True)
         self.log_dict(metrics, prog_bar=True, batch_size=len(label))
 
 

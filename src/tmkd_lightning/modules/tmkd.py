@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tmkd_lightning.anchors import TextAnchor
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
-from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
+from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum, join
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.frozen import Frozen
 from tmkd_lightning.fusion import WeightNet, fuse
@@ -200,10 +200,10 @@ class TMKDModule(ClassificationModule):
         terms = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), label)}
         if self.reads_teacher:
             teacher = self.teach(image, label)
-            terms |= self.train_fusion(teacher, label)
-            terms |= self.distiller(student, self.target(teacher), label)
+            distilled = self.distiller(student, self.target(teacher), label)
+            terms = join(terms, self.train_fusion(teacher, label), distilled)
         if self.text_anchor is not None and self.prompt_bank is not None:
-            terms |= self.text_anchor(student.embedding, self.prompt_bank.anchors, label)
+            terms = join(terms, self.text_anchor(student.embedding, self.prompt_bank.anchors, label))
         return self.total(terms)
 
     def teach(self, image: Tensor, label: Tensor) -> Output:

@@ -14,7 +14,7 @@ from tmkd_lightning.files import atomic_write
 
 
 def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tensor, identity: str) -> None:
-    """Writes embeddings for :class:`EmbeddingFile`, whole or not at all.
+    """Writes embeddings for `EmbeddingFile`, whole or not at all.
 
     Args:
         path: file to make, ``.npz``; its folder is made if missing.
@@ -41,7 +41,7 @@ def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tenso
 class EmbeddingFile:
     """Looks prompts up in a file of embeddings; ``tmkd embed`` writes such files.
 
-    A file keyed by bare class names serves too: pass ``templates="{class}"`` to :class:`PromptEmbeddings`, and every
+    A file keyed by bare class names serves too: pass ``templates="{class}"`` to `PromptEmbeddings`, and every
     view looks up the class name itself (fusion then sees no difference between the views' words).
 
     Args:
@@ -68,7 +68,7 @@ class EmbeddingFile:
         return f"file-{digest}-{self.prompts}-{self.embeddings}"
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Looks prompts up; see :class:`TextEncoder`."""
+        """Looks prompts up; see `TextEncoder`."""
         texts, vectors = self._read()
         row = {text: index for index, text in enumerate(texts)}
         missing = [prompt for prompt in prompts if prompt not in row]

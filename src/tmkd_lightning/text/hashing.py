@@ -35,7 +35,7 @@ class HashingTextEncoder:
         return f"hashing-char_wb-2-4-{self.dim}"
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Encodes prompts; see :class:`TextEncoder`."""
+        """Encodes prompts; see `TextEncoder`."""
         from sklearn.feature_extraction.text import HashingVectorizer  # slow to import, and seldom needed
 
         vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=self.dim, norm="l2")

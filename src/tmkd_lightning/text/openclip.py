@@ -68,7 +68,7 @@ class OpenCLIPTextEncoder:
 
     @torch.no_grad()  # not inference_mode: the embeddings are used in training
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Encodes prompts; see :class:`TextEncoder`."""
+        """Encodes prompts; see `TextEncoder`."""
         import open_clip
 
         name = f"local-dir:{self.pretrained}" if Path(self.pretrained).is_dir() else self.model_name
