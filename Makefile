@@ -25,8 +25,9 @@ docs: $(READY)  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
 wheel: $(READY)  ## builds the wheel, and imports it in an environment of its own
+	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist
-	rm -rf dist/clean && $(PYTHON) -m venv dist/clean
+	$(PYTHON) -m venv dist/clean
 	dist/clean/bin/pip install --quiet dist/*.whl
 	cd dist && clean/bin/python -c "import tmkd_lightning; print(tmkd_lightning.__version__)" && clean/bin/tmkd --help > /dev/null
 

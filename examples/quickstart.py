@@ -67,7 +67,8 @@ def draw(path: Path) -> None:
         axis.imshow(seen[0].permute(1, 2, 0))
         axis.set_title(name.replace("_", " "))
         axis.axis("off")
-    history = list(csv.DictReader(Path("runs/digits_tmkd/metrics.csv").read_text().splitlines()))
+    newest = max(Path("runs/digits_tmkd").glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
+    history = list(csv.DictReader(newest.read_text().splitlines()))
     for name in views.names:
         weights = [(int(row["epoch"]), float(row[f"fusion/{name}"])) for row in history if row[f"fusion/{name}"]]
         axes[3].plot(*zip(*weights, strict=True), label=name.replace("_", " "), color=VIEW_COLOURS[name])

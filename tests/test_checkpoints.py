@@ -182,3 +182,10 @@ def test_what_is_no_checkpoint_at_all(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"hello world")
     with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
         load_weights(network(), tmp_path / "last.ckpt")
+
+
+def test_two_networks_that_fit_are_named(tmp_path: Path) -> None:
+    both = {f"{who}.{key}": value for who in ("ema", "model") for key, value in saved().items()}
+    torch.save({"state_dict": both}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"several networks that fit, under \['ema\.', 'model\.'\]"):
+        load_weights(network(), tmp_path / "last.ckpt")

@@ -56,7 +56,8 @@ def test_shipped_config_trains_and_closes_with_a_table(here, config, capsys) -> 
     printed = capsys.readouterr().out
     assert "1 epochs, 2 steps" in printed
     assert f"runs/{config}/best.ckpt" in printed
-    saved = yaml.safe_load((here / f"runs/{config}/config.yaml").read_text())
+    (resolved,) = here.glob(f"runs/{config}/version_0/resolved_config.yaml")
+    saved = yaml.safe_load(resolved.read_text())
     assert saved["seed_everything"] == 0
     state = torch.load(here / f"runs/{config}/best.ckpt", weights_only=True)["state_dict"]
     assert not [key for key in state if key.startswith("teacher")]
@@ -249,4 +250,23 @@ def test_class_path_finds_modules_in_the_current_folder(here) -> None:
     )
     tmkd_options = ["--config", str(EXAMPLES / "digits_kd.yaml"), *SHORT, *QUIET, "--trainer.log_every_n_steps", "1"]
     tmkd("fit", *tmkd_options, "--model.distiller", "my_project.Mine")
-    assert "train/mine" in Path("runs/digits_kd/metrics.csv").read_text()
+    assert "train/mine" in Path("runs/digits_kd/version_0/metrics.csv").read_text()
+
+
+def test_best_and_last_are_different_epochs(here, capsys) -> None:
+    ruinous = ["--model.optimizer.lr", "0.5", "--trainer.max_epochs", "3", "--trainer.limit_train_batches", "2"]
+    config = ["--config", str(EXAMPLES / "digits_student.yaml"), *QUIET]
+    tmkd("fit", *config, *ruinous)
+    last, best = (torch.load(here / f"runs/digits_student/{n}.ckpt", weights_only=True) for n in ("last", "best"))
+    assert last["global_step"] == 6
+    saved = next(state for name, state in best["callbacks"].items() if "val/top1" in name)
+    assert best["global_step"] in (2, 4, 6)
+    assert f"{saved['best_model_score'].item():.4f}" in capsys.readouterr().out
+
+
+def test_the_users_own_config_is_left_alone(here) -> None:
+    text = "# mine\n" + (EXAMPLES / "digits_student.yaml").read_text()
+    Path("config.yaml").write_text(text)
+    tmkd("fit", "--config", "config.yaml", *SHORT, *QUIET, "--trainer.logger", "false")
+    assert Path("config.yaml").read_text() == text
+    assert yaml.safe_load(Path("resolved_config.yaml").read_text())["trainer"]["max_epochs"] == 1

@@ -149,9 +149,12 @@ def test_statistics_given_as_integers() -> None:
     torch.testing.assert_close(extractor.normalize(images()), images())  # not rounded to integers
 
 
-def test_statistics_are_not_saved() -> None:
-    network = Small()
-    assert set(Extractor(network).state_dict()) == {f"network.{key}" for key in network.state_dict()}
+def test_statistics_are_saved_with_the_weights() -> None:
+    made = Extractor(Small(), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    loaded = Extractor(Small())
+    loaded.load_state_dict(made.state_dict())
+    assert loaded.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert loaded.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
 
 
 # The network is left as it was

@@ -175,13 +175,11 @@ def test_nothing_to_fill(tmp_path: Path) -> None:
     assert fill.encoder.calls == []
 
 
-def test_a_full_bank_stays(tmp_path: Path) -> None:
+def test_a_full_bank_is_filled_anew(tmp_path: Path) -> None:
     target = module()
-    target.prompt_bank.fill(torch.ones(3, 3, DIM), torch.ones(3, DIM))
-    fill = callback(tmp_path, class_names=NAMES)
-    fill.setup(trainer(), target, "fit")
-    assert fill.encoder.calls == []
-    assert target.prompt_bank.embeddings.equal(torch.ones(3, 3, DIM))
+    target.prompt_bank.fill(torch.ones(3, 3, DIM), torch.ones(3, DIM))  # by another encoder, for an earlier run
+    callback(tmp_path, class_names=NAMES).setup(trainer(), target, "fit")
+    assert not target.prompt_bank.embeddings.equal(torch.ones(3, 3, DIM))
 
 
 def test_another_width_names_the_argument(tmp_path: Path) -> None:
@@ -270,3 +268,17 @@ def test_default_encoder_is_clip() -> None:
 def test_not_an_encoder(encoder: object) -> None:
     with pytest.raises(TypeError, match="encoder must be a TextEncoder"):
         PromptEmbeddings(encoder)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(2, DIM), torch.ones(9), torch.full((9, DIM), float("nan"))])
+def test_what_an_encoder_gives_is_checked_before_it_is_kept(tmp_path: Path, wrong: torch.Tensor) -> None:
+    class Broken:
+        def identity(self) -> str:
+            return "broken"
+
+        def encode(self, prompts: list[str]) -> torch.Tensor:
+            return wrong
+
+    with pytest.raises(ValueError, match=r"Broken\.encode must give 9 finite rows"):
+        callback(tmp_path, encoder=Broken(), class_names=NAMES).setup(trainer(), module(), "fit")
+    assert not list(tmp_path.rglob("*.npz"))

@@ -329,17 +329,17 @@ def test_weights_that_cannot_be_fetched(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_network")
 def test_the_file_that_would_have_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path in the message is where open_clip looks when there is no network."""
+    """The folder in the message is where open_clip looks when there is no network."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(TextWeightsError) as caught:
         OpenCLIPTextEncoder(cache_dir=str(tmp_path)).encode(PROMPTS)
     named = next(word for word in str(caught.value).split() if word.startswith(str(tmp_path)))
     revision = "0" * 40
-    path = Path(named.replace("<revision>", revision))
+    path = Path(named) / "snapshots" / revision / "open_clip_model.safetensors"  # as the hub lays such a folder out
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
-    refs = path.parents[2] / "refs"
-    refs.mkdir()
+    refs = Path(named) / "refs"
+    refs.mkdir(exist_ok=True)
     (refs / "main").write_text(revision)
     weights = open_clip.get_pretrained_cfg("ViT-B-32-quickgelu", "openai")
     assert Path(open_clip.download_pretrained(weights, cache_dir=str(tmp_path))) == path

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from torch import nn
 from torch.nn import functional as F
 
-from tmkd_lightning import Extractor, TMKDModule, View
+from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, View
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
 from tmkd_lightning.distillers import KD, Distiller
 from tmkd_lightning.outputs import MissingPartError
@@ -267,7 +267,7 @@ def test_unequal_classes_are_refused_at_once(net) -> None:
 
 def test_one_object_as_both_is_refused(net) -> None:
     one = net()
-    with pytest.raises(ValueError, match="deepcopy"):
+    with pytest.raises(ValueError, match=r"share weights.*deepcopy"):
         TMKDModule(one, one)
 
 
@@ -391,7 +391,7 @@ def test_ddp_leaves_teacher_and_bank_alone(net) -> None:
     module = TMKDModule(net(16), net())
     ignored = set(module._ddp_params_and_buffers_to_ignore)
     everything = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
-    assert ignored == {name for name in everything if name.startswith(("teacher.", "prompt_bank."))}
+    assert ignored == {name for name in everything if name.startswith(("teacher.", "prompt_bank.", "guard."))}
     assert "teacher.extractor.network.bn.running_mean" in ignored
 
 
@@ -415,9 +415,9 @@ def test_schedule_scales_with_the_run(net, prompts, fit) -> None:
 
     rates = Rates()
     module = TMKDModule(net(16), net(), **FAST)
-    fit(module, callbacks=[prompts(), rates], max_epochs=6)  # 24 steps: warm-up 1, milestones at 15, 18, 21
+    fit(module, callbacks=[prompts(), rates], max_epochs=6)  # 24 steps: warm-up 1, a tenth after 15, 18, 21
     exponents = [round(math.log10(rate / 0.05)) for rate in rates.rates]
-    assert exponents == [0] * 14 + [-1] * 3 + [-2] * 3 + [-3] * 4
+    assert exponents == [0] * 15 + [-1] * 3 + [-2] * 3 + [-3] * 3
 
 
 def test_views_are_the_same_under_autocast(net) -> None:
@@ -426,3 +426,107 @@ def test_views_are_the_same_under_autocast(net) -> None:
     expected = module.views(image)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert module.views(image).equal(expected)
+
+
+# Mistakes that would cost a whole run
+
+
+def test_refused_pair_stays_trainable_and_frozen_students_are_refused(net) -> None:
+    one = net()
+    with pytest.raises(ValueError, match="share weights"):
+        TMKDModule(one, one)
+    assert all(parameter.requires_grad for parameter in one.parameters())
+    with pytest.raises(ValueError, match="student Net has nothing to train"):
+        TMKDModule(net(), net().requires_grad_(False))
+
+
+def test_student_that_was_left_evaluating_is_woken(net, fit) -> None:
+    student = net().eval()
+    with pytest.warns(UserWarning, match="Net was in evaluation mode and is put into training mode"):
+        fit(TMKDModule(net(16), student, views=["rgb"], text_weight=0), max_steps=1)
+    assert student.bn.num_batches_tracked == 1
+
+
+def test_module_as_teacher_keeps_its_statistics(net) -> None:
+    trained = ClassifierModule(Extractor(net(16), mean=(0.1, 0.2, 0.3), std=(1, 2, 3))).eval()
+    image = torch.rand(2, 3, 8, 8)
+    assert TMKDModule(trained, net()).teacher(image).logits.equal(trained(image))
+
+
+def test_statistics_come_back_with_the_checkpoint(net, prompts, fit, tmp_path) -> None:
+    module = TMKDModule(net(16), Extractor(net(), mean=(0.1, 0.2, 0.3), std=(1, 2, 3)), **FAST)
+    path = checkpointed(module, fit, prompts, tmp_path)
+    again = TMKDModule.load_from_checkpoint(path, teacher=net(16), student=net(), weights_only=True)
+    image = torch.rand(2, 3, 8, 8)
+    assert again.eval()(image).allclose(module.eval()(image))
+
+
+def test_own_views_must_be_passed_again(net, prompts, fit, tmp_path) -> None:
+    negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
+    path = checkpointed(TMKDModule(net(16), net(), views=["rgb", negative]), fit, prompts, tmp_path)
+    networks = {"teacher": net(16), "student": net(), "weights_only": True}
+    with pytest.raises(ValueError, match=r"made with \['views'\] of its own"):
+        TMKDModule.load_from_checkpoint(path, **networks, views=["rgb", "edge"])
+    again = TMKDModule.load_from_checkpoint(path, **networks, views=["rgb", negative])
+    assert again.views.names == ("rgb", "negative")
+
+
+class Poison(KD):
+    """Becomes NaN at its third step."""
+
+    calls = 0
+
+    def forward(self, student, teacher, label):
+        self.calls += 1
+        return {"kd": super().forward(student, teacher, label)["kd"] * (float("nan") if self.calls >= 3 else 1)}
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(net, fit, tmp_path, every) -> None:
+    module = TMKDModule(net(16), net(), distiller=Poison(), views=["rgb"], text_weight=0, **FAST)
+    saving = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=2, save_on_train_epoch_end=True)
+    with pytest.raises(FloatingPointError, match="loss term 'kd' was not finite at step 2;"):
+        fit(module, callbacks=[saving], enable_checkpointing=True, log_every_n_steps=every)
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 2
+    assert all(value.isfinite().all() for value in content["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("distiller", "error"), [("kd", "must be a Distiller, got str"), (nn.Linear(1, 1), "got Linear")]
+)
+def test_what_is_no_distiller_is_refused(net, distiller, error) -> None:
+    with pytest.raises(TypeError, match=error):
+        TMKDModule(net(), net(), distiller=distiller)
+
+
+def test_missing_teacher_file_is_named_before_any_prompt_is_encoded(net, fit, tmp_path) -> None:
+    class Costly(PromptEmbeddings):
+        def setup(self, *_, **__) -> None:
+            raise AssertionError("encoded")
+
+    module = TMKDModule(net(), net(), teacher_checkpoint=str(tmp_path / "gone.ckpt"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.ckpt"):
+        fit(module, callbacks=[Costly()])
+
+
+def test_callbacks_of_tmkd_do_no_harm_to_a_classifier(net, fit, prompts, loader) -> None:
+    fit(ClassifierModule(net()), val=loader(), callbacks=[prompts(), TeacherCheck()], max_steps=1)
+
+
+def test_teacher_check_measures_the_plain_image_too_and_says_when_it_measured_nothing(net, fit, loader, caplog) -> None:
+    with caplog.at_level("INFO"):
+        fit(TMKDModule(net(16), net(), views=["edge"], text_weight=0), val=loader(), max_steps=1)
+        fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0), max_steps=1)
+    lines = [record.message for record in caplog.records if record.message.startswith("Teacher")]
+    assert "rgb" in lines[0]
+    assert "edge" in lines[0]
+    assert "mean" not in lines[0]  # of one view there is none
+    assert lines[1] == "Teacher Net was not measured: there are no validation batches"
+
+
+def test_labels_of_any_integer_type_train(net, fit) -> None:
+    from torch.utils.data import DataLoader
+
+    rows = [(torch.rand(3, 8, 8), torch.tensor(index % 3, dtype=torch.int32)) for index in range(6)]
+    fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0), train=DataLoader(rows, batch_size=3), max_epochs=1)

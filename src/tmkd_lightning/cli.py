@@ -27,7 +27,6 @@ _NOISE = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
     r".*Checkpoint directory .* exists and is not empty.*",
-    r".*Experiment logs directory .* exists and is not empty.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
 )
 
@@ -53,7 +52,8 @@ class TMKDCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would optimise the teacher too
             save_config_callback=LogConfig,
-            save_config_kwargs={"overwrite": True},  # repeated and resumed runs write it again
+            # not config.yaml: where the log folder is the working folder, that may be the one that was read
+            save_config_kwargs={"config_filename": "resolved_config.yaml", "overwrite": True},
             seed_everything_default=0,
             parser_kwargs={"description": f"Knowledge distillation. Further verbs: {', '.join(VERBS)}."},
             args=None if args is None else list(args),

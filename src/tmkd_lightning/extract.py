@@ -62,8 +62,8 @@ class Extractor(nn.Module):
         self._head_confirmed = self._map_searched = False
         self.head_name = _last_linear(network) if head is None else head
         self.map_name = feature_map
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
         self._head_tap = _InputTap()
         self._map_tap = _OutputTap()
         self.head.register_forward_hook(self._head_tap)

@@ -37,6 +37,22 @@ def to_unit_float(image: Tensor) -> Tensor:
     raise TypeError(f"images must be uint8 or floating, got {image.dtype}")
 
 
+def to_unit_batch(image: Tensor) -> Tensor:
+    """Like `to_unit_float`, and refuses what is not a batch of images.
+
+    Raises:
+        ValueError: not ``(B, C, H, W)``.
+        TypeError: an integer type other than uint8.
+
+    Example:
+        >>> to_unit_batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).dtype
+        torch.float32
+    """
+    if image.ndim != 4:
+        raise ValueError(f"expected images (batch, channels, height, width), got {tuple(image.shape)}")
+    return to_unit_float(image)
+
+
 def denormalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Undoes ``(image - mean) / std`` and removes what rounding left outside [0, 1].
 

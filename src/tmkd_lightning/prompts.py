@@ -41,11 +41,14 @@ def check_class_names(names: Sequence[str], num_classes: int) -> None:
         num_classes: how many the networks have.
 
     Raises:
+        TypeError: one word instead of a list.
         ValueError: another number of names, an empty name, or a name given twice.
 
     Example:
         >>> check_class_names(["cat", "dog"], num_classes=2)
     """
+    if isinstance(names, str):
+        raise TypeError(f"class names must be a list, got the word {names!r}")
     if len(names) != num_classes:
         raise ValueError(
             f"{len(names)} class names for a network of {num_classes} classes (first names: {list(names[:3])})"

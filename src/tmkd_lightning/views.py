@@ -10,42 +10,9 @@ import kornia
 import torch
 from torch import Tensor, nn
 
-from tmkd_lightning.hysteresis import hysteresis
-from tmkd_lightning.images import to_unit_float
+from tmkd_lightning.canny import canny, check_thresholds
+from tmkd_lightning.images import to_unit_batch, to_unit_float
 from tmkd_lightning.prompts import TEMPLATES, check_template
-
-
-def canny(image: Tensor, low_threshold: float = 100 / 255, high_threshold: float = 200 / 255) -> Tensor:
-    """Finds edges in each channel separately, without blurring first.
-
-    The gradient is Kornia's: unnormalised Sobel on [0, 1], in float32 or better. So are non-maximum suppression and
-    tie rules, which are OpenCV's with ``L2gradient=True``. Hysteresis runs to its fixed point.
-
-    Args:
-        image: ``(B, C, H, W)``, uint8 or float in [0, 1].
-        low_threshold: gradient magnitude above which a pixel may continue an edge, on [0, 1] pixels.
-        high_threshold: magnitude above which a pixel starts an edge, at least `low_threshold`.
-
-    Returns:
-        ``(B, C, H, W)``, 1 on edges and 0 elsewhere, float32 for integer images and else of the image's type.
-
-    Raises:
-        ValueError: thresholds that are not ``0 < low <= high``, or an image that is not 4-D.
-
-    Source: Eq. 1; Canny 1986. The thresholds are OpenCV's customary 100 and 200 (our choice).
-
-    Example:
-        >>> step = torch.zeros(1, 1, 3, 6)
-        >>> step[..., 3:] = 1
-        >>> canny(step)[0, 0, 1].tolist()
-        [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    """
-    _check_thresholds(low_threshold, high_threshold)
-    image = _floating(image)
-    channels = image.flatten(0, 1).unsqueeze(1)
-    # kernel_size=1 skips the blur; without hysteresis, weak pixels come back as 0.5 and strong ones as 1.
-    _, marked = kornia.filters.canny(channels, low_threshold, high_threshold, kernel_size=1, hysteresis=False)
-    return hysteresis(weak=marked > 0, strong=marked == 1).view_as(image).to(image.dtype)
 
 
 def edge_view(
@@ -69,7 +36,7 @@ def edge_view(
         >>> edge_view(flat).equal(flat)  # a flat image has no edges
         True
     """
-    image = _floating(image)
+    image = to_unit_batch(image)
     return (image + alpha * canny(image, low_threshold, high_threshold)).clamp(0, 1)
 
 
@@ -96,7 +63,7 @@ def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, 
         True
     """
     _check_kernel(kernel_size, sigma)
-    image = _floating(image)
+    image = to_unit_batch(image)
     if min(image.shape[-2:]) <= kernel_size // 2:
         raise ValueError(f"images of {tuple(image.shape[-2:])} are too small for a blur over {kernel_size} pixels")
     smooth = kornia.filters.gaussian_blur2d(image, (kernel_size, kernel_size), (sigma, sigma))
@@ -160,7 +127,7 @@ def rgb() -> View:
 
 def edge(alpha: float = 0.5, low_threshold: float = 100 / 255, high_threshold: float = 200 / 255) -> View:
     """The edge view with its numbers set; see `edge_view`."""
-    _check_thresholds(low_threshold, high_threshold)
+    check_thresholds(low_threshold, high_threshold)
     function = partial(edge_view, alpha=alpha, low_threshold=low_threshold, high_threshold=high_threshold)
     return View("edge", function, TEMPLATES["edge"])
 
@@ -233,17 +200,6 @@ def _resolve(view: str | View) -> View:
     return BUILT_IN[view]()
 
 
-def _check_thresholds(low: float, high: float) -> None:
-    if not 0 < low <= high:
-        raise ValueError(f"canny needs 0 < low_threshold <= high_threshold, got {low} and {high}")
-
-
 def _check_kernel(kernel_size: int, sigma: float) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0 or sigma <= 0:
         raise ValueError(f"a blur needs an odd kernel_size and a sigma above 0, got {kernel_size} and {sigma}")
-
-
-def _floating(image: Tensor) -> Tensor:
-    if image.ndim != 4:
-        raise ValueError(f"expected images (batch, channels, height, width), got {tuple(image.shape)}")
-    return to_unit_float(image)

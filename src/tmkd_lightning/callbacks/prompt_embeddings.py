@@ -56,7 +56,7 @@ class PromptEmbeddings(Callback):
         """Fills the bank, if the module has one and is about to train."""
         module: Any = pl_module  # with a prompt_bank, views and class_names
         bank: PromptBank | None = module.prompt_bank
-        if stage != "fit" or bank is None or bank.filled:
+        if stage != "fit" or bank is None:
             return
         names = self._class_names(trainer, module)
         check_class_names(names, num_classes=bank.anchors.shape[0])
@@ -94,6 +94,11 @@ class PromptEmbeddings(Callback):
         if known is None:
             rank_zero_info(f"Encoding {len(unique)} prompts with {identity}")
             new = self.encoder.encode(unique)
+            if new.ndim != 2 or len(new) != len(unique) or not new.isfinite().all():
+                raise ValueError(
+                    f"{type(self.encoder).__name__}.encode must give {len(unique)} finite rows, one for each prompt, "
+                    f"but gave shape {tuple(new.shape)}" + ("" if new.isfinite().all() else " with values that are not")
+                )
             _write_cache(path, unique, new, identity)
             known = _read_cache(path, unique)  # so that the first run and the next compute with the same bits
             known = F.normalize(new.float(), dim=1) if known is None else known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 _NEAR_CHANCE = 2.0  # times the accuracy of guessing
 _RUINED = 0.8  # of the accuracy on the plain image
+_MEAN = "mean of views"
 
 
 class TeacherCheck(Callback):
@@ -37,47 +38,49 @@ class TeacherCheck(Callback):
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures and prints."""
-        module: Any = pl_module  # with a teacher, views, num_classes and take
+        module: Any = pl_module  # with a teacher (or None), views, num_classes and take
+        if module.teacher is None or self.batches == 0:
+            return
         with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
             shown = [_look(module, batch) for batch in self._batches(trainer)]
+        name = module.teacher.extractor.name
         if not shown:
+            rank_zero_info(f"Teacher {name} was not measured: there are no validation batches")
             return
-        right = torch.cat(shown, dim=1).float().mean(1).tolist()
-        names = [*module.views.names, "mean of views"]
-        accuracy = dict(zip(names, right, strict=True))
-        images = sum(part.shape[1] for part in shown)
+        right = {view: torch.cat([one[view] for one in shown]).float() for view in shown[0]}
+        accuracy = {view: part.mean().item() for view, part in right.items()}
         rank_zero_info(
-            f"Teacher {module.teacher.extractor.name} on {images} validation images, top-1: "
-            + ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items())
+            f"Teacher {name} on {len(right['rgb'])} validation images, top-1: "
+            + ", ".join(f"{view} {value:.1%}" for view, value in accuracy.items())
         )
         _warn(accuracy, module.num_classes)
 
     def _batches(self, trainer: Trainer) -> Iterable[Any]:
-        loader = tree_leaves(trainer.val_dataloaders)[0]  # of one or several; None if there are none
-        if loader is None:
-            return
-        for batch in islice(loader, self.batches):
+        loaders = [loader for loader in tree_leaves(trainer.val_dataloaders) if loader is not None]
+        for batch in islice(chain.from_iterable(loaders[:1]), self.batches):
             yield trainer.strategy.batch_to_device(batch)
 
 
-def _look(module: Any, batch: Any) -> Tensor:
-    """Which images the teacher gets right, ``(V + 1, B)``: in each view, and in the mean of views."""
-    image, label = module.take(batch)
-    logits = module.teacher(module.views(image).flatten(0, 1)).logits.unflatten(0, (-1, len(image)))
-    return torch.cat([logits, logits.mean(0, keepdim=True)]).argmax(2) == label
+def _look(module: Any, batch: Any) -> dict[str, Tensor]:
+    """Which images ``(B,)`` the teacher gets right: plain, in each view, and in the mean of several views."""
+    image, label = module.take_labelled(batch)
+    logits = {"rgb": module.teacher(image).logits}
+    logits |= {view.name: module.teacher(view(image)).logits for view in module.views.views if view.name != "rgb"}
+    if len(module.views) > 1:
+        logits[_MEAN] = torch.stack([logits[name] for name in module.views.names]).mean(0)
+    return {name: part.argmax(1) == label for name, part in logits.items()}
 
 
 def _warn(accuracy: dict[str, float], num_classes: int) -> None:
-    best = max(accuracy.values())
-    if best < min(_NEAR_CHANCE / num_classes, (1 + 1 / num_classes) / 2):
+    plain = accuracy["rgb"]
+    if plain < min(_NEAR_CHANCE / num_classes, (1 + 1 / num_classes) / 2):
         rank_zero_warn(
-            f"The teacher is hardly better than guessing (best view {best:.1%}, guessing {1 / num_classes:.1%}): were "
-            "its weights loaded (teacher_checkpoint), and are its normalisation and the class order right?"
+            f"The teacher is hardly better than guessing (top-1 {plain:.1%}, guessing {1 / num_classes:.1%}): were its "
+            "weights loaded (teacher_checkpoint), and are its normalisation and the class order right?"
         )
         return
-    plain = accuracy.get("rgb", best)
     for name, value in accuracy.items():
-        if value < _RUINED * plain:
+        if name != _MEAN and value < _RUINED * plain:
             rank_zero_warn(
                 f"The view {name!r} takes the teacher from {plain:.1%} to {value:.1%}: train the teacher on its views "
                 "(ClassifierModule(views=...)), weaken the view, or leave it out"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.distillers.base import Distiller
-from tmkd_lightning.losses import check_temperature, feature_kl
+from tmkd_lightning.losses import check_temperature, feature_kl, perturb
 from tmkd_lightning.outputs import Output, Part
 
 
@@ -23,6 +22,7 @@ class FeatureKL(Distiller):
     Source: Eq. 6 and 7; the defaults are customary in the code that the paper builds on.
 
     Example:
+        >>> import torch
         >>> distiller = FeatureKL(student_dim=4, teacher_dim=8, noise_scale=0.0)
         >>> student, teacher = (Output(torch.zeros(2, 3), torch.rand(2, dim)) for dim in (4, 8))
         >>> distiller(student, teacher, torch.tensor([0, 1]))["feature"].item() > 0
@@ -50,8 +50,6 @@ class FeatureKL(Distiller):
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``feature``; see `Distiller`."""
-        target = teacher.require("embedding")
-        if self.noise_scale > 0:
-            target = target + self.noise_scale * torch.randn_like(target)
+        target = perturb(teacher.require("embedding"), self.noise_scale)
         projected = self.projector(student.require("embedding"))
         return {"feature": self.weight * feature_kl(projected, target, self.temperature)}

@@ -2,5 +2,6 @@
 
 from tmkd_lightning.losses.contrast import text_contrast
 from tmkd_lightning.losses.divergence import check_temperature, feature_kl, logit_kl
+from tmkd_lightning.losses.perturbation import perturb
 
-__all__ = ["check_temperature", "feature_kl", "logit_kl", "text_contrast"]
+__all__ = ["check_temperature", "feature_kl", "logit_kl", "perturb", "text_contrast"]

@@ -35,7 +35,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     wanted = network.state_dict()
-    found = _strip(_read(path), wanted)
+    found = _strip(_read(path), wanted, path)
     problems = _differences(found, wanted)
     if problems:
         raise ValueError(f"{path} does not fit {type(network).__name__}: " + "; ".join(problems))
@@ -59,12 +59,15 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _strip(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Picks the tensors under the prefix that covers most of the wanted keys, a teacher's last, and removes it."""
     prefixes = {key[: -len(name)] for key in tensors for name in wanted if key.endswith(name)}
     prefixes = {prefix for prefix in prefixes if not prefix or prefix.endswith(".")}
     covered = {prefix: sum(prefix + name in tensors for name in wanted) for prefix in sorted(prefixes | {""})}
     best = max(covered, key=lambda prefix: (covered[prefix], "teacher" not in prefix))
+    rivals = [prefix for prefix in covered if covered[prefix] == len(wanted) and "teacher" not in prefix]
+    if len(rivals) > 1:
+        raise ValueError(f"{path} holds several networks that fit, under {rivals}: save the one that is meant alone")
     found = {key.removeprefix(best): value for key, value in tensors.items() if key.startswith(best)}
     if best or not wanted.keys() <= found.keys():
         return found

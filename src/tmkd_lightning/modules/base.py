@@ -7,24 +7,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
 from tmkd_lightning.extract import Extractor
-from tmkd_lightning.images import check_images, denormalize, to_unit_float
+from tmkd_lightning.modules.batches import BatchModule
 from tmkd_lightning.modules.checks import (
     Normalization,
     as_statistics,
     check_data_classes,
-    check_labels,
-    describe,
     has_batch_norm,
 )
-from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config
+from tmkd_lightning.modules.finite import FiniteGuard
+from tmkd_lightning.modules.metrics import classification_metrics
+from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
+from tmkd_lightning.modules.state import LEFT_OUT, check_left_out, names_under
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import check_class_names
 
@@ -36,7 +35,7 @@ _INTENDED = (
 )
 
 
-class ClassificationModule(LightningModule):
+class ClassificationModule(BatchModule):
     """A classifier in Lightning: everything but the training step.
 
     Validation and test log ``top1``, ``top5`` and ``recall`` (macro) of the classifier alone.
@@ -63,91 +62,37 @@ class ClassificationModule(LightningModule):
         compile: bool,
     ) -> None:
         super().__init__()
-        self.extractor = network if isinstance(network, Extractor) else Extractor(network)
+        self.extractor = as_extractor(network)
+        self.teacher: Any = None  # callbacks look for these two
+        self.prompt_bank: Any = None
         self.num_classes = self.extractor.num_classes
+        if class_names is not None:
+            check_class_names(class_names, self.num_classes)
         self.class_names = None if class_names is None else [str(name) for name in class_names]
-        if self.class_names is not None:
-            check_class_names(self.class_names, self.num_classes)
         self.normalized_with = as_statistics(normalized_with)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        if head_lr_factor <= 0:
+            raise ValueError(f"head_lr_factor must be above 0, got {head_lr_factor}")
         self.head_lr_factor = head_lr_factor
         self.compile_networks = compile
         self._ready = False
-        self.val_metrics = _metrics(self.num_classes, "val/")
-        self.test_metrics = _metrics(self.num_classes, "test/")
-
-    # What a project may want to change
-
-    def unpack(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """Takes images and labels out of a batch; override it for batches of another form.
-
-        Args:
-            batch: as the DataLoader gives it.
-
-        Returns:
-            Images ``(B, 3, H, W)`` and labels ``(B,)``, or None for labels where there are none (prediction).
-
-        Raises:
-            TypeError: the batch is neither a tensor nor a pair.
-        """
-        if isinstance(batch, Tensor):
-            return batch, None
-        if isinstance(batch, (list, tuple)) and len(batch) == 2:
-            return batch[0], batch[1]
-        raise TypeError(
-            f"expected a batch (images, labels), got {describe(batch)}: subclass the module and override "
-            "unpack(self, batch) to return the two"
-        )
-
-    # From a batch to images in [0, 1]
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Checks images and labels while they are still on the host, where looking at them costs no waiting."""
-        if all(part is None or part.device.type == "cpu" for part in self.unpack(batch)):
-            self.check(batch)
-        return batch
-
-    def check(self, batch: Any) -> None:
-        """Refuses a batch whose images or labels are not what they must be."""
-        image, label = self.unpack(batch)
-        check_images(image, self.normalized_with)
-        if label is not None:
-            check_labels(label, len(image), self.num_classes)
-
-    def take(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """Unpacks a batch on the device.
-
-        Args:
-            batch: as the DataLoader gives it.
-
-        Returns:
-            Images ``(B, 3, H, W)`` in [0, 1] and labels ``(B,)`` or None.
-        """
-        image, label = self.unpack(batch)
-        if self.normalized_with is not None:
-            mean, std = (part.to(image.device, image.dtype, non_blocking=True) for part in self.normalized_with)
-            return denormalize(image, mean, std), label
-        return to_unit_float(image), label
-
-    def take_labelled(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Like `take`, for a batch that cannot do without labels.
-
-        Raises:
-            ValueError: there are none.
-        """
-        image, label = self.take(batch)
-        if label is None:
-            raise ValueError("training and measuring need labels, but unpack gave none")
-        return image, label
+        self.left_out: list[str] = []
+        self.guard = FiniteGuard()
+        self.val_metrics = classification_metrics(self.num_classes, "val/")
+        self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
+        self.test_metrics = classification_metrics(self.num_classes, "test/")
 
     # Training
 
     def setup(self, stage: str) -> None:
-        """Holds the number of classes against the datamodule's."""
+        """Holds the number of classes against the datamodule's, and wakes a network that was left evaluating."""
         for message in _INTENDED:
             warnings.filterwarnings("ignore", message=message)
         check_data_classes(self.trainer, self.extractor)
+        if stage == "fit" and not self.extractor.network.training:
+            rank_zero_warn(f"{self.extractor.name} was in evaluation mode and is put into training mode")
+            self.extractor.train()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
@@ -190,19 +135,30 @@ class ClassificationModule(LightningModule):
         Returns:
             Their sum.
         """
-        loss = torch.stack([at_least_float32(term) for term in terms.values()]).sum()
+        values = torch.stack([at_least_float32(term) for term in terms.values()])
+        self.guard.watch(self.global_step, list(terms), values.detach())
+        loss = values.sum()
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Looks, every now and then, at whether all losses were finite."""
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.guard.check()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the last good checkpoint: nothing is saved after a loss that was not finite."""
+        self.guard.check()
+        checkpoint[LEFT_OUT] = self.left_out
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Asks for objects that the checkpoint could not hold."""
+        check_left_out(self.left_out, checkpoint)
+
     def configure_optimizers(self) -> Any:
         """The network at the base learning rate, everything beside it at `head_lr_factor` times that."""
-        network = {id(parameter) for parameter in self.extractor.parameters()}
-        heads = [p for p in self.parameters() if p.requires_grad and id(p) not in network]
-        groups = [{"params": [p for p in self.extractor.parameters() if p.requires_grad]}]
-        if heads:
-            groups.append({"params": heads})
-        optimizer = self.optimizer(groups)
+        optimizer = self.optimizer(parameter_groups(self, self.extractor))
         for group in optimizer.param_groups[1:]:
             group["lr"] *= self.head_lr_factor
         return optimizer_config(optimizer, self.lr_scheduler, lambda: self.trainer.estimated_stepping_batches)
@@ -234,13 +190,8 @@ class ClassificationModule(LightningModule):
         self.log_dict(metrics, prog_bar=True, batch_size=len(label))
 
 
-def _metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Top-1 and top-5 over all images, recall as the mean over classes; nothing that waits for the device."""
-    return MetricCollection(
-        {
-            "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-            "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro", validate_args=False),
-            "recall": MulticlassRecall(num_classes, average="macro", validate_args=False),
-        },
-        prefix=prefix,
-    )
+def as_extractor(network: nn.Module) -> Extractor:
+    """Wraps a bare network; an Extractor, or the one inside a module of ours, keeps its statistics."""
+    if isinstance(network, ClassificationModule):
+        return network.extractor
+    return network if isinstance(network, Extractor) else Extractor(network)

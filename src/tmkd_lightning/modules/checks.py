@@ -10,15 +10,18 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tmkd_lightning.distillers import Distiller
 from tmkd_lightning.extract import Extractor
 
 Normalization = tuple[Sequence[float], Sequence[float]]
 
 
 def check_pair(teacher: Extractor, student: Extractor) -> None:
-    """Refuses a teacher and a student that are one object or have different classes."""
-    if teacher.network is student.network:
-        raise ValueError("teacher and student are one object: freezing one would freeze the other, pass a deepcopy")
+    """Refuses a teacher and a student that share weights or have different classes, and a student that is frozen."""
+    if {id(parameter) for parameter in teacher.parameters()} & {id(parameter) for parameter in student.parameters()}:
+        raise ValueError("teacher and student share weights: freezing one would freeze the other, pass a deepcopy")
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise ValueError(f"student {student.name} has nothing to train: call requires_grad_(True) on it")
     if teacher.num_classes != student.num_classes:
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
@@ -31,6 +34,15 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuses a word that is not among those on offer."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+
+
+def weight_beside(distiller: Distiller | None, logit_weight: float | None) -> float:
+    """The weight of L_logit: as given, else 0 where the distiller is itself the logit term, else 1."""
+    if distiller is not None and not isinstance(distiller, Distiller):
+        raise TypeError(f"distiller must be a Distiller, got {type(distiller).__name__}")
+    if logit_weight is not None:
+        return logit_weight
+    return 0.0 if distiller is not None and distiller.is_logit_term else 1.0
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
@@ -52,7 +64,7 @@ def check_data_classes(trainer: Trainer, extractor: Extractor) -> None:
 
 def check_labels(label: Tensor, images: int, num_classes: int) -> None:
     """Refuses labels that are not one class for each image; meant for the host, before the transfer."""
-    if label.ndim != 1 or len(label) != images or label.is_floating_point():
+    if label.ndim != 1 or len(label) != images or label.is_floating_point() or label.dtype == torch.bool:
         raise ValueError(f"labels must be {images} integers, got shape {tuple(label.shape)} of {label.dtype}")
     low, high = int(label.min()), int(label.max())
     if low < 0 or high >= num_classes:

@@ -13,7 +13,7 @@ from tmkd_lightning.extract import Extractor
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.checks import Normalization
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
-from tmkd_lightning.modules.state import save_plain_hyperparameters, save_under
+from tmkd_lightning.modules.state import objects_among, save_plain_hyperparameters, save_under
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.views import MultiView, View
 
@@ -69,6 +69,7 @@ class ClassifierModule(ClassificationModule):
             compile=compile,
         )
         save_plain_hyperparameters(self, arguments)
+        self.left_out = objects_among(arguments)
         self.views = MultiView(("rgb",) if views is None else views)
         self.view_shares = _shares(view_shares, len(self.views))
         save_under(self, "extractor.network", "network")

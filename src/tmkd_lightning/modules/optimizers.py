@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from lightning.pytorch.cli import ReduceLROnPlateau
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -20,47 +22,48 @@ _WARM_UP = 5
 _MILESTONES = (75, 90, 105)
 
 
-def learning_rate_factor(progress: float) -> float:
-    """Warm-up and step decay as a function of the part of the run that is over.
+def learning_rate_factor(step: int, steps: float) -> float:
+    """Warm-up and step decay, scaled to the length of the run.
 
     Args:
-        progress: from 0 (start) to 1 (end).
+        step: optimizer steps that were taken, from 0.
+        steps: optimizer steps in the whole run; infinite for no warm-up and no decay.
 
     Returns:
-        Factor of the learning rate, in (0, 1].
+        Factor of the learning rate of the next step, in (0, 1].
+
+    Source: warm-up and step decay as in the paper; the numbers are our choice.
 
     Example:
-        >>> [round(learning_rate_factor(epoch / 120), 6) for epoch in (2.5, 60, 80, 100, 119)]
-        [0.5, 1.0, 0.1, 0.01, 0.001]
-    """
-    epoch = progress * _EPOCHS
-    if epoch < _WARM_UP:
-        return max(epoch / _WARM_UP, 1e-3)
-    return 0.1 ** sum(epoch >= milestone for milestone in _MILESTONES)
-
-
-def warm_up_and_step_decay(optimizer: Optimizer, steps: float) -> LambdaLR:
-    """The default schedule, stepped with the optimizer.
-
-    Args:
-        optimizer: whose learning rates to scale.
-        steps: optimizer steps in the whole run; infinite keeps the rate constant.
-
-    Returns:
-        The scheduler.
-
-    Source: warm-up and step decay as in the paper; the milestones are our choice.
-
-    Example:
-        >>> import torch
-        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.01)
-        >>> warm_up_and_step_decay(optimizer, steps=120).get_last_lr()
-        [0.002]
+        >>> [round(learning_rate_factor(step, steps=120), 6) for step in (0, 4, 74, 75, 90, 119)]
+        [0.2, 1.0, 1.0, 0.1, 0.01, 0.001]
     """
     if math.isinf(steps):
-        return LambdaLR(optimizer, lambda step: 1.0)
-    # the step that is about to be taken counts as done, so that the first is not wasted
-    return LambdaLR(optimizer, lambda step: learning_rate_factor((step + 1) / steps))
+        return 1.0
+    warm_up = (step + 1) / steps * _EPOCHS / _WARM_UP  # the first step counts, or it would be wasted at rate 0
+    decay: float = 0.1 ** sum(step / steps * _EPOCHS >= milestone for milestone in _MILESTONES)
+    return min(warm_up, 1.0) * decay
+
+
+def parameter_groups(module: nn.Module, network: nn.Module) -> list[dict[str, Any]]:
+    """Parts what is trained into the network and everything beside it.
+
+    Args:
+        module: owner of all parameters.
+        network: the part of it whose parameters come first.
+
+    Returns:
+        One or two groups for an optimizer.
+
+    Example:
+        >>> pair = nn.Sequential(nn.Linear(1, 1), nn.Linear(2, 2))
+        >>> [len(group["params"]) for group in parameter_groups(pair, pair[0])]
+        [2, 2]
+    """
+    first = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    known = {id(parameter) for parameter in network.parameters()}
+    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
+    return [{"params": group} for group in (first, rest) if group]
 
 
 def optimizer_config(
@@ -78,7 +81,7 @@ def optimizer_config(
     """
     if lr_scheduler is None:
         schedule: dict[str, Any] = {
-            "scheduler": warm_up_and_step_decay(optimizer, steps()),
+            "scheduler": LambdaLR(optimizer, partial(learning_rate_factor, steps=steps())),
             "interval": "step",
         }
     else:

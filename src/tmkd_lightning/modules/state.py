@@ -10,7 +10,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 
+LEFT_OUT = "tmkd_left_out"
+"""Key in checkpoints of the names of arguments that were objects."""
+
 _PLAIN = (type(None), bool, int, float, str)
+_EXPECTED = {"self", "__class__", "teacher", "student", "network", "optimizer", "lr_scheduler"}  # always passed anew
 
 # The functions below are hooks and not overrides of state_dict, so that they also act where the module is a part of
 # another (WeightAveraging, for one), and they hold no module, so that a deep copy carries them along.
@@ -79,6 +83,28 @@ def save_plain_hyperparameters(module: LightningModule, arguments: Mapping[str, 
     given = _given_hyperparameters.get()
     plain = {name: value for name, value in arguments.items() if _is_plain(value)}
     module.save_hyperparameters(plain if given is None else given)
+
+
+def objects_among(arguments: Mapping[str, Any]) -> list[str]:
+    """Names the arguments that `save_plain_hyperparameters` leaves out and nobody is sure to pass again."""
+    if _given_hyperparameters.get() is not None:
+        return []  # the CLI's config describes them all
+    return sorted(name for name, value in arguments.items() if name not in _EXPECTED and not _is_plain(value))
+
+
+def check_left_out(left_out: list[str], checkpoint: Mapping[str, Any]) -> None:
+    """Refuses to load a checkpoint whose views or method, objects that it does not hold, were not passed again.
+
+    Args:
+        left_out: arguments that are objects in the module that loads.
+        checkpoint: as Lightning gives it to the module.
+
+    Raises:
+        ValueError: an argument was an object when the checkpoint was made, and is a default now.
+    """
+    missing = [name for name in checkpoint.get(LEFT_OUT, []) if name not in left_out]
+    if missing:
+        raise ValueError(f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again")
 
 
 def _is_plain(value: object) -> bool:

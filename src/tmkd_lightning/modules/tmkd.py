@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,10 +18,10 @@ from tmkd_lightning.extract import Extractor
 from tmkd_lightning.frozen import Frozen
 from tmkd_lightning.fusion import WeightNet, fuse
 from tmkd_lightning.models import load_weights
-from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.modules.checks import Normalization, check_choice, check_pair, check_weights
+from tmkd_lightning.modules.base import ClassificationModule, as_extractor
+from tmkd_lightning.modules.checks import Normalization, check_choice, check_pair, check_weights, weight_beside
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
-from tmkd_lightning.modules.state import leave_out, names_under, save_plain_hyperparameters, save_under
+from tmkd_lightning.modules.state import leave_out, names_under, objects_among, save_plain_hyperparameters, save_under
 from tmkd_lightning.outputs import Output
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import PromptBank
@@ -115,14 +116,15 @@ class TMKDModule(ClassificationModule):
             compile=compile,
         )
         save_plain_hyperparameters(self, arguments)
-        if logit_weight is None:
-            logit_weight = 0.0 if distiller is not None and distiller.is_logit_term else 1.0
+        self.left_out = objects_among(arguments)
+        logit_weight = weight_beside(distiller, logit_weight)
         check_weights({"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight})
         check_choice("fusion", fusion, ["text", "mean"])
         check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
 
-        self.teacher = Frozen(teacher if isinstance(teacher, Extractor) else Extractor(teacher), teacher_chunk)
-        check_pair(self.teacher.extractor, self.extractor)
+        teacher = as_extractor(teacher)
+        check_pair(teacher, self.extractor)
+        self.teacher = Frozen(teacher, teacher_chunk)
         self.teacher_checkpoint = teacher_checkpoint
         self.views = MultiView(views)
         self.ce_weight = ce_weight
@@ -140,15 +142,14 @@ class TMKDModule(ClassificationModule):
 
         weighs = fusion == "text" and len(self.views) > 1 and self.reads_teacher
         self.weight_net = WeightNet(text_dim, len(self.views), fusion_hidden) if weighs else None
-        self.text_anchor = (
-            TextAnchor(widths[0], text_dim, text_head_dim, text_temperature, text_weight) if text_weight else None
-        )
+        anchor = (widths[0], text_dim, text_head_dim, text_temperature, text_weight)
+        self.text_anchor = TextAnchor(*anchor) if text_weight else None
         reads_text = weighs or self.text_anchor is not None
         self.prompt_bank = PromptBank(len(self.views), self.num_classes, text_dim) if reads_text else None
 
         save_under(self, "extractor.network", "student")
         leave_out(self, "teacher")
-        self._ddp_params_and_buffers_to_ignore = names_under(self, "teacher", "prompt_bank")
+        self._ddp_params_and_buffers_to_ignore = names_under(self, "guard", "teacher", "prompt_bank")
 
     @property
     def student(self) -> nn.Module:
@@ -168,10 +169,17 @@ class TMKDModule(ClassificationModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Text embeddings if something reads them, and a look at the teacher; the trainer's own of a kind win."""
-        wanted: list[Callback] = [] if self.prompt_bank is None else [PromptEmbeddings()]
+        unfilled = self.prompt_bank is not None and not self.prompt_bank.filled
+        wanted: list[Callback] = [PromptEmbeddings()] if unfilled else []
         wanted += [TeacherCheck()] if self.reads_teacher else []
         theirs = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning would replace them with ours
         return [callback for callback in wanted if not any(isinstance(own, type(callback)) for own in theirs)]
+
+    def prepare_data(self) -> None:
+        """Misses a teacher's file before anything is fetched or encoded."""
+        path = self.teacher_checkpoint
+        if self.trainer.training and path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, and was the teacher trained?")
 
     def setup(self, stage: str) -> None:
         """Reads the teacher's weights before training; nothing of the teacher is touched otherwise."""
@@ -225,17 +233,10 @@ class TMKDModule(ClassificationModule):
         return fuse(output, weights)
 
     def view_weights(self, label: Tensor) -> Tensor:
-        """Weights of the views for each image's class (Eq. 3 and 4).
-
-        Args:
-            label: ``(B,)``, in 0..K-1.
-
-        Returns:
-            ``(B, V)``, each row summing to 1.
-        """
+        """Weights ``(B, V)`` of the views for each image's class (Eq. 3 and 4), each row summing to 1."""
         if self.weight_net is None:
             return torch.full((len(label), len(self.views)), 1 / len(self.views), device=label.device)
-        weights: Tensor = self.weight_net(self.prompt_bank.rows())  # type: ignore[union-attr]  # built together
+        weights: Tensor = self.weight_net(self.prompt_bank.rows())
         return weights[label]
 
     def train_fusion(self, teacher: Output, label: Tensor) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ class OpenCLIPTextEncoder:
             return f"CLIP weights in {self.pretrained} could not be loaded: {error}"
         return (
             f"CLIP weights {self.model_name!r} ({self.pretrained!r}) could not be fetched, and {_cached_as(self)} is "
-            "not there. Any of these helps: copy that file from a machine that has it; pass a local file or folder as "
+            "not there. Any of these helps: copy it from a machine that has it; pass a local file or folder as "
             "OpenCLIPTextEncoder(pretrained=...); make the embeddings where there is internet with `tmkd embed` and "
             "use EmbeddingFile; or, to try things without meaning in the text, use HashingTextEncoder. "
             f"What went wrong: {error}"
@@ -134,11 +134,8 @@ def _cached_as(encoder: OpenCLIPTextEncoder) -> str:
     weights = open_clip.get_pretrained_cfg(encoder.model_name, encoder.pretrained) or {}
     repository = weights.get("hf_hub", "").rstrip("/")
     if repository:
-        folder = "models--" + repository.replace("/", "--")
-        return str(
-            Path(encoder.cache_dir or HF_HUB_CACHE) / folder / "snapshots/<revision>/open_clip_model.safetensors"
-        )
-    return str(Path(encoder.cache_dir or Path.home() / ".cache/clip") / Path(weights.get("url", "")).name)
+        return f"the folder {Path(encoder.cache_dir or HF_HUB_CACHE) / ('models--' + repository.replace('/', '--'))}"
+    return f"the file {Path(encoder.cache_dir or Path.home() / '.cache/clip') / Path(weights.get('url', '')).name}"
 
 
 @contextmanager
