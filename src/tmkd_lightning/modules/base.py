@@ -126,6 +126,12 @@ class ClassificationModule(BatchModule):
             rank_zero_warn("skipping a training batch of one image: BatchNorm needs two; drop_last=True avoids it")
         return skip
 
+    def no_loss(self) -> Tensor | None:
+        """What a step returns for a batch that it skips: nothing, or where processes wait for each other, a zero."""
+        if self.trainer.world_size == 1:
+            return None
+        return 0 * torch.stack([parameter.sum() for parameter in self.parameters() if parameter.requires_grad]).sum()
+
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """Adds the loss terms up and logs each by its name.
 

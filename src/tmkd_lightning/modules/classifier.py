@@ -83,7 +83,7 @@ class ClassifierModule(ClassificationModule):
         """Cross-entropy of images that are each seen in one view."""
         image, label = self.take_labelled(batch)
         if self.too_small(label):
-            return None
+            return self.no_loss()
         output = self.extractor(self.look(image))
         return self.total({"ce": F.cross_entropy(at_least_float32(output.logits), label)})
 

@@ -203,7 +203,7 @@ class TMKDModule(ClassificationModule):
         """One step, as in the paper's Fig. 2."""
         image, label = self.take_labelled(batch)
         if self.too_small(label):
-            return None
+            return self.no_loss()
         student = self.student_extractor(image)
         terms = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), label)}
         if self.reads_teacher:
