@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,27 @@ _FILE_HEADER, _BLOCK, _RECORD_HEADER, _FULL, _LAST = 7, 32768, 7, 1, 4
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The run's config and its history, a dict for each row."""
+    """The config of a finished run and its history, a dict for each row."""
     config: dict[str, Any] = {}
     history = []
-    for data in _records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in _finished(path):
         for item in [*record.run.config.update, *record.config.update]:
             config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
         if record.history.item:
             items = record.history.item
             history.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
     return config, history
+
+
+def _finished(path: Path, patience: float = 60.0) -> list[Any]:
+    """All records, once the last one is there: a service of its own writes them, and may be slower than finish()."""
+    deadline = time.monotonic() + patience
+    while True:
+        records = [wandb_internal_pb2.Record.FromString(data) for data in _records(path.read_bytes())]
+        if any(record.HasField("exit") for record in records):
+            return records
+        assert time.monotonic() < deadline, f"{path} was not finished within {patience} s"
+        time.sleep(0.1)
 
 
 def _records(content: bytes):
