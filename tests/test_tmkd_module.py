@@ -279,7 +279,7 @@ def test_one_object_as_both_is_refused(net) -> None:
         ({"text_weight": -1}, "text_weight must be at least 0"),
         ({"views": ["rgb", "depth"]}, "unknown view 'depth'"),
         ({"class_names": ["a", "b"]}, "2 class names for a network of 3 classes"),
-        ({"normalized_with": ((0.5,), (0.5,))}, "three channels"),
+        ({"normalized_with": ((0.5,), (0.5,))}, "three values each"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(net, options, message) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, to_unit_float
+from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics, to_unit_float
 from tmkd_lightning.outputs import MissingPartError, Output, Part
 from tmkd_lightning.probe import Probe, probe
 
@@ -55,15 +55,13 @@ class Extractor(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module) or isinstance(network, Extractor):
             raise TypeError(f"network must be a classifier (an nn.Module from images to logits), got {type(network)}")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean and std need three values each, std above 0; got {tuple(mean)} and {tuple(std)}")
         self.network = network
         self.keep_map = keep_map
         self._head_confirmed = self._map_searched = False
         self.head_name = _last_linear(network) if head is None else head
         self.map_name = feature_map
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
+        for name, values in zip(("mean", "std"), channel_statistics(mean, std), strict=True):
+            self.register_buffer(name, values)
         self._head_tap = _InputTap()
         self._map_tap = _OutputTap()
         self.head.register_forward_hook(self._head_tap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,6 +52,28 @@ def to_unit_batch(image: Tensor) -> Tensor:
     if image.ndim != 4:
         raise ValueError(f"expected images (batch, channels, height, width), got {tuple(image.shape)}")
     return to_unit_float(image)
+
+
+def channel_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Turns the statistics of three channels into tensors that broadcast over images.
+
+    Args:
+        mean: mean of each channel on [0, 1].
+        std: standard deviation of each channel on [0, 1], above 0.
+
+    Returns:
+        Mean and standard deviation, ``(3, 1, 1)`` each, float32.
+
+    Raises:
+        ValueError: not three of each, or a standard deviation that is not positive.
+
+    Example:
+        >>> channel_statistics((0, 0, 0), (1, 1, 1))[1].shape
+        torch.Size([3, 1, 1])
+    """
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std need three values each, std above 0; got {tuple(mean)} and {tuple(std)}")
+    return torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
 
 
 def denormalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:

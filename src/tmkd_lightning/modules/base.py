@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from tmkd_lightning.extract import Extractor
+from tmkd_lightning.images import channel_statistics
 from tmkd_lightning.modules.batches import BatchModule
 from tmkd_lightning.modules.checks import (
     Normalization,
-    as_statistics,
     check_data_classes,
     has_batch_norm,
 )
@@ -69,7 +69,7 @@ class ClassificationModule(BatchModule):
         if class_names is not None:
             check_class_names(class_names, self.num_classes)
         self.class_names = None if class_names is None else [str(name) for name in class_names]
-        self.normalized_with = as_statistics(normalized_with)
+        self.normalized_with = None if normalized_with is None else channel_statistics(*normalized_with)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         if head_lr_factor <= 0:

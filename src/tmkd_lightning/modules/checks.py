@@ -72,16 +72,6 @@ def check_labels(label: Tensor, images: int, num_classes: int) -> None:
         raise ValueError(f"label {wrong} is outside 0..{num_classes - 1}: the network has {num_classes} classes")
 
 
-def as_statistics(normalized_with: Normalization | None) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation as tensors ``(3, 1, 1)``; refuses anything but three channels."""
-    if normalized_with is None:
-        return None
-    mean, std = normalized_with
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"normalized_with needs (mean, std) of three channels each, std above 0; got {mean}, {std}")
-    return torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
-
-
 def has_batch_norm(network: nn.Module) -> bool:
     """Whether a network cannot train on a single image."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
