@@ -80,8 +80,8 @@ class ClassificationModule(BatchModule):
         self.left_out: list[str] = []
         self.guard = FiniteGuard()
         self.val_metrics = classification_metrics(self.num_classes, "val/")
-        self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
         self.test_metrics = classification_metrics(self.num_classes, "test/")
+        self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
 
     # Training
 

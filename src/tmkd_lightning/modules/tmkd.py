@@ -149,7 +149,7 @@ class TMKDModule(ClassificationModule):
 
         save_under(self, "extractor.network", "student")
         leave_out(self, "teacher")
-        self._ddp_params_and_buffers_to_ignore = names_under(self, "guard", "teacher", "prompt_bank")
+        self._ddp_params_and_buffers_to_ignore += names_under(self, "teacher", "prompt_bank")
 
     @property
     def student(self) -> nn.Module:
