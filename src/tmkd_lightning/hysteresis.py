@@ -37,13 +37,21 @@ def hysteresis(weak: Tensor, strong: Tensor, rounds: int | None = None) -> Tenso
     if rounds is not None and rounds < 0:
         raise ValueError(f"rounds must be at least 0, got {rounds}")
     may, edges = _pack(weak), _pack(strong & weak)
-    if rounds is not None:
-        return _unpack(_grow(edges, may, rounds), weak.shape[-1])
-    while True:
-        before = edges
-        edges = _grow(edges, may, _ROUNDS)
-        if edges.equal(before):
-            return _unpack(edges, weak.shape[-1])
+    edges = _grow_all(edges, may) if rounds is None else _grow(edges, may, rounds)
+    return _unpack(edges, weak.shape[-1])
+
+
+def _grow_all(edges: Tensor, may: Tensor) -> Tensor:
+    """Grows to the fixed point; images whose edges no longer grow are left alone from then on."""
+    shape = edges.shape
+    edges, may = edges.reshape(-1, *shape[-2:]), may.reshape(-1, *shape[-2:])
+    growing = torch.arange(len(edges), device=edges.device)
+    while len(growing):
+        before = edges[growing]
+        after = _grow(before, may[growing], _ROUNDS)
+        edges[growing] = after
+        growing = growing[(after != before).flatten(1).any(1)]
+    return edges.view(shape)
 
 
 def _grow(edges: Tensor, may: Tensor, rounds: int) -> Tensor:

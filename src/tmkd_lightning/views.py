@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import kornia
 import torch
 from torch import Tensor, nn
 
+from tmkd_lightning.blur import check_kernel, gaussian_blur
 from tmkd_lightning.canny import canny, check_thresholds
 from tmkd_lightning.images import to_unit_batch, to_unit_float
 from tmkd_lightning.prompts import TEMPLATES, check_template
@@ -67,12 +67,8 @@ def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, 
         >>> high_frequency_view(flat).allclose(flat)  # a flat image has none
         True
     """
-    _check_kernel(kernel_size, sigma)
     image = to_unit_batch(image)
-    if min(image.shape[-2:]) <= kernel_size // 2:
-        raise ValueError(f"images of {tuple(image.shape[-2:])} are too small for a blur over {kernel_size} pixels")
-    smooth = kornia.filters.gaussian_blur2d(image, (kernel_size, kernel_size), (sigma, sigma))
-    return (image + beta * (image - smooth)).clamp(0, 1)
+    return (image + beta * (image - gaussian_blur(image, kernel_size, sigma))).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,7 @@ def edge(
 
 def high_frequency(beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> View:
     """The high-frequency view with its numbers set; see `high_frequency_view`."""
-    _check_kernel(kernel_size, sigma)
+    check_kernel(kernel_size, sigma)
     function = partial(high_frequency_view, beta=beta, kernel_size=kernel_size, sigma=sigma)
     return View("high_frequency", function, TEMPLATES["high_frequency"])
 
@@ -210,8 +206,3 @@ def _resolve(view: str | View) -> View:
     if view not in BUILT_IN:
         raise ValueError(f"unknown view {view!r}: choose from {sorted(BUILT_IN)}, or pass a View of your own")
     return BUILT_IN[view]()
-
-
-def _check_kernel(kernel_size: int, sigma: float) -> None:
-    if kernel_size < 1 or kernel_size % 2 == 0 or sigma <= 0:
-        raise ValueError(f"a blur needs an odd kernel_size and a sigma above 0, got {kernel_size} and {sigma}")
