@@ -122,7 +122,7 @@ class Extractor(nn.Module):
 
     def normalize(self, image: Tensor) -> Tensor:
         """Scales to [0, 1] where needed and subtracts and divides by the network's statistics, in its precision."""
-        return (to_unit_float(image).to(self.mean.dtype) - self.mean) / self.std
+        return (to_unit_float(image).to(self.mean.dtype) - self.mean).div_(self.std)
 
     def confirm(self, image: Tensor) -> None:
         """Checks on real images that the head is the head, and finds the map.

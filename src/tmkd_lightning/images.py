@@ -32,7 +32,7 @@ def to_unit_float(image: Tensor) -> Tensor:
         [0.0, 1.0]
     """
     if image.dtype == torch.uint8:
-        return image.float() / 255
+        return image.float().div_(255)
     if image.is_floating_point():
         return image
     raise TypeError(f"images must be uint8 or floating, got {image.dtype}")
