@@ -598,6 +598,7 @@ def test_the_benchmark_of_the_loader_runs(
     monkeypatch.chdir(tmp_path)
     options = "--workers 0 --batch_size 4 --rounds 1 --resize_to 256"
     monkeypatch.setattr(sys, "argv", ["loader.py", "--root", str(tmp_path), *options.split()])
+    monkeypatch.syspath_prepend(LOADER.parent)  # as Python does for a script
     runpy.run_path(str(LOADER), run_name="__main__")
     result = json.loads((tmp_path / "runs" / "loader.json").read_text())
     assert [row["loader"] for row in result["rows"]] == ["bare", "ours", "ours, resize_to=256"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tmkd_lightning.hysteresis import hysteresis
 from tmkd_lightning.views import MultiView, View, canny, edge, edge_view, high_frequency, high_frequency_view
 
 LOW, HIGH = 100 / 255, 200 / 255
@@ -47,6 +48,17 @@ def test_canny_is_opencvs_on_8_bits() -> None:
         canny(bits).flatten(0, 1).bool() == torch.stack([torch.from_numpy(e) for e in expected]).bool()
     ).float()
     assert agreement.mean() >= 0.999
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_canny_on_a_gpu() -> None:
+    """Gradients may round otherwise there; edges are tracked on bits, and come out the same."""
+    image = photo(4, 96, 130)
+    assert (canny(image.cuda()).cpu() == canny(image)).float().mean() >= 0.9999
+    weak = torch.rand(4, 96, 130) < 0.4
+    strong = weak & (torch.rand(4, 96, 130) < 0.02)
+    assert hysteresis(weak.cuda(), strong.cuda()).cpu().equal(hysteresis(weak, strong))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])

@@ -11,19 +11,14 @@ rounds, and writes runs/loader.json.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import PIL
 import torch
-import torchvision
 from PIL import Image
+from record import print_table, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -105,15 +100,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--resize_to", type=int)
     rows = measure(**vars(parser.parse_args()))
-    print(f"{'loader':24} {'images/s':>8} {'time / bare':>11}")
-    for row in rows:
-        print(f"{row['loader']:24} {row['images_per_s']:8.0f} {row['ratio']:11.3f}")
-    versions = {"python": platform.python_version(), "pillow": PIL.__version__}
-    versions |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
-    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}
-    Path("runs").mkdir(exist_ok=True)
-    result = {"rows": rows, "machine": machine, "versions": versions, "command": sys.argv}
-    Path("runs/loader.json").write_text(json.dumps(result, indent=2))
+    print_table([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
+    write("loader", rows)
 
 
 if __name__ == "__main__":

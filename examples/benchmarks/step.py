@@ -1,32 +1,29 @@
 """What a step costs here, against the least that it must, or against plain KD written by hand in bare PyTorch.
 
-    python examples/benchmarks/step.py --pair wrn --batch_size 32 --method kd --against by_hand
-    python examples/benchmarks/step.py --pair resnet --batch_size 8 --method kd --tmkd
+    python examples/benchmarks/step.py --pair wrn --batch_size 32 --methods kd --against by_hand
+    python examples/benchmarks/step.py --pair resnet --batch_size 8 --methods none kd rkd sp cat_kd tekap --tmkd
 
 The least (`--against floor`) is what the networks cost: forward, backward and optimizer of the student alone, and one
 bare forward of the teacher for each view. Both train copies of one pair on the same batches, one step in turn, ours
-through the Trainer with a CSV logger. Prints milliseconds a step and the ratio, medians over the steps of one run, and
-writes runs/step.json.
+through the Trainer with a CSV logger; after each pair of steps the views are built once more and timed by themselves.
+Prints milliseconds a step and the ratios, medians over the steps of one run, and writes runs/step.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from record import print_table, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -94,6 +91,7 @@ class InTurn(Callback):
         self.networks = networks
         self.ours: list[float] = []
         self.theirs: list[float] = []
+        self.views: list[float] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.bare = self.other(*(network.to(module.device) for network in self.networks))
@@ -105,8 +103,11 @@ class InTurn(Callback):
         start = now()
         self.ours.append(start - self.mark)
         self.bare.step(*batch)
+        middle = now()
+        module.views(batch[0])
         self.mark = now()
-        self.theirs.append(self.mark - start)
+        self.theirs.append(middle - start)
+        self.views.append(self.mark - middle)
 
 
 def sgd(params: Any) -> torch.optim.Optimizer:
@@ -121,13 +122,13 @@ def now() -> float:
 
 
 def measure(
-    pair: str, method: str, tmkd: bool, against: str, batch_size: int, steps: int, warm_up: int
-) -> dict[str, float]:
+    pair: str, method: str, tmkd: bool, compile: bool, against: str, batch_size: int, steps: int, warm_up: int
+) -> dict[str, Any]:
     make_teacher, make_student, size = PAIRS[pair]
     networks = make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES)
     bare = copy.deepcopy(networks)  # before ours are given hooks
     distiller = METHODS[method]() if METHODS[method] else None
-    module = TMKDModule(*networks, distiller=distiller, optimizer=sgd, **({} if tmkd else PLAIN))
+    module = TMKDModule(*networks, distiller=distiller, optimizer=sgd, compile=compile, **({} if tmkd else PLAIN))
     batch = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8), torch.randint(CLASSES, (batch_size,))
     other = ByHand if against == "by_hand" else partial(Floor, views=len(module.views))
     in_turn = InTurn(other, *bare)
@@ -144,29 +145,34 @@ def measure(
             enable_model_summary=False,
         )
         trainer.fit(module, DataLoader([batch] * (steps + warm_up), batch_size=None))
-    ours, theirs = (statistics.median(times[warm_up:]) for times in (in_turn.ours, in_turn.theirs))
-    ratios = [one / other for one, other in zip(in_turn.ours[warm_up:], in_turn.theirs[warm_up:], strict=True)]
-    return {"ours_ms": 1e3 * ours, f"{against}_ms": 1e3 * theirs, "ratio": statistics.median(ratios)}
+    ours, theirs, views = (times[warm_up:] for times in (in_turn.ours, in_turn.theirs, in_turn.views))
+    return {
+        "pair": pair,
+        "method": method + (" + TMKD" if tmkd else "") + (", compiled" if compile else ""),
+        "ours ms": 1e3 * statistics.median(ours),
+        f"{against} ms": 1e3 * statistics.median(theirs),
+        "ratio": statistics.median(one / other for one, other in zip(ours, theirs, strict=True)),
+        "views / step": statistics.median(one / other for one, other in zip(views, ours, strict=True)),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pair", choices=PAIRS, default="wrn")
-    parser.add_argument("--method", choices=METHODS, default="kd")
+    parser.add_argument("--methods", choices=METHODS, nargs="+", default=["kd"])
     parser.add_argument("--tmkd", action="store_true", help="three views, fusion, and TMKD's own terms on top")
+    parser.add_argument("--compile", action="store_true", help="ours only; the other stays as it is")
     parser.add_argument("--against", choices=["floor", "by_hand"], default="floor")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm_up", type=int, default=3)
-    options = parser.parse_args()
-    if options.against == "by_hand" and (options.tmkd or options.method != "kd"):
+    options = vars(parser.parse_args())
+    methods = options.pop("methods")
+    if options["against"] == "by_hand" and (options["tmkd"] or methods != ["kd"]):
         parser.error("written by hand is plain KD only")
-    result = measure(**vars(options))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    result |= {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__, "command": sys.argv}
-    print("  ".join(f"{name} {value:.3f}" for name, value in result.items() if isinstance(value, float)))
-    Path("runs").mkdir(exist_ok=True)
-    Path("runs/step.json").write_text(json.dumps(result, indent=2))
+    rows = [measure(method=method, **options) for method in methods]
+    print_table(rows)
+    write("step", rows)
 
 
 if __name__ == "__main__":

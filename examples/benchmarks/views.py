@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ from pathlib import Path
 import kornia
 import torch
 from PIL import Image
+from record import print_table, write
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -41,6 +39,10 @@ def photos(folder: str, count: int, size: int) -> Tensor:
 def kornia_canny(image: Tensor) -> Tensor:
     channels = image.flatten(0, 1).unsqueeze(1)
     return kornia.filters.canny(channels, LOW / 255, HIGH / 255, kernel_size=1)[1].view_as(image)
+
+
+def kornia_high_frequency(image: Tensor) -> Tensor:
+    return (image + (image - kornia.filters.gaussian_blur2d(image, (5, 5), (1.0, 1.0)))).clamp(0, 1)
 
 
 def opencv_canny(image: Tensor) -> Tensor:
@@ -70,6 +72,7 @@ def measure(folder: str, size: int, batch_size: int, rounds: int) -> list[dict[s
         "canny, Kornia": lambda: kornia_canny(image),
         "edge view": lambda: edge_view(image),
         "high-frequency view": lambda: high_frequency_view(image),
+        "high-frequency view, Kornia's blur": lambda: kornia_high_frequency(image),
         "all views": lambda: views(image),
     }
     if importlib.util.find_spec("cv2"):
@@ -99,19 +102,9 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    rows = []
-    for size in options.sizes:
-        for row in measure(options.photos, size, options.batch_size, options.rounds):
-            print(
-                "  ".join(
-                    f"{name} {value:.5g}" if isinstance(value, float) else str(value) for name, value in row.items()
-                )
-            )
-            rows.append(row)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    about = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    Path("runs").mkdir(exist_ok=True)
-    Path("runs/views.json").write_text(json.dumps({**about, "command": sys.argv, "rows": rows}, indent=2))
+    rows = [row for size in options.sizes for row in measure(options.photos, size, options.batch_size, options.rounds)]
+    print_table(rows)
+    write("views", rows)
 
 
 if __name__ == "__main__":
