@@ -10,7 +10,7 @@ ROOT = Path(tmkd_lightning.__file__).parent
 LAYERS = [
     {"outputs", "images", "precision", "files", "hysteresis", "canny", "blur", "keys"},
     {"prompts", "views", "fusion", "losses"},
-    {"text", "probe", "taps", "extract", "frozen", "models", "distillers", "anchors"},
+    {"text", "probe", "taps", "extract", "frozen", "models", "distillers", "anchors", "cache"},
     {"callbacks"},
     {"modules"},
     {"data_check", "embed", "cli", "__main__", "__init__"},

@@ -60,7 +60,7 @@ class Extractor(nn.Module):
         self.keep_map = keep_map
         self._head_confirmed = self._map_searched = False
         self.head_name = _head(network) if head is None else head
-        self.map_name = feature_map
+        self.map_name = self.named_map = feature_map
         for name, values in zip(("mean", "std"), channel_statistics(mean, std), strict=True):
             self.register_buffer(name, values)
         self._head_tap = InputTap()

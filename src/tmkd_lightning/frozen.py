@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.extract import Extractor
+from tmkd_lightning.losses.attention import pool
 from tmkd_lightning.outputs import Output
 
 _CPU_PIXELS = 2**19  # in one forward: ten images of 224 pixels
@@ -20,6 +22,10 @@ class Frozen(nn.Module):
         extractor: the teacher; its parameters stop requiring gradients.
         chunk: largest number of images in one forward, which bounds memory for huge teachers; None for all at once,
             or on a CPU, which is faster on pieces, for a view of a few.
+
+    Attributes:
+        map_size: side in pixels that maps are pooled to, None for the size that they have. What reads small maps need
+            not have large ones fused or kept.
 
     Raises:
         ValueError: `chunk` is below 1.
@@ -37,6 +43,7 @@ class Frozen(nn.Module):
             raise ValueError(f"chunk must be at least 1 image, got {chunk}")
         self.extractor = extractor.requires_grad_(False)
         self.chunk = chunk
+        self.map_size: int | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -54,10 +61,33 @@ class Frozen(nn.Module):
         Returns:
             The teacher's output; it carries no gradient.
         """
-        chunk = len(image) if self.chunk is None else self.chunk
-        if self.chunk is None and image.device.type == "cpu":
-            # What is larger leaves the cache, and memory above 32 MB is fetched anew for every layer.
-            chunk = min(len(image) // views, max(1, _CPU_PIXELS // image.shape[-2:].numel()))
-        if chunk >= len(image):
-            return self.extractor(image)
-        return Output.cat([self.extractor(piece) for piece in image.split(chunk)])
+        pieces = image.split(self._at_once(len(image), views, image))
+        return Output.cat([self._with_pooled_map(self.extractor(piece)) for piece in pieces])
+
+    @torch.no_grad()
+    def complete(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
+        """Turns what is known of the teacher's output into the whole, as if the teacher had run.
+
+        Args:
+            embedding: ``(V * B, D)``.
+            feature_map: pooled if `map_size` says so, ``(V * B, D, h, w)``, or None if it is not wanted.
+            image: what the teacher would have seen in each view, ``(B, 3, H, W)``.
+            views: how many views these are, one after the other.
+
+        Returns:
+            The output. The head works on pieces of the same sizes, so that rounding is the same too.
+        """
+        head = self.extractor.head
+        pieces = embedding.split(self._at_once(len(embedding), views, image))
+        return Output(torch.cat([head(piece) for piece in pieces]), embedding, feature_map, head.weight)
+
+    def _at_once(self, images: int, views: int, image: Tensor) -> int:
+        if self.chunk is not None or image.device.type != "cpu":
+            return self.chunk or images
+        # What is larger leaves the cache, and memory above 32 MB is fetched anew for every layer.
+        return min(images // views, max(1, _CPU_PIXELS // image.shape[-2:].numel()))
+
+    def _with_pooled_map(self, output: Output) -> Output:
+        if self.map_size is None or output.feature_map is None:
+            return output
+        return replace(output, feature_map=pool(output.feature_map, self.map_size, "teacher"))

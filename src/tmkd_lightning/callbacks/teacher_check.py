@@ -39,7 +39,7 @@ class TeacherCheck(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures and prints."""
         module: Any = pl_module  # with a teacher (or None), views, num_classes and take
-        if module.teacher is None or self.batches == 0:
+        if module.teacher is None or self.batches == 0 or not module.runs_teacher:
             return
         with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
             shown = [_look(module, batch) for batch in self._batches(trainer)]

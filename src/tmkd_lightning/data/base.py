@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from tmkd_lightning.data.errors import DataError
-from tmkd_lightning.data.seeded import EpochSampler, Seeded, leaves_one
+from tmkd_lightning.data.fingerprint import training_identity
+from tmkd_lightning.data.seeded import EpochSampler, Seeded, collate, leaves_one
 
 Transform = Callable[[Any], Any]  # gives a Tensor; torchvision's own classes do not say so
-Loader = DataLoader[tuple[Tensor, int]]
+Loader = DataLoader[tuple[Any, ...]]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -30,6 +30,8 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: processes that load, of each process that trains.
         image_size: side of the images in pixels.
         seed: of order, augmentation and splits.
+        augmentation_replicas: after how many epochs the augmentation comes again, which lets a `TeacherCache` remember
+            what the teacher says; 0 for never. Training batches then have a third part, the rows of the cache.
         train_transform: from a raw image to a uint8 tensor ``(3, H, W)``, instead of the default augmentation.
         eval_transform: likewise for validation, test and prediction.
 
@@ -45,6 +47,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: int,
         image_size: int,
         seed: int,
+        augmentation_replicas: int,
         train_transform: Transform | None,
         eval_transform: Transform | None,
     ) -> None:
@@ -55,10 +58,13 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"num_workers must be >= 0 and image_size >= 1, got {num_workers} and {image_size}")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
+        if augmentation_replicas < 0:
+            raise ValueError(f"augmentation_replicas must be at least 0, got {augmentation_replicas}")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.image_size = image_size
         self.seed = seed
+        self.augmentation_replicas = augmentation_replicas
         self.train_transform = train_transform or self.default_train_transform()
         self.eval_transform = eval_transform or self.default_eval_transform()
         self._datasets: dict[str, Seeded] = {}
@@ -123,8 +129,22 @@ class ImageDataModule(LightningDataModule, ABC):
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
         for split in splits:
             if split not in self._datasets:
-                transform = self.train_transform if split == "train" else self.eval_transform
-                self._datasets[split] = Seeded(self.samples(split), transform, self.seed)
+                train = split == "train"
+                transform, replicas = (
+                    (self.train_transform, self.augmentation_replicas) if train else (self.eval_transform, 0)
+                )
+                self._datasets[split] = Seeded(self.samples(split), transform, self.seed, replicas)
+
+    def training_identity(self) -> dict[str, Any]:
+        """What decides the pixels of the training images; all of them are read once. See `TeacherCache`.
+
+        Returns:
+            Plain values: two datamodules with the same ones give the same images row by row.
+
+        Raises:
+            DataError: the augmentation cannot be repeated, as it draws from other generators than torch's.
+        """
+        return training_identity(self._datasets["train"])
 
     def train_dataloader(self) -> Loader:
         """Shuffled, augmented batches; a last batch of one image is dropped."""
@@ -156,6 +176,7 @@ class ImageDataModule(LightningDataModule, ABC):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             **options,
         )

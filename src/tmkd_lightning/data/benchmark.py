@@ -58,6 +58,7 @@ class BenchmarkDataModule(ImageDataModule):
         resize_to: short side in pixels of smaller copies, which `prepare_data` makes once in ``root/.resized`` and
             which are read from then on (faster, but not the same pixels); None reads the originals.
         seed: of order and augmentation.
+        augmentation_replicas: after how many epochs the augmentation comes again, for a `TeacherCache`; 0 for never.
         train_transform: from a PIL image (RGB) to a uint8 tensor ``(3, H, W)``, instead of the default augmentation.
         eval_transform: likewise for validation, test and prediction.
 
@@ -82,6 +83,7 @@ class BenchmarkDataModule(ImageDataModule):
         image_size: int = 224,
         resize_to: int | None = None,
         seed: int = 0,
+        augmentation_replicas: int = 0,
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class BenchmarkDataModule(ImageDataModule):
             num_workers=num_workers,
             image_size=image_size,
             seed=seed,
+            augmentation_replicas=augmentation_replicas,
             train_transform=train_transform,
             eval_transform=eval_transform,
         )

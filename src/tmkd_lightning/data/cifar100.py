@@ -54,6 +54,7 @@ class CIFAR100DataModule(BenchmarkDataModule):
         num_workers: int = 2,
         image_size: int = 32,
         seed: int = 0,
+        augmentation_replicas: int = 0,
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
     ) -> None:
@@ -67,6 +68,7 @@ class CIFAR100DataModule(BenchmarkDataModule):
             num_workers=num_workers,
             image_size=image_size,
             seed=seed,
+            augmentation_replicas=augmentation_replicas,
             train_transform=train_transform,
             eval_transform=eval_transform,
         )

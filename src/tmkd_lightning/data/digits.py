@@ -27,6 +27,7 @@ class DigitsDataModule(ImageDataModule):
         num_workers: processes that load.
         image_size: side of the images in pixels.
         seed: of order and augmentation.
+        augmentation_replicas: after how many epochs the augmentation comes again, for a `TeacherCache`; 0 for never.
         train_transform: from a uint8 tensor ``(3, 8, 8)`` to one ``(3, H, W)``, instead of enlarging and shifting.
         eval_transform: likewise for validation, test and prediction, instead of enlarging.
 
@@ -51,6 +52,7 @@ class DigitsDataModule(ImageDataModule):
         num_workers: int = 0,
         image_size: int = 32,
         seed: int = 0,
+        augmentation_replicas: int = 0,
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class DigitsDataModule(ImageDataModule):
             num_workers=num_workers,
             image_size=image_size,
             seed=seed,
+            augmentation_replicas=augmentation_replicas,
             train_transform=train_transform,
             eval_transform=eval_transform,
         )

@@ -32,6 +32,7 @@ class DTDDataModule(BenchmarkDataModule):
         image_size: side of the images in pixels.
         resize_to: short side of smaller copies to read; see `BenchmarkDataModule`.
         seed: of order and augmentation.
+        augmentation_replicas: after how many epochs the augmentation comes again, for a `TeacherCache`; 0 for never.
         train_transform: from a PIL image (RGB) to a uint8 tensor ``(3, H, W)``, instead of random crop and flip.
         eval_transform: likewise for validation, test and prediction, instead of resize and central crop.
 
@@ -68,6 +69,7 @@ class DTDDataModule(BenchmarkDataModule):
         image_size: int = 224,
         resize_to: int | None = None,
         seed: int = 0,
+        augmentation_replicas: int = 0,
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
     ) -> None:
@@ -82,6 +84,7 @@ class DTDDataModule(BenchmarkDataModule):
             image_size=image_size,
             resize_to=resize_to,
             seed=seed,
+            augmentation_replicas=augmentation_replicas,
             train_transform=train_transform,
             eval_transform=eval_transform,
         )

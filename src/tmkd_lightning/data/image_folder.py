@@ -29,6 +29,7 @@ class ImageFolderDataModule(ImageDataModule):
             which are read from then on (faster, but not the same pixels); None reads the originals.
         val_fraction: part of each class to hold out where there is no ``val``, between 0 and 1.
         seed: of order, augmentation and split.
+        augmentation_replicas: after how many epochs the augmentation comes again, for a `TeacherCache`; 0 for never.
         train_transform: from a PIL image to a uint8 tensor ``(3, H, W)``, instead of random crop and flip.
         eval_transform: likewise for validation, test and prediction, instead of resize and central crop.
 
@@ -47,6 +48,7 @@ class ImageFolderDataModule(ImageDataModule):
         resize_to: int | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
+        augmentation_replicas: int = 0,
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
     ) -> None:
@@ -55,6 +57,7 @@ class ImageFolderDataModule(ImageDataModule):
             num_workers=num_workers,
             image_size=image_size,
             seed=seed,
+            augmentation_replicas=augmentation_replicas,
             train_transform=train_transform,
             eval_transform=eval_transform,
         )

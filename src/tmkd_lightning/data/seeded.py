@@ -9,27 +9,34 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler, default_collate
 
 
-class Seeded(Dataset[tuple[Tensor, int]]):
+class Seeded(Dataset[tuple[Any, ...]]):
     """Transforms each sample with a generator of its own.
 
     Args:
         samples: gives raw image and label by index.
         transform: from a raw image to a uint8 tensor ``(3, H, W)``; draws from torch's global generator.
         seed: of the run.
+        replicas: after how many epochs the augmentation comes again, 0 for never. Replicas are the same for all seeds,
+            and every sample brings its row along, ``replica * len(data) + index``, by which it is known again.
 
     Example:
         >>> data = Seeded([(0, 7)], lambda image: torch.rand(1), seed=0)
         >>> data[0][0].equal(data[0][0])
         True
+        >>> twice = Seeded([(0, 7), (1, 8)], lambda image: torch.rand(1), seed=0, replicas=2)
+        >>> twice.set_epoch(3)
+        >>> twice[1][1:]
+        (8, 3)
     """
 
-    def __init__(self, samples: Any, transform: Callable[[Any], Tensor], seed: int) -> None:
+    def __init__(self, samples: Any, transform: Callable[[Any], Tensor], seed: int, replicas: int = 0) -> None:
         self.samples = samples
         self.transform = transform
-        self.seed = seed
+        self.seed = 0 if replicas else seed  # what is stored about replicas serves runs of all seeds
+        self.replicas = replicas
         # shared, so that workers which live through all epochs see the current one
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -40,9 +47,25 @@ class Seeded(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        epoch = int(self._epoch)
+        if not self.replicas:
+            return self.draw(epoch, index)
+        replica = epoch % self.replicas
+        return *self.draw(replica, index), replica * len(self) + index
+
+    def draw(self, epoch: int, index: int) -> tuple[Tensor, int]:
+        """The image and label of a sample as an epoch sees them.
+
+        Args:
+            epoch: or replica, from 0.
+            index: of the sample.
+
+        Returns:
+            Transformed image and label.
+        """
         image, label = self.samples[index]
-        state = np.random.SeedSequence((self.seed, int(self._epoch), index)).generate_state(2)
+        state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
         with _host_generator(int(state[0]) << 32 | int(state[1])):
             return self.transform(image), label
 
@@ -78,6 +101,23 @@ class EpochSampler(DistributedSampler[Any]):
         """Moves order and augmentation on to another epoch."""
         super().set_epoch(epoch)
         self.samples.set_epoch(epoch)
+
+
+def collate(samples: list[tuple[Any, ...]]) -> list[Any]:
+    """Makes a batch; rows, if there are any, become an array, which stays on the host when tensors move to a device.
+
+    Args:
+        samples: (image, label) or (image, label, row).
+
+    Returns:
+        Images, labels, and rows ``(B,)`` where samples have them.
+
+    Example:
+        >>> collate([(torch.zeros(3, 2, 2), 1, 5), (torch.ones(3, 2, 2), 0, 9)])[1:]
+        [tensor([1, 0]), array([5, 9])]
+    """
+    images, labels, *rows = zip(*samples, strict=True)
+    return [*default_collate(list(zip(images, labels, strict=True))), *map(np.array, rows)]
 
 
 def leaves_one(samples: Sized, batch_size: int, world_size: int) -> bool:

@@ -20,6 +20,7 @@ class Distiller(nn.Module, ABC):
     Attributes:
         reads: parts of the outputs that the method uses.
         is_logit_term: whether the method matches the logits itself, and so stands in for TMKD's own logit loss.
+        map_size: side in pixels to which the method pools maps before anything else, None where it reads them whole.
         min_batch: fewest images in a batch that the method can say something of; 2 where it compares them.
 
     Example:
@@ -31,6 +32,7 @@ class Distiller(nn.Module, ABC):
 
     reads: frozenset[Part] = frozenset({"logits"})
     is_logit_term: bool = False
+    map_size: int | None = None
     min_batch: int = 1
 
     @abstractmethod
@@ -74,6 +76,8 @@ class Sum(Distiller):
         self.distillers = nn.ModuleList(parts)
         self.reads = frozenset[Part]().union(*(part.reads for part in parts))
         self.is_logit_term = any(part.is_logit_term for part in parts)
+        sizes = {part.map_size for part in parts if "feature_map" in part.reads}
+        self.map_size = sizes.pop() if len(sizes) == 1 else None
         self.min_batch = max((part.min_batch for part in parts), default=1)
 
     @property

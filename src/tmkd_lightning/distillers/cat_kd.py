@@ -36,7 +36,7 @@ class CATKD(Distiller):
     def __init__(self, weight: float = 5.0, resolution: int = 2, normalize: bool = False, name: str = "cat_kd") -> None:
         super().__init__()
         self.weight = check_weight("weight", weight)
-        self.resolution = check_count("resolution", resolution)
+        self.resolution = self.map_size = check_count("resolution", resolution)
         self.normalize = normalize
         self.name = name
 

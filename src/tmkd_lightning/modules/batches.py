@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -39,11 +40,30 @@ class BatchModule(LightningModule):
         """
         if isinstance(batch, Tensor):
             return batch, None
-        if isinstance(batch, (list, tuple)) and len(batch) == 2:
+        if isinstance(batch, (list, tuple)) and (len(batch) == 2 or (len(batch) == 3 and _are_rows(batch[2]))):
             return batch[0], batch[1]
         raise TypeError(
             f"expected a batch (images, labels), got {describe(batch)}: subclass the module and override "
             "unpack(self, batch) to return the two"
+        )
+
+    def rows(self, batch: Any) -> np.ndarray:
+        """Says which rows of a `TeacherCache` the images of a batch belong to; override it where you override `unpack`.
+
+        Args:
+            batch: as the DataLoader gives it.
+
+        Returns:
+            Rows ``(B,)`` on the host, ``replica * images + index``.
+
+        Raises:
+            TypeError: the batch does not say.
+        """
+        if isinstance(batch, (list, tuple)) and len(batch) == 3 and _are_rows(batch[2]):
+            return batch[2]
+        raise TypeError(
+            f"a TeacherCache must know which images a batch holds: expected (images, labels, rows), got "
+            f"{describe(batch)}; use a datamodule of ours with augmentation_replicas, or override rows(self, batch)"
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -85,3 +105,7 @@ class BatchModule(LightningModule):
         if label is None:
             raise ValueError("training and measuring need labels, but unpack gave none")
         return image, label
+
+
+def _are_rows(part: object) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype.kind == "i"

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmkd_lightning.anchors import TextAnchor
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
 from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum, join
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.frozen import Frozen
-from tmkd_lightning.fusion import WeightNet, fuse
+from tmkd_lightning.fusion import WeightNet
 from tmkd_lightning.keys import leave_out, names_under, save_under
-from tmkd_lightning.models import load_pretrained, load_weights
 from tmkd_lightning.modules import checks
-from tmkd_lightning.modules.base import ClassificationModule, as_extractor
+from tmkd_lightning.modules.base import as_extractor
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.classes import NumClasses
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
+from tmkd_lightning.modules.taught import TaughtModule
 from tmkd_lightning.outputs import Output
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import PromptBank
 from tmkd_lightning.views import MultiView, View
 
 
-class TMKDModule(ClassificationModule):
+class TMKDModule(TaughtModule):
     """Distils a teacher into a student, any two classifiers, by TMKD with or without a base method.
 
     The total loss is ``ce_weight · CE + base method + feature_weight · L_feat + logit_weight · L_logit + text_weight ·
@@ -138,7 +136,7 @@ class TMKDModule(ClassificationModule):
             *([FeatureKL(*widths, feature_temperature, noise_scale, feature_weight)] if feature_weight else []),
         )
         self.distiller = own if distiller is None else Sum(distiller, *own.parts)
-        self.reads_teacher = len(self.distiller.parts) > 0
+        self.teacher.map_size = self.distiller.map_size
         for extractor in self.extractors():
             extractor.keep_map = "feature_map" in self.distiller.reads
 
@@ -162,37 +160,6 @@ class TMKDModule(ClassificationModule):
         """The student as a source of outputs."""
         return self.extractor
 
-    def extractors(self) -> Iterator[Extractor]:
-        """Student, and the teacher where anything reads it."""
-        yield self.extractor
-        if self.reads_teacher:
-            yield self.teacher.extractor
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Text embeddings if something reads them, and a look at the teacher; the trainer's own of a kind win."""
-        checks.check_file(self.teacher_checkpoint if self.trainer.training and self.reads_teacher else None)
-        wanted = super().configure_callbacks()
-        if self.prompt_bank is not None and not self.prompt_bank.filled:
-            wanted.append(PromptEmbeddings())
-        if self.reads_teacher:
-            wanted.append(TeacherCheck())
-        theirs = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning would replace them with ours
-        return [callback for callback in wanted if not any(isinstance(own, type(callback)) for own in theirs)]
-
-    def setup(self, stage: str) -> None:
-        """Wants the texts to be there before training."""
-        super().setup(stage)
-        if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
-            raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
-
-    def read_weights(self) -> None:
-        """Reads the teacher's weights too, from its checkpoint if there is one; no other stage needs them."""
-        if self.teacher_checkpoint is not None and self.reads_teacher:
-            load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False)
-        elif self.reads_teacher:
-            load_pretrained(self.teacher.extractor.network)
-        super().read_weights()
-
     def make_ready(self, image: Tensor) -> None:
         """Confirms both networks, and that they and the batch have what the distiller needs."""
         super().make_ready(image)
@@ -213,31 +180,6 @@ class TMKDModule(ClassificationModule):
         if self.text_anchor is not None and self.prompt_bank is not None:
             terms = join(terms, self.text_anchor(student.embedding, self.prompt_bank.anchors, label))
         return self.total(terms)
-
-    def teach(self, image: Tensor, label: Tensor) -> Output:
-        """Shows the teacher all views in one forward and fuses what it says.
-
-        Args:
-            image: ``(B, 3, H, W)`` in [0, 1].
-            label: ``(B,)``, in 0..K-1.
-
-        Returns:
-            The teacher's output of B images; gradients flow into the WeightNet alone.
-        """
-        output: Output = self.teacher(self.views(image).flatten(0, 1), views=len(self.views))
-        if len(self.views) == 1:
-            return output
-        weights = self.view_weights(label)
-        shares = weights.detach().mean(0)
-        self.log_dict({f"fusion/{name}": share for name, share in zip(self.views.names, shares, strict=True)})
-        return fuse(output, weights)
-
-    def view_weights(self, label: Tensor) -> Tensor:
-        """Weights ``(B, V)`` of the views for each image's class (Eq. 3 and 4), each row summing to 1."""
-        if self.weight_net is None:
-            return torch.full((len(label), len(self.views)), 1 / len(self.views), device=label.device)
-        weights: Tensor = self.weight_net(self.prompt_bank.rows())
-        return weights[label]
 
     def train_fusion(self, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """The WeightNet's own term, where it has one."""

@@ -1,0 +1,204 @@
+"""A folder of arrays that belong to one teacher, one way of looking and one set of images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tmkd_lightning.cache.errors import CacheError
+from tmkd_lightning.cache.rows import RowFile
+from tmkd_lightning.files import atomic_write
+
+MANIFEST = "identity.json"
+_HEAD = "head.npz"
+_KEY_LENGTH = 16
+_FORMAT = 1  # of the files below; another one is another identity
+
+
+class CacheFolder:
+    """Stored outputs of a teacher, found by all that they follow from.
+
+    The folder is called after a digest of `identity`, which also lies in it as a file: whatever differs is another
+    folder. Runs that read other kinds of the same outputs share it; each kind is a file of its own.
+
+    Args:
+        directory: where such folders are.
+        identity: plain values that decide what the outputs are.
+        dtype: of the stored values.
+        kinds: what is read, by name.
+
+    Raises:
+        CacheError: the folder belongs to something else, or holds damaged files; the message names them.
+    """
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any], dtype: str, kinds: Iterable[str]) -> None:
+        self.identity = {"format": _FORMAT, **identity}
+        text = json.dumps(self.identity, sort_keys=True)
+        self.path = directory / hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
+        self.dtype = dtype
+        self.kinds = sorted(kinds)
+        if (self.path / MANIFEST).exists() and read_manifest(self.path) != json.loads(text):
+            raise CacheError(f"{self.path / MANIFEST} does not say what the folder's name does: remove {self.path}")
+        self.files: dict[str, RowFile] = {}
+        self.reopen()
+
+    def file(self, kind: str) -> Path:
+        """Path of a kind's array."""
+        return self.path / f"{kind}.{self.dtype}.npy"
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that is read is written, for all rows."""
+        return (self.path / _HEAD).exists() and all(
+            kind in self.files and self.files[kind].complete for kind in self.kinds
+        )
+
+    @property
+    def written(self) -> int:
+        """How many rows have everything that is read."""
+        return min(self.files[kind].written if kind in self.files else 0 for kind in self.kinds)
+
+    def reopen(self) -> None:
+        """Looks at the files anew: another machine may have written to them.
+
+        Raises:
+            CacheError: one is damaged.
+        """
+        self.close()
+        self.files = {kind: RowFile(self.file(kind)) for kind in self.kinds if self.file(kind).exists()}
+
+    def create(self, rows: int, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Makes the files that are not there yet, if there is room for them.
+
+        Args:
+            rows: how many there will be.
+            shapes: of one row, by kind.
+
+        Raises:
+            CacheError: the disk is too full, nothing can be written there, or a file has another shape.
+        """
+        needed = rows * sum(math.prod(shape) * np.dtype(self.dtype).itemsize + 4 for shape in shapes.values())
+        taken = sum(path.stat().st_blocks * 512 for path in self.path.glob("*.npy"))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.path).free
+            if needed - taken > free:
+                raise CacheError(
+                    f"the teacher cache needs {size(needed)} ({rows} rows of {_described(shapes)}), but "
+                    f"{self.path} has {size(free)} left: take fewer augmentation_replicas, float16 instead of float32, "
+                    "another directory, or a method that reads no maps"
+                )
+            with atomic_write(self.path / MANIFEST) as file:
+                file.write(json.dumps(self.identity, indent=2, sort_keys=True).encode())
+            self.files = {
+                kind: RowFile.create(self.file(kind), rows, shape, self.dtype) for kind, shape in shapes.items()
+            }
+        except OSError as error:
+            raise CacheError(
+                f"the teacher cache cannot be written to {self.path} ({error}): name another directory"
+            ) from error
+
+    def read(self, rows: np.ndarray) -> dict[str, np.ndarray] | None:
+        """Reads some rows of every kind, or None unless all are written and whole.
+
+        Args:
+            rows: which ones, ``(B,)``.
+
+        Returns:
+            Values ``(B, ...)`` by kind.
+        """
+        if len(self.files) < len(self.kinds):
+            return None
+        values = {kind: self.files[kind].read(rows) for kind in self.kinds}
+        whole = {kind: value for kind, value in values.items() if value is not None}
+        return whole if len(whole) == len(values) else None
+
+    def write(self, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Writes some rows of every kind.
+
+        Args:
+            rows: which ones, ``(B,)``.
+            values: ``(B, ...)`` by kind.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        for kind, value in values.items():
+            self.files[kind].write(rows, value)
+
+    def write_head(self, weight: np.ndarray, bias: np.ndarray | None) -> None:
+        """Keeps the teacher's head, by which embeddings become logits.
+
+        Args:
+            weight: ``(K, D)``.
+            bias: ``(K,)``, or None.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with atomic_write(self.path / _HEAD) as file:
+            np.savez(file, weight=weight) if bias is None else np.savez(file, weight=weight, bias=bias)
+
+    def read_head(self) -> dict[str, np.ndarray]:
+        """The teacher's head by name.
+
+        Raises:
+            CacheError: it is damaged.
+        """
+        path = self.path / _HEAD
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        except Exception as error:  # on foreign bytes an unpacker raises whatever it comes to
+            raise CacheError(f"{path} is damaged ({error}): remove it, it is made anew") from error
+
+    def close(self) -> None:
+        """Lets go of the files for writing."""
+        for file in self.files.values():
+            file.close()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a folder's outputs follow from.
+
+    Args:
+        path: of the folder.
+
+    Returns:
+        Its identity.
+
+    Raises:
+        CacheError: the file that says so is missing or damaged.
+    """
+    try:
+        identity = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path / MANIFEST} cannot be read ({error}): remove {path}") from error
+    if not isinstance(identity, dict):
+        raise CacheError(f"{path / MANIFEST} is not of a teacher cache")
+    return identity
+
+
+def size(count: float) -> str:
+    """Says how much that is, in decimal units as disks are sold.
+
+    Example:
+        >>> size(2_500_000)
+        '2.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            break
+        count, unit = count / 1000, {"B": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
+    return f"{count:.3g} {unit}"
+
+
+def _described(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{kind} {'×'.join(map(str, shape))}" for kind, shape in shapes.items())

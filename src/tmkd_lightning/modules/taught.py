@@ -1,0 +1,127 @@
+"""The teacher's side of distillation: how it comes to its weights, and how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.distillers import Sum
+from tmkd_lightning.extract import Extractor
+from tmkd_lightning.frozen import Frozen
+from tmkd_lightning.fusion import WeightNet, fuse
+from tmkd_lightning.models import load_pretrained, load_weights
+from tmkd_lightning.modules import checks
+from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.outputs import Output
+from tmkd_lightning.prompts import PromptBank
+from tmkd_lightning.views import MultiView
+
+
+class TaughtModule(ClassificationModule):
+    """A classifier with a teacher; how it learns from it is its subclass's.
+
+    Attributes:
+        teacher: the frozen teacher.
+        teacher_checkpoint: file with its weights, or None.
+        teacher_cache: the trainer's TeacherCache, if there is one.
+        views: what the teacher sees.
+        distiller: what reads the teacher's outputs.
+        weight_net: weighs the views by their texts; None for equal weights.
+        prompt_bank: the texts; None where nothing reads them.
+    """
+
+    teacher: Frozen
+    teacher_checkpoint: str | None
+    teacher_cache: TeacherCache | None = None
+    views: MultiView
+    distiller: Sum
+    weight_net: WeightNet | None
+    prompt_bank: PromptBank | None
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any term of the loss does."""
+        return len(self.distiller.parts) > 0
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether training needs the teacher itself, and not only what a complete cache holds of it."""
+        return self.reads_teacher and not (self.teacher_cache is not None and self.teacher_cache.complete)
+
+    def extractors(self) -> Iterator[Extractor]:
+        """Student, and the teacher where it runs."""
+        yield self.extractor
+        if self.runs_teacher:
+            yield self.teacher.extractor
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Text embeddings if something reads them, and a look at the teacher; the trainer's own of a kind win."""
+        checks.check_file(self.teacher_checkpoint if self.trainer.training and self.reads_teacher else None)
+        theirs = self.trainer.callbacks  # type: ignore[attr-defined]
+        self.teacher_cache = next((callback for callback in theirs if isinstance(callback, TeacherCache)), None)
+        wanted = super().configure_callbacks()
+        if self.prompt_bank is not None and not self.prompt_bank.filled:
+            wanted.append(PromptEmbeddings())
+        if self.reads_teacher:
+            wanted.append(TeacherCheck())
+        # Lightning would replace theirs with ours
+        return [callback for callback in wanted if not any(isinstance(own, type(callback)) for own in theirs)]
+
+    def setup(self, stage: str) -> None:
+        """Wants the texts to be there before training."""
+        super().setup(stage)
+        if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
+            raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
+
+    def read_weights(self) -> None:
+        """Reads the teacher's weights too, from its checkpoint if there is one; no other stage needs them."""
+        if self.runs_teacher and not (self.teacher_cache is not None and self.teacher_cache.complete is None):
+            self._read_teacher()
+        super().read_weights()
+
+    def _read_teacher(self) -> None:
+        if self.teacher_checkpoint is None:
+            load_pretrained(self.teacher.extractor.network)
+        else:
+            load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False)
+
+    def teach(self, image: Tensor, label: Tensor) -> Output:
+        """Fuses what the teacher says of all views.
+
+        Args:
+            image: ``(B, 3, H, W)`` in [0, 1].
+            label: ``(B,)``, in 0..K-1.
+
+        Returns:
+            The teacher's output of B images; gradients flow into the WeightNet alone.
+        """
+        output = self.show(image) if self.teacher_cache is None else self.teacher_cache.recall(self, image)
+        if len(self.views) == 1:
+            return output
+        weights = self.view_weights(label)
+        shares = weights.detach().mean(0)
+        self.log_dict({f"fusion/{name}": share for name, share in zip(self.views.names, shares, strict=True)})
+        return fuse(output, weights)
+
+    def show(self, image: Tensor) -> Output:
+        """Shows the teacher all views in one forward.
+
+        Args:
+            image: ``(B, 3, H, W)`` in [0, 1].
+
+        Returns:
+            The teacher's output of ``V * B`` rows, in the order of views; it carries no gradient.
+        """
+        output: Output = self.teacher(self.views(image).flatten(0, 1), views=len(self.views))
+        return output
+
+    def view_weights(self, label: Tensor) -> Tensor:
+        """Weights ``(B, V)`` of the views for each image's class (Eq. 3 and 4), each row summing to 1."""
+        if self.weight_net is None or self.prompt_bank is None:
+            return torch.full((len(label), len(self.views)), 1 / len(self.views), device=label.device)
+        weights: Tensor = self.weight_net(self.prompt_bank.rows())
+        return weights[label]
