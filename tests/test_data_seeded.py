@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tmkd_lightning.data.seeded import EpochSampler, Seeded, leaves_one
+from tmkd_lightning.data.seeded import EpochSampler, Seeded, collate, leaves_one
 
 
 def draw(image: float) -> Tensor:
@@ -158,3 +158,40 @@ def test_leaves_one(count: int, batch_size: int, world_size: int, expected: bool
     assert leaves_one(range(count), batch_size, world_size) is expected
     last = len(order(0, world_size=world_size, count=count)) % batch_size
     assert (last == 1) is expected  # as the sampler deals
+
+
+# Replicas: augmentation that comes again
+
+
+def replicated(replicas: int, seed: int = 0) -> Seeded:
+    return Seeded([(float(index), index) for index in range(5)], draw, seed, replicas)
+
+
+def test_replicas_come_again_in_turn() -> None:
+    data = replicated(3)
+    epochs = [drawn(data, epoch) for epoch in range(7)]
+    for epoch, rows in enumerate(epochs):
+        assert rows.equal(epochs[epoch % 3])
+    assert len(torch.cat(epochs[:3]).unique(dim=0)) == 15
+
+
+def test_each_sample_brings_its_row() -> None:
+    data = replicated(3)
+    rows = []
+    for epoch in (0, 1, 2, 3):
+        data.set_epoch(epoch)
+        rows += [data[index][2] for index in range(5)]
+    assert rows == [*range(15), *range(5)]
+    assert len(dataset()[0]) == 2  # none without replicas
+
+
+def test_replicas_are_the_same_for_every_seed() -> None:
+    assert drawn(replicated(2, seed=1)).equal(drawn(replicated(2, seed=2)))
+
+
+def test_rows_stay_on_the_host() -> None:
+    """An array is not moved with the tensors of a batch, so nobody waits for a device to know which rows these are."""
+    image, label, rows = next(iter(DataLoader(replicated(2), batch_size=5, collate_fn=collate, num_workers=1)))
+    assert isinstance(rows, np.ndarray)
+    assert rows.tolist() == label.tolist() == [0, 1, 2, 3, 4]
+    assert image.shape == (5, 4)

@@ -40,20 +40,17 @@ def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, An
     }
 
 
-def views_identity(views: MultiView) -> dict[str, Any]:
-    """Says what decides the views: their names, their functions and numbers, and what they make of a picture.
+def views_identity(views: MultiView) -> list[list[str]]:
+    """Says what decides the views: their order, names, functions and numbers, and what they make of a picture.
 
     Args:
         views: as the teacher sees them.
 
     Returns:
-        By name, the function and a digest of what it makes of the picture.
+        For each view its name, its function, and a digest of what it makes of the picture.
     """
     picture = _picture()
-    return {
-        view.name: [_described(view), _digest(view(picture).mul(255).round().byte().numpy().tobytes())]
-        for view in views.views
-    }
+    return [[view.name, _described(view), _of_pixels(view(picture))] for view in views.views]
 
 
 def _picture() -> torch.Tensor:
@@ -64,13 +61,15 @@ def _picture() -> torch.Tensor:
 
 
 def _described(view: View) -> str:
-    function, numbers = view.function, ""
+    function = view.function
+    words: list[object] = [function]
     if isinstance(function, partial):
-        numbers = (
-            f"({', '.join([*map(repr, function.args), *(f'{k}={v!r}' for k, v in sorted(function.keywords.items()))])})"
-        )
-        function = function.func
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(function)) + numbers
+        words = [function.func, *function.args, *sorted(function.keywords.items())]
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(map(repr, words)))
+
+
+def _of_pixels(image: torch.Tensor) -> str:
+    return _digest(image.mul(255).round().byte().numpy().tobytes())  # rounded: machines differ in the last digit
 
 
 def _of_weights(teacher: Extractor) -> str:

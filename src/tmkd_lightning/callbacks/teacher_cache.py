@@ -112,6 +112,11 @@ class TeacherCache(Callback):
         if self.folder is None:
             return module.show(image)
         kept = self.folder.read(self._rows)
+        if kept is None and self.complete:
+            raise CacheError(
+                f"{self.folder.path} was complete and is damaged now, and the teacher's weights were not read: run "
+                f"tmkd cache check --directory {self.directory}, then start or resume the run again"
+            )
         if kept is None:
             return self._output(module, image, self._keep(module.show(image), views=len(module.views)))
         read = {kind: torch.from_numpy(value).to(image.device, non_blocking=True) for kind, value in kept.items()}

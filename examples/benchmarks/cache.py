@@ -1,0 +1,119 @@
+"""What an epoch costs with a teacher cache: while it fills, once it is complete, and without one.
+
+    python examples/benchmarks/cache.py --pair resnet --data tmkd_lightning.data.CUB200DataModule --root data/cub200
+    python examples/benchmarks/cache.py --pair wrn --data tmkd_lightning.data.ImageFolderDataModule --root data/cifar10
+
+In each round, in turn and on the same images: the student alone, TMKD with the teacher running, and TMKD with a cache,
+whose first epoch fills it and whose others read it. Every epoch is timed by itself; of each run the first, in which the
+loaders start, is compared with first ones only. Prints seconds an epoch and ratios, medians over the rounds, and writes
+runs/cache.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import tempfile
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from record import print_table, write
+from step import METHODS, PAIRS, now, sgd
+
+from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.text import HashingTextEncoder
+
+
+class Epochs(Callback):
+    """Seconds that each epoch took, from its first batch asked for to its last step done."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = now()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds.append(now() - self.start)
+
+
+def train(module: LightningModule, options: argparse.Namespace, epochs: int, callbacks: list[Callback]) -> list[float]:
+    timed = Epochs()
+    trainer = Trainer(
+        max_epochs=epochs,
+        devices=1,
+        logger=False,
+        limit_val_batches=0,
+        callbacks=[timed, *callbacks],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=datamodule(options))
+    return timed.seconds
+
+
+def datamodule(options: argparse.Namespace) -> Any:
+    package, _, name = options.data.rpartition(".")
+    return getattr(importlib.import_module(package), name)(
+        options.root,
+        image_size=PAIRS[options.pair][2],
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        val_fraction=options.val_fraction,
+        augmentation_replicas=1,
+    )
+
+
+def one_round(options: argparse.Namespace, folder: str) -> dict[str, float]:
+    """Seconds of first and of later epochs, by what they do."""
+    make_teacher, make_student, _ = PAIRS[options.pair]
+    classes = datamodule(options).num_classes
+    prompts = PromptEmbeddings(HashingTextEncoder(), cache_dir=f"{folder}/texts")
+
+    def distil(epochs: int, *callbacks: Callback) -> list[float]:
+        method = METHODS[options.method]
+        networks = make_teacher(num_classes=classes), make_student(num_classes=classes)
+        module = TMKDModule(*networks, distiller=method() if method else None, optimizer=sgd)
+        return train(module, options, epochs, [prompts, TeacherCheck(0), *callbacks])
+
+    seed_everything(0)
+    plain = train(ClassifierModule(make_student(num_classes=classes), optimizer=sgd), options, 2, [])
+    live = distil(2)
+    with tempfile.TemporaryDirectory() as cache:
+        cached = distil(2, TeacherCache(cache))
+    return {"plain": plain[1], "live, first": live[0], "live": live[1], "fills": cached[0], "reads": cached[1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pair", choices=PAIRS, default="wrn")
+    parser.add_argument("--method", choices=METHODS, default="kd")
+    parser.add_argument("--data", required=True, help="datamodule by its import path")
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--val_fraction", type=float, default=0.1, help="more, to train on fewer images")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = [one_round(options, folder) for _ in range(options.rounds)]
+    pairs = {"plain": "plain", "live": "plain", "fills": "live, first", "reads": "plain"}
+    rows = [
+        {
+            "epoch": name,
+            "seconds": statistics.median(one[name] for one in rounds),
+            "against": other,
+            "ratio": statistics.median(one[name] / one[other] for one in rounds),
+            "ratios": [round(one[name] / one[other], 3) for one in rounds],
+        }
+        for name, other in pairs.items()
+    ]
+    print_table(rows)
+    write("cache", rows)
+
+
+if __name__ == "__main__":
+    main()

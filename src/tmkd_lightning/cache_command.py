@@ -1,0 +1,120 @@
+"""``tmkd cache``: what teacher caches there are, whether they are whole, and how to be rid of them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli
+from tqdm import tqdm
+
+from tmkd_lightning.cache import CacheError, RowFile
+from tmkd_lightning.cache.folder import MANIFEST, read_manifest, size
+
+_SHOWN = 20  # damaged rows to name
+
+
+def list_caches(directory: str) -> None:
+    """Prints each cache of a directory: its key, teacher, views, images, what is written, and its size on the disk.
+
+    Args:
+        directory: as given to TeacherCache.
+    """
+    for folder in _folders(directory):
+        try:
+            about = read_manifest(folder)
+            data, views = about["data"], ", ".join(view[0] for view in about["views"])
+            images = f"{data['replicas']} replicas of {data['images']} images"
+            print(f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {size(_on_disk(folder))}")
+            for path, file in _arrays(folder):
+                state = f"{file.written} of {len(file.marks)} rows" if isinstance(file, RowFile) else f"DAMAGED: {file}"
+                print(f"  {path.name.removesuffix('.npy'):24} {state}")
+        except (CacheError, KeyError, TypeError) as error:
+            print(f"{folder.name}  DAMAGED: {error}")
+
+
+def check_caches(directory: str, key: str = "") -> None:
+    """Reads every row that is written; one that is damaged is forgotten, and made anew when it is needed.
+
+    Args:
+        directory: as given to TeacherCache.
+        key: how the caches to check begin; by default all.
+
+    Raises:
+        SystemExit: something is damaged; all of it has been printed.
+    """
+    damages = 0
+    for folder in _folders(directory, key):
+        for path, file in tqdm(
+            list(_arrays(folder)), folder.name, unit="array", leave=False, disable=not sys.stderr.isatty()
+        ):
+            rows = file.damaged() if isinstance(file, RowFile) else []
+            if isinstance(file, RowFile):
+                file.forget(rows)
+                file.close()
+                print(f"{folder.name}  {path.name}: {file.written} rows are whole" + _named(rows))
+            else:
+                print(f"{folder.name}  {file}")
+            damages += len(rows) + isinstance(file, CacheError)
+    if damages:
+        raise SystemExit(f"{damages} damage(s) found")
+
+
+def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
+    """Removes caches. Runs that read them at the moment go on reading.
+
+    Args:
+        directory: as given to TeacherCache.
+        key: how the caches to remove begin, as `tmkd cache list` shows them.
+        all: whether to remove all of them, instead of naming a key.
+
+    Raises:
+        SystemExit: neither a key nor all, or no cache of that key.
+    """
+    if bool(key) == all:
+        raise SystemExit("say which caches to remove: --key, as tmkd cache list shows it, or --all true")
+    folders = list(_folders(directory, key))
+    if key and not folders:
+        raise SystemExit(f"{directory} has no cache whose key begins with {key}; tmkd cache list shows them")
+    for folder in folders:
+        freed = _on_disk(folder)
+        shutil.rmtree(folder)
+        print(f"{folder.name}  removed, {size(freed)}")
+
+
+def cache_command(args: Sequence[str]) -> None:
+    """Runs the verb on command-line arguments."""
+    verbs: dict[str, Any] = {"list": list_caches, "check": check_caches, "remove": remove_caches}
+    auto_cli(verbs, args=list(args), as_positional=False, prog="tmkd cache")
+
+
+def _folders(directory: str, key: str = "") -> Iterator[Path]:
+    root = Path(directory).expanduser()
+    if not root.is_dir():
+        raise SystemExit(f"there is no directory {root}: name the one that TeacherCache was given")
+    for folder in sorted(root.iterdir()):
+        if folder.name.startswith(key) and (folder / MANIFEST).is_file():
+            yield folder
+
+
+def _arrays(folder: Path) -> Iterator[tuple[Path, RowFile | CacheError]]:
+    for path in sorted(folder.glob("*.npy")):
+        if not path.name.endswith(".written.npy"):
+            try:
+                yield path, RowFile(path)
+            except CacheError as error:
+                yield path, error
+
+
+def _on_disk(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())  # files are sparse until they are filled
+
+
+def _named(rows: list[int]) -> str:
+    if not rows:
+        return ""
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    return f", DAMAGED and forgotten: {', '.join(map(str, rows[:_SHOWN]))}{more}"

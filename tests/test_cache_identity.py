@@ -1,0 +1,173 @@
+"""Whatever decides a teacher's outputs decides which cache is theirs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tmkd_lightning import Extractor, MultiView, View
+from tmkd_lightning.cache import CacheError, CacheFolder
+from tmkd_lightning.cache.folder import read_manifest, size
+from tmkd_lightning.cache.identity import teacher_identity, views_identity
+from tmkd_lightning.views import edge, high_frequency, rgb
+
+
+def test_one_teacher_has_one_identity(net) -> None:
+    teacher = Extractor(net())
+    first = teacher_identity(teacher, None)
+    assert teacher_identity(copy.deepcopy(teacher), None) == first
+    teacher.confirm(torch.rand(2, 3, 8, 8))  # by which the map has been found
+    assert teacher_identity(teacher, None) == first
+    json.dumps(first)  # plain values
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda net: Extractor(net(9)),
+        lambda net: Extractor(net(), mean=(0.5, 0.5, 0.5)),
+        lambda net: Extractor(net(), std=(0.5, 0.5, 0.5)),
+        lambda net: Extractor(net(), feature_map="bn"),
+    ],
+    ids=["network", "mean", "std", "map"],
+)
+def test_another_teacher_has_another(net, other) -> None:
+    torch.manual_seed(0)
+    first = teacher_identity(Extractor(net()), None)
+    torch.manual_seed(0)
+    assert teacher_identity(other(net), None) != first
+
+
+def test_a_single_weight_or_statistic_counts(net) -> None:
+    teacher = Extractor(net())
+    first = teacher_identity(teacher, None)
+    teacher.network.bn.running_var[3] += 1e-6
+    assert teacher_identity(teacher, None) != first
+
+
+def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:
+    """So that the weights need not be read; the network's own, which they will replace, do not matter."""
+    path = tmp_path / "teacher.ckpt"
+    path.write_bytes(b"one")
+    first = teacher_identity(Extractor(net()), str(path))
+    assert teacher_identity(Extractor(net()), str(path)) == first
+    path.write_bytes(b"two")
+    assert teacher_identity(Extractor(net()), str(path)) != first
+
+
+def negative(image: torch.Tensor) -> torch.Tensor:
+    return 1 - image
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["rgb", "edge"], ["edge", "rgb"]),
+        (["rgb"], ["rgb", "edge"]),
+        ([rgb(), edge(alpha=0.5)], [rgb(), edge(alpha=0.4)]),
+        ([high_frequency()], [high_frequency(sigma=1.5)]),
+        ([edge()], [edge(rounds=500)]),  # draws the same, and is still another function
+        ([View("own", negative, "{class}")], [View("own", lambda image: image, "{class}")]),
+    ],
+    ids=["order", "number", "alpha", "sigma", "rounds", "function"],
+)
+def test_views_differ_by_order_numbers_and_function(one, other) -> None:
+    assert views_identity(MultiView(one)) != views_identity(MultiView(other))
+    assert views_identity(MultiView(one)) == views_identity(MultiView(list(one)))
+
+
+def test_the_words_of_a_view_do_not_matter() -> None:
+    """The teacher does not read them; the fusion does, and it acts on what is kept."""
+    views = [MultiView([View("own", negative, template)]) for template in ("a {class}", "the {class}")]
+    assert views_identity(views[0]) == views_identity(views[1])
+
+
+# Folders
+
+
+def folder(tmp_path: Path, kinds=("embedding",), dtype: str = "float32", **identity) -> CacheFolder:
+    return CacheFolder(tmp_path, {"teacher": "t", **identity}, dtype, kinds)
+
+
+def test_each_identity_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    paths = {folder(tmp_path, **options).path for options in ({}, {"seed": 1}, {"seed": 2}, {"teacher": "u"})}
+    assert len(paths) == 4
+    assert folder(tmp_path, dtype="float16").path == folder(tmp_path, kinds=("embedding", "map")).path
+
+
+def fill(one: CacheFolder, rows: int = 3) -> None:
+    one.create(rows, dict.fromkeys(one.kinds, (2,)))
+    one.write(np.arange(rows), {kind: np.full((rows, 2), 7.0) for kind in one.kinds})
+    one.write_head(np.eye(2), None)
+
+
+def test_kinds_are_added_beside_each_other(tmp_path: Path) -> None:
+    embeddings = folder(tmp_path)
+    fill(embeddings)
+    assert embeddings.complete
+    both = folder(tmp_path, kinds=("embedding", "map"))
+    assert (both.complete, both.written, both.read(np.array([0]))) == (False, 0, None)
+    fill(both)
+    assert both.complete
+    assert {kind: value.tolist() for kind, value in both.read(np.array([1])).items()} == {
+        "embedding": [[7.0, 7.0]],
+        "map": [[7.0, 7.0]],
+    }
+    assert folder(tmp_path).complete
+
+
+@pytest.mark.parametrize("lost", ["embedding.float32.npy", "head.npz"])
+def test_what_is_gone_is_made_anew(tmp_path: Path, lost: str) -> None:
+    one = folder(tmp_path)
+    fill(one)
+    (one.path / lost).unlink()
+    assert not folder(tmp_path).complete
+
+
+def test_the_head_comes_back(tmp_path: Path) -> None:
+    one = folder(tmp_path)
+    fill(one)
+    one.write_head(np.array([[1.0, 2.0]]), np.array([3.0]))
+    assert {name: value.tolist() for name, value in one.read_head().items()} == {"weight": [[1.0, 2.0]], "bias": [3.0]}
+    (one.path / "head.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(CacheError, match=r"head.npz is damaged .*remove it"):
+        one.read_head()
+
+
+def test_a_disk_that_is_too_full_is_known_before_anything_is_made(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    one = folder(tmp_path)
+    message = r"needs 8.04 kB \(1000 rows of embedding 2\), but .* has 1 kB left: take fewer augmentation_replicas"
+    with pytest.raises(CacheError, match=message.replace("8.04", "12")):
+        one.create(1000, {"embedding": (2,)})
+    assert not list(one.path.iterdir())
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match=r"cannot be written to .*/file/.*name another directory"):
+        folder(tmp_path / "file").create(3, {"embedding": (2,)})
+
+
+def test_a_folder_that_says_something_else_is_refused(tmp_path: Path) -> None:
+    one = folder(tmp_path)
+    fill(one)
+    (one.path / "identity.json").write_text('{"teacher": "u"}')
+    with pytest.raises(CacheError, match="does not say what the folder's name does: remove"):
+        folder(tmp_path)
+    (one.path / "identity.json").write_text('{"teac')
+    with pytest.raises(CacheError, match=r"identity.json cannot be read"):
+        read_manifest(one.path)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_345_678, "2.35 MB"), (5e12, "5 TB")]
+)
+def test_sizes_are_readable(count: float, text: str) -> None:
+    assert size(count) == text

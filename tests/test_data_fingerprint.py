@@ -1,0 +1,121 @@
+"""Training images are known by their content, and by what augmentation makes of them."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from tmkd_lightning.data import DataError, DigitsDataModule, ImageFolderDataModule
+from tmkd_lightning.data.fingerprint import content_digest
+from tmkd_lightning.data.image_files import ImageFiles
+
+
+def identity(**options) -> dict:
+    data = DigitsDataModule(**{"train_samples": 20, "image_size": 16, "augmentation_replicas": 2, **options})
+    data.setup("fit")
+    return data.training_identity()
+
+
+def test_equal_data_have_one_identity_whatever_the_order_and_the_loaders() -> None:
+    assert identity() == identity(seed=5, batch_size=7, num_workers=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train_samples": 21},
+        {"image_size": 17},
+        {"augmentation_replicas": 3},
+        {"train_transform": v2.Resize((16, 16), antialias=True)},
+        {"train_transform": v2.Compose([v2.Resize((16, 16)), v2.RandomCrop(16, padding=1)])},
+    ],
+    ids=["images", "size", "replicas", "no augmentation", "weaker augmentation"],
+)
+def test_other_images_have_another(options) -> None:
+    assert identity(**options) != identity()
+
+
+def test_a_transform_that_is_a_function_counts_by_what_it_does() -> None:
+    """Its name says nothing, and its address must not: the next process has another."""
+
+    def plus(number: int):
+        return lambda image: v2.functional.resize(image, [16, 16]) + number
+
+    one, again, other = (identity(train_transform=plus(number)) for number in (1, 1, 2))
+    assert one == again
+    assert one["transform"] == other["transform"]
+    assert one != other
+
+
+@pytest.mark.parametrize("draw", [lambda: random.random() < 0.5, lambda: np.random.rand() < 0.5])
+def test_randomness_that_cannot_come_again_is_refused(draw) -> None:
+    def flip(image):
+        image = v2.functional.resize(image, [16, 16])
+        return image.flip(2) if draw() else image
+
+    random.seed(0)
+    np.random.seed(0)
+    with pytest.raises(DataError, match=r"train_transform does not give the same image twice .*draw with torch"):
+        identity(train_transform=flip)
+
+
+def files(root: Path, shade: int = 7) -> ImageFiles:
+    root.mkdir(exist_ok=True)
+    paths = [root / f"{index}.png" for index in range(3)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (4, 4), (shade, index, 0)).save(path)
+    return ImageFiles([(path, index) for index, path in enumerate(paths)])
+
+
+def test_image_files_count_by_their_bytes(tmp_path: Path) -> None:
+    one = files(tmp_path / "one")
+    first = content_digest(one)
+    assert content_digest(files(tmp_path / "two")) == first  # elsewhere, and written at another time
+    path = one.files[1][0]
+    status = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # neither size nor time tell
+    assert content_digest(one) != first
+
+
+def test_order_and_labels_count(tmp_path: Path) -> None:
+    one = files(tmp_path / "one")
+    digests = {
+        content_digest(one),
+        content_digest(one.select([1, 0, 2])),
+        content_digest(ImageFiles([(p, 0) for p, _ in one.files])),
+    }
+    assert len(digests) == 3
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    one = files(tmp_path / "one")
+    one.files[2][0].unlink()
+    with pytest.raises(DataError, match=r"2.png cannot be read"):
+        content_digest(one)
+
+
+def test_a_folder_of_images_has_one_too(tmp_path: Path) -> None:
+    for name in "ab":
+        files((tmp_path / "train").parent / name)
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / name).rename(tmp_path / "train" / name)
+    data = ImageFolderDataModule(str(tmp_path), image_size=8, augmentation_replicas=2, num_workers=0)
+    data.setup("fit")
+    assert data.training_identity()["images"] == 4  # one of each class is held out
+    image, _, rows = next(iter(data.train_dataloader()))
+    assert image.dtype == torch.uint8
+    assert sorted(rows.tolist()) == [0, 1, 2, 3]
+    assert len(next(iter(data.val_dataloader()))) == 2
+
+
+def test_a_negative_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="augmentation_replicas must be at least 0, got -1"):
+        DigitsDataModule(augmentation_replicas=-1)
