@@ -121,13 +121,15 @@ def _load(extractor: Extractor, state: Mapping[str, Tensor], role: str, path: Pa
         for old, new in names.items()
         if key.startswith(old)
     }
-    problems = differences(found, extractor.state_dict())
+    own = extractor.state_dict()  # with the versions of its layers, which some ask for
+    problems = differences(found, own)
     if problems:
         raise ValueError(
             f"{path} does not fit {extractor.name}, which its config describes: {'; '.join(problems)}. Was it made "
             "with another version of that network?"
         )
-    extractor.load_state_dict(found)
+    own.update(found)
+    extractor.load_state_dict(own)
 
 
 def _short(error: Exception) -> str:
