@@ -104,7 +104,7 @@ def _format(name: str, path: Path) -> Format:
         raise ValueError(f"a file of the format {name} must end in {kind.suffix}, got {path}")
     missing = [package for package in kind.packages if find_spec(package) is None]
     if missing:
-        raise ImportError(f"the format {name} needs {', '.join(missing)}: pip install 'tmkd-lightning[export]'")
+        raise ImportError(f"the format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
     return kind
 
 
