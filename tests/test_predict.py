@@ -162,6 +162,7 @@ def test_no_folder(folder, module, tmp_path) -> None:
         ({"top": 0}, "top must be 1 to 3, the number of classes, got 0"),
         ({"top": 4}, "top must be 1 to 3, the number of classes, got 4"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here: Expected one of cpu"),
         ({"class_names": ["a"]}, "1 class names for a network of 3 classes"),
         ({"transform": v2.PILToTensor()}, r"different sizes, \(3, 8, 8\) and \(3, 9, 9\): let it crop them"),
     ],

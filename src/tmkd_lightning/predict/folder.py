@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tmkd_lightning.data import DataError
 from tmkd_lightning.data.base import Transform
 from tmkd_lightning.data.image_files import images_below
-from tmkd_lightning.export.deployed import Deployed, ask
+from tmkd_lightning.export.deployed import Deployed, ask, short
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.files import atomic_write, check_writable
 from tmkd_lightning.images import channel_statistics, check_images, denormalize
@@ -65,8 +65,8 @@ def predict_folder(
 
     Raises:
         DataError: no such folder, no image in it, or none that can be read.
-        ValueError: a number outside its range, names that cannot stand for the classes, or images that the network
-            does not take.
+        ValueError: a number outside its range, names that cannot stand for the classes, a device that is not here, or
+            images that the network does not take.
         OSError: the file cannot be written.
     """
     extractor, names = named_network(network, class_names)
@@ -76,9 +76,8 @@ def predict_folder(
     files = _files(folder)
     batches = image_batches(files, transform, batch_size, num_workers)
     check_writable(path)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     statistics = None if normalized_with is None else channel_statistics(*normalized_with)
-    answers = _answers(Deployed(extractor).to(device), batches, statistics, device)
+    answers = _answers(_placed(Deployed(extractor), device), batches, statistics)
     progress = tqdm(answers, total=len(files), unit="image", disable=not sys.stderr.isatty(), leave=False)
     with atomic_write(path) as file:
         text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
@@ -105,21 +104,29 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
+def _placed(network: Deployed, device: str | None) -> Deployed:
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return network.to(device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        raise ValueError(f"device {device!r} cannot be used here: {short(error)}") from error
+
+
 def _answers(
-    network: Deployed, batches: Iterable[Batch], statistics: tuple[Tensor, Tensor] | None, device: str
+    network: Deployed, batches: Iterable[Batch], statistics: tuple[Tensor, Tensor] | None
 ) -> Iterator[Tensor | str]:
     """Probabilities ``(K,)`` of each file, or what is wrong with it."""
     for images, problems in batches:
-        rows = iter(()) if images is None else iter(_probabilities(network, images, statistics, device))
+        rows = iter(()) if images is None else iter(_probabilities(network, images, statistics))
         for problem in problems:
             yield next(rows) if problem is None else problem
 
 
-def _probabilities(network: Deployed, images: Tensor, statistics: tuple[Tensor, Tensor] | None, device: str) -> Tensor:
+def _probabilities(network: Deployed, images: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
     check_images(images, statistics)
     if statistics is not None:
         images = denormalize(images, *statistics)
-    return ask(network, images.to(device)).softmax(dim=1).cpu()
+    return ask(network, images.to(network.extractor.mean.device)).softmax(dim=1).cpu()
 
 
 def _header(names: Sequence[str], top: int, all_classes: bool) -> list[str]:
