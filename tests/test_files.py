@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.files import atomic_write, check_writable
 
 
 def test_makes_folder_and_file(tmp_path: Path) -> None:
@@ -66,3 +66,19 @@ def test_nothing_stays_behind_where_the_name_is_a_folders(tmp_path: Path) -> Non
     with pytest.raises(OSError), atomic_write(tmp_path / "name") as file:  # noqa: PT011  # which one depends on the system
         file.write(b"x")
     assert os.listdir(tmp_path) == ["name"]
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new" / "file")
+    assert (tmp_path / "file").read_text() == "old"
+    assert os.listdir(tmp_path / "new") == []
+
+
+def test_places_that_take_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"file/below cannot be written \(.*\): choose another place"):
+        check_writable(tmp_path / "file" / "below")
+    with pytest.raises(IsADirectoryError, match="is a folder: give the name of a file"):
+        check_writable(tmp_path)

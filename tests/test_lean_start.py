@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("open_clip", "wandb", "sklearn", "matplotlib", "timm", "onnx", "scipy")
+HEAVY = ("open_clip", "wandb", "sklearn", "matplotlib", "timm", "onnx", "onnxruntime", "onnxscript", "scipy")
 BASE = "import lightning.pytorch, torchvision, kornia"
 
 
@@ -15,6 +15,6 @@ def imported(statement: str) -> set[str]:
 
 def test_the_package_brings_nothing_heavy_of_its_own() -> None:
     """Beyond what Lightning, torchvision and Kornia load by themselves, such as matplotlib through torchmetrics."""
-    parts = ("callbacks", "data", "models", "cli")
+    parts = ("callbacks", "data", "models", "export", "predict", "cli")
     ours = "; ".join(["import tmkd_lightning", *(f"import tmkd_lightning.{part}" for part in parts)])
     assert imported(ours) <= imported(BASE)

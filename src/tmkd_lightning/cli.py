@@ -19,8 +19,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from tmkd_lightning.cache_command import cache_command
 from tmkd_lightning.data_check import data_command
 from tmkd_lightning.embed import embed_command
+from tmkd_lightning.export.command import export_command
+from tmkd_lightning.predict.command import predict_command
 
-VERBS = {"cache": cache_command, "data": data_command, "embed": embed_command}
+VERBS = {
+    "cache": cache_command,
+    "data": data_command,
+    "embed": embed_command,
+    "export": export_command,
+    "predict --images": predict_command,
+}
 
 # Said by libraries about themselves or about each other; nothing a user of ours could act on.
 _NOISE = (
@@ -101,12 +109,18 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a class_path may name a module of the user's project, as with python -m
-    verb, rest = _verb(sys.argv[1:] if args is None else args)
+    arguments = sys.argv[1:] if args is None else args
+    verb = _verb(arguments)
     if verb is None:
         TMKDCLI(args)
     else:
-        VERBS[verb](rest)
+        VERBS[verb](arguments[1:])
 
 
-def _verb(args: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    return (args[0], args[1:]) if args and args[0] in VERBS else (None, args)
+def _verb(args: Sequence[str]) -> str | None:
+    """The verb of ours that is meant; ``predict`` is Lightning's too, whose arguments are others."""
+    if not args:
+        return None
+    ours = args[0] == "predict" and any(arg.split("=")[0] in ("--images", "--checkpoint") for arg in args)
+    verb = "predict --images" if ours else args[0]
+    return verb if verb in VERBS else None

@@ -42,3 +42,25 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+def check_writable(path: Path) -> None:
+    """Refuses a place where no file can be written, before the work that would fill it.
+
+    Args:
+        path: where a file shall be; its folder is made if missing. A file that is there already is not touched.
+
+    Raises:
+        OSError: it is a folder, or its folder takes no files.
+
+    Example:
+        >>> check_writable(Path(tempfile.mkdtemp()) / "folder" / "file")
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error}): choose another place") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -52,6 +53,8 @@ class ImageDataModule(LightningDataModule, ABC):
         eval_transform: Transform | None,
     ) -> None:
         super().__init__()
+        if _given_hyperparameters.get() is not None:  # the command line's config, for the checkpoint
+            self.save_hyperparameters(logger=False)
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}: BatchNorm cannot train on one image")
         if num_workers < 0 or image_size < 1:

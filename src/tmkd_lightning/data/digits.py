@@ -84,8 +84,8 @@ class DigitsDataModule(ImageDataModule):
         return v2.Compose([self.default_eval_transform(), v2.RandomCrop(self.image_size, padding=self.image_size // 8)])
 
     def default_eval_transform(self) -> Transform:
-        """Enlarges."""
-        return v2.Resize((self.image_size, self.image_size), antialias=True)
+        """Enlarges; takes image files too."""
+        return v2.Compose([v2.PILToTensor(), v2.Resize((self.image_size, self.image_size), antialias=True)])
 
     def samples(self, split: str) -> list[tuple[Tensor, int]]:
         """Scans of a split; see `ImageDataModule`."""

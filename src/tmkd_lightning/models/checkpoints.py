@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -43,7 +44,7 @@ def load_weights(network: nn.Module | Extractor, path: str | Path, *, replace_he
     extractor = network if isinstance(network, Extractor) else None
     network = network if extractor is None else extractor.network
     wanted = network.state_dict()
-    found = _strip(_read(path), wanted, path)
+    found = _strip(_tensors(read_checkpoint(path), path), wanted, path)
     kept = head_to_keep(network, found, None if extractor is None else extractor.head_name) if replace_head else {}
     fitting = {**found, **kept}
     problems = differences(fitting, wanted)
@@ -58,13 +59,28 @@ def load_weights(network: nn.Module | Extractor, path: str | Path, *, replace_he
         )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path) -> Any:
+    """Reads what ``torch.save`` wrote, if it is nothing but tensors and plain types.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read safely.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: is the path right, and was the network trained?")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
         raise ValueError(f"{path} is not a checkpoint that can be read safely (weights_only=True): {error}") from error
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

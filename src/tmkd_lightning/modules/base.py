@@ -25,11 +25,11 @@ from tmkd_lightning.modules.finite import FiniteGuard
 from tmkd_lightning.modules.metrics import classification_metrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
 from tmkd_lightning.modules.state import (
-    LEFT_OUT,
     NUM_CLASSES,
-    check_left_out,
     objects_among,
+    read_facts,
     save_plain_hyperparameters,
+    write_facts,
 )
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import check_class_names
@@ -89,6 +89,7 @@ class ClassificationModule(BatchModule):
         self.compile_networks = compile
         self._ready = False
         self.left_out: list[str] = []
+        self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.guard = FiniteGuard()
         self.val_metrics = classification_metrics(self.num_classes, "val/")
         self.test_metrics = classification_metrics(self.num_classes, "test/")
@@ -197,12 +198,11 @@ class ClassificationModule(BatchModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the last good checkpoint: nothing is saved after a loss that was not finite."""
         self.guard.check()
-        checkpoint[LEFT_OUT] = self.left_out
-        checkpoint[NUM_CLASSES] = self.num_classes
+        write_facts(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Asks for objects that the checkpoint could not hold; takes its number of classes where none is known."""
-        check_left_out(self.left_out, checkpoint)
+        read_facts(self, checkpoint)
         if self.asks_data and NUM_CLASSES in checkpoint:
             take_classes(self, checkpoint[NUM_CLASSES], attached=self._trainer is not None)
 

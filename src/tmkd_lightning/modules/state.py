@@ -1,4 +1,4 @@
-"""Which of a module's arguments its checkpoint holds: those of plain types."""
+"""What a checkpoint holds of a module besides its weights: arguments of plain types, and what the run knew."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ LEFT_OUT = "tmkd_left_out"
 
 NUM_CLASSES = "tmkd_num_classes"
 """Key in checkpoints of the number of classes."""
+
+CLASS_NAMES = "tmkd_class_names"
+"""Key in checkpoints of the class names, or of None where the run knew none."""
 
 _PLAIN = (type(None), bool, int, float, str)
 _EXPECTED = {"self", "__class__", "teacher", "student", "network", "optimizer", "lr_scheduler"}  # always passed anew
@@ -37,19 +40,53 @@ def objects_among(arguments: Mapping[str, Any]) -> list[str]:
     return sorted(name for name, value in arguments.items() if name not in _EXPECTED and not _is_plain(value))
 
 
-def check_left_out(left_out: list[str], checkpoint: Mapping[str, Any]) -> None:
-    """Refuses to load a checkpoint whose views or method, objects that it does not hold, were not passed again.
+def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Writes into a checkpoint what its hyperparameters do not say.
 
     Args:
-        left_out: arguments that are objects in the module that loads.
+        module: a module of ours.
+        checkpoint: as Lightning gives it to the module.
+    """
+    checkpoint[LEFT_OUT] = module.left_out
+    checkpoint[NUM_CLASSES] = module.num_classes
+    checkpoint[CLASS_NAMES] = known_class_names(module)
+
+
+def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Takes the class names from a checkpoint; refuses one whose views or method, objects it lacks, were not passed.
+
+    Args:
+        module: a module of ours.
         checkpoint: as Lightning gives it to the module.
 
     Raises:
         ValueError: an argument was an object when the checkpoint was made, and is a default now.
     """
-    missing = [name for name in checkpoint.get(LEFT_OUT, []) if name not in left_out]
+    missing = [name for name in checkpoint.get(LEFT_OUT, []) if name not in module.left_out]
     if missing:
         raise ValueError(f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again")
+    module.saved_class_names = checkpoint.get(CLASS_NAMES)
+
+
+def known_class_names(module: Any) -> list[str] | None:
+    """Looks up what the classes are called: by the module's argument, the datamodule, or the checkpoint it came from.
+
+    Args:
+        module: a module of ours.
+
+    Returns:
+        Names in the order of the labels, or None where nobody has as many as there are classes.
+    """
+    data = None if module._trainer is None else module._trainer.datamodule
+    sources = (
+        module.class_names,
+        getattr(data, "class_names", None),
+        module.saved_class_names,
+    )  # a foreign one may lack it
+    for names in sources:
+        if isinstance(names, (list, tuple)) and len(names) == module.num_classes:
+            return [str(name) for name in names]
+    return None
 
 
 def _is_plain(value: object) -> bool:

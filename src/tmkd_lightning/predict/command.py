@@ -1,0 +1,98 @@
+"""``tmkd predict --images``: what the student of a checkpoint says of the images in a folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import auto_cli
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import instantiate_module
+
+from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
+from tmkd_lightning.export.deployed import short
+from tmkd_lightning.predict.folder import predict_folder
+from tmkd_lightning.restored import Restored, restore
+
+_SHOWN = 20  # images to name that cannot be read
+
+
+def predict(
+    checkpoint: str,
+    images: str,
+    output: str,
+    top: int = 1,
+    all_classes: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    image_size: int | None = None,
+    class_names: list[str] | None = None,
+    device: str | None = None,
+) -> None:
+    """Classifies every image in a folder with the student of a checkpoint, and writes a CSV file.
+
+    Args:
+        checkpoint: file that ``tmkd fit`` wrote; neither the teacher's nor any other is needed.
+        images: folder of image files, at any depth.
+        output: CSV file to write: file, class, probability.
+        top: how many classes to name, the likeliest first.
+        all_classes: whether to write the probability of every class too.
+        batch_size: images at once.
+        num_workers: processes that load.
+        image_size: side in pixels to which images are resized and cropped as ImageFolderDataModule does; by default
+            they are prepared as the run's own datamodule did for validation.
+        class_names: names in the order of the labels, by default those that the run knew.
+        device: where to compute, such as cpu or cuda; by default a GPU if there is one.
+
+    Raises:
+        ValueError: the checkpoint does not say how images were prepared; or what `restore` and `predict_folder` raise.
+    """
+    restored = restore(checkpoint)
+    prepared = _datamodule(restored, checkpoint) if image_size is None else _resizing(images, image_size)
+    names = restored.class_names if class_names is None else class_names
+    count, unreadable = predict_folder(
+        restored.extractor,
+        images,
+        output,
+        transform=prepared.eval_transform,
+        class_names=names,
+        normalized_with=restored.normalized_with if image_size is None else None,
+        top=top,
+        all_classes=all_classes,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+    )
+    for problem in unreadable[:_SHOWN]:
+        print(f"LEFT OUT: {problem}", file=sys.stderr)
+    left_out = f", {len(unreadable)} left out that cannot be read" if unreadable else ""
+    by_number = "" if names else "; classes are called by number: pass --class_names"
+    print(f"{output}: {count} images{left_out}{by_number}")
+    print(f"  prepared as {type(prepared).__name__} does for validation, {prepared.image_size} pixels")
+
+
+def predict_command(args: Sequence[str]) -> None:
+    """Runs the verb on command-line arguments."""
+    auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict")
+
+
+def _resizing(images: str, image_size: int) -> ImageDataModule:
+    return ImageFolderDataModule(images, image_size=image_size)
+
+
+def _datamodule(restored: Restored, checkpoint: str) -> ImageDataModule:
+    """The run's own, which knows how images are prepared; its data need not be there."""
+    config = dict(restored.data or {})
+    config.pop("_instantiator", None)
+    remedy = "pass --image_size, and images are resized and cropped to it"
+    if "_class_path" not in config:
+        raise ValueError(f"{checkpoint} does not say how its images were prepared: {remedy}")
+    try:
+        data = instantiate_module(LightningDataModule, config)
+    except Exception as error:  # whatever its own code comes to
+        raise ValueError(
+            f"the datamodule of {checkpoint}, {config['_class_path']}, cannot be built here: {remedy} ({short(error)})"
+        ) from error
+    if not isinstance(data, ImageDataModule):
+        raise ValueError(f"{config['_class_path']} does not say how its images are prepared: {remedy}")
+    return data
