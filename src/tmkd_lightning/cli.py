@@ -17,9 +17,10 @@ from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from tmkd_lightning.data_check import data_command
+from tmkd_lightning.draw import figures_command
 from tmkd_lightning.embed import embed_command
 
-VERBS = {"data": data_command, "embed": embed_command}
+VERBS = {"data": data_command, "embed": embed_command, "figures": figures_command}
 
 # Said by libraries about themselves or about each other; nothing a user of ours could act on.
 _NOISE = (
