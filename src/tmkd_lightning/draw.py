@@ -17,9 +17,10 @@ from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_of
 from tmkd_lightning.figures.save import check_folder, check_format
 from tmkd_lightning.models import load_pretrained, load_weights
-from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.rebuild import rebuild
 from tmkd_lightning.watch import data_of_run, watch
+
+_SPLITS = {"val": "validation", "test": "test"}
 
 
 def draw(
@@ -64,7 +65,7 @@ def draw(
     _check(names, kinds, Path(output), page)
     paths = [Path(path) for path in (checkpoint, against) if path]
     runs = dict(zip(_titles(paths), map(rebuild, paths), strict=True))
-    module = next(iter(runs.values()))
+    module: Any = next(iter(runs.values()))  # with views
     material = Material(
         look=lambda: watch(
             module, _networks(runs, teacher), data or data_of_run(paths[0]), split, examples, batches, accelerator
@@ -74,8 +75,8 @@ def draw(
         seed=seed,
     )
     made = drawings(material, names, left_out=print)
-    source = f"From {', against '.join(map(source_of, paths))}; {split} images."
-    files = {}
+    source = f"From {', against '.join(map(source_of, paths))}; {_SPLITS[split]} images."
+    files: dict[Path, bytes] = {}
     for name, drawing in made.items():
         figure = figure_of(drawing, source)
         files |= {Path(output) / f"{name}.{kind}": render(figure, kind) for kind in kinds}
@@ -113,28 +114,27 @@ def _titles(checkpoints: Sequence[Path]) -> list[str]:
     return [f"{name} {path.stem}" for name, path in zip(names, checkpoints, strict=True)]
 
 
-def _networks(runs: Mapping[str, ClassificationModule], teacher: bool | str) -> dict[str, Extractor]:
+def _networks(runs: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:
     """The networks of the runs, and the first one's teacher behind it, with its weights."""
     (title, module), *others = runs.items()
-    shown = {title: module.extractor}
+    shown: dict[str, Extractor] = {title: module.extractor}
+    if module.teacher is None and isinstance(teacher, str):
+        raise ValueError(f"run {title} has no teacher, so {teacher} has no place: name a second run with against")
     if module.teacher is not None and teacher is not False:
-        shown["teacher"] = _taught(module, module.teacher_checkpoint if teacher is True else teacher)
-    elif isinstance(teacher, str):
-        raise ValueError(f"run {title} has no teacher, so {teacher} has no place: use against for a second run")
+        shown["teacher"] = _teacher(module, module.teacher_checkpoint if teacher is True else teacher)
     return shown | {name: other.extractor for name, other in others}
 
 
-def _taught(module: Any, weights: str | None) -> Extractor:
+def _teacher(module: Any, weights: str | None) -> Extractor:
     extractor: Extractor = module.teacher.extractor
     if weights is None:
         load_pretrained(extractor.network)
-    elif not Path(weights).is_file():
-        raise FileNotFoundError(
-            f"no weights of the teacher at {weights}: name the file with teacher, or leave the "
-            "teacher out with teacher=false"
-        )
-    else:
+    elif Path(weights).is_file():
         load_weights(extractor, weights, replace_head=False)
+    else:
+        raise FileNotFoundError(
+            f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
+        )
     return extractor
 
 

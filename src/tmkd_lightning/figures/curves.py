@@ -18,6 +18,10 @@ FUSION = "fusion/"
 ACCURACY = "val/top1"
 """The accuracy that is drawn, in logs."""
 
+_WEIGHTS = "Mean weight of each view in the fused teacher, over the logged steps of each epoch"
+_ACCURACY = "Top-1 on the validation images"
+_LINES = ("-", "--", "-.", ":")
+
 
 @dataclass
 class History:
@@ -47,34 +51,36 @@ class Curves:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
-        return 3.4, 1.7 * (bool(self.weights) + bool(self.accuracy)) + 0.6
+        return 3.4 * len(self._panels()), 2.1
 
     @property
     def note(self) -> str:
         """What is shown."""
-        first = ["mean weight of each view in the fused teacher"] if self.weights else []
-        return (
-            " and ".join([*first, "top-1 on the validation images"][: len(first) + bool(self.accuracy)]).capitalize()
-            + "."
-        )
+        return " ".join(f"{title}." for title in self._panels())
 
     def draw(self, figure: FigureBase) -> None:
-        """Weights above accuracy, with one axis of epochs."""
-        panels = [self.weights] * bool(self.weights) + [self.accuracy] * bool(self.accuracy)
-        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axis, panel in zip(axes, panels, strict=True):
-            percent = 100 if panel is self.accuracy else 1
-            for index, (name, values) in enumerate(panel.items()):
-                epochs = [epoch + 1 for epoch in values]  # finished ones
-                heights = [percent * value for value in values.values()]
-                style = {"color": COLOURS[index], "linestyle": ("-", "--", "-.", ":")[index % 4]}
+        """A panel for the weights and one for the accuracy, by finished epochs."""
+        panels = self._panels()
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for index, (name, values) in enumerate(lines.items()):
                 axis.plot(
-                    epochs, heights, label=name.replace("_", " "), marker="." if len(epochs) == 1 else "", **style
+                    [epoch + 1 for epoch in values],
+                    list(values.values()),
+                    label=name,
+                    color=COLOURS[index % len(COLOURS)],
+                    linestyle=_LINES[index % len(_LINES)],
+                    marker="." if len(values) == 1 else "",
                 )
-            axis.set_ylabel("top-1, %" if panel is self.accuracy else "mean fusion weight")
+            axis.set(xlabel="epoch", ylabel="top-1, %" if title == _ACCURACY else "mean fusion weight")
             axis.margins(x=0.02)
-            axis.legend(loc="best")
-        axes[-1].set_xlabel("epoch")
+            axis.legend()
+
+    def _panels(self) -> dict[str, dict[str, dict[int, float]]]:
+        """The lines of each panel, by what it shows."""
+        weights = {name.replace("_", " "): values for name, values in self.weights.items()}
+        percent = {run: {epoch: 100 * one for epoch, one in values.items()} for run, values in self.accuracy.items()}
+        return {title: lines for title, lines in ((_WEIGHTS, weights), (_ACCURACY, percent)) if lines}
 
 
 def curves(runs: Mapping[str, History]) -> Curves:
@@ -92,7 +98,9 @@ def curves(runs: Mapping[str, History]) -> Curves:
     name, first = next(iter(runs.items()))
     if not first.weights and not first.accuracy:
         raise NothingToShowError(f"{name} logged neither {ACCURACY} nor {FUSION}<view>: there is nothing to draw")
-    return Curves(first.weights, {name: run.accuracy for name, run in runs.items() if run.accuracy})
+    return Curves(
+        dict(sorted(first.weights.items())), {name: run.accuracy for name, run in runs.items() if run.accuracy}
+    )
 
 
 def read_history(path: Path) -> History:

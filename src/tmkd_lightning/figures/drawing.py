@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Eight colours that everybody can tell apart (Okabe and Ito 2008), the ones with most contrast to white first."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -24,10 +24,12 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 7,
     "lines.linewidth": 1.4,
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.05,
     "pdf.fonttype": 42,  # letters stay letters in a PDF
 }
 _CAPTION_SIZE = 7  # points
-_LETTERS_PER_INCH = 17  # of a caption
+_LETTERS_PER_INCH = 20  # of a caption
 
 
 class NothingToShowError(ValueError):

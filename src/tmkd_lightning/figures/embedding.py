@@ -14,7 +14,7 @@ from tmkd_lightning.figures.look import Seen
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-_PANEL = 2.1  # inches
+_PANEL = 2.0  # inches
 _MARKERS = "o^sDv"  # with eight colours, forty classes
 _PERPLEXITY = 30.0  # scikit-learn's
 
@@ -40,7 +40,7 @@ class Embedding:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
-        return max(3.4, _PANEL * len(self.names) + 0.9), _PANEL + 0.6
+        return max(3.4, _PANEL * len(self.names) + 0.9), _PANEL + 0.55
 
     @property
     def note(self) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
-_PANEL = 1.9  # inches
+_PANEL = 1.7  # inches
 _NAMED = 12  # classes whose names fit beside a panel
 
 
@@ -42,21 +42,20 @@ class Logits:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
-        return max(3.4, _PANEL * len(self.names) + 1.2), 2 * _PANEL + 1.0
+        return max(3.4, _PANEL * len(self.names) + 1.4), 2 * _PANEL + 0.6
 
     @property
     def note(self) -> str:
         """What is shown, and how it was made."""
         why = f", the hardest for {self.names[0]}" if self.hardest else ""
         return (
-            "Top: mean logits of the images of each class; missing classes are grey. Bottom: mean logits of images of "
-            f"class {self.class_names[self.focus]}{why}, for the {len(self.top)} classes where {self.names[0]} has them "
-            "highest."
+            "Top: mean logits of the images of each class; classes without images are grey. Bottom: those of class "
+            f"{self.class_names[self.focus]}{why}, for the {len(self.top)} classes where they are highest there."
         )
 
     def draw(self, figure: FigureBase) -> None:
         """A heat map for each network above bars of all."""
-        grid = figure.add_gridspec(2, len(self.names), height_ratios=[1.15, 1])
+        grid = figure.add_gridspec(2, len(self.names), height_ratios=[1.5, 1])
         self._draw_means(figure, [figure.add_subplot(grid[0, column]) for column in range(len(self.names))])
         self._draw_top(figure.add_subplot(grid[1, :]))
 
@@ -65,13 +64,14 @@ class Logits:
         for axis, name, mean in zip(axes, self.names, self.means, strict=True):
             image = axis.imshow(mean.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set_facecolor("#BBBBBB")
-            axis.set(title=name, xlabel="logit of class")
+            axis.set_title(name)
             axis.spines[:].set_visible(False)
             if len(self.class_names) <= _NAMED:
                 axis.set_xticks(range(len(self.class_names)), self.class_names, rotation=90, fontsize=6)
                 axis.set_yticks(range(len(self.class_names)), self.class_names, fontsize=6)
             axis.tick_params(length=0, labelleft=axis is axes[0])
         axes[0].set_ylabel("true class")
+        axes[len(axes) // 2].set_xlabel("logit of class")
         figure.colorbar(image, ax=axes, label="mean logit", shrink=0.8)
 
     def _draw_top(self, axis: Axes) -> None:
@@ -86,7 +86,7 @@ class Logits:
         for tick, label in zip(ticks, self.top.tolist(), strict=True):
             tick.label1.set_fontweight("bold" if label == self.focus else "normal")
         axis.axhline(0, color="#888888", linewidth=0.6)
-        axis.set(ylabel=f"mean logit, true class {self.class_names[self.focus]}")
+        axis.set_ylabel("mean logit")
         axis.legend(ncols=len(self.names))
 
 
