@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
 from tmkd_lightning.figures.look import Seen
+from tmkd_lightning.figures.names import wrapped
 from tmkd_lightning.figures.views import show_image
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _CELL = 1.0  # inches
 _STRENGTH = 0.55  # of a map over its image
+_ROUNDING = 1e-5  # of the largest value; what differs by less is the same
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,18 @@ class Attention:
         axes = figure.subplots(len(self.image), 1 + len(self.names), squeeze=False)
         for row, label in enumerate(self.label.tolist()):
             show_image(axes[row, 0], self.image[row])
-            axes[row, 0].set_ylabel(self.class_names[label], fontsize=7)
+            axes[row, 0].set_ylabel(wrapped(self.class_names[label], 16), fontsize=7)
             for column, maps in enumerate(self.maps):
                 axis = axes[row, 1 + column]
                 show_image(axis, self.image[row].mean(0).expand(3, -1, -1))  # grey: colours are the map's
                 axis.imshow(maps[row].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=_STRENGTH, interpolation="nearest")
                 guess = int(self.predicted[column, row])
                 right = guess == label
-                axis.set_xlabel(
-                    f"{'✓' if right else '✗'} {self.class_names[guess]} {self.probability[column, row]:.0%}",
-                    fontsize=6.5,
-                    labelpad=1.5,
-                    color=COLOURS[0] if right else COLOURS[1],
-                )
+                answer = f"{'✓' if right else '✗'} {self.class_names[guess]} {self.probability[column, row]:.0%}"
+                colour = COLOURS[0] if right else COLOURS[1]
+                axis.set_xlabel(wrapped(answer, 18), fontsize=6.5, labelpad=1.5, color=colour)
         for axis, name in zip(axes[0], ["image", *self.names], strict=True):
-            axis.set_title(name)
+            axis.set_title(wrapped(name, 15))
 
 
 def attention(seen: Seen) -> Attention:
@@ -110,7 +109,7 @@ def attention(seen: Seen) -> Attention:
 
 
 def activation(cam: Tensor, label: Tensor, size: tuple[int, int]) -> Tensor:
-    """Picks one class's map for each image, enlarges it and stretches it over [0, 1].
+    """Picks one class's map for each image, stretches it over [0, 1] and enlarges it.
 
     Args:
         cam: ``(B, K, h, w)``.
@@ -127,6 +126,7 @@ def activation(cam: Tensor, label: Tensor, size: tuple[int, int]) -> Tensor:
         [[[0.0, 0.25, 0.75, 1.0]]]
     """
     own = cam[torch.arange(len(cam)), label].unsqueeze(1)
-    large = F.interpolate(own, size=size, mode="bilinear", align_corners=False).squeeze(1)
-    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-    return (large - low) / (high - low).clamp(min=torch.finfo(large.dtype).tiny)
+    low, high = own.amin((2, 3), keepdim=True), own.amax((2, 3), keepdim=True)
+    rounding = _ROUNDING * own.abs().amax((2, 3), keepdim=True) + torch.finfo(own.dtype).tiny
+    stretched = (own - low) / torch.maximum(high - low, rounding)
+    return F.interpolate(stretched, size=size, mode="bilinear", align_corners=False).squeeze(1)

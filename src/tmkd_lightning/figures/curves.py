@@ -18,7 +18,7 @@ FUSION = "fusion/"
 ACCURACY = "val/top1"
 """The accuracy that is drawn, in logs."""
 
-_WEIGHTS = "Mean weight of each view in the fused teacher, over the logged steps of each epoch"
+_WEIGHTS = "Mean weight of each view in the fused teacher, as logged"
 _ACCURACY = "Top-1 on the validation images"
 _LINES = ("-", "--", "-.", ":")
 
@@ -60,6 +60,8 @@ class Curves:
 
     def draw(self, figure: FigureBase) -> None:
         """A panel for the weights and one for the accuracy, by finished epochs."""
+        from matplotlib.ticker import MaxNLocator
+
         panels = self._panels()
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (title, lines) in zip(axes, panels.items(), strict=True):
@@ -73,6 +75,7 @@ class Curves:
                     marker="." if len(values) == 1 else "",
                 )
             axis.set(xlabel="epoch", ylabel="top-1, %" if title == _ACCURACY else "mean fusion weight")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.margins(x=0.02)
             axis.legend()
 

@@ -24,12 +24,12 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 7,
     "lines.linewidth": 1.4,
-    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.05,
     "pdf.fonttype": 42,  # letters stay letters in a PDF
 }
 _CAPTION_SIZE = 7  # points
-_LETTERS_PER_INCH = 20  # of a caption
+_LETTERS_PER_INCH = 18  # of a caption
 
 
 class NothingToShowError(ValueError):

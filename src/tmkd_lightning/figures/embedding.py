@@ -10,12 +10,14 @@ from torch import Tensor
 
 from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
 from tmkd_lightning.figures.look import Seen
+from tmkd_lightning.figures.names import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-_PANEL = 2.0  # inches
+_PANEL = 1.9  # inches
 _MARKERS = "o^sDv"  # with eight colours, forty classes
+_LARGE = 12  # classes in a legend of normal size
 _PERPLEXITY = 30.0  # scikit-learn's
 
 
@@ -40,7 +42,7 @@ class Embedding:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
-        return max(3.4, _PANEL * len(self.names) + 0.9), _PANEL + 0.55
+        return max(3.4, _PANEL * len(self.names) + 1.2), _PANEL + 0.7
 
     @property
     def note(self) -> str:
@@ -53,7 +55,7 @@ class Embedding:
         """A panel for each network; a class has the same colour and mark in all."""
         axes = figure.subplots(1, len(self.names), squeeze=False)[0]
         for axis, name, points in zip(axes, self.names, self.points, strict=True):
-            axis.set(title=name, xticks=[], yticks=[])
+            axis.set(title=wrapped(name, 26), xticks=[], yticks=[])
             axis.spines[:].set_visible(True)
             for place, label in enumerate(self.label.unique().tolist()):
                 x, y = points[self.label == label].T.numpy()
@@ -65,11 +67,17 @@ class Embedding:
                     alpha=0.85,
                     color=COLOURS[place % len(COLOURS)],
                     marker=_MARKERS[place // len(COLOURS)],
-                    label=self.class_names[label],
+                    label=wrapped(self.class_names[label], 18, lines=1),
                 )
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(
-            handles, names, loc="outside right upper", markerscale=1.8, handletextpad=0.1, ncols=1 + (len(names) > 14)
+            handles,
+            names,
+            loc="outside right upper",
+            markerscale=1.6,
+            handletextpad=0.1,
+            fontsize=7 if len(names) <= _LARGE else 6,
+            labelspacing=0.5 if len(names) <= _LARGE else 0.15,
         )
 
 

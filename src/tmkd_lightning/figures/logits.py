@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tmkd_lightning.figures.drawing import COLOURS
 from tmkd_lightning.figures.look import Seen
+from tmkd_lightning.figures.names import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,8 @@ class Logits:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
-        return max(3.4, _PANEL * len(self.names) + 1.4), 2 * _PANEL + 0.6
+        longest = max(map(len, self._labels()))
+        return max(3.4, _PANEL * len(self.names) + 1.4), 2 * _PANEL + 0.5 + 0.04 * longest
 
     @property
     def note(self) -> str:
@@ -50,7 +52,7 @@ class Logits:
         why = f", the hardest for {self.names[0]}" if self.hardest else ""
         return (
             "Top: mean logits of the images of each class; classes without images are grey. Bottom: those of class "
-            f"{self.class_names[self.focus]}{why}, for the {len(self.top)} classes where they are highest there."
+            f"{self.class_names[self.focus]}{why} (bold), for the {len(self.top)} classes where they are highest there."
         )
 
     def draw(self, figure: FigureBase) -> None:
@@ -64,7 +66,7 @@ class Logits:
         for axis, name, mean in zip(axes, self.names, self.means, strict=True):
             image = axis.imshow(mean.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set_facecolor("#BBBBBB")
-            axis.set_title(name)
+            axis.set_title(wrapped(name, 24))
             axis.spines[:].set_visible(False)
             if len(self.class_names) <= _NAMED:
                 axis.set_xticks(range(len(self.class_names)), self.class_names, rotation=90, fontsize=6)
@@ -81,13 +83,15 @@ class Logits:
             offset = (index - (len(self.names) - 1) / 2) * width
             heights = mean[self.focus, self.top].tolist()
             axis.bar((place + offset).tolist(), heights, width, color=COLOURS[index], label=name)
-        labels = [self.class_names[label] for label in self.top.tolist()]
-        ticks = axis.set_xticks(place.tolist(), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
-        for tick, label in zip(ticks, self.top.tolist(), strict=True):
-            tick.label1.set_fontweight("bold" if label == self.focus else "normal")
+        axis.set_xticks(place.tolist(), self._labels(), rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
+        for tick, label in zip(axis.get_xticklabels(), self.top.tolist(), strict=True):
+            tick.set_fontweight("bold" if label == self.focus else "normal")
         axis.axhline(0, color="#888888", linewidth=0.6)
         axis.set_ylabel("mean logit")
         axis.legend(ncols=len(self.names))
+
+    def _labels(self) -> list[str]:
+        return [wrapped(self.class_names[label], 16, lines=1) for label in self.top.tolist()]
 
 
 def logits(seen: Seen, focus: int | None = None, top: int = 20) -> Logits:

@@ -1,7 +1,8 @@
-"""What classes are called in figures."""
+"""What classes are called in figures, and how long names are kept short."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 
@@ -22,3 +23,21 @@ def class_names(module: Any, data: object) -> list[str]:
     """
     names = module.class_names or getattr(data, "class_names", None)  # a foreign datamodule may lack them
     return [str(name) for name in names or range(module.num_classes)]
+
+
+def wrapped(text: str, letters: int, lines: int = 2) -> str:
+    """Breaks a text into short lines, and cuts off what is too long.
+
+    Args:
+        text: without line breaks.
+        letters: most in a line, from 2.
+        lines: most lines.
+
+    Returns:
+        The text, with ``…`` for what was cut off.
+
+    Example:
+        >>> wrapped("black footed albatross", 12), wrapped("black footed albatross", 13, lines=1)
+        ('black footed\\nalbatross', 'black footed…')
+    """
+    return textwrap.fill(text, letters, max_lines=lines, placeholder="…")

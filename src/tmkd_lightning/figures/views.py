@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tmkd_lightning.figures.drawing import NothingToShowError
 from tmkd_lightning.figures.look import Seen
+from tmkd_lightning.figures.names import wrapped
 from tmkd_lightning.views import MultiView
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Views:
                 if row == 0:
                     axis.set_title(name.replace("_", " "))
                 if column == 0:
-                    axis.set_ylabel(title, fontsize=7)
+                    axis.set_ylabel(wrapped(title, 14), fontsize=7)
 
 
 def views_of(seen: Seen, views: MultiView) -> Views:
