@@ -132,8 +132,10 @@ class Figures(Callback):
         figures = {name: figure_of(drawing, source) for name, drawing in made.items()}
         folder = self._folder / f"epoch_{epochs}"
         write({folder / f"{name}.{kind}": render(one, kind) for name, one in figures.items() for kind in self.formats})
-        for name, figure in figures.items():
-            _log(trainer, f"figures/{name}", render(figure))
+        for logger in trainer.loggers:
+            if isinstance(logger, (WandbLogger, TensorBoardLogger)):
+                for name, figure in figures.items():
+                    _log(logger, f"figures/{name}", Image.open(io.BytesIO(render(figure))), trainer.global_step)
 
     def _material(self, trainer: Trainer, module: Any, batches: int | None) -> Material:
         def shown() -> Seen:
@@ -160,11 +162,8 @@ def _batches(trainer: Trainer, module: Any, count: int | None) -> Iterator[tuple
         yield module.take_labelled(trainer.strategy.batch_to_device(batch))
 
 
-def _log(trainer: Trainer, name: str, png: bytes) -> None:
-    """Hands an image to the loggers that take images."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [Image.open(io.BytesIO(png))], step=trainer.global_step)
-        elif isinstance(logger, TensorBoardLogger):
-            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-            logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+def _log(logger: WandbLogger | TensorBoardLogger, name: str, image: Image.Image, step: int) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.log_image(name, [image], step=step)
+    else:
+        logger.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")

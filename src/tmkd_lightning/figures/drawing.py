@@ -68,6 +68,7 @@ def figure_of(drawing: Drawing, source: str = "") -> Figure:
         figure = blank(drawing.size)
         drawing.draw(figure)
         add_caption(figure, f"{drawing.note} {source}".strip(), drawing.size[0])
+        settle(figure)
     return figure
 
 
@@ -76,6 +77,12 @@ def blank(size: tuple[float, float]) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")
+
+
+def settle(figure: Figure) -> None:
+    """Gives everything its place once and for all: laid out anew for each file, a figure would move a little."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def add_caption(figure: FigureBase, text: str, width: float) -> None:

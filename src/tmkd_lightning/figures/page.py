@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tmkd_lightning.figures.drawing import Drawing, add_caption, blank, styled
+from tmkd_lightning.figures.drawing import Drawing, add_caption, blank, settle, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +45,7 @@ def page_of(parts: Sequence[Drawing], source: str = "") -> Figure:
                 place.suptitle(f"({next(letters)})", x=0.01, ha="left", fontweight="bold")
                 add_caption(place, part.note, figure.get_figwidth() * part.size[0] / sum(widths))
         add_caption(figure, source, figure.get_figwidth())
+        settle(figure)
     return figure
 
 
