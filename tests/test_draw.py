@@ -93,16 +93,13 @@ def test_networks_are_those_of_the_runs_and_the_trained_teacher(here, drawn) -> 
 
 def test_captions_say_run_checkpoint_and_seed(here, drawn) -> None:
     last = "runs/digits_tmkd/last.ckpt"
-    figures("--checkpoint", TMKD, "--against", last, "--which", "views,curves", "--split", "test", "--batches", "1")
+    figures("--checkpoint", TMKD, "--against", last, "--which", "views, curves", "--split", "test", "--batches", "1")
     step = torch.load(TMKD, weights_only=True)["global_step"]
-    assert (
-        drawn["source"]
-        == [
-            f"From run digits_tmkd, checkpoint best.ckpt (step {step}), seed 0, against run digits_tmkd, checkpoint "
-            "last.ckpt (step 4), seed 0; test images."
-        ]
-        * 2
+    runs = (
+        f"From run digits_tmkd, checkpoint best.ckpt (step {step}), seed 0, against run digits_tmkd, checkpoint "
+        "last.ckpt (step 4), seed 0"
     )
+    assert drawn["source"] == [f"{runs}; images shown are test images.", f"{runs}."]
     assert drawn["data"][1].accuracy.keys() == {"digits_tmkd best", "digits_tmkd last"}
 
 
@@ -154,6 +151,13 @@ def test_what_a_run_has_nothing_for_is_left_out_and_said(here, drawn, capsys) ->
     assert "no figure of views: the run has one view, 'rgb'" in printed
     assert "no figure of curves: no metrics.csv in runs/digits_kd" in printed
     assert [type(data).__name__ for data in drawn["data"]] == ["Attention", "Embedding", "Logits"]
+
+
+def test_a_run_with_nothing_to_draw(here, monkeypatch) -> None:
+    monkeypatch.setattr(verb, "drawings", lambda material, names, left_out: {})
+    with pytest.raises(ValueError, match=r"nothing to draw of runs/digits_kd/best\.ckpt"):
+        figures("--checkpoint", KD)
+    assert os.listdir("figures") == []
 
 
 def test_a_teachers_own_run_has_no_teacher(here, drawn) -> None:

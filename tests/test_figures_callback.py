@@ -104,7 +104,7 @@ def test_captions_say_run_epoch_and_seed(train, tmp_path, monkeypatch) -> None:
     real = module.figure_of
     monkeypatch.setattr(module, "figure_of", lambda drawing, source: sources.append(source) or real(drawing, source))
     train(Figures(["logits"]), max_epochs=1, logger=CSVLogger(tmp_path, "kd", version="a"), seed=11)
-    assert sources == ["From run a, epoch 1 (step 4), seed 11; validation images."]
+    assert sources == ["From run a, epoch 1 (step 4), seed 11, on validation images."]
 
 
 def test_curves_are_what_was_logged(train, tmp_path) -> None:

@@ -60,7 +60,7 @@ def draw(
     Raises:
         ValueError: a name that there is not, a file that does not fit, or nothing to draw.
     """
-    names = which.split(",") if isinstance(which, str) else which
+    names = [name.strip() for name in which.split(",")] if isinstance(which, str) else which
     kinds = ["png", "pdf"] if formats is None else formats
     _check(names, kinds, Path(output), page)
     paths = [Path(path) for path in (checkpoint, against) if path]
@@ -75,13 +75,16 @@ def draw(
         seed=seed,
     )
     made = drawings(material, names, left_out=print)
-    source = f"From {', against '.join(map(source_of, paths))}; {_SPLITS[split]} images."
+    if not made:
+        raise ValueError(f"there is nothing to draw of {checkpoint}, for the reasons above")
+    source = f"From {', against '.join(map(source_of, paths))}"
+    of_images = f"{source}; images shown are {_SPLITS[split]} images."
     files: dict[Path, bytes] = {}
     for name, drawing in made.items():
-        figure = figure_of(drawing, source)
+        figure = figure_of(drawing, f"{source}." if name == "curves" else of_images)
         files |= {Path(output) / f"{name}.{kind}": render(figure, kind) for kind in kinds}
     if page is not None:
-        files[Path(page)] = render(page_of(list(made.values()), source), _kind(page))
+        files[Path(page)] = render(page_of(list(made.values()), of_images), _kind(page))
     write_files(files)
     print("\n".join(str(path) for path in files))
 

@@ -128,7 +128,9 @@ class Figures(Callback):
         with isolate_rng():
             made = drawings(self._material(trainer, module, self.batches), self.which, left_out=rank_zero_warn)
         seed = os.environ.get("PL_GLOBAL_SEED", "unknown")  # where seed_everything leaves it
-        source = f"From run {self._run}, epoch {epochs} (step {trainer.global_step}), seed {seed}; validation images."
+        source = (
+            f"From run {self._run}, epoch {epochs} (step {trainer.global_step}), seed {seed}, on validation images."
+        )
         figures = {name: figure_of(drawing, source) for name, drawing in made.items()}
         folder = self._folder / f"epoch_{epochs}"
         write({folder / f"{name}.{kind}": render(one, kind) for name, one in figures.items() for kind in self.formats})

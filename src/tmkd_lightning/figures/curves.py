@@ -51,7 +51,7 @@ class Curves:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
-        return 3.4 * len(self._panels()), 2.1
+        return 3.4 * len(self._panels()), 2.3
 
     @property
     def note(self) -> str:
@@ -77,7 +77,7 @@ class Curves:
             axis.set(xlabel="epoch", ylabel="top-1, %" if title == _ACCURACY else "mean fusion weight")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.margins(x=0.02)
-            axis.legend()
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # above: lines may be anywhere below
 
     def _panels(self) -> dict[str, dict[str, dict[int, float]]]:
         """The lines of each panel, by what it shows."""
