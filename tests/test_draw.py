@@ -128,6 +128,16 @@ def test_a_teacher_that_is_gone(here, drawn) -> None:
     ]
 
 
+def test_a_teacher_without_a_file_is_not_shown(here, drawn, capsys) -> None:
+    """Built again it would have other weights than the one that taught."""
+    content = torch.load(KD, weights_only=True)
+    content["hyper_parameters"]["teacher_checkpoint"] = None
+    torch.save(content, KD)
+    figures("--checkpoint", KD, "--which", "logits", "--batches", "1")
+    assert drawn["data"][0].names == ["digits_kd"]
+    assert "no teacher is shown: run digits_kd names no file with its weights" in capsys.readouterr().out
+
+
 def test_a_checkpoint_far_from_its_run(here, drawn) -> None:
     shutil.copy(TMKD, "student.ckpt")
     with pytest.raises(ValueError, match=r"no resolved_config.yaml in \. or its version_<n> says what data to show"):

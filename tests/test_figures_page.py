@@ -92,7 +92,7 @@ def test_files_have_the_size_and_the_same_bits_every_time() -> None:
 
 def test_a_second_file_of_a_figure_is_like_the_first() -> None:
     """The layout is not done anew for each."""
-    figure = figure_of(attention(make_seen([0, 1])))
+    figure = figure_of(views_of(make_seen([0, 1]), MultiView()))
     first = render(figure, "png")
     assert render(figure, "png") == first
 

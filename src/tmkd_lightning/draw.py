@@ -16,7 +16,7 @@ from tmkd_lightning.figures.curves import History
 from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_of
 from tmkd_lightning.figures.save import check_folder, check_format
-from tmkd_lightning.models import load_pretrained, load_weights
+from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
 from tmkd_lightning.watch import data_of_run, watch
 
@@ -118,26 +118,26 @@ def _titles(checkpoints: Sequence[Path]) -> list[str]:
 
 
 def _networks(runs: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:
-    """The networks of the runs, and the first one's teacher behind it, with its weights."""
+    """The networks of the runs, and the first one's teacher behind it, if there are weights for it."""
     (title, module), *others = runs.items()
     shown: dict[str, Extractor] = {title: module.extractor}
     if module.teacher is None and isinstance(teacher, str):
         raise ValueError(f"run {title} has no teacher, so {teacher} has no place: name a second run with against")
     if module.teacher is not None and teacher is not False:
-        shown["teacher"] = _teacher(module, module.teacher_checkpoint if teacher is True else teacher)
+        weights = module.teacher_checkpoint if teacher is True else teacher
+        if weights is None:  # what is built anew would be another teacher
+            print(f"no teacher is shown: run {title} names no file with its weights; name one with teacher")
+        else:
+            shown["teacher"] = _teacher(module.teacher.extractor, weights)
     return shown | {name: other.extractor for name, other in others}
 
 
-def _teacher(module: Any, weights: str | None) -> Extractor:
-    extractor: Extractor = module.teacher.extractor
-    if weights is None:
-        load_pretrained(extractor.network)
-    elif Path(weights).is_file():
-        load_weights(extractor, weights, replace_head=False)
-    else:
+def _teacher(extractor: Extractor, weights: str) -> Extractor:
+    if not Path(weights).is_file():
         raise FileNotFoundError(
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
         )
+    load_weights(extractor, weights, replace_head=False)
     return extractor
 
 

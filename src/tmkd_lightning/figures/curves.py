@@ -75,7 +75,7 @@ class Curves:
                     marker="." if len(values) == 1 else "",
                 )
             axis.set(xlabel="epoch", ylabel="top-1, %" if title == _ACCURACY else "mean fusion weight")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axis.margins(x=0.02)
             axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # above: lines may be anywhere below
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
 from tmkd_lightning.figures.look import Seen
-from tmkd_lightning.figures.names import wrapped
+from tmkd_lightning.figures.names import shortened, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -57,6 +57,7 @@ class Embedding:
         for axis, name, points in zip(axes, self.names, self.points, strict=True):
             axis.set(title=wrapped(name, 26), xticks=[], yticks=[])
             axis.spines[:].set_visible(True)
+            axis.set_box_aspect(1)
             for place, label in enumerate(self.label.unique().tolist()):
                 x, y = points[self.label == label].T.numpy()
                 axis.scatter(
@@ -67,7 +68,7 @@ class Embedding:
                     alpha=0.85,
                     color=COLOURS[place % len(COLOURS)],
                     marker=_MARKERS[place // len(COLOURS)],
-                    label=wrapped(self.class_names[label], 18, lines=1),
+                    label=shortened(self.class_names[label], 18),
                 )
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tmkd_lightning.figures.drawing import COLOURS
 from tmkd_lightning.figures.look import Seen
-from tmkd_lightning.figures.names import wrapped
+from tmkd_lightning.figures.names import shortened, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ class Logits:
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
         longest = max(map(len, self._labels()))
-        return max(3.4, _PANEL * len(self.names) + 1.4), 2 * _PANEL + 0.5 + 0.04 * longest
+        return max(3.4, _PANEL * len(self.names) + 1.4), 2 * _PANEL + 0.7 + 0.04 * longest
 
     @property
     def note(self) -> str:
@@ -62,15 +62,16 @@ class Logits:
         self._draw_top(figure.add_subplot(grid[1, :]))
 
     def _draw_means(self, figure: FigureBase, axes: list[Axes]) -> None:
+        short = [shortened(name, 10) for name in self.class_names]
         limit = self.means.nan_to_num().abs().max().item() or 1.0
         for axis, name, mean in zip(axes, self.names, self.means, strict=True):
             image = axis.imshow(mean.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set_facecolor("#BBBBBB")
             axis.set_title(wrapped(name, 24))
             axis.spines[:].set_visible(False)
-            if len(self.class_names) <= _NAMED:
-                axis.set_xticks(range(len(self.class_names)), self.class_names, rotation=90, fontsize=6)
-                axis.set_yticks(range(len(self.class_names)), self.class_names, fontsize=6)
+            if len(short) <= _NAMED:
+                axis.set_xticks(range(len(short)), short, rotation=90, fontsize=6)
+                axis.set_yticks(range(len(short)), short, fontsize=6)
             axis.tick_params(length=0, labelleft=axis is axes[0])
         axes[0].set_ylabel("true class")
         axes[len(axes) // 2].set_xlabel("logit of class")
@@ -88,10 +89,10 @@ class Logits:
             tick.set_fontweight("bold" if label == self.focus else "normal")
         axis.axhline(0, color="#888888", linewidth=0.6)
         axis.set_ylabel("mean logit")
-        axis.legend(ncols=len(self.names))
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(self.names))
 
     def _labels(self) -> list[str]:
-        return [wrapped(self.class_names[label], 16, lines=1) for label in self.top.tolist()]
+        return [shortened(self.class_names[label], 16) for label in self.top.tolist()]
 
 
 def logits(seen: Seen, focus: int | None = None, top: int = 20) -> Logits:

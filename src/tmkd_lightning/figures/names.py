@@ -25,19 +25,35 @@ def class_names(module: Any, data: object) -> list[str]:
     return [str(name) for name in names or range(module.num_classes)]
 
 
-def wrapped(text: str, letters: int, lines: int = 2) -> str:
-    """Breaks a text into short lines, and cuts off what is too long.
+def wrapped(text: str, letters: int) -> str:
+    """Breaks a text into two short lines, and cuts off what is too long.
 
     Args:
         text: without line breaks.
         letters: most in a line, from 2.
-        lines: most lines.
 
     Returns:
         The text, with ``…`` for what was cut off.
 
     Example:
-        >>> wrapped("black footed albatross", 12), wrapped("black footed albatross", 13, lines=1)
-        ('black footed\\nalbatross', 'black footed…')
+        >>> wrapped("black footed albatross", 12)
+        'black footed\\nalbatross'
     """
-    return textwrap.fill(text, letters, max_lines=lines, placeholder="…")
+    return textwrap.fill(text, letters, max_lines=2, placeholder="…")
+
+
+def shortened(text: str, letters: int) -> str:
+    """Cuts a text off after so many letters.
+
+    Args:
+        text: without line breaks.
+        letters: most, from 2.
+
+    Returns:
+        The text, with ``…`` for what was cut off.
+
+    Example:
+        >>> shortened("black footed albatross", 15), shortened("albatross", 15)
+        ('black footed a…', 'albatross')
+    """
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
