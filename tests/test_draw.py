@@ -65,7 +65,20 @@ def figures(*args: str) -> None:
 
 
 def test_every_figure_of_two_runs_into_files_and_a_page(here, capsys) -> None:
-    figures("--checkpoint", TMKD, "--against", KD, "--output", "out", "--page", "all.pdf", "--formats", "[png]")
+    figures(
+        "--checkpoint",
+        TMKD,
+        "--against",
+        KD,
+        "--output",
+        "out",
+        "--page",
+        "all.pdf",
+        "--formats",
+        "[png]",
+        "--batches",
+        "2",
+    )
     names = ("attention", "curves", "embedding", "logits", "views")
     assert sorted(os.listdir("out")) == [f"{name}.png" for name in names]
     assert Path("all.pdf").read_bytes().startswith(b"%PDF-")

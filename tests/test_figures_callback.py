@@ -229,7 +229,7 @@ def test_two_processes_and_one_that_draws(tmp_path) -> None:
         "if __name__ == '__main__':\n"
         "    seed_everything(0)\n"
         "    loaders = [DataLoader(make_images(24, seed=seed), batch_size=4) for seed in (0, 1)]\n"
-        "    trainer = Trainer(accelerator='cpu', devices=2, strategy='ddp', max_epochs=1, logger=False,\n"
+        "    trainer = Trainer(accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=1, logger=False,\n"
         "        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,\n"
         f"        default_root_dir={str(tmp_path)!r}, callbacks=[Figures(['logits'], 1, ['png'])])\n"
         "    trainer.fit(ClassifierModule(Net()), *loaders)\n"
