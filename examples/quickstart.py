@@ -1,23 +1,18 @@
 """Trains a teacher on digits, then a small student alone, with KD and with TMKD, through the command line.
 
-Ends with a table of test accuracies, and with runs/quickstart.png: one image's three views beside the fusion weights
-over training. Run it from anywhere with `python examples/quickstart.py`; it writes to ./runs.
+Ends with a table of test accuracies, and with runs/quickstart.png: all figures on one page. Run it from anywhere with
+`python examples/quickstart.py`; it writes to ./runs.
 """
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 
-import matplotlib
 import torch
-
-matplotlib.use("Agg")  # no screen is needed
-import matplotlib.pyplot as plt
 from lightning.pytorch import Trainer
 
-from tmkd_lightning import ClassifierModule, MultiView, TMKDModule
+from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.cli import main as tmkd
 from tmkd_lightning.data import DigitsDataModule
 
@@ -28,7 +23,6 @@ RUNS = {
     "KD": (TMKDModule, "digits_kd"),
     "TMKD": (TMKDModule, "digits_tmkd"),
 }
-VIEW_COLOURS = {"rgb": "#0072B2", "edge": "#D55E00", "high_frequency": "#009E73"}  # told apart by everybody
 
 
 def main() -> None:
@@ -40,7 +34,7 @@ def main() -> None:
         tmkd(["fit", "--config", str(EXAMPLES / f"{name}.yaml")])
         seconds = time.monotonic() - start
         rows.append((row, *(accuracy(module, name, which) for which in ("best", "last")), seconds))
-    draw(Path("runs/quickstart.png"))
+    draw("runs/quickstart.png")
     print("\n599 test digits       top-1, best epoch   top-1, last epoch   wall time")
     for row, best, last, seconds in rows:
         print(f"{row:<22}{best:>17.1%} {last:>19.1%} {seconds:>9.0f} s")
@@ -56,26 +50,11 @@ def accuracy(module: type, name: str, which: str) -> float:
     return trainer.test(trained, datamodule=data, verbose=False)[0]["test/top1"]
 
 
-def draw(path: Path) -> None:
-    """One digit in its three views beside the mean fusion weights of each epoch."""
-    data = DigitsDataModule(image_size=16)
-    scan, label = data.samples("test")[1]
-    image = data.eval_transform(scan)
-    views = MultiView()
-    figure, axes = plt.subplots(1, 4, figsize=(12, 3), width_ratios=[1, 1, 1, 1.8], layout="constrained")
-    for axis, name, seen in zip(axes, views.names, views(image[None]), strict=False):
-        axis.imshow(seen[0].permute(1, 2, 0))
-        axis.set_title(name.replace("_", " "))
-        axis.axis("off")
-    newest = max(Path("runs/digits_tmkd").glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
-    history = list(csv.DictReader(newest.read_text().splitlines()))
-    for name in views.names:
-        weights = [(int(row["epoch"]), float(row[f"fusion/{name}"])) for row in history if row[f"fusion/{name}"]]
-        axes[3].plot(*zip(*weights, strict=True), label=name.replace("_", " "), color=VIEW_COLOURS[name])
-    axes[3].set(xlabel="epoch", ylabel="mean fusion weight", ylim=(0, 1))
-    axes[3].legend()
-    figure.suptitle(f"A {data.class_phrases[label]} as the teacher sees it, and how much each view counts (seed 0)")
-    figure.savefig(path, dpi=120)
+def draw(page: str) -> None:
+    """All figures of the TMKD run beside its teacher and the KD run: files in runs/figures, and one page."""
+    runs = ["--checkpoint", "runs/digits_tmkd/best.ckpt", "--against", "runs/digits_kd/best.ckpt"]
+    images = ["--split", "test", "--examples", "3"]
+    tmkd(["figures", *runs, *images, "--output", "runs/figures", "--formats", "[png]", "--page", page])
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ LAYERS = [
     {"outputs", "images", "precision", "files", "hysteresis", "canny", "blur", "keys"},
     {"prompts", "views", "fusion", "losses"},
     {"text", "probe", "taps", "extract", "frozen", "models", "distillers", "anchors", "cache"},
+    {"figures"},
     {"callbacks"},
     {"modules"},
     {"restored", "named"},
     {"export"},
     {"predict"},
-    {"cache_command", "data_check", "embed", "cli", "__main__", "__init__"},
+    {"cache_command", "data_check", "embed", "watch", "draw", "cli", "__main__", "__init__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names} | {"data": -1}
 

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tmkd_lightning.cache_command import cache_command
 from tmkd_lightning.data_check import data_command
+from tmkd_lightning.draw import figures_command
 from tmkd_lightning.embed import embed_command
 from tmkd_lightning.export.command import export_command
 from tmkd_lightning.predict.command import predict_command
@@ -27,6 +28,7 @@ VERBS = {
     "data": data_command,
     "embed": embed_command,
     "export": export_command,
+    "figures": figures_command,
     "predict --images": predict_command,
 }
 

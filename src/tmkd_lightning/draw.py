@@ -1,0 +1,148 @@
+"""``tmkd figures``: figures of finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import auto_cli
+from lightning.pytorch import LightningDataModule
+
+from tmkd_lightning.extract import Extractor
+from tmkd_lightning.figures import Material, check_names, drawings, figure_of, page_of, read_history, render
+from tmkd_lightning.figures import write as write_files
+from tmkd_lightning.figures.curves import History
+from tmkd_lightning.figures.drawing import check_matplotlib
+from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_of
+from tmkd_lightning.figures.save import check_folder, check_format
+from tmkd_lightning.models import load_weights
+from tmkd_lightning.modules.rebuild import rebuild
+from tmkd_lightning.watch import data_of_run, watch
+
+_SPLITS = {"val": "validation", "test": "test"}
+
+
+def draw(
+    checkpoint: str,
+    output: str = "figures",
+    which: list[str] | str | None = None,
+    against: str | None = None,
+    teacher: bool | str = True,
+    data: LightningDataModule | None = None,
+    split: Literal["val", "test"] = "val",
+    examples: int = 4,
+    batches: int | None = None,
+    run: str | None = None,
+    page: str | None = None,
+    formats: list[str] | None = None,
+    seed: int = 0,
+    accelerator: str = "auto",
+) -> None:
+    """Draws figures of a finished run: views, attention, embedding, logits and curves.
+
+    Args:
+        checkpoint: of the run, made by tmkd.
+        output: folder for the files; those of the same names are replaced.
+        which: names of figures, such as ``views,attention``; by default all that the run has something for.
+        against: checkpoint of a second run to set beside the first.
+        teacher: file with the teacher's weights, by default the one that the run names; false leaves the teacher out.
+        data: datamodule by class_path; by default as in the run's resolved_config.yaml.
+        split: whose images to show, val or test.
+        examples: how many images to show in views and attention, one of each class.
+        batches: how many batches to look at, by default all.
+        run: folder with metrics.csv, or that file; by default where the checkpoint lies.
+        page: file for all figures on one page, .png or .pdf.
+        formats: of the files, png and pdf by default.
+        seed: of t-SNE.
+        accelerator: Lightning's, such as cpu.
+
+    Raises:
+        ValueError: a name that there is not, a file that does not fit, or nothing to draw.
+    """
+    names = [name.strip() for name in which.split(",")] if isinstance(which, str) else which
+    kinds = ["png", "pdf"] if formats is None else formats
+    _check(names, kinds, Path(output), page)
+    paths = [Path(path) for path in (checkpoint, against) if path]
+    runs = dict(zip(_titles(paths), map(rebuild, paths), strict=True))
+    module: Any = next(iter(runs.values()))  # with views
+    material = Material(
+        look=lambda: watch(
+            module, _networks(runs, teacher), data or data_of_run(paths[0]), split, examples, batches, accelerator
+        ),
+        views=module.views,
+        histories=lambda: _histories(list(runs), paths, run),
+        seed=seed,
+    )
+    made = drawings(material, names, left_out=print)
+    if not made:
+        raise ValueError(f"there is nothing to draw of {checkpoint}, for the reasons above")
+    source = f"From {', against '.join(map(source_of, paths))}"
+    of_images = f"{source}; images shown are {_SPLITS[split]} images."
+    files: dict[Path, bytes] = {}
+    for name, drawing in made.items():
+        figure = figure_of(drawing, f"{source}." if name == "curves" else of_images)
+        files |= {Path(output) / f"{name}.{kind}": render(figure, kind) for kind in kinds}
+    if page is not None:
+        files[Path(page)] = render(page_of(list(made.values()), of_images), _kind(page))
+    write_files(files)
+    print("\n".join(str(path) for path in files))
+
+
+def figures_command(args: Sequence[str]) -> None:
+    """Runs the verb on command-line arguments."""
+    auto_cli(draw, args=list(args), as_positional=False, prog="tmkd figures")
+
+
+def _check(names: list[str] | None, kinds: list[str], output: Path, page: str | None) -> None:
+    """Refuses what can be refused before anything is read or computed."""
+    if names is not None:
+        check_names(names)
+    for kind in [*kinds, *([] if page is None else [_kind(page)])]:
+        check_format(kind)
+    check_matplotlib()
+    for folder in [output, *([] if page is None else [Path(page).parent])]:
+        check_folder(folder)
+
+
+def _kind(page: str) -> str:
+    return Path(page).suffix.removeprefix(".")
+
+
+def _titles(checkpoints: Sequence[Path]) -> list[str]:
+    """What figures call the runs: the names of their folders, with that of the checkpoint where these are the same."""
+    names = [run_name(run_folder(path)) for path in checkpoints]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} {path.stem}" for name, path in zip(names, checkpoints, strict=True)]
+
+
+def _networks(runs: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:
+    """The networks of the runs, and the first one's teacher behind it, if there are weights for it."""
+    (title, module), *others = runs.items()
+    shown: dict[str, Extractor] = {title: module.extractor}
+    if module.teacher is None and isinstance(teacher, str):
+        raise ValueError(f"run {title} has no teacher, so {teacher} has no place: name a second run with against")
+    if module.teacher is not None and teacher is not False:
+        weights = module.teacher_checkpoint if teacher is True else teacher
+        if weights is None:  # what is built anew would be another teacher
+            print(f"no teacher is shown: run {title} names no file with its weights; name one with teacher")
+        else:
+            shown["teacher"] = _teacher(module.teacher.extractor, weights)
+    return shown | {name: other.extractor for name, other in others}
+
+
+def _teacher(extractor: Extractor, weights: str) -> Extractor:
+    if not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
+        )
+    load_weights(extractor, weights, replace_head=False)
+    return extractor
+
+
+def _histories(titles: Sequence[str], checkpoints: Sequence[Path], run: str | None) -> dict[str, History]:
+    folders = [run_folder(path) for path in checkpoints]
+    if run is not None:
+        folders[0] = Path(run)
+    return {title: read_history(metrics_of(folder)) for title, folder in zip(titles, folders, strict=True)}

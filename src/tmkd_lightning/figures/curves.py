@@ -1,0 +1,149 @@
+"""How training went: weights of the views and accuracy over the epochs (the paper's Figure 6)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+FUSION = "fusion/"
+"""What stands before the names of views in logs."""
+ACCURACY = "val/top1"
+"""The accuracy that is drawn, in logs."""
+
+_WEIGHTS = "Mean weight of each view in the fused teacher, as logged"
+_ACCURACY = "Top-1 on the validation images"
+_LINES = ("-", "--", "-.", ":")
+
+
+@dataclass
+class History:
+    """What a run logged, by epoch, counted from 0.
+
+    Args:
+        weights: mean weight of each view, by its name.
+        accuracy: top-1 on the validation images, in [0, 1].
+    """
+
+    weights: dict[str, dict[int, float]] = field(default_factory=dict)
+    accuracy: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Data of the figure of training.
+
+    Args:
+        weights: of the first run, mean weight of each view, by its name and by epoch, counted from 0.
+        accuracy: of each run, top-1 in [0, 1], by its name and by epoch.
+    """
+
+    weights: dict[str, dict[int, float]]
+    accuracy: dict[str, dict[int, float]]
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches."""
+        return 3.4 * len(self._panels()), 2.3
+
+    @property
+    def note(self) -> str:
+        """What is shown."""
+        return " ".join(f"{title}." for title in self._panels())
+
+    def draw(self, figure: FigureBase) -> None:
+        """A panel for the weights and one for the accuracy, by finished epochs."""
+        from matplotlib.ticker import MaxNLocator
+
+        panels = self._panels()
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for index, (name, values) in enumerate(lines.items()):
+                axis.plot(
+                    [epoch + 1 for epoch in values],
+                    list(values.values()),
+                    label=name,
+                    color=COLOURS[index % len(COLOURS)],
+                    linestyle=_LINES[index % len(_LINES)],
+                    marker="." if len(values) == 1 else "",
+                )
+            axis.set(xlabel="epoch", ylabel="top-1, %" if title == _ACCURACY else "mean fusion weight")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axis.margins(x=0.02)
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # above: lines may be anywhere below
+
+    def _panels(self) -> dict[str, dict[str, dict[int, float]]]:
+        """The lines of each panel, by what it shows."""
+        weights = {name.replace("_", " "): values for name, values in self.weights.items()}
+        percent = {run: {epoch: 100 * one for epoch, one in values.items()} for run, values in self.accuracy.items()}
+        return {title: lines for title, lines in ((_WEIGHTS, weights), (_ACCURACY, percent)) if lines}
+
+
+def curves(runs: Mapping[str, History]) -> Curves:
+    """Puts runs together.
+
+    Args:
+        runs: by the name that the figure gives them; weights are those of the first.
+
+    Returns:
+        The figure's data.
+
+    Raises:
+        NothingToShowError: the first run logged neither weights nor accuracy.
+    """
+    name, first = next(iter(runs.items()))
+    if not first.weights and not first.accuracy:
+        raise NothingToShowError(f"{name} logged neither {ACCURACY} nor {FUSION}<view>: there is nothing to draw")
+    return Curves(
+        dict(sorted(first.weights.items())), {name: run.accuracy for name, run in runs.items() if run.accuracy}
+    )
+
+
+def read_history(path: Path) -> History:
+    """Reads what Lightning's CSVLogger wrote; rows of one epoch are averaged, empty cells passed over.
+
+    Args:
+        path: ``metrics.csv``.
+
+    Returns:
+        Weights and accuracy; either is empty if it was not logged.
+
+    Raises:
+        ValueError: the file is not of that kind, or breaks off.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp()) / "metrics.csv"
+        >>> text = "epoch,fusion/rgb,val/top1\\n0,0.25,\\n0,0.75,\\n0,,0.5\\n"
+        >>> len(text) == path.write_text(text)
+        True
+        >>> read_history(path)
+        History(weights={'rgb': {0: 0.5}}, accuracy={0: 0.5})
+    """
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or "epoch" not in rows[0]:
+        raise ValueError(f"{path} is not a metrics.csv of Lightning's CSVLogger: it has no rows with a column 'epoch'")
+    try:
+        weights = {name: _by_epoch(rows, name) for name in rows[0] if name and name.startswith(FUSION)}
+        return History(
+            weights={name.removeprefix(FUSION): values for name, values in weights.items() if values},
+            accuracy=_by_epoch(rows, ACCURACY),
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as metrics ({error}): it is damaged, or not CSVLogger's") from error
+
+
+def _by_epoch(rows: Iterable[Mapping[str, str]], name: str) -> dict[int, float]:
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        if row.get(name):
+            values.setdefault(int(row["epoch"]), []).append(float(row[name]))
+    return {epoch: sum(some) / len(some) for epoch, some in sorted(values.items())}

@@ -1,0 +1,100 @@
+"""Shows the images of a finished run's data to its networks, through Lightning's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from tmkd_lightning.extract import Extractor
+from tmkd_lightning.figures import Observer, Seen
+from tmkd_lightning.figures.names import class_names
+from tmkd_lightning.figures.run import CONFIG, config_of, run_folder
+from tmkd_lightning.modules.base import ClassificationModule
+
+
+class _Watch(Callback):
+    """Hands every batch, checked and on the device, to an observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Sees a batch of validation images."""
+        self._see(pl_module, *args)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Sees a batch of test images."""
+        self._see(pl_module, *args)
+
+    def _see(self, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if dataloader_idx == 0:
+            self.observer.see(*module.take_labelled(batch))
+
+
+def watch(
+    module: ClassificationModule,
+    networks: Mapping[str, Extractor],
+    data: LightningDataModule,
+    split: Literal["val", "test"] = "val",
+    examples: int = 4,
+    batches: int | None = None,
+    accelerator: str = "auto",
+) -> Seen:
+    """Shows a split of a datamodule to networks, by validating or testing a module on it.
+
+    Args:
+        module: unpacks and checks the batches, and knows or is told the classes.
+        networks: as in `look`.
+        data: where the images are.
+        split: ``val`` or ``test``; of several loaders, the first counts.
+        examples: as in `look`.
+        batches: how many to look at, None for all.
+        accelerator: Lightning's.
+
+    Returns:
+        What was seen.
+
+    Raises:
+        ValueError: data, module and networks do not have the same classes, or a batch is not what it must be.
+        NothingToShowError: there are no images.
+    """
+    observer = Observer(networks, class_names(module, data), examples)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=batches,
+        limit_test_batches=batches,
+        callbacks=[_Watch(observer)],
+    )
+    measure = {"val": trainer.validate, "test": trainer.test}[split]
+    measure(module, datamodule=data, verbose=False)
+    return observer.seen()
+
+
+def data_of_run(checkpoint: Path) -> LightningDataModule:
+    """Builds the datamodule that a run of the command line was trained on.
+
+    Args:
+        checkpoint: of the run.
+
+    Raises:
+        ValueError: the run left no config, or it names no datamodule that can be built.
+    """
+    folder = run_folder(checkpoint)
+    given = config_of(folder).get("data")
+    if given is None:
+        raise ValueError(f"no {CONFIG} in {folder} or its version_<n> says what data to show: name them with data")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    try:
+        return parser.instantiate_classes(parser.parse_object({"data": given})).data
+    except Exception as error:  # the parser's and the datamodule's own
+        raise ValueError(f"the datamodule in the {CONFIG} of {folder} cannot be built: {error}") from error

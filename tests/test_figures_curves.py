@@ -1,0 +1,97 @@
+"""The figure of training: what is read from metrics.csv, and what is drawn of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tmkd_lightning.figures import Curves, History, NothingToShowError, curves, figure_of, read_history
+
+LOGGED = """epoch,fusion/edge,fusion/rgb,step,train/loss,val/loss,val/top1
+0,0.5,0.5,3,2.0,,
+0,0.25,0.75,7,1.5,,
+0,,,7,,2.5,0.125
+1,0.125,0.875,11,1.0,,
+1,,,11,,2.0,0.5
+3,,,19,,1.0,0.75
+"""
+
+
+@pytest.fixture
+def metrics(tmp_path) -> Path:
+    (tmp_path / "metrics.csv").write_text(LOGGED)
+    return tmp_path / "metrics.csv"
+
+
+def test_rows_of_an_epoch_are_averaged_and_empty_cells_passed_over(metrics) -> None:
+    history = read_history(metrics)
+    assert history.weights == {"edge": {0: 0.375, 1: 0.125}, "rgb": {0: 0.625, 1: 0.875}}
+    assert history.accuracy == {0: 0.125, 1: 0.5, 3: 0.75}
+
+
+def test_the_figure_shows_the_data(metrics) -> None:
+    data = curves({"ours": read_history(metrics), "kd": History(accuracy={0: 0.25, 1: 0.375})})
+    figure = figure_of(data, "From run a.")
+    weights, accuracy = figure.axes
+    assert {line.get_label(): line.get_xydata().tolist() for line in weights.lines} == {
+        "edge": [[1, 0.375], [2, 0.125]],
+        "rgb": [[1, 0.625], [2, 0.875]],
+    }
+    assert {line.get_label(): line.get_xydata().tolist() for line in accuracy.lines} == {
+        "ours": [[1, 12.5], [2, 50], [4, 75]],
+        "kd": [[1, 25], [2, 37.5]],
+    }
+    assert (weights.get_ylabel(), accuracy.get_ylabel()) == ("mean fusion weight", "top-1, %")
+    for axis in figure.axes:
+        styles = [(line.get_color(), line.get_linestyle()) for line in axis.lines]
+        assert len(set(styles)) == len({style for _, style in styles}) == 2  # told apart without colours too
+
+
+def test_weights_are_sorted_so_that_a_colour_means_the_same_everywhere() -> None:
+    data = curves({"a": History(weights={"rgb": {0: 0.5}, "edge": {0: 0.5}})})
+    assert list(data.weights) == ["edge", "rgb"]
+
+
+@pytest.mark.parametrize(("weights", "accuracy", "panels"), [({}, {0: 0.5}, 1), ({"rgb": {0: 1.0}}, {}, 1)])
+def test_what_was_not_logged_has_no_panel(weights, accuracy, panels) -> None:
+    data = curves({"a": History(weights, accuracy)})
+    assert len(figure_of(data).axes) == panels
+    assert ("Top-1" in data.note, "weight" in data.note) == (bool(accuracy), bool(weights))
+
+
+def test_nothing_was_logged() -> None:
+    with pytest.raises(NothingToShowError, match=r"a logged neither val/top1 nor fusion/<view>"):
+        curves({"a": History(), "b": History(accuracy={0: 0.5})})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not a metrics.csv of Lightning's CSVLogger"),
+        ("epoch,val/top1\n", "not a metrics.csv of Lightning's CSVLogger"),
+        ("name,value\nx,1\n", "not a metrics.csv of Lightning's CSVLogger"),
+        ("epoch,val/top1\n0,0.5\n1,0.\x00zz\n", "cannot be read as metrics"),
+        ("epoch,val/top1\n,0.5\n", "cannot be read as metrics"),
+        ("\x89PNG\r\n\x1a\n\x00", "not a metrics.csv of Lightning's CSVLogger"),
+    ],
+    ids=["empty", "header", "foreign", "damaged", "no epoch", "binary"],
+)
+def test_foreign_and_damaged_files(tmp_path, content, message) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_history(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_row_that_breaks_off_is_not_taken_for_zero(tmp_path) -> None:
+    """A run that is still being written may end in the middle of a row: what is whole counts."""
+    (tmp_path / "metrics.csv").write_text("epoch,fusion/rgb,val/top1\n0,0.5,0.25\n1,0.75")
+    assert read_history(tmp_path / "metrics.csv") == History({"rgb": {0: 0.5, 1: 0.75}}, {0: 0.25})
+
+
+def test_a_single_epoch_is_seen() -> None:
+    """A line of one point would be invisible."""
+    (axis,) = figure_of(Curves({}, {"a": {0: 0.5}})).axes
+    assert axis.lines[0].get_marker() == "."
