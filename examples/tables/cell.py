@@ -36,7 +36,7 @@ def state(cell: Cell, root: Path) -> str:
     """``done``, ``unfinished`` or ``new``.
 
     Raises:
-        SystemExit: the folder holds a run of another config, or one that was started elsewhere.
+        SystemExit: the folder holds a run of another config.
     """
     folder = root / cell.id
     if not (folder / "cell.json").exists():
@@ -49,14 +49,19 @@ def state(cell: Cell, root: Path) -> str:
             f"{folder} holds a run of another config ({known['hash']}, the grid has {cell.hash}): remove it, give the "
             "method or pair another name, or use another --output"
         )
-    if (folder / "done.json").exists():
-        return "done"
-    if known["folder"] != str(folder.resolve()):
-        raise SystemExit(
-            f"{folder} is not finished and was started in {known['folder']}: its checkpoints name that folder, so move "
-            "it back, or remove it"
-        )
-    return "unfinished"
+    return "done" if (folder / "done.json").exists() else "unfinished"
+
+
+def check_place(cell: Cell, root: Path) -> None:
+    """Refuses to go on with a cell that was moved: its checkpoints name the old folder, and forget their best epoch.
+
+    Raises:
+        SystemExit: it was.
+    """
+    folder = root / cell.id
+    begun = read_json(folder / "cell.json")["folder"] if state(cell, root) == "unfinished" else str(folder.resolve())
+    if begun != str(folder.resolve()):
+        raise SystemExit(f"{folder} is not finished and was begun in {begun}: move it back, or remove it")
 
 
 def run_cell(cell: Cell, root: Path, start: Start, loggers: list[Config]) -> dict[str, Any]:
@@ -79,7 +84,8 @@ def run_cell(cell: Cell, root: Path, start: Start, loggers: list[Config]) -> dic
         known = {"id": cell.id, "hash": cell.hash, "folder": str(folder.resolve()), "config": cell.config}
         write_json(folder / "cell.json", known)
     teacher = None if cell.teacher is None else root / cell.teacher.id / "best.ckpt"
-    _fit(cell, folder, teacher, start, loggers)
+    if not _is_trained(folder):
+        _fit(cell, folder, teacher, start, loggers)
     curve.write(folder / "curve.csv", curve.join(folder))
     log = folder / "test.log"
     if start([sys.executable, str(MEASURE), str(folder)], log):
@@ -87,6 +93,12 @@ def run_cell(cell: Cell, root: Path, start: Start, loggers: list[Config]) -> dic
     result = _result(cell, folder)
     write_json(folder / "done.json", result)
     return result
+
+
+def _is_trained(folder: Path) -> bool:
+    """Whether the last attempt came to its end."""
+    notes = curve.attempts(folder)
+    return bool(notes) and "seconds" in read_json(notes[-1])
 
 
 def _fit(cell: Cell, folder: Path, teacher: Path | None, start: Start, loggers: list[Config]) -> None:

@@ -84,13 +84,14 @@ def placed(config: Config, folder: Path, attempt: str, teacher: Path | None, log
         folder: takes both checkpoints, and the log folder of this attempt.
         attempt: name of that log folder.
         teacher: checkpoint of the teacher, if there is one.
-        loggers: beside the CSV logger.
+        loggers: of Weights & Biases, beside the CSV logger.
     """
     csv = {"save_dir": str(folder), "name": "", "version": attempt, "flush_logs_every_n_steps": 1}  # a kill loses none
     keep = {"dirpath": str(folder), "enable_version_counter": False}
     callbacks = [  # the best first: whenever the last one is there, so is the best one up to it
         {"class_path": CHECKPOINT, "init_args": {**keep, "filename": "best", "monitor": "val/top1", "mode": "max"}},
         {"class_path": CHECKPOINT, "init_args": {**keep, "filename": "last"}},
+        *([{"class_path": "tmkd_lightning.callbacks.StudentArtifact"}] if loggers else []),
     ]
     trainer = {
         "devices": 1,

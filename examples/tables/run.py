@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import emit
-from cell import CellError, epoch_of, run_cell, state
+from cell import CellError, check_place, epoch_of, run_cell, state
 from config import Config
 from grid import Cell, Grid, read_grid
 from processes import Processes, StoppedError, is_locked
@@ -42,6 +42,8 @@ def main() -> int:
             running = ", running" if is_locked(options.output / cell.id) else ""
             print(f"{cell.hash}  {cell.id}  {states[cell.id]}{running}")
         return 0
+    for cell in cells:
+        check_place(cell, options.output)
     return Runner(grid, options).run(cells)
 
 

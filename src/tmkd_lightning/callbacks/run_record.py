@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 import tmkd_lightning
 from tmkd_lightning.files import atomic_write
 
-_PACKAGES = ("torch", "torchvision", "lightning", "kornia", "open_clip_torch", "numpy")
+_PACKAGES = ("lightning", "kornia", "open_clip_torch", "numpy")
 
 
 class RunRecord(Callback):
@@ -95,7 +96,8 @@ def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _versions() -> dict[str, str]:
     ours = {"python": platform.python_version(), "tmkd_lightning": tmkd_lightning.__version__}
-    return {**ours, **{name: version(name) for name in _PACKAGES}}
+    builds = {"torch": torch.__version__, "torchvision": torchvision.__version__}  # with +cpu or +cu130
+    return {**ours, **builds, **{name: version(name) for name in _PACKAGES}}
 
 
 def _hardware() -> dict[str, Any]:
