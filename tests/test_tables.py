@@ -139,10 +139,14 @@ def test_a_hash_knows_config_seed_and_teacher_and_not_where_the_data_are(tables,
 @pytest.mark.parametrize(
     ("base", "overlay"), [("digits_tmkd", "methods/cat_kd"), ("cub_resnet50_vgg8", "ablations/views_rgb_edge")]
 )
-def test_configs_are_laid_over_each_other_as_the_command_line_does(tables, base, overlay, capsys, tmp_path) -> None:
+def test_configs_are_laid_over_each_other_as_the_command_line_does(
+    tables, base, overlay, capsys, tmp_path, monkeypatch
+) -> None:
     files = [EXAMPLES / f"{name}.yaml" for name in (base, overlay)]
     merged = tmp_path / "merged.yaml"
     merged.write_text(yaml.safe_dump(tables.config.merge(*map(tables.config.load, files))))
+
+    monkeypatch.setattr(sys, "argv", ["tmkd"])
 
     def resolved(*configs: Path) -> Any:
         with pytest.raises(SystemExit):
@@ -259,7 +263,7 @@ def test_two_runs_with_one_id_are_refused(tables, finished) -> None:
     assert results.missing == {"pair/kd/seed0": "new"}
     assert results.excluded == {"elsewhere": "a copy of pair/kd/seed0"}
     finish(tables, grid.cells[0], root, 60, 50)
-    with pytest.raises(SystemExit, match="two runs with the id pair/kd/seed0: .* remove one"):
+    with pytest.raises(SystemExit, match=r"two runs with the id pair/kd/seed0: .* remove one"):
         tables.results.read_results(grid, root)
 
 
@@ -296,11 +300,10 @@ def test_a_damaged_result_is_refused(tables, finished) -> None:
         tables.results.read_results(grid, root)
 
 
-def test_the_command_writes_all_files_and_an_error_leaves_them(tables, finished, small, tmp_path) -> None:
+def test_the_command_writes_all_files_and_an_error_leaves_them(tables, finished, small, tmp_path, monkeypatch) -> None:
     _, root = finished
-    command = [sys.executable, str(TABLES / "tabulator.py"), str(small), "--runs", str(root), "--to", "out"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    monkeypatch.setattr(sys, "argv", ["tabulator.py", str(small), f"--runs={root}", f"--to={tmp_path / 'out'}"])
+    tables.tabulator.main()
     table = (tmp_path / "out/table.md").read_text()
     assert "| KD | 60.00 ± 0.00 |" in table
     assert table.index("Best epoch") < table.index("Last epoch") < table.index("| KD | 50.00 ± 0.00 |")
@@ -310,9 +313,8 @@ def test_the_command_writes_all_files_and_an_error_leaves_them(tables, finished,
     assert len(cells) == 7
     assert cells[1]["config"]["model"]["init_args"]["distiller"] == "tmkd_lightning.distillers.KD"
     (root / "pair/kd/seed0/done.json").write_text("{")
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "cannot be read" in run.stderr
+    with pytest.raises(SystemExit, match="cannot be read"):
+        tables.tabulator.main()
     assert (tmp_path / "out/table.md").read_text() == table
 
 

@@ -12,7 +12,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from fnmatch import fnmatch
 from functools import partial
@@ -28,9 +28,8 @@ from wandb_logger import wandb_logger
 _EVERY = 60.0  # seconds between two lines about what is running
 
 
-def main() -> int:
-    sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
     grid = read_grid(options.grid)
     cells = _selected(grid, options.cells)
     states = {cell.id: state(cell, options.output) for cell in cells}  # wrong folders are found before anything runs
@@ -47,7 +46,7 @@ def main() -> int:
     return Runner(grid, options).run(cells)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=Path, help="a grid file")
     parser.add_argument("--output", type=Path, default=Path("runs/tables"), help="folder of all cells")
@@ -58,7 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--wandb_offline", action="store_true", help="keep what is logged there on this machine")
     parser.add_argument("--dry_run", action="store_true", help="list the cells and their state, and run nothing")
     parser.add_argument("--emit", choices=sorted(emit.FORMS), help="print the grid for something else to run")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {options.jobs}")
     if options.wandb_offline and not options.wandb:
@@ -161,4 +160,5 @@ class Runner:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line at once
     sys.exit(main())

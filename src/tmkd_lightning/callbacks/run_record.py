@@ -96,7 +96,7 @@ def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _versions() -> dict[str, str]:
     ours = {"python": platform.python_version(), "tmkd_lightning": tmkd_lightning.__version__}
-    builds = {"torch": torch.__version__, "torchvision": torchvision.__version__}  # with +cpu or +cu130
+    builds = {"torch": str(torch.__version__), "torchvision": torchvision.__version__}  # with +cpu or +cu130
     return {**ours, **builds, **{name: version(name) for name in _PACKAGES}}
 
 
