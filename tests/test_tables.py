@@ -360,6 +360,12 @@ def test_a_slurm_script_gives_each_cell_a_task(tables, small, tmp_path) -> None:
     teachers, students = (tmp_path / "sbatch.log").read_text().splitlines()
     assert "--array=0-0" in teachers
     assert "--array=0-5 --dependency=afterok:77" in students
+    script.write_text(tables.emit.as_slurm(small, Path("runs"), list(grid.cells)))  # no teacher to wait for
+    (tmp_path / "sbatch.log").unlink()
+    bash()
+    assert (tmp_path / "sbatch.log").read_text().split()[2:] == ["--array=0-5", str(script), "cells"]
+    with pytest.raises(SystemExit, match="--cells has left none"):
+        tables.emit.as_slurm(small, Path("runs"), cells[:1])
 
 
 def test_a_sweep_has_a_run_for_each_cell(tables, small) -> None:

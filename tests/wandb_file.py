@@ -34,13 +34,7 @@ def run_id(path: Path) -> str:
 
 def read_artifacts(path: Path) -> list[Any]:
     """The artifacts that a finished run has logged."""
-    return [record.request.log_artifact.artifact for record in _finished(path) if _is_artifact(record)] + [
-        record.artifact for record in _finished(path) if record.HasField("artifact")
-    ]
-
-
-def _is_artifact(record: Any) -> bool:
-    return record.HasField("request") and record.request.HasField("log_artifact")
+    return [record.artifact for record in _finished(path) if record.HasField("artifact")]
 
 
 def _finished(path: Path, patience: float = 60.0) -> list[Any]:

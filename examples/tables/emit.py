@@ -20,8 +20,7 @@ def as_list(grid: Path, output: Path, cells: list[Cell]) -> str:
 
 def as_slurm(grid: Path, output: Path, cells: list[Cell]) -> str:
     """A batch script that submits itself twice: an array of the teachers, then one of the cells that need them."""
-    teachers = [cell.id for cell in cells if cell.teacher is None]
-    students = [cell.id for cell in cells if cell.teacher is not None]
+    teachers, students = _parts(cells)
     return _SLURM.format(
         name=grid.stem,
         teachers=shlex.join(teachers),
@@ -38,11 +37,20 @@ def as_wandb(grid: Path, output: Path, cells: list[Cell]) -> str:
         "name": grid.stem,
         "method": "grid",
         "metric": {"name": "val/top1", "goal": "maximize"},
-        "parameters": {"cells": {"values": [cell.id for cell in cells if cell.teacher is not None]}},
+        "parameters": {"cells": {"values": _parts(cells)[1]}},
         "command": command,
     }
     first = shlex.join([*_command(grid, output), "--cells", "teachers/*"])
     return f"# Before the agents start: {first}\n{yaml.safe_dump(sweep, sort_keys=False)}"
+
+
+def _parts(cells: list[Cell]) -> tuple[list[str], list[str]]:
+    """Ids of teachers and of students."""
+    teachers = [cell.id for cell in cells if cell.group[0] == "teachers"]
+    students = [cell.id for cell in cells if cell.group[0] != "teachers"]
+    if not students:
+        raise SystemExit("--emit hands students on, and --cells has left none")
+    return teachers, students
 
 
 def _command(grid: Path, output: Path) -> list[str]:
@@ -59,8 +67,12 @@ set -eu
 TEACHERS=({teachers})
 CELLS=({students})
 if [ -z "${{SLURM_ARRAY_TASK_ID:-}}" ]; then
-    FIRST=$(sbatch --parsable --job-name={name}-teachers --gpus=1 --array=0-$((${{#TEACHERS[@]}} - 1)) "$0" teachers)
-    sbatch --job-name={name} --gpus=1 --array=0-$((${{#CELLS[@]}} - 1)) --dependency=afterok:"$FIRST" "$0" cells
+    AFTER=
+    if [ ${{#TEACHERS[@]}} -gt 0 ]; then
+        LAST=$((${{#TEACHERS[@]}} - 1))
+        AFTER=--dependency=afterok:$(sbatch --parsable --job-name={name}-teachers --gpus=1 --array=0-$LAST "$0" teachers)
+    fi
+    sbatch --job-name={name} --gpus=1 --array=0-$((${{#CELLS[@]}} - 1)) $AFTER "$0" cells
 elif [ "$1" = teachers ]; then
     {command} --cells "${{TEACHERS[$SLURM_ARRAY_TASK_ID]}}"
 else

@@ -126,8 +126,9 @@ class Runner:
         except StoppedError:
             return
         except CellError as error:
-            self.failed.append(cell.id)
-            print(f"FAILED {error}")
+            self._fail(cell, str(error))
+        except (Exception, SystemExit) as error:  # a full disk, say: the other cells go on all the same
+            self._fail(cell, f"{cell.id}: {type(error).__name__}: {error}")
 
     def _run_locked(self, cell: Cell, start: Callable[[list[str], Path], int]) -> None:
         before = state(cell, self.root)
@@ -143,6 +144,10 @@ class Runner:
             for name, values in result["metrics"].items()
         )
         self._say(cell, f"test top-1 in %: {accuracies}")
+
+    def _fail(self, cell: Cell, why: str) -> None:
+        self.failed.append(cell.id)
+        print(f"FAILED {why}")
 
     def _loggers(self, cell: Cell) -> list[Config]:
         if self.options.wandb is None:
