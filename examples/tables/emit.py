@@ -69,8 +69,9 @@ CELLS=({students})
 if [ -z "${{SLURM_ARRAY_TASK_ID:-}}" ]; then
     AFTER=
     if [ ${{#TEACHERS[@]}} -gt 0 ]; then
-        LAST=$((${{#TEACHERS[@]}} - 1))
-        AFTER=--dependency=afterok:$(sbatch --parsable --job-name={name}-teachers --gpus=1 --array=0-$LAST "$0" teachers)
+        ARRAY=0-$((${{#TEACHERS[@]}} - 1))
+        FIRST=$(sbatch --parsable --job-name={name}-teachers --gpus=1 --array=$ARRAY "$0" teachers)
+        AFTER=--dependency=afterok:$FIRST
     fi
     sbatch --job-name={name} --gpus=1 --array=0-$((${{#CELLS[@]}} - 1)) $AFTER "$0" cells
 elif [ "$1" = teachers ]; then
