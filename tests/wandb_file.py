@@ -26,6 +26,17 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return config, history
 
 
+def run_id(path: Path) -> str:
+    """The id of a finished run: what it is called when it is synchronised."""
+    (run,) = {record.run.run_id for record in _finished(path) if record.HasField("run")}
+    return run
+
+
+def read_artifacts(path: Path) -> list[Any]:
+    """The artifacts that a finished run has logged."""
+    return [record.artifact for record in _finished(path) if record.HasField("artifact")]
+
+
 def _finished(path: Path, patience: float = 60.0) -> list[Any]:
     """All records, once the last one is there: a service of its own writes them, and may be slower than finish()."""
     deadline = time.monotonic() + patience

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -17,6 +18,7 @@ from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from tmkd_lightning.cache_command import cache_command
+from tmkd_lightning.callbacks import RunRecord
 from tmkd_lightning.data_check import data_command
 from tmkd_lightning.draw import figures_command
 from tmkd_lightning.embed import embed_command
@@ -56,6 +58,7 @@ class TMKDCLI(LightningCLI):
     """Lightning's command line: any module, any datamodule, by class_path."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
+        command = shlex.join(["tmkd", *(sys.argv[1:] if args is None else args)])
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -65,6 +68,7 @@ class TMKDCLI(LightningCLI):
             save_config_callback=LogConfig,
             # not config.yaml: where the log folder is the working folder, that may be the one that was read
             save_config_kwargs={"config_filename": "resolved_config.yaml", "overwrite": True},
+            trainer_defaults={"callbacks": RunRecord(command)},
             seed_everything_default=0,
             parser_kwargs={"description": f"Knowledge distillation. Further verbs: {', '.join(VERBS)}."},
             args=None if args is None else list(args),
