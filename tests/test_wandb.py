@@ -28,12 +28,15 @@ def tmkd_fit(tmp_path, monkeypatch):
     """Runs ``tmkd fit`` in a process of its own, as wandb ends a run with its process."""
     monkeypatch.chdir(tmp_path)
 
+    # wandb leaves its service's address to child processes: each run shall have a service of its own
+    ours = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+
     def fit(overlay: dict, *options: str) -> None:
         Path("overlay.yaml").write_text(yaml.safe_dump(overlay))
         configs = ["--config", str(EXAMPLES / "digits_student.yaml"), "--config", "overlay.yaml"]
         run = subprocess.run(
             [sys.executable, "-m", "tmkd_lightning", "fit", *configs, *SHORT, *QUIET, *options],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_DATA_DIR": "staged", "WANDB_CACHE_DIR": "cache"},
+            env={**ours, "OMP_NUM_THREADS": "1", "WANDB_DATA_DIR": "staged", "WANDB_CACHE_DIR": "cache"},
             capture_output=True,
             text=True,
             timeout=180,
