@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 
+from conftest import Net
 from tmkd_lightning import Extractor, MultiView, View
 from tmkd_lightning.cache import CacheError, CacheFolder
 from tmkd_lightning.cache.folder import read_manifest, size
@@ -51,6 +53,30 @@ def test_a_single_weight_or_statistic_counts(net) -> None:
     assert teacher_identity(teacher, None) != first
 
 
+def test_code_and_numbers_behind_equal_weights_count() -> None:
+    """Attention with one head or four has the same weights, and says something else."""
+    one, four = (VisionTransformer(32, 16, 1, heads, 16, 32, num_classes=3) for heads in (1, 4))
+    four.load_state_dict(one.state_dict())
+    assert teacher_identity(Extractor(one), None) != teacher_identity(Extractor(four), None)
+    first = teacher_identity(Extractor(copy.deepcopy(one)), None)
+    assert first == teacher_identity(Extractor(one), None)
+    one.eval()
+    assert first == teacher_identity(Extractor(one), None)
+
+
+class Louder(Net):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(image)
+
+
+def test_a_forward_of_ones_own_counts(net) -> None:
+    one, other = net(), Louder()
+    other.load_state_dict(one.state_dict())
+    other._get_name = lambda: "Net"  # prints the same
+    assert repr(one) == repr(other)
+    assert teacher_identity(Extractor(one), None) != teacher_identity(Extractor(other), None)
+
+
 def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:
     """So that the weights need not be read; the network's own, which they will replace, do not matter."""
     path = tmp_path / "teacher.ckpt"
@@ -82,6 +108,16 @@ def test_views_differ_by_order_numbers_and_function(one, other) -> None:
     assert views_identity(MultiView(one)) == views_identity(MultiView(list(one)))
 
 
+def test_views_that_draw_are_refused_and_leave_the_generator_alone() -> None:
+    noisy = View("noisy", lambda image: (image + torch.rand_like(image)).clamp(0, 1), "{class}")
+    torch.manual_seed(0)
+    with pytest.raises(CacheError, match="view 'noisy' makes another image each time"):
+        views_identity(MultiView([noisy]))
+    first = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.rand(1).equal(first)
+
+
 def test_the_words_of_a_view_do_not_matter() -> None:
     """The teacher does not read them; the fusion does, and it acts on what is kept."""
     views = [MultiView([View("own", negative, template)]) for template in ("a {class}", "the {class}")]
@@ -92,7 +128,7 @@ def test_the_words_of_a_view_do_not_matter() -> None:
 
 
 def folder(tmp_path: Path, kinds=("embedding",), dtype: str = "float32", **identity) -> CacheFolder:
-    return CacheFolder(tmp_path, {"teacher": "t", **identity}, dtype, kinds)
+    return CacheFolder(tmp_path, {"teacher": "t", **identity}, dict.fromkeys(kinds, dtype))
 
 
 def test_each_identity_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -141,12 +177,12 @@ def test_the_head_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_too_full_is_known_before_anything_is_made(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     one = folder(tmp_path)
-    message = r"needs 8.04 kB \(1000 rows of embedding 2\), but .* has 1 kB left: take fewer augmentation_replicas"
-    with pytest.raises(CacheError, match=message.replace("8.04", "12")):
+    fill(folder(tmp_path, kinds=("map",), dtype="float64"), rows=5000)  # of another kind, whose space is not free
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(CacheError, match=r"needs 12 kB \(1000 rows of embedding 2\), but .* has 1 kB left: take fewer"):
         one.create(1000, {"embedding": (2,)})
-    assert not list(one.path.iterdir())
+    assert not list(one.path.glob("embedding*"))
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -167,7 +203,8 @@ def test_a_folder_that_says_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_345_678, "2.35 MB"), (5e12, "5 TB")]
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_345_678, "2.35 MB"), (999_900, "1 MB"), (5e12, "5 TB")],
 )
 def test_sizes_are_readable(count: float, text: str) -> None:
     assert size(count) == text

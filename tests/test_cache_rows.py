@@ -113,7 +113,7 @@ def test_what_a_killed_process_left_is_whole(path: Path, seconds: float) -> None
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     file = RowFile(path)
-    rows = np.flatnonzero(file.marks)
+    rows = np.flatnonzero(np.load(path.with_suffix(".written.npy")))
     whole = [row for row in rows if file.read(np.array([row])) is not None]
     assert len(rows) - len(whole) <= 1  # at most the one that was being written once more
     np.testing.assert_array_equal(file.read(np.array(whole)), values(np.array(whole), (5000,)))
@@ -166,3 +166,19 @@ def test_marks_of_another_array_are_refused(path: Path) -> None:
     np.save(path.with_suffix(".written.npy"), np.zeros(5, np.uint32))
     with pytest.raises(CacheError, match="does not belong to"):
         RowFile(path)
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_has_no_rows_there(path: Path) -> None:
+    """Memory mapped to it would end the process."""
+    file = RowFile.create(path, 2000, (100,), "float32")
+    file.write(np.arange(2000), values(np.arange(2000), (100,)))
+    os.truncate(path, 4096)
+    os.truncate(path.with_suffix(".written.npy"), 4096)
+    assert file.read(np.array([1999])) is None
+    np.testing.assert_array_equal(file.read(np.arange(3)), values(np.arange(3), (100,)))
+
+
+def test_the_marks_of_an_array_that_was_removed_are_not_believed(path: Path) -> None:
+    make(path).write(np.arange(6), values(np.arange(6)))
+    path.unlink()
+    assert make(path).written == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,7 +31,6 @@ def gaussian_blur(image: Tensor, kernel_size: int = 5, sigma: float = 1.0) -> Te
     Source: G_σ of Eq. 2; 5 and 1 are our choice.
 
     Example:
-        >>> import torch
         >>> dot = torch.zeros(1, 1, 7, 7)
         >>> dot[0, 0, 3, 3] = 1
         >>> [round(value, 4) for value in gaussian_blur(dot)[0, 0, 3].tolist()]
@@ -41,7 +41,7 @@ def gaussian_blur(image: Tensor, kernel_size: int = 5, sigma: float = 1.0) -> Te
     radius = kernel_size // 2
     if min(image.shape[-2:]) <= radius:
         raise ValueError(f"images of {tuple(image.shape[-2:])} are too small for a blur over {kernel_size} pixels")
-    weights: list[float] = get_gaussian_kernel1d(kernel_size, sigma)[0].tolist()
+    weights: list[float] = get_gaussian_kernel1d(kernel_size, sigma, dtype=torch.float64)[0].tolist()
     smooth = F.pad(at_least_float32(image), (radius,) * 4, mode="reflect")
     for dim in (2, 3):
         smooth = _weighted_sum(smooth, weights, dim)

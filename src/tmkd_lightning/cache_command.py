@@ -30,7 +30,7 @@ def list_caches(directory: str) -> None:
             images = f"{data['replicas']} replicas of {data['images']} images"
             print(f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {size(_on_disk(folder))}")
             for path, file in _arrays(folder):
-                state = f"{file.written} of {len(file.marks)} rows" if isinstance(file, RowFile) else f"DAMAGED: {file}"
+                state = f"{file.written} of {file.rows} rows" if isinstance(file, RowFile) else f"DAMAGED: {file}"
                 print(f"  {path.name.removesuffix('.npy'):24} {state}")
         except (CacheError, KeyError, TypeError) as error:
             print(f"{folder.name}  DAMAGED: {error}")
@@ -53,7 +53,8 @@ def check_caches(directory: str, key: str = "") -> None:
         ):
             rows = file.damaged() if isinstance(file, RowFile) else []
             if isinstance(file, RowFile):
-                file.forget(rows)
+                if rows:
+                    file.forget(rows)
                 file.close()
                 print(f"{folder.name}  {path.name}: {file.written} rows are whole" + _named(rows))
             else:
@@ -64,7 +65,7 @@ def check_caches(directory: str, key: str = "") -> None:
 
 
 def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
-    """Removes caches. Runs that read them at the moment go on reading.
+    """Removes caches. A run that fills one at the moment goes on without it; a run that reads one may break off.
 
     Args:
         directory: as given to TeacherCache.
@@ -76,10 +77,7 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
     """
     if bool(key) == all:
         raise SystemExit("say which caches to remove: --key, as tmkd cache list shows it, or --all true")
-    folders = list(_folders(directory, key))
-    if key and not folders:
-        raise SystemExit(f"{directory} has no cache whose key begins with {key}; tmkd cache list shows them")
-    for folder in folders:
+    for folder in _folders(directory, key):
         freed = _on_disk(folder)
         shutil.rmtree(folder)
         print(f"{folder.name}  removed, {size(freed)}")
@@ -91,13 +89,15 @@ def cache_command(args: Sequence[str]) -> None:
     auto_cli(verbs, args=list(args), as_positional=False, prog="tmkd cache")
 
 
-def _folders(directory: str, key: str = "") -> Iterator[Path]:
+def _folders(directory: str, key: str = "") -> list[Path]:
     root = Path(directory).expanduser()
     if not root.is_dir():
         raise SystemExit(f"there is no directory {root}: name the one that TeacherCache was given")
-    for folder in sorted(root.iterdir()):
-        if folder.name.startswith(key) and (folder / MANIFEST).is_file():
-            yield folder
+    folders = [folder for folder in sorted(root.iterdir()) if (folder / MANIFEST).is_file()]
+    chosen = [folder for folder in folders if folder.name.startswith(key)]
+    if key and not chosen:
+        raise SystemExit(f"{directory} has no cache whose key begins with {key}; tmkd cache list shows them")
+    return chosen
 
 
 def _arrays(folder: Path) -> Iterator[tuple[Path, RowFile | CacheError]]:

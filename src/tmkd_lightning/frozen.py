@@ -65,7 +65,7 @@ class Frozen(nn.Module):
         return Output.cat([self._with_pooled_map(self.extractor(piece)) for piece in pieces])
 
     @torch.no_grad()
-    def complete(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
+    def from_embedding(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
         """Turns what is known of the teacher's output into the whole, as if the teacher had run.
 
         Args:

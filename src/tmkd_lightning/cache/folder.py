@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,17 @@ class CacheFolder:
     Args:
         directory: where such folders are.
         identity: plain values that decide what the outputs are.
-        dtype: of the stored values.
-        kinds: what is read, by name.
+        kinds: what is read, and in which type it is stored, by name.
 
     Raises:
         CacheError: the folder belongs to something else, or holds damaged files; the message names them.
     """
 
-    def __init__(self, directory: Path, identity: Mapping[str, Any], dtype: str, kinds: Iterable[str]) -> None:
+    def __init__(self, directory: Path, identity: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
         self.identity = {"format": _FORMAT, **identity}
         text = json.dumps(self.identity, sort_keys=True)
         self.path = directory / hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
-        self.dtype = dtype
-        self.kinds = sorted(kinds)
+        self.kinds = dict(kinds)
         if (self.path / MANIFEST).exists() and read_manifest(self.path) != json.loads(text):
             raise CacheError(f"{self.path / MANIFEST} does not say what the folder's name does: remove {self.path}")
         self.files: dict[str, RowFile] = {}
@@ -51,7 +49,7 @@ class CacheFolder:
 
     def file(self, kind: str) -> Path:
         """Path of a kind's array."""
-        return self.path / f"{kind}.{self.dtype}.npy"
+        return self.path / f"{kind}.{self.kinds[kind]}.npy"
 
     @property
     def complete(self) -> bool:
@@ -69,9 +67,12 @@ class CacheFolder:
         """Looks at the files anew: another machine may have written to them.
 
         Raises:
-            CacheError: one is damaged.
+            CacheError: one is damaged, or gone since it was made.
         """
         self.close()
+        gone = [kind for kind in self.files if not self.file(kind).exists()]
+        if gone:
+            raise CacheError(f"{self.file(gone[0])} is gone")
         self.files = {kind: RowFile(self.file(kind)) for kind in self.kinds if self.file(kind).exists()}
 
     def create(self, rows: int, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -84,8 +85,9 @@ class CacheFolder:
         Raises:
             CacheError: the disk is too full, nothing can be written there, or a file has another shape.
         """
-        needed = rows * sum(math.prod(shape) * np.dtype(self.dtype).itemsize + 4 for shape in shapes.values())
-        taken = sum(path.stat().st_blocks * 512 for path in self.path.glob("*.npy"))
+        bytes_of = {kind: math.prod(shape) * np.dtype(self.kinds[kind]).itemsize + 4 for kind, shape in shapes.items()}
+        needed = rows * sum(bytes_of.values())
+        taken = sum(_on_disk(self.file(kind)) for kind in shapes)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
@@ -98,7 +100,7 @@ class CacheFolder:
             with atomic_write(self.path / MANIFEST) as file:
                 file.write(json.dumps(self.identity, indent=2, sort_keys=True).encode())
             self.files = {
-                kind: RowFile.create(self.file(kind), rows, shape, self.dtype) for kind, shape in shapes.items()
+                kind: RowFile.create(self.file(kind), rows, shape, self.kinds[kind]) for kind, shape in shapes.items()
             }
         except OSError as error:
             raise CacheError(
@@ -121,7 +123,7 @@ class CacheFolder:
         return whole if len(whole) == len(values) else None
 
     def write(self, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Writes some rows of every kind.
+        """Writes some rows of every kind; those that are there already are left alone, as others may be reading them.
 
         Args:
             rows: which ones, ``(B,)``.
@@ -131,9 +133,15 @@ class CacheFolder:
             OSError: they cannot be written.
         """
         for kind, value in values.items():
-            self.files[kind].write(rows, value)
+            if self.files[kind].read(rows) is None:
+                self.files[kind].write(rows, value)
 
-    def write_head(self, weight: np.ndarray, bias: np.ndarray | None) -> None:
+    @property
+    def size(self) -> int:
+        """Bytes of all that is read, once it is written."""
+        return sum(self.file(kind).stat().st_size for kind in self.kinds)
+
+    def write_head(self, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
         """Keeps the teacher's head, by which embeddings become logits.
 
         Args:
@@ -193,12 +201,16 @@ def size(count: float) -> str:
         >>> size(2_500_000)
         '2.5 MB'
     """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            break
-        count, unit = count / 1000, {"B": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{count:.3g} {unit}"
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while round(count) >= 1000 and len(units) > 1:
+        count /= 1000
+        del units[0]
+    return f"{round(count) if count >= 100 else count:.3g} {units[0]}"
 
 
 def _described(shapes: Mapping[str, Sequence[int]]) -> str:
     return ", ".join(f"{kind} {'×'.join(map(str, shape))}" for kind, shape in shapes.items())
+
+
+def _on_disk(path: Path) -> int:
+    return path.stat().st_blocks * 512 if path.exists() else 0  # files are sparse until they are filled

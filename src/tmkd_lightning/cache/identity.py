@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from tmkd_lightning.cache.errors import CacheError
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.views import MultiView, View
 
@@ -31,7 +34,7 @@ def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, An
     """
     return {
         "name": teacher.name,
-        "network": _digest(repr(teacher.network)),
+        "network": _of_code(teacher.network),
         "weights": _of_weights(teacher) if checkpoint is None else _of_file(Path(checkpoint)),
         "head": teacher.head_name,
         "feature_map": teacher.named_map,
@@ -48,12 +51,26 @@ def views_identity(views: MultiView) -> list[list[str]]:
 
     Returns:
         For each view its name, its function, and a digest of what it makes of the picture.
+
+    Raises:
+        CacheError: a view draws random numbers, which would not come again.
     """
+    return [[view.name, _described(view), _of_view(view)] for view in views.views]
+
+
+def _of_view(view: View) -> str:
     picture = _picture()
-    return [[view.name, _described(view), _of_pixels(view(picture))] for view in views.views]
+    with torch.random.fork_rng(devices=[]):
+        seen = [_of_pixels(view(picture)) for _ in range(2)]
+    if seen[0] != seen[1]:
+        raise CacheError(
+            f"view {view.name!r} makes another image each time: what a teacher says of it cannot be kept; leave "
+            "TeacherCache or the view out"
+        )
+    return seen[0]
 
 
-def _picture() -> torch.Tensor:
+def _picture() -> Tensor:
     """Waves of every length in three colours: edges of all directions and strengths."""
     row, column = torch.meshgrid(torch.arange(_SIDE), torch.arange(_SIDE), indexing="ij")
     waves = [torch.sin(row * column / 40 + row * a / 7 + column * b / 5) for a, b in ((1, 0), (0, 1), (1, 1))]
@@ -68,8 +85,33 @@ def _described(view: View) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", " ".join(map(repr, words)))
 
 
-def _of_pixels(image: torch.Tensor) -> str:
+def _of_pixels(image: Tensor) -> str:
     return _digest(image.mul(255).round().byte().numpy().tobytes())  # rounded: machines differ in the last digit
+
+
+def _of_code(network: nn.Module) -> str:
+    """Of layers with one set of weights, what they compute may differ: by a number they hold, or by their code."""
+    parts = [repr(network)]
+    for name, module in network.named_modules():
+        kind = type(module)
+        numbers = {key: value for key, value in vars(module).items() if key != "training" and _is_plain(value)}
+        parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(numbers.items())}")
+    for forward in dict.fromkeys(type(module).forward for module in network.modules()):
+        parts.append(_source(forward))
+    return _digest("\n".join(parts))
+
+
+def _source(function: Any) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return repr(getattr(function, "__qualname__", function))  # typed into a prompt, or compiled
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _of_weights(teacher: Extractor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ class RowFile:
     """Two files in NumPy's format: the rows, and for each row a checksum, 0 while the row is not written.
 
     A row is written before its checksum, and counts only if the two agree: what a killed process, a full disk or
-    another machine left half written is a row that is not there. Rows are written at their place in the file and not
-    through mapped memory, so that a full disk is an error and processes on several machines do not overwrite each
-    other's neighbours.
+    another machine left half written is a row that is not there. Rows are read and written at their place in the file
+    and not through mapped memory, in which a full disk or a file that was cut off would kill the process, and machines
+    that share a file would overwrite each other's neighbours.
 
     Args:
         path: of the array, ``.npy``.
@@ -39,11 +40,11 @@ class RowFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.array = _open(path)
-        self.marks = _open(_marks_of(path))
-        if self.marks.shape != self.array.shape[:1] or self.marks.dtype != np.uint32:
+        self._values = _Records(path)
+        self._marks = _Records(_marks_of(path))
+        self.rows, self.shape, self.dtype = self._values.count, self._values.shape, self._values.dtype
+        if (self._marks.count, self._marks.shape, self._marks.dtype) != (self.rows, (), np.dtype(np.uint32)):
             raise CacheError(f"{_marks_of(path)} does not belong to {path}: remove both, they are made anew")
-        self._descriptors: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, path: Path, rows: int, shape: Sequence[int], dtype: str) -> RowFile:
@@ -64,12 +65,14 @@ class RowFile:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # processes that start together
-            _make(_marks_of(path), (rows,), "uint32")
-            _make(path, (rows, *shape), dtype)
+            if not path.exists():
+                _marks_of(path).unlink(missing_ok=True)  # of an array that somebody removed
+                _make(_marks_of(path), (rows,), "uint32")
+                _make(path, (rows, *shape), dtype)
         file = cls(path)
-        if file.array.shape != (rows, *shape) or file.array.dtype != np.dtype(dtype):
+        if (file.rows, file.shape, file.dtype) != (rows, tuple(shape), np.dtype(dtype)):
             raise CacheError(
-                f"{path} holds {file.array.shape} of {file.array.dtype} instead of {(rows, *shape)} of {dtype}: "
+                f"{path} holds {(file.rows, *file.shape)} of {file.dtype} instead of {(rows, *shape)} of {dtype}: "
                 "remove it, it is made anew"
             )
         return file
@@ -77,12 +80,12 @@ class RowFile:
     @property
     def written(self) -> int:
         """How many rows are written."""
-        return int(np.count_nonzero(self.marks))
+        return int(np.count_nonzero(_load(_marks_of(self.path))))
 
     @property
     def complete(self) -> bool:
         """Whether all rows are written."""
-        return self.written == len(self.marks)
+        return self.written == self.rows
 
     def read(self, rows: np.ndarray) -> np.ndarray | None:
         """Reads some rows, if all of them are written and whole.
@@ -93,12 +96,13 @@ class RowFile:
         Returns:
             A copy, ``(B, *shape)``, or None.
         """
-        marks = self.marks[rows]
-        if not marks.all():
-            return None
-        values = self.array[rows]
-        whole = all(_checksum(value) == mark for value, mark in zip(values, marks, strict=True))
-        return values if whole else None
+        values = []
+        for row in rows.tolist():
+            value, mark = self._values.read(row), self._marks.read(row)
+            if value is None or mark is None or _checksum(value) != mark:
+                return None
+            values.append(value)
+        return np.stack(values)
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Writes some rows.
@@ -110,15 +114,14 @@ class RowFile:
         Raises:
             OSError: they cannot be written; rows that were are kept.
         """
-        array, marks = self._open_for_writing()
-        for row, value in zip(rows.tolist(), np.ascontiguousarray(values, self.array.dtype), strict=True):
-            _put(array, value, self.array.offset + row * value.nbytes)
-            mark = np.uint32(_checksum(value))
-            _put(marks, mark, self.marks.offset + row * mark.nbytes)
+        for row, value in zip(rows.tolist(), np.ascontiguousarray(values, self.dtype), strict=True):
+            self._values.write(row, value)
+            self._marks.write(row, np.asarray(_checksum(value), np.uint32))
 
     def damaged(self) -> list[int]:
         """Reads everything that is written, and gives the rows that are not whole."""
-        return [row for row in np.flatnonzero(self.marks).tolist() if self.read(np.array([row])) is None]
+        written = np.flatnonzero(_load(_marks_of(self.path))).tolist()
+        return [row for row in written if self.read(np.array([row])) is None]
 
     def forget(self, rows: Sequence[int]) -> None:
         """Marks rows as not written.
@@ -126,27 +129,55 @@ class RowFile:
         Raises:
             OSError: the file cannot be written to.
         """
-        _, marks = self._open_for_writing()
         for row in rows:
-            _put(marks, np.uint32(0), self.marks.offset + row * self.marks.itemsize)
+            self._marks.write(row, np.zeros((), np.uint32))
 
     def close(self) -> None:
-        """Lets go of the files for writing; reading goes on."""
-        for descriptor in self._descriptors or ():
-            os.close(descriptor)
-        self._descriptors = None
+        """Lets go of the files; reading or writing opens them again."""
+        self._values.close()
+        self._marks.close()
 
-    def _open_for_writing(self) -> tuple[int, int]:
-        if self._descriptors is None:
-            self._descriptors = os.open(self.path, os.O_WRONLY), os.open(_marks_of(self.path), os.O_WRONLY)
-        return self._descriptors
+
+class _Records:
+    """The rows of one file, read and written one by one."""
+
+    def __init__(self, path: Path) -> None:
+        array = _load(path)
+        self.path = path
+        self.count, self.shape, self.dtype = len(array), array.shape[1:], array.dtype
+        self._offset = array.offset
+        self._size = prod(self.shape) * self.dtype.itemsize
+        self._reader: int | None = None
+        self._writer: int | None = None
+
+    def read(self, row: int) -> np.ndarray | None:
+        """A copy, or None where the file ends before."""
+        if self._reader is None:
+            self._reader = os.open(self.path, os.O_RDONLY)
+        content = os.pread(self._reader, self._size, self._offset + row * self._size)
+        return np.frombuffer(content, self.dtype).reshape(self.shape) if len(content) == self._size else None
+
+    def write(self, row: int, value: np.ndarray) -> None:
+        """Writes one row, all of it or an OSError."""
+        if self._writer is None:
+            self._writer = os.open(self.path, os.O_WRONLY)
+        content, offset = memoryview(value.tobytes()), self._offset + row * self._size
+        while content:
+            count = os.pwrite(self._writer, content, offset)
+            content, offset = content[count:], offset + count
+
+    def close(self) -> None:
+        for descriptor in (self._reader, self._writer):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._reader = self._writer = None
 
 
 def _marks_of(path: Path) -> Path:
     return path.with_suffix(_MARKS)
 
 
-def _open(path: Path) -> np.memmap:
+def _load(path: Path) -> np.memmap:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -158,8 +189,6 @@ def _open(path: Path) -> np.memmap:
 
 def _make(path: Path, shape: tuple[int, ...], dtype: str) -> None:
     """An array of zeros that takes no space yet, under its name only once it has its full length."""
-    if path.exists():
-        return
     part = path.with_suffix(".part")
     np.lib.format.open_memmap(part, mode="w+", dtype=np.dtype(dtype), shape=shape).flush()
     os.replace(part, path)
@@ -167,10 +196,3 @@ def _make(path: Path, shape: tuple[int, ...], dtype: str) -> None:
 
 def _checksum(value: np.ndarray) -> int:
     return zlib.crc32(value.data) or 1  # 0 stands for a row that is not written
-
-
-def _put(descriptor: int, value: np.ndarray | np.generic, offset: int) -> None:
-    content = memoryview(value.tobytes())
-    while content:
-        count = os.pwrite(descriptor, content, offset)
-        content, offset = content[count:], offset + count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,8 +15,11 @@ from torch import Tensor
 from tmkd_lightning.cache import CacheError, CacheFolder
 from tmkd_lightning.cache.folder import size
 from tmkd_lightning.cache.identity import teacher_identity, views_identity
+from tmkd_lightning.cache.kept import PIXELS, checksums, head_tensors, kinds, output_of, parts
 from tmkd_lightning.models import load_pretrained
 from tmkd_lightning.outputs import Output
+
+_FOREIGN = "(this one does not have it; subclass ImageDataModule, or train without a TeacherCache)"
 
 
 class TeacherCache(Callback):
@@ -23,9 +27,9 @@ class TeacherCache(Callback):
 
     Needs a datamodule with ``augmentation_replicas`` R of at least 1. In the first R epochs the teacher runs, and its
     outputs are written as they come; then they are read, and it runs no more. A cache that an earlier run completed
-    with the same teacher, views, images and augmentation serves from the first step, and the teacher's weights are not
-    even read. What differs in any of them is another cache. Fusion, perturbation and losses act on what is read as
-    they do on what a teacher says.
+    with the same teacher, views, images and augmentation serves from the first step, and a ``teacher_checkpoint`` is
+    not even loaded. What differs in any of them is another cache. Fusion, perturbation and losses act on what is read
+    as they do on what a teacher says.
 
     Each batch is read if all of it is there, and else run and written. So a run that was killed goes on with what is
     there, processes fill one cache together, and what is damaged is made anew.
@@ -41,22 +45,21 @@ class TeacherCache(Callback):
     Raises:
         ValueError: another `dtype`; or, in `setup`, a datamodule that does not say which image is which.
         CacheError: the directory cannot be written to, the disk is too full, or files are damaged; before the first
-            step.
+            step. Later, if the images are not those that the cache was filled with.
     """
+
+    folder: CacheFolder | None
+    complete: bool | None  # None: not known before setup
 
     def __init__(self, directory: str, dtype: Literal["float16", "float32"] = "float16") -> None:
         if dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
         self.directory = Path(directory).expanduser()
         self.dtype = dtype
-        self.complete: bool | None = None  # not known before setup
-        self.folder: CacheFolder | None = None
-        self._rows = np.empty(0, np.int64)
-        self._ready = False
-        self._lost = False
+        self._forget_run()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A module that is copied goes on sharing the cache: its copies would be as large as the files."""
+        """A module that is copied goes on sharing the cache and its open files."""
         return self
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -64,29 +67,32 @@ class TeacherCache(Callback):
         module: Any = pl_module  # a TMKDModule
         if stage != "fit":
             return
-        self.complete, self._ready, self._lost = False, False, False
+        self._forget_run()
+        self.complete = False
         if module.teacher is None or not module.reads_teacher:
             rank_zero_warn("TeacherCache has nothing to keep: no term of the loss reads a teacher")
             return
         identity = self._identity(trainer, module)
-        kinds = ["embedding", *([_map_kind(module.teacher.map_size)] if _reads_map(module) else [])]
-        self.folder = CacheFolder(self.directory, identity, self.dtype, kinds)
-        self.complete = self._ready = self.folder.complete
+        types = kinds("feature_map" in module.distiller.reads, module.teacher.map_size, self.dtype)
+        self.folder = CacheFolder(self.directory, identity, types)
+        self.complete = self._files_made = self.folder.complete
         rows = identity["data"]["images"] * identity["data"]["replicas"]
         rank_zero_info(
             f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there"
             + (": the teacher will not run" if self.complete else "")
         )
         if self.complete:
-            _load_head(module, self.folder.read_head())
+            head = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}
+            module.teacher.extractor.head.load_state_dict(head)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at what other machines have written."""
-        if self.folder is not None and self._ready and not self.complete and not self._lost:
+        """Looks at what other machines have written, and will look at the first images."""
+        self._look_at_images = True
+        if self.folder is not None and self._files_made and not self.complete and not self._given_up:
             try:
                 self.folder.reopen()
             except CacheError as error:
-                self._lose(error)
+                self._give_up(error)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Notes which rows the step is about; makes the files before the first one."""
@@ -94,10 +100,10 @@ class TeacherCache(Callback):
         if self.folder is None:
             return
         self._rows = module.rows(batch)
-        if not self._ready:
+        if not self._files_made:
             image, _ = module.take(batch)
-            self._create(trainer, module, image[:1])
-            self._ready = True
+            self._make_files(self.folder, module, image)
+            self._files_made = True
 
     def recall(self, module: Any, image: Tensor) -> Output:
         """What the teacher says of the batch: as it is kept, or else as it comes, which is kept then.
@@ -108,26 +114,30 @@ class TeacherCache(Callback):
 
         Returns:
             Output of ``V * B`` rows, in the order of views.
+
+        Raises:
+            CacheError: the images are not those that the cache was filled with; what the teacher says cannot be kept;
+                or a complete cache is damaged, for which there is no teacher.
         """
         if self.folder is None:
             return module.show(image)
-        kept = self.folder.read(self._rows)
-        if kept is None and self.complete:
-            raise CacheError(
-                f"{self.folder.path} was complete and is damaged now, and the teacher's weights were not read: run "
-                f"tmkd cache check --directory {self.directory}, then start or resume the run again"
-            )
+        kept = self._read(self.folder, image)
         if kept is None:
-            return self._output(module, image, self._keep(module.show(image), views=len(module.views)))
-        read = {kind: torch.from_numpy(value).to(image.device, non_blocking=True) for kind, value in kept.items()}
-        return self._output(module, image, read)
+            kept = self._keep(self.folder, module, image)
+        return output_of(kept, module.teacher, image, views=len(module.views))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets go of the files."""
         if self.folder is not None:
             self.folder.close()
+        self._forget_run()
 
-    # What decides the outputs
+    def _forget_run(self) -> None:
+        """Nothing of one run may reach the next, which may have another teacher."""
+        self.folder = self.complete = None
+        self._rows = np.empty(0, np.int64)
+        self._files_made = self._given_up = False
+        self._look_at_images = True
 
     def _identity(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -137,85 +147,82 @@ class TeacherCache(Callback):
                 "TeacherCache needs images that come again: set augmentation_replicas of the datamodule to 1 or more "
                 + ("(it is 0, which never repeats an augmentation)" if replicas == 0 else _FOREIGN)
             )
-        extractor = module.teacher.extractor
+        extractor, undone = module.teacher.extractor, module.normalized_with
         if module.teacher_checkpoint is None:
             load_pretrained(extractor.network)
         return {
             "teacher": teacher_identity(extractor, module.teacher_checkpoint),
             "views": views_identity(module.views),
             "data": data.training_identity(),
+            "normalized_with": undone and [part.flatten().tolist() for part in undone],
             "precision": str(trainer.precision),
         }
 
-    # Files
-
-    def _create(self, trainer: Trainer, module: Any, image: Tensor) -> None:
+    def _make_files(self, folder: CacheFolder, module: Any, image: Tensor) -> None:
         """Sees on one image how large the teacher's outputs are."""
-        assert self.folder is not None
-        module.teacher.extractor.confirm(image)
-        parts = self._parts(module.show(image), views=len(module.views))
-        shapes = {kind: tuple(part.shape[1:]) for kind, part in parts.items()}
-        data = self.folder.identity["data"]
-        self.folder.create(data["images"] * data["replicas"], shapes)
-        head = module.teacher.extractor.head
-        self.folder.write_head(head.weight.cpu().numpy(), None if head.bias is None else head.bias.cpu().numpy())
-        total = sum(file.array.nbytes for file in self.folder.files.values())
+        extractor, data = module.teacher.extractor, folder.identity["data"]
+        extractor.confirm(image)
+        for part in module.distiller.reads:
+            extractor.require(part, reader="the teacher cache")
+        found = parts(module.show(image[:1]), len(module.views), folder.kinds)
+        shapes = {PIXELS: (1,), **{kind: tuple(part.shape[1:]) for kind, part in found.items()}}
+        folder.create(data["images"] * data["replicas"], shapes)
+        folder.write_head(**head_tensors(module.teacher))
         rank_zero_info(
             f"Teacher cache: {data['replicas']} replicas of {data['images']} images, "
-            + ", ".join(f"{kind} {'×'.join(map(str, shape))}" for kind, shape in shapes.items())
-            + f" in {self.dtype}, {size(total)} in all"
+            + ", ".join(f"{kind} {'×'.join(map(str, part.shape[1:]))}" for kind, part in found.items())
+            + f" in {self.dtype}, {size(folder.size)} in all"
         )
 
-    def _keep(self, output: Output, views: int) -> dict[str, Tensor]:
-        parts = self._parts(output, views)
-        if self._lost:
-            return parts
-        values = {kind: part.cpu().numpy() for kind, part in parts.items()}
+    def _read(self, folder: CacheFolder, image: Tensor) -> dict[str, Tensor] | None:
+        if self._given_up:
+            return None
+        try:
+            kept = folder.read(self._rows)
+        except OSError as error:
+            self._give_up(error)
+            kept = None
+        if kept is None:
+            if self.complete:
+                raise CacheError(
+                    f"{folder.path} was complete and is damaged now, and the teacher was not made ready to run: run "
+                    f"tmkd cache check --directory {self.directory}, then start or resume the run again"
+                )
+            return None
+        pixels = kept.pop(PIXELS)
+        if self._look_at_images:  # once an epoch: it waits for the device
+            self._look_at_images = False
+            _check_same(pixels, checksums(image), folder)
+        return {kind: torch.from_numpy(value).to(image.device, non_blocking=True) for kind, value in kept.items()}
+
+    def _keep(self, folder: CacheFolder, module: Any, image: Tensor) -> dict[str, Tensor]:
+        found = parts(module.show(image), len(module.views), folder.kinds)
+        values = {kind: part.cpu().numpy() for kind, part in found.items()}
         for kind, value in values.items():
             if not np.isfinite(value).all():
                 raise CacheError(
                     f"the teacher's {kind} cannot be kept in {self.dtype}: it holds values that are not finite"
                     + (" or above 65504; use dtype float32" if self.dtype == "float16" else "")
                 )
-        assert self.folder is not None
-        try:
-            self.folder.write(self._rows, values)
-        except OSError as error:
-            self._lose(error)
-        return parts
+        if not self._given_up:
+            try:
+                folder.write(self._rows, {PIXELS: checksums(image), **values})
+            except OSError as error:
+                self._give_up(error)
+        return found
 
-    def _lose(self, error: Exception) -> None:
-        self._lost = True
-        rank_zero_warn(f"The teacher cache is not filled any further, and the teacher goes on running: {error}")
-
-    # From an output to what is kept of it, and back
-
-    def _parts(self, output: Output, views: int) -> dict[str, Tensor]:
-        """By kind ``(B, V, ...)``."""
-        assert self.folder is not None
-        kinds = {
-            kind: output.require("embedding" if kind == "embedding" else "feature_map") for kind in self.folder.kinds
-        }
-        dtype = getattr(torch, self.dtype)
-        return {kind: part.unflatten(0, (views, -1)).transpose(0, 1).to(dtype) for kind, part in kinds.items()}
-
-    def _output(self, module: Any, image: Tensor, parts: dict[str, Tensor]) -> Output:
-        dtype = module.teacher.extractor.head.weight.dtype
-        rows = {kind: part.transpose(0, 1).flatten(0, 1).to(dtype) for kind, part in parts.items()}
-        embedding = rows.pop("embedding")
-        return module.teacher.complete(embedding, next(iter(rows.values()), None), image, views=len(module.views))
+    def _give_up(self, error: Exception) -> None:
+        self._given_up = True
+        if not self.complete:  # each process says so: only its own disk may be full
+            warnings.warn(
+                f"The teacher cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2
+            )
 
 
-_FOREIGN = "(this one does not have it; subclass ImageDataModule, or train without a TeacherCache)"
-
-
-def _reads_map(module: Any) -> bool:
-    return "feature_map" in module.distiller.reads
-
-
-def _map_kind(size: int | None) -> str:
-    return "map" if size is None else f"map_{size}x{size}"
-
-
-def _load_head(module: Any, tensors: dict[str, np.ndarray]) -> None:
-    module.teacher.extractor.head.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+def _check_same(kept: np.ndarray, seen: np.ndarray, folder: CacheFolder) -> None:
+    if not np.array_equal(kept, seen):
+        raise CacheError(
+            f"{int((kept != seen).sum())} of {len(seen)} images are not those that {folder.path} was filled with: "
+            "something changes them behind the dataset (a transfer hook, an unpack or take of your own, random numbers "
+            "that are not torch's); put it into train_transform or a view, or train without a TeacherCache"
+        )

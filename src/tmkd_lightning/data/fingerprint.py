@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 import sys
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from tmkd_lightning.data.manifest import digest_of
 from tmkd_lightning.data.seeded import Seeded
 
 _THREADS = 4
-_PROBES = 8  # images that are augmented to see what the augmentation does
+_PROBES = 32  # images that are augmented to see what the augmentation does
 
 
 def training_identity(dataset: Seeded) -> dict[str, Any]:
@@ -69,23 +70,27 @@ def content_digest(samples: Any) -> str:
 
 
 def augmentation_digest(dataset: Seeded) -> str:
-    """Augments a few images of each of the first replicas, twice each.
+    """Augments a few images of each of the first replicas, and looks whether they would come out the same again.
 
     Raises:
-        DataError: the two differ.
+        DataError: other generators than torch's were drawn from, or an image differs when it is augmented once more.
     """
     indices = np.linspace(0, len(dataset) - 1, min(_PROBES, len(dataset))).astype(int).tolist()
     drawn = hashlib.sha256()
     for place, index in enumerate(indices):
-        replica = place % dataset.replicas
-        once, again = (_of_pixels(dataset.draw(replica, index)[0]) for _ in range(2))
-        if once != again:
+        before = _other_generators()
+        once, again = (_of_pixels(dataset.draw(place % dataset.replicas, index)[0]) for _ in range(2))
+        if once != again or _other_generators() != before:
             raise DataError(
                 "train_transform does not give the same image twice under one seed: it draws from a generator other "
                 "than torch's (numpy's or Python's, perhaps), so its images cannot come again; draw with torch"
             )
         drawn.update(once.encode())
     return drawn.hexdigest()
+
+
+def _other_generators() -> str:
+    return f"{random.getstate()} {np.random.get_state(legacy=False)}"  # of NumPy's, enough of the numbers and the place
 
 
 def _of_file(path: Path) -> str:
