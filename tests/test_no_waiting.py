@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tmkd_lightning import ClassifierModule, TMKDModule
@@ -16,7 +17,16 @@ from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.views import edge
 
 # Each needs a value, or a size that depends on values, before Python can go on; a GPU is waited for.
-WAITING = {"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim"}
+WAITING = {
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "bincount",
+}
 
 
 class Waits(TorchDispatchMode):
@@ -36,6 +46,20 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class Reads(TorchFunctionMode):
+    """Counts the calls that bring a tensor to the host, which leave no operation behind where it is there already."""
+
+    def __init__(self, seen: collections.Counter[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in ("cpu", "numpy", "tolist", "__array__"):
+            self.seen[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
 class Watch(Callback):
     """Watches every training step, its backward pass and the optimizer's step."""
 
@@ -44,10 +68,13 @@ class Watch(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.steps.append(Waits())
-        self.steps[-1].__enter__()
+        self.modes = self.steps[-1], Reads(self.steps[-1].seen)
+        for mode in self.modes:
+            mode.__enter__()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.steps[-1].__exit__(None, None, None)
+        for mode in reversed(self.modes):
+            mode.__exit__(None, None, None)
 
 
 def waits(module: Any, fit: Any, **options: Any) -> collections.Counter[str]:
@@ -68,6 +95,9 @@ def test_what_would_wait_is_seen() -> None:
         value[value > 1] += 1
         assert not value.equal(value + 1)
     assert watch.seen == {"_local_scalar_dense": 1, "index": 1, "index_put_": 1, "equal": 1}
+    with Reads(collections.Counter()) as calls:
+        assert value.tolist() == value.numpy().tolist() == value.cpu().tolist()
+    assert calls.seen == {"tolist": 2, "numpy": 1, "cpu": 1}
 
 
 @pytest.mark.parametrize("objective", ["label", "distillation"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
@@ -41,7 +43,7 @@ def gaussian_blur(image: Tensor, kernel_size: int = 5, sigma: float = 1.0) -> Te
     radius = kernel_size // 2
     if min(image.shape[-2:]) <= radius:
         raise ValueError(f"images of {tuple(image.shape[-2:])} are too small for a blur over {kernel_size} pixels")
-    weights: list[float] = get_gaussian_kernel1d(kernel_size, sigma, dtype=torch.float64)[0].tolist()
+    weights = _kernel(kernel_size, sigma)
     smooth = F.pad(at_least_float32(image), (radius,) * 4, mode="reflect")
     for dim in (2, 3):
         smooth = _weighted_sum(smooth, weights, dim)
@@ -54,7 +56,13 @@ def check_kernel(kernel_size: int, sigma: float) -> None:
         raise ValueError(f"a blur needs an odd kernel_size and a sigma above 0, got {kernel_size} and {sigma}")
 
 
-def _weighted_sum(image: Tensor, weights: list[float], dim: int) -> Tensor:
+@cache
+def _kernel(kernel_size: int, sigma: float) -> tuple[float, ...]:
+    """On the host, and in float64: torch's default type is half precision in some of Lightning's modes."""
+    return tuple(get_gaussian_kernel1d(kernel_size, sigma, dtype=torch.float64)[0].tolist())
+
+
+def _weighted_sum(image: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
     """Of as many neighbours along a dimension as there are weights, wherever all are inside."""
     length = image.shape[dim] - len(weights) + 1
     total = image.narrow(dim, 0, length) * weights[0]
