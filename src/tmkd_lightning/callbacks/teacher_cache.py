@@ -95,15 +95,10 @@ class TeacherCache(Callback):
                 self._give_up(error)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Notes which rows the step is about; makes the files before the first one."""
+        """Notes which rows the step is about."""
         module: Any = pl_module
-        if self.folder is None:
-            return
-        self._rows = module.rows(batch)
-        if not self._files_made:
-            image, _ = module.take(batch)
-            self._make_files(self.folder, module, image)
-            self._files_made = True
+        if self.folder is not None:
+            self._rows = module.rows(batch)
 
     def recall(self, module: Any, image: Tensor) -> Output:
         """What the teacher says of the batch: as it is kept, or else as it comes, which is kept then.
@@ -158,22 +153,6 @@ class TeacherCache(Callback):
             "precision": str(trainer.precision),
         }
 
-    def _make_files(self, folder: CacheFolder, module: Any, image: Tensor) -> None:
-        """Sees on one image how large the teacher's outputs are."""
-        extractor, data = module.teacher.extractor, folder.identity["data"]
-        extractor.confirm(image)
-        for part in module.distiller.reads:
-            extractor.require(part, reader="the teacher cache")
-        found = parts(module.show(image[:1]), len(module.views), folder.kinds)
-        shapes = {PIXELS: (1,), **{kind: tuple(part.shape[1:]) for kind, part in found.items()}}
-        folder.create(data["images"] * data["replicas"], shapes)
-        folder.write_head(**head_tensors(module.teacher))
-        rank_zero_info(
-            f"Teacher cache: {data['replicas']} replicas of {data['images']} images, "
-            + ", ".join(f"{kind} {'×'.join(map(str, part.shape[1:]))}" for kind, part in found.items())
-            + f" in {self.dtype}, {size(folder.size)} in all"
-        )
-
     def _read(self, folder: CacheFolder, image: Tensor) -> dict[str, Tensor] | None:
         if self._given_up:
             return None
@@ -204,12 +183,25 @@ class TeacherCache(Callback):
                     f"the teacher's {kind} cannot be kept in {self.dtype}: it holds values that are not finite"
                     + (" or above 65504; use dtype float32" if self.dtype == "float16" else "")
                 )
+        if not self._files_made:  # before the first optimizer step: only now is known how large the outputs are
+            self._make_files(folder, module, {kind: value.shape[1:] for kind, value in values.items()})
         if not self._given_up:
             try:
                 folder.write(self._rows, {PIXELS: checksums(image), **values})
             except OSError as error:
                 self._give_up(error)
         return found
+
+    def _make_files(self, folder: CacheFolder, module: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+        data = folder.identity["data"]
+        folder.create(data["images"] * data["replicas"], {PIXELS: (1,), **shapes})
+        folder.write_head(**head_tensors(module.teacher))
+        self._files_made = True
+        rank_zero_info(
+            f"Teacher cache: {data['replicas']} replicas of {data['images']} images, "
+            + ", ".join(f"{kind} {'×'.join(map(str, shape))}" for kind, shape in shapes.items())
+            + f" in {self.dtype}, {size(folder.size)} in all"
+        )
 
     def _give_up(self, error: Exception) -> None:
         self._given_up = True
