@@ -26,6 +26,9 @@ def test_one_teacher_has_one_identity(net) -> None:
     assert teacher_identity(copy.deepcopy(teacher), None) == first
     teacher.confirm(torch.rand(2, 3, 8, 8))  # by which the map has been found
     assert teacher_identity(teacher, None) == first
+    teacher.network.register_full_backward_hook(lambda *_: None)
+    teacher.network.to(memory_format=torch.channels_last).compile()
+    assert teacher_identity(teacher.eval(), None) == first
     json.dumps(first)  # plain values
 
 

@@ -17,6 +17,7 @@ from tmkd_lightning.extract import Extractor
 from tmkd_lightning.views import MultiView, View
 
 _SIDE = 64  # of the picture that views are shown
+_ANY_MODULE = set(vars(nn.Module()))  # its mode, its hooks: they come and go while a network is used
 
 
 def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _of_code(network: nn.Module) -> str:
     parts = [repr(network)]
     for name, module in network.named_modules():
         kind = type(module)
-        numbers = {key: value for key, value in vars(module).items() if key != "training" and _is_plain(value)}
+        numbers = {key: value for key, value in vars(module).items() if key not in _ANY_MODULE and _is_plain(value)}
         parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(numbers.items())}")
     for forward in dict.fromkeys(type(module).forward for module in network.modules()):
         parts.append(_source(forward))
