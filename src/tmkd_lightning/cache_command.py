@@ -12,7 +12,7 @@ from jsonargparse import auto_cli
 from tqdm import tqdm
 
 from tmkd_lightning.cache import CacheError, RowFile
-from tmkd_lightning.cache.folder import MANIFEST, read_manifest, size
+from tmkd_lightning.cache.folder import MANIFEST, on_disk, read_manifest, size
 
 _SHOWN = 20  # damaged rows to name
 
@@ -28,7 +28,7 @@ def list_caches(directory: str) -> None:
             about = read_manifest(folder)
             data, views = about["data"], ", ".join(view[0] for view in about["views"])
             images = f"{data['replicas']} replicas of {data['images']} images"
-            print(f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {size(_on_disk(folder))}")
+            print(f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {size(_size_of(folder))}")
             for path, file in _arrays(folder):
                 state = f"{file.written} of {file.rows} rows" if isinstance(file, RowFile) else f"DAMAGED: {file}"
                 print(f"  {path.name.removesuffix('.npy'):24} {state}")
@@ -78,7 +78,7 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
     if bool(key) == all:
         raise SystemExit("say which caches to remove: --key, as tmkd cache list shows it, or --all true")
     for folder in _folders(directory, key):
-        freed = _on_disk(folder)
+        freed = _size_of(folder)
         shutil.rmtree(folder)
         print(f"{folder.name}  removed, {size(freed)}")
 
@@ -109,8 +109,8 @@ def _arrays(folder: Path) -> Iterator[tuple[Path, RowFile | CacheError]]:
                 yield path, error
 
 
-def _on_disk(folder: Path) -> int:
-    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())  # files are sparse until they are filled
+def _size_of(folder: Path) -> int:
+    return sum(map(on_disk, folder.iterdir()))
 
 
 def _named(rows: list[int]) -> str:

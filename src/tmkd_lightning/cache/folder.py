@@ -87,7 +87,7 @@ class CacheFolder:
         """
         bytes_of = {kind: math.prod(shape) * np.dtype(self.kinds[kind]).itemsize + 4 for kind, shape in shapes.items()}
         needed = rows * sum(bytes_of.values())
-        taken = sum(_on_disk(self.file(kind)) for kind in shapes)
+        taken = sum(on_disk(self.file(kind)) for kind in shapes)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
@@ -168,7 +168,7 @@ class CacheFolder:
             raise CacheError(f"{path} is damaged ({error}): remove it, it is made anew") from error
 
     def close(self) -> None:
-        """Lets go of the files for writing."""
+        """Lets go of the files; reading or writing opens them again."""
         for file in self.files.values():
             file.close()
 
@@ -208,9 +208,10 @@ def size(count: float) -> str:
     return f"{round(count) if count >= 100 else count:.3g} {units[0]}"
 
 
+def on_disk(path: Path) -> int:
+    """Bytes that a file takes, which are fewer than its size until it is filled; 0 if it is not there."""
+    return path.stat().st_blocks * 512 if path.exists() else 0
+
+
 def _described(shapes: Mapping[str, Sequence[int]]) -> str:
     return ", ".join(f"{kind} {'×'.join(map(str, shape))}" for kind, shape in shapes.items())
-
-
-def _on_disk(path: Path) -> int:
-    return path.stat().st_blocks * 512 if path.exists() else 0  # files are sparse until they are filled
