@@ -321,19 +321,18 @@ def test_the_command_writes_all_files_and_an_error_leaves_them(tables, finished,
 # Curves and hand-overs
 
 
-def test_a_curve_of_three_attempts_has_no_gap_and_no_step_twice(tables, tmp_path) -> None:
-    def attempt(number: int, from_step: int, steps: list[int], end: str = "") -> None:
-        (tmp_path / f"attempt_{number}.json").write_text(json.dumps({"from_step": from_step}))
+def test_the_curve_is_the_last_attempts_without_a_line_that_was_cut_off(tables, tmp_path) -> None:
+    def attempt(number: int, steps: range, end: str = "") -> None:
+        (tmp_path / f"attempt_{number}.json").write_text("{}")
         (tmp_path / f"attempt_{number}").mkdir()
         lines = ["epoch,step,train/ce", *(f"{step // 4},{step},{number}" for step in steps)]
         (tmp_path / f"attempt_{number}/metrics.csv").write_text("\n".join(lines) + "\n" + end)
 
-    attempt(0, 0, [0, 1, 2, 3, 4, 5], end="1,6")  # killed in the middle of a line
-    attempt(1, 4, [4, 5, 6, 7, 8])
-    attempt(2, 4, [4, 5, 6, 7, 8, 9])  # the file of step 8 was damaged
-    rows = tables.curve.join(tmp_path)
-    assert [int(row["step"]) for row in rows] == list(range(10))
-    assert [row["train/ce"] for row in rows] == [*"0000", *"222222"]
+    for number in range(10):
+        attempt(number, range(6))
+    attempt(10, range(10), end="2,1")  # killed in the middle of a line; 10 comes after 9
+    rows = tables.curve.whole(tmp_path)
+    assert [(int(row["step"]), row["train/ce"]) for row in rows] == [(step, "10") for step in range(10)]
     tables.curve.write(tmp_path / "curve.csv", rows)
     assert tables.curve.read(tmp_path / "curve.csv") == rows
 

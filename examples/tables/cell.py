@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shlex
 import sys
 import time
@@ -18,6 +17,7 @@ import config as configs
 import curve
 from config import Config
 from grid import Cell
+from tmkd_lightning.checkpoints import step_of
 from tmkd_lightning.files import atomic_write
 from tmkd_lightning.modules.state import NUM_CLASSES
 
@@ -86,7 +86,7 @@ def run_cell(cell: Cell, root: Path, start: Start, loggers: list[Config]) -> dic
     teacher = None if cell.teacher is None else root / cell.teacher.id / "best.ckpt"
     if not _is_trained(folder):
         _fit(cell, folder, teacher, start, loggers)
-    curve.write(folder / "curve.csv", curve.join(folder))
+    curve.write(folder / "curve.csv", curve.whole(folder))
     log = folder / "test.log"
     if start([sys.executable, str(MEASURE), str(folder)], log):
         raise CellError(f"{cell.id}: the test failed\n{tail(log)}")
@@ -120,22 +120,12 @@ def _fit(cell: Cell, folder: Path, teacher: Path | None, start: Start, loggers: 
 
 
 def newest(folder: Path) -> tuple[Path | None, int]:
-    """The checkpoint to go on from, and its step; (None, 0) for the start.
-
-    A process that is killed while it moves a file between two disks leaves a part of it. Both files hold the whole
-    state, so the other one serves then.
-    """
-    steps = {path: _step(path) for name in CHECKPOINTS if (path := folder / f"{name}.ckpt").exists()}
+    """The checkpoint to go on from, and its step; (None, 0) for the start. Both files hold the whole state."""
+    steps = {path: step_of(path) for name in CHECKPOINTS if (path := folder / f"{name}.ckpt").exists()}
+    for path in (path for path, step in steps.items() if step is None):
+        print(f"{path} is damaged and passed over")
     whole = {path: step for path, step in steps.items() if step is not None}
     return max(whole.items(), key=lambda item: (item[1], item[0].stem == "last"), default=(None, 0))
-
-
-def _step(path: Path) -> int | None:
-    try:
-        return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        print(f"{path} is damaged and passed over: {error}")
-        return None
 
 
 def _result(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""The curve of a run that was perhaps cut into several attempts: no gap, no step twice."""
+"""The curve of a run, from its CSV files."""
 
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 from tmkd_lightning.files import atomic_write
@@ -11,25 +10,14 @@ from tmkd_lightning.files import atomic_write
 Row = dict[str, str]
 
 
-def starts(folder: Path) -> list[int]:
-    """From which step each attempt went on."""
-    return [json.loads(file.read_text())["from_step"] for file in attempts(folder)]
-
-
 def attempts(folder: Path) -> list[Path]:
     """Files of a cell's attempts, in order."""
     return sorted(folder.glob("attempt_*.json"), key=lambda file: int(file.stem.split("_")[1]))
 
 
-def join(folder: Path) -> list[Row]:
-    """Rows of all attempts: of each, what lies before the step from which a later one went on."""
-    rows: list[Row] = []
-    begins = starts(folder)
-    for number in range(len(begins)):
-        end = min(begins[number + 1 :], default=None)
-        of_attempt = read(folder / f"attempt_{number}" / "metrics.csv")
-        rows += [row for row in of_attempt if end is None or int(row["step"]) < end]
-    return rows
+def whole(folder: Path) -> list[Row]:
+    """Rows of the whole run, which the last attempt's file holds: it began with those of its checkpoint."""
+    return read(folder / attempts(folder)[-1].stem / "metrics.csv")
 
 
 def read(path: Path) -> list[Row]:

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from tmkd_lightning.cache_command import cache_command
-from tmkd_lightning.callbacks import RunRecord
+from tmkd_lightning.callbacks import CarriedCurve, RunRecord
+from tmkd_lightning.checkpoints import WholeCheckpointIO, whole_checkpoint
 from tmkd_lightning.data_check import data_command
 from tmkd_lightning.draw import figures_command
 from tmkd_lightning.embed import embed_command
@@ -68,7 +70,7 @@ class TMKDCLI(LightningCLI):
             save_config_callback=LogConfig,
             # not config.yaml: where the log folder is the working folder, that may be the one that was read
             save_config_kwargs={"config_filename": "resolved_config.yaml", "overwrite": True},
-            trainer_defaults={"callbacks": RunRecord(command)},
+            trainer_defaults={"callbacks": [RunRecord(command), CarriedCurve()]},
             seed_everything_default=0,
             parser_kwargs={"description": f"Knowledge distillation. Further verbs: {', '.join(VERBS)}."},
             args=None if args is None else list(args),
@@ -80,8 +82,17 @@ class TMKDCLI(LightningCLI):
         if config.weights_only is None:
             config.weights_only = True
 
+    def _parse_ckpt_path(self) -> None:
+        """Passes a damaged checkpoint over before Lightning reads its settings."""
+        config = self.config.get(self.config.get("subcommand") or "", {})
+        if self.config.get("subcommand") == "fit" and config.get("ckpt_path") and Path(config.ckpt_path).is_file():
+            config.ckpt_path = str(whole_checkpoint(Path(config.ckpt_path)))
+        super()._parse_ckpt_path()
+
     def before_fit(self) -> None:
-        """Starts the clock."""
+        """Has checkpoints written in one piece, and starts the clock."""
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's own
+            self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         self._start = time.monotonic()
 
     def after_fit(self) -> None:

@@ -1,10 +1,21 @@
 """What happens around training: texts before it, the teacher beside it, figures and records of it."""
 
+from tmkd_lightning.callbacks.carried_curve import CarriedCurve
 from tmkd_lightning.callbacks.figures import Figures
 from tmkd_lightning.callbacks.prompt_embeddings import PromptEmbeddings
 from tmkd_lightning.callbacks.run_record import RunRecord
+from tmkd_lightning.callbacks.step_seeds import StepSeeds
 from tmkd_lightning.callbacks.student_artifact import StudentArtifact
 from tmkd_lightning.callbacks.teacher_cache import TeacherCache
 from tmkd_lightning.callbacks.teacher_check import TeacherCheck
 
-__all__ = ["Figures", "PromptEmbeddings", "RunRecord", "StudentArtifact", "TeacherCache", "TeacherCheck"]
+__all__ = [
+    "CarriedCurve",
+    "Figures",
+    "PromptEmbeddings",
+    "RunRecord",
+    "StepSeeds",
+    "StudentArtifact",
+    "TeacherCache",
+    "TeacherCheck",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
+from tmkd_lightning.callbacks import StepSeeds
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics
 from tmkd_lightning.keys import names_under
@@ -24,6 +24,7 @@ from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_dat
 from tmkd_lightning.modules.finite import FiniteGuard
 from tmkd_lightning.modules.metrics import classification_metrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
+from tmkd_lightning.modules.quiet import silence_intended
 from tmkd_lightning.modules.state import (
     NUM_CLASSES,
     objects_among,
@@ -31,15 +32,10 @@ from tmkd_lightning.modules.state import (
     save_plain_hyperparameters,
     write_facts,
 )
+from tmkd_lightning.modules.wanted import missing
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import check_class_names
 from tmkd_lightning.taps import compile_with_taps
-
-# Lightning warns of two things that are meant to be: a teacher that evaluates, a hook that looks at all batches.
-_INTENDED = (
-    r"Found \d+ module\(s\) in eval mode",
-    r"You have overridden `on_before_batch_transfer` in `LightningModule`",
-)
 
 
 class ClassificationModule(BatchModule):
@@ -104,7 +100,7 @@ class ClassificationModule(BatchModule):
         """Asks the data for the number of classes, if told to: callbacks must find everything in its final size."""
         if self.asks_data:
             resize(self, of_data(self.trainer))
-        return []
+        return missing(self.trainer, [StepSeeds()])
 
     def prepare_data(self) -> None:
         """Reads the weights on one process first, which fetches those that are not on the machine."""
@@ -114,8 +110,7 @@ class ClassificationModule(BatchModule):
 
     def setup(self, stage: str) -> None:
         """Holds the number of classes against the datamodule's, and wakes a network that was left evaluating."""
-        for message in _INTENDED:
-            warnings.filterwarnings("ignore", message=message)
+        silence_intended()
         check_data_classes(self.trainer, self.extractor)
         if stage != "fit":
             return

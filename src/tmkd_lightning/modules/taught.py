@@ -16,6 +16,7 @@ from tmkd_lightning.fusion import WeightNet, fuse
 from tmkd_lightning.models import load_pretrained, load_weights
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.modules.wanted import missing
 from tmkd_lightning.outputs import Output
 from tmkd_lightning.prompts import PromptBank
 from tmkd_lightning.views import MultiView
@@ -68,8 +69,7 @@ class TaughtModule(ClassificationModule):
             wanted.append(PromptEmbeddings())
         if self.reads_teacher:
             wanted.append(TeacherCheck())
-        # Lightning would replace theirs with ours
-        return [callback for callback in wanted if not any(isinstance(own, type(callback)) for own in theirs)]
+        return missing(self.trainer, wanted)
 
     def setup(self, stage: str) -> None:
         """Wants the texts to be there before training."""

@@ -1,0 +1,94 @@
+"""Checkpoints that are whole or not there, and the newest whole one of a folder."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
+
+from tmkd_lightning.files import atomic_write
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, so that a kill leaves the one before.
+
+    Lightning writes into the system's temporary folder, from where a move onto another disk is a copy that can be cut
+    off. The command line uses this one by itself; in Python it is ``Trainer(plugins=[WholeCheckpointIO()])``.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp()) / "last.ckpt"
+        >>> WholeCheckpointIO().save_checkpoint({"global_step": 3}, path)
+        >>> step_of(path)
+        3
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes a file on a disk; other places are Lightning's.
+
+        Args:
+            checkpoint: what to write.
+            path: where to.
+            storage_options: none are known.
+        """
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with atomic_write(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+def step_of(path: Path) -> int | None:
+    """Number of training steps behind a checkpoint.
+
+    Args:
+        path: a file.
+
+    Returns:
+        The number; None if the file is cut off or damaged (every part of it has a checksum).
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:
+                return None
+    except (zipfile.BadZipFile, OSError):
+        return None
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return int(checkpoint.get("global_step", 0))
+
+
+def whole_checkpoint(path: Path) -> Path:
+    """The checkpoint itself, or if it is damaged the newest whole one beside it; a warning says so.
+
+    Args:
+        path: of the checkpoint that was asked for.
+
+    Returns:
+        A file that is whole.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, and so are all others beside it.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> WholeCheckpointIO().save_checkpoint({"global_step": 3}, folder / "best.ckpt")
+        >>> count = (folder / "last.ckpt").write_bytes((folder / "best.ckpt").read_bytes()[:100])
+        >>> whole_checkpoint(folder / "last.ckpt").name
+        'best.ckpt'
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    if step_of(path) is not None:
+        return path
+    others = {other: step for other in path.parent.glob("*.ckpt") if (step := step_of(other)) is not None}
+    if not others:
+        raise ValueError(f"{path} is damaged or cut off, and there is no whole checkpoint beside it: start anew")
+    newest = max(others, key=lambda other: others[other])
+    rank_zero_warn(f"{path} is damaged or cut off and is passed over: going on from {newest}, step {others[newest]}")
+    return newest

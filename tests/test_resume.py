@@ -1,0 +1,141 @@
+"""A run that is cut off anywhere and resumed ends as an undisturbed one: weights, best checkpoint and curves."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from resumed import classifier, curve, seeded, tmkd, train
+
+from tmkd_lightning.callbacks import StepSeeds
+from tmkd_lightning.checkpoints import WholeCheckpointIO, step_of, whole_checkpoint
+
+EPOCHS, STEPS = 4, 4  # of 16, 16, 16 and 2 images
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(Callback):
+    """Raises in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_zero_grad(self, trainer, module, optimizer) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+def best(trainer) -> tuple[float, str]:
+    record = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor)
+    return record.best_model_score.item(), record.best_model_path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [tmkd, partial(tmkd, fusion_objective="distillation"), classifier],
+    ids=["fused by label", "fused by distillation", "teacher on views"],
+)
+@pytest.mark.parametrize("step", [STEPS, 2 * STEPS + 1, 4 * STEPS - 1])
+def test_a_killed_run_ends_as_an_undisturbed_one(make, step, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole, undisturbed = train(seeded(make, 7), tmp_path / "a", epochs=EPOCHS)
+    with pytest.raises(Killed):
+        train(seeded(make, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS)
+    again = seeded(make, 8)  # other weights, other generator: everything must come from the file
+    ended, resumed = train(again, tmp_path / "b", epochs=EPOCHS, resume=tmp_path / "b" / "last.ckpt")
+    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+    score, path = best(undisturbed)
+    assert best(resumed) == (score, path.replace("/a/", "/b/"))
+    assert curve(tmp_path / "b", 1) == curve(tmp_path / "a", 0)
+    steps = [int(row["step"]) for row in curve(tmp_path / "b", 1) if "train/loss" in row]
+    assert steps == list(range(EPOCHS * STEPS))  # none missing, none twice
+
+
+def test_what_a_step_draws_does_not_depend_on_what_was_drawn_before() -> None:
+    seeds, draws = StepSeeds(seed=3), []
+    for drawn_before in (0, 100):
+        torch.rand(drawn_before)
+        seeds.begin(torch.device("cpu"), 0, 2, 5)
+        draws.append(torch.rand(3))
+        seeds.end()
+    assert draws[0].equal(draws[1])
+
+
+@pytest.mark.parametrize("place", [(1, 2, 5), (0, 3, 5), (0, 2, 6)], ids=["process", "epoch", "batch"])
+def test_other_steps_draw_something_else(place) -> None:
+    draws = []
+    for where in ((0, 2, 5), place):
+        seeds = StepSeeds(seed=3)
+        seeds.begin(torch.device("cpu"), *where)
+        draws.append(torch.rand(3))
+        seeds.end()
+    assert not draws[0].equal(draws[1])
+
+
+def test_a_step_leaves_the_generator_as_it_was() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    torch.manual_seed(11)
+    seeds = StepSeeds(seed=3)
+    seeds.begin(torch.device("cpu"), 0, 0, 0)
+    torch.rand(5)
+    seeds.end()
+    assert torch.rand(1).equal(expected)
+    assert torch.initial_seed() == 11
+
+
+def test_a_seed_of_ones_own_is_kept(tmp_path) -> None:
+    module = seeded(classifier, 7)
+    train(module, tmp_path, own := StepSeeds(seed=5), epochs=1)
+    states = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    assert (own.seed, states["StepSeeds"]) == (5, {"seed": 5})
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name, step in (("best", 3), ("last", 9), ("older", 1)):
+        WholeCheckpointIO().save_checkpoint({"global_step": step, "weights": torch.ones(1000)}, tmp_path / f"{name}.ckpt")
+    return tmp_path
+
+
+@pytest.mark.parametrize("size", [0, 10, 2000])
+def test_a_checkpoint_that_was_cut_off_is_passed_over(size, folder) -> None:
+    path = folder / "last.ckpt"
+    assert whole_checkpoint(path) == path
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged or cut off and is passed over: .*best\.ckpt, step 3"):
+        assert whole_checkpoint(path) == folder / "best.ckpt"
+
+
+def test_a_flipped_bit_is_noticed(folder) -> None:
+    content = bytearray((folder / "last.ckpt").read_bytes())
+    place = content.find(torch.ones(10).numpy().tobytes())
+    content[place + 6] ^= 1
+    (folder / "last.ckpt").write_bytes(content)
+    assert step_of(folder / "last.ckpt") is None
+    assert step_of(folder / "best.ckpt") == 3
+
+
+def test_where_nothing_is_whole_it_says_so(folder) -> None:
+    for path in folder.glob("*.ckpt"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off, and there is no whole checkpoint beside"):
+        whole_checkpoint(folder / "last.ckpt")
+
+
+def test_a_failed_write_leaves_the_checkpoint_before(folder, monkeypatch) -> None:
+    def fails(*_) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match="no space"):
+        WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
+    assert step_of(folder / "last.ckpt") == 9
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "older.ckpt"]
