@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -88,10 +89,14 @@ def test_half_precision_and_accumulation(tmkd_run) -> None:
     assert checkpoint["state_dict"]["student.conv1.weight"].dtype == torch.float32
 
 
-def test_resuming_goes_on_in_the_same_folder(tmkd_run, here) -> None:
-    tmkd_run()
-    folder = tmkd_run("--ckpt_path", "runs/digits_tmkd/last.ckpt", "--trainer.max_epochs", "3")
+def test_resuming_goes_on_in_the_same_folder_and_passes_a_damaged_checkpoint_over(tmkd_run, here) -> None:
+    folder = tmkd_run()
+    (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="passed over: going on from runs/digits_tmkd/best.ckpt, step 2"):
+        tmkd_run("--ckpt_path", "runs/digits_tmkd/last.ckpt", "--trainer.max_epochs", "3")
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 6  # 2 from the file, 4 new
+    with (folder / "version_1/metrics.csv").open() as file:  # the whole curve
+        assert [row["epoch"] for row in csv.DictReader(file) if row["val/top1"]] == ["0", "1", "2"]
 
 
 def test_student_is_measured_and_loaded_without_the_teacher(tmkd_run, here, capsys) -> None:

@@ -1,0 +1,91 @@
+"""What TMKD adds to five methods on CIFAR-10 (JPEG) with genuine CLIP vectors: the study of docs/results.md.
+
+    python examples/results/study.py --root data/cifar10 --vectors clip.npz --array cifar10 --jobs 2
+
+The root holds train/<class>/ and test/<class>/ with 32-pixel photos; the vectors are one CLIP embedding for each class,
+repeated over the views. Trains two teachers, one on plain images and one on its views, then every student with every
+seed, one thread each. A finished run is a file in `--output` and is not run again, so a study that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import train
+from conditions import TEACHERS, conditions
+from tqdm import tqdm
+
+from tmkd_lightning.files import atomic_write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--vectors", type=Path, required=True, help="an .npz file")
+    parser.add_argument("--array", default="cifar10", help="its array of class vectors; <array>_names are the classes")
+    parser.add_argument("--output", type=Path, default=Path("runs/results"))
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--teacher_epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    vectors = options.output / "vectors.npz"
+    train.keep_vectors(options.vectors, options.array, vectors)
+    data = (options.output, options.root, options.images)
+    run_all(
+        {f"teacher_{name}": partial(train.teacher, *data, options.teacher_epochs, name) for name in TEACHERS}, options
+    )
+    students = {
+        f"{condition.id.replace('/', '_')}_{seed}": partial(
+            train.student, *data, vectors, options.epochs, condition, seed
+        )
+        for condition in conditions()
+        for seed in range(options.seeds)
+    }
+    plateau = {
+        f"student_{factor}x_{seed}": partial(
+            train.student, *data, vectors, factor * options.epochs, conditions()[0], seed
+        )
+        for factor, seed in ((2, 0),)
+    }
+    # what costs most and matters least comes last: a study that is stopped early has the rest
+    def rank(name: str) -> tuple[int, int]:
+        return ("rkd" in name, 2 * ("distillation" in name) + (name.startswith(("rgb_kd+", "views_kd+")) and "tmkd" not in name))
+
+    ordered = sorted({**plateau, **students}.items(), key=lambda item: rank(item[0]))
+    run_all(dict(ordered), options)
+
+
+def run_all(runs: dict[str, Callable[[], dict[str, Any]]], options: argparse.Namespace) -> None:
+    """Runs what is not finished, in order, several at once; writes a file for each."""
+    left = {name: run for name, run in runs.items() if not (options.output / f"{name}.json").exists()}
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), initializer=_quiet) as pool:
+        waiting = {pool.submit(run): name for name, run in left.items()}
+        for done in tqdm(as_completed(waiting), total=len(waiting)):
+            if done.exception() is not None:
+                print(f"{waiting[done]} failed: {done.exception()!r}", flush=True)
+                continue
+            with atomic_write(options.output / f"{waiting[done]}.json") as file:
+                file.write(json.dumps(done.result(), indent=1).encode())
+
+
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+if __name__ == "__main__":
+    main()
