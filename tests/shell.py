@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser, Namespace, auto_parser
 
 from documents import ROOT
 from tmkd_lightning import cache_command, cli, data_check, draw, embed
+from tmkd_lightning.cli import TMKDCLI
 from tmkd_lightning.export import command as export_command
 from tmkd_lightning.predict import command as predict_command
 
@@ -69,13 +70,14 @@ def lightnings_parser() -> ArgumentParser:
     """The parser of ``tmkd fit`` and its like."""
     found = []
 
-    def stop(self: cli.TMKDCLI, parser: ArgumentParser, args: object) -> None:
+    def stop(self: TMKDCLI, parser: ArgumentParser, args: object) -> None:
         found.append(parser)
         raise ParsedError
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ParsedError):
-        patch.setattr(cli.TMKDCLI, "parse_arguments", stop)
-        cli.TMKDCLI(["fit"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TMKDCLI, "parse_arguments", stop)
+        with pytest.raises(ParsedError):
+            TMKDCLI(["fit"])
     return found[0]
 
 
@@ -100,11 +102,12 @@ def check_python(words: list[str]) -> None:
         parse_args(parser, args)
         raise ParsedError
 
-    with pytest.MonkeyPatch.context() as patch, forgetting_modules(), pytest.raises(ParsedError):
+    with pytest.MonkeyPatch.context() as patch, forgetting_modules():
         patch.setattr(sys, "argv", words)
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.syspath_prepend(str(Path(words[0]).resolve().parent))
-        runpy.run_path(words[0], run_name="__main__")
+        with pytest.raises(ParsedError):
+            runpy.run_path(words[0], run_name="__main__")
 
 
 def check_make(words: list[str]) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import doctest
 import importlib
 import inspect
 import re
-import runpy
 import shutil
 import sys
-import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -21,9 +18,7 @@ from typing import Any
 
 import lightning.pytorch
 import pytest
-import torch
 import yaml
-from jsonargparse import auto_parser
 from lightning.pytorch import Trainer
 from markdown.extensions.toc import slugify
 from PIL import Image
@@ -33,15 +28,22 @@ import fakes
 from conftest import Net
 from documents import PAGES, ROOT, Block, blocks, commands, links, markers, prose, rows, spans
 from shell import CHECKS, build, check, check_verb, forgetting_modules
-from tmkd_lightning import ClassifierModule, cli
+from tmkd_lightning import ClassifierModule, TMKDModule, cli
 from tmkd_lightning.callbacks import TeacherCheck
 from tmkd_lightning.export import export_student
+from tmkd_lightning.modules.checks import weight_beside
+from tmkd_lightning.views import edge_view, high_frequency_view
 
 EXAMPLES = ROOT / "examples"
 PACKAGE = ROOT / "src/tmkd_lightning"
 FOLDERS = [ROOT, PACKAGE, EXAMPLES, ROOT / "tests"]
 TUTORIAL = ROOT / "docs/tutorial.md"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+DEFAULTS = {  # of whatever the equations are arguments of
+    parameter.name: parameter.default
+    for part in (TMKDModule, edge_view, high_frequency_view)
+    for parameter in inspect.signature(part).parameters.values()
+} | {"logit_weight": weight_beside(None, None)}
 READS_ON = {"docs/export.md"}  # pages whose Python blocks go on from one to the next
 
 # Why a block is not run, and how many there are of it: another one is a decision.
@@ -265,7 +267,9 @@ def test_links_of(page) -> None:
 
 def headings(page: Path) -> set[str]:
     """Anchors of a page's headings."""
-    return {slugify(re.sub(r"[`*]", "", title), "-") for title in re.findall(r"^#+ (.*)$", prose(page.read_text()), re.M)}
+    return {
+        slugify(re.sub(r"[`*]", "", title), "-") for title in re.findall(r"^#+ (.*)$", prose(page.read_text()), re.M)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -277,7 +281,9 @@ def test_names_in(page) -> None:
     written = {block.name for other in PAGES for block in blocks(other.read_text())}
     for span in spans(text):
         if is_file(span) and span not in written:
-            assert any((folder / span).exists() for folder in FOLDERS), f"{page.name} names {span}"
+            assert any((folder / f"{span}{end}").exists() for folder in FOLDERS for end in ("", ".yaml")), (
+                f"{page.name} names {span}"
+            )
 
 
 def is_file(span: str) -> bool:
@@ -288,28 +294,36 @@ def is_file(span: str) -> bool:
 
 def test_every_equation_has_its_file_its_defaults_and_its_test() -> None:
     page = (ROOT / "docs/method.md").read_text()
-    equations = list(rows(page, "## Equation by equation"))
-    tested = {row[0]: row for row in rows(page, "## Where each is tested")}
-    assert [row[0] or row[1] for row in equations] == list(tested)
-    for row in equations:
-        parts = re.findall(r"`([\w/]+\.py)`((?::? ?,? ?`\w+`)*)", row[3])
-        assert parts, f"{row[1]} names no file"
-        for file, names in parts:
-            there = defined(PACKAGE / file)
-            assert set(re.findall(r"\w+", names)) <= there.keys(), f"{file} lacks one of {names}"
-    for name, row in tested.items():
-        tests = re.findall(r"`(\w+\.py)::(\w+)`", row[-1])
+    equations = {row[0] or row[1]: row for row in rows(page, "## Equation by equation")}
+    tested = {row[0]: row[-1] for row in rows(page, "## Where each is tested")}
+    assert list(equations) == list(tested)
+    for name, (*_, where, defaults) in equations.items():
+        parts = [part.split(": ") for part in where.split("; ")]
+        assert parts, name
+        for file, *names in parts:
+            there = defined(PACKAGE / file.strip("`"))
+            assert set(re.findall(r"\w+", " ".join(names))) <= there, f"{name}: {file} lacks one of {names}"
+        for argument, value in re.findall(r"`(\w+)`(?: [τλ])? ([\d./]+|\"\w+\")(?![\w/])", defaults):
+            assert argument in DEFAULTS, f"{name}: no argument {argument}"
+            expected = value.strip('"') if '"' in value else pytest.approx(float(Fraction(value)))
+            assert DEFAULTS[argument] == expected, f"{name}: {argument} is not {value}"
+        assert re.search(r"\[(paper|lineage|choice)", " ".join(equations[name])), f"{name} has no origin"
+        tests = re.findall(r"`(\w+\.py)::(\w+)`", tested[name])
         assert tests, f"{name} names no test"
         for file, test in tests:
-            assert test in defined(ROOT / "tests" / file), f"{file} has no {test}"
+            assert test in defined(ROOT / "tests" / file), f"{name}: {file} has no {test}"
 
 
-def defined(file: Path) -> dict[str, ast.AST]:
-    """Functions, classes, methods and constants of a file, by name."""
-    found: dict[str, ast.AST] = {}
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found[node.name] = node
-        elif isinstance(node, ast.Assign):
-            found |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
-    return found
+def defined(file: Path) -> set[str]:
+    """Names of the functions, classes, methods and constants of a file."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    assigned = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return assigned | {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_the_picture_names_the_files_of_the_parts() -> None:
+    picture = (ROOT / "docs/images/data_flow.svg").read_text()
+    files = re.findall(r'class="file"[^>]*>([^<]+)<', picture)
+    assert len(files) == 10
+    for file in files:
+        assert (PACKAGE / file).exists(), file
