@@ -51,8 +51,8 @@ def blocks(text: str, page: str = "page") -> list[Block]:
 
 
 def markers(text: str) -> int:
-    """How many markers there are, above a fence or not."""
-    return len(_MARKER.findall(text))
+    """How many lines are markers, above a fence or not."""
+    return sum(_MARKER.fullmatch(line.strip()) is not None for line in text.splitlines())
 
 
 def prose(text: str) -> str:

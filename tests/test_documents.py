@@ -18,6 +18,7 @@ from typing import Any
 
 import lightning.pytorch
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from markdown.extensions.toc import slugify
@@ -101,15 +102,14 @@ def world(tmp_path_factory) -> Path:
 def runs(world) -> Path:
     """The tutorial's teacher and student, trained for one batch; and a student exported in each format."""
     small = {
-        "trainer": {**{name: value for name, value in QUICK.items() if "enable_c" not in name}, "max_epochs": 1},
+        "trainer": {name: value for name, value in QUICK.items() if name not in ("logger", "enable_checkpointing")},
         "data": {"init_args": {"image_size": 32, "batch_size": 2, "num_workers": 0}},
     }
+    small["trainer"]["max_epochs"] = 1
     (world / "small.yaml").write_text(yaml.safe_dump(small))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
-        patch.setenv("XDG_CACHE_HOME", str(world / "cache"))
-        patch.setattr(sys, "argv", ["tmkd"])
-        patch.setattr(TeacherCheck.__init__, "__defaults__", (1,))  # batches
+        hurry(patch, world)
         for config in ("teacher.yaml", "tmkd.yaml"):
             cli.main(["fit", "--config", config, "--config", "small.yaml"])
         data = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "photos"]
@@ -132,12 +132,19 @@ def here(runs, tmp_path, monkeypatch) -> Path:
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
+    hurry(monkeypatch, runs)
     monkeypatch.setattr(lightning.pytorch, "Trainer", partial(Trainer, **QUICK))
-    monkeypatch.setattr(TeacherCheck.__init__, "__defaults__", (1,))  # batches
     fakes.trust_cifar100(monkeypatch, runs / "data/cifar100/cifar-100-python")
     with forgetting_modules():
         yield tmp_path
+
+
+def hurry(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Leaves out what takes time and decides nothing here."""
+    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    patch.setattr(sys, "argv", ["tmkd"])
+    patch.setattr(TeacherCheck.__init__, "__defaults__", (1,))  # batches
+    patch.setattr(torch.nn.init, "kaiming_normal_", lambda weight, **options: weight)  # ResNets draw theirs twice
 
 
 # Blocks
@@ -201,6 +208,14 @@ def replace(name: str, text: str) -> None:
     """Writes a file where a link to another page's may be."""
     Path(name).unlink(missing_ok=True)
     Path(name).write_text(text)
+
+
+def test_the_tutorials_runs_leave_what_it_says(runs) -> None:
+    table = rows(TUTORIAL.read_text(), "## 1. The quickstart, step by step")
+    files = [row[0].strip("`") for row in table]
+    assert len(files) == 4
+    for run in ("teacher", "tmkd"):
+        assert [file for file in files if not (runs / "runs" / run / file).is_file()] == []
 
 
 def test_what_is_not_run_is_counted() -> None:
