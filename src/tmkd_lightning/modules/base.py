@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from tmkd_lightning.extract import Extractor
@@ -221,22 +220,20 @@ class ClassificationModule(BatchModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Measures the classifier alone."""
-        self._measure(batch, self.val_metrics, "val/loss")
+        self._measure(batch, self.val_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Measures the classifier alone."""
-        self._measure(batch, self.test_metrics, "test/loss")
+        self._measure(batch, self.test_metrics)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities ``(B, K)``."""
         image, _ = self.take(batch)
         return at_least_float32(self(image)).softmax(dim=1)
 
-    def _measure(self, batch: Any, metrics: MetricCollection, loss_name: str) -> None:
+    def _measure(self, batch: Any, metrics: MetricCollection) -> None:
         image, label = self.take_labelled(batch)
-        logits = at_least_float32(self(image))
-        metrics.update(logits, label)
-        self.log(loss_name, F.cross_entropy(logits, label), batch_size=len(label), sync_dist=True)
+        metrics.update(at_least_float32(self(image)), label)
         self.log_dict(metrics, prog_bar=True, batch_size=len(label))
 
 
