@@ -23,7 +23,7 @@ def load(path: Path) -> Config:
         raise SystemExit(f"no config {path}: is its name right?")
     try:
         config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SystemExit(f"{path} is not YAML: {error}") from error
     if not isinstance(config, dict):
         raise SystemExit(f"{path} holds no mapping")

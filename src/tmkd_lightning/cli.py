@@ -15,7 +15,7 @@ import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from tmkd_lightning.cache_command import cache_command
@@ -25,6 +25,7 @@ from tmkd_lightning.data_check import data_command
 from tmkd_lightning.draw import figures_command
 from tmkd_lightning.embed import embed_command
 from tmkd_lightning.export.command import export_command
+from tmkd_lightning.models.checkpoints import read_checkpoint
 from tmkd_lightning.predict.command import predict_command
 
 VERBS = {
@@ -75,6 +76,13 @@ class TMKDCLI(LightningCLI):
             parser_kwargs={"description": f"Knowledge distillation. Further verbs: {', '.join(VERBS)}."},
             args=None if args is None else list(args),
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Refuses a checkpoint that cannot be read safely by its name, which those who read it next do not tell."""
+        super().parse_arguments(parser, args)
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint and Path(checkpoint).is_file():  # else it is a keyword, a link or missing, which Lightning tells
+            read_checkpoint(Path(checkpoint))
 
     def before_instantiate_classes(self) -> None:
         """Opens checkpoints without running what is in them, unless the user says otherwise."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -162,16 +163,29 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> Loader:
-        """Validation batches, in order."""
-        return self._loader(self._datasets["val"])
+        """Validation batches, in order; of several processes, each image is one's."""
+        return self._loader(self._datasets["val"], sampler=self._dealt("val"))
 
     def test_dataloader(self) -> Loader:
-        """Test batches, in order."""
-        return self._loader(self._datasets["test"])
+        """Test batches, in order; of several processes, each image is one's."""
+        return self._loader(self._datasets["test"], sampler=self._dealt("test"))
 
     def predict_dataloader(self) -> Loader:
         """The test batches."""
         return self._loader(self._datasets["test"])
+
+    def _dealt(self, split: str) -> UnrepeatedDistributedSampler | None:
+        """Deals the images of a split to the processes; Lightning would repeat some, and measure them twice."""
+        dataset = self._datasets[split]
+        if self.trainer is None or self.trainer.world_size == 1:
+            return None
+        world_size = self.trainer.world_size
+        if len(dataset) < world_size:
+            raise DataError(
+                f"the {split} split holds {len(dataset)} image(s), fewer than there are processes ({world_size}): "
+                "measure on one device"
+            )
+        return UnrepeatedDistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
 
     def _loader(self, dataset: Seeded, **options: Any) -> Loader:
         return DataLoader(

@@ -101,7 +101,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             entry = Entry(*json.loads(line))
-        except ValueError:
+        except (ValueError, TypeError):  # no JSON, or not that of an entry
             continue
         entries[entry.name] = entry
     return entries

@@ -58,9 +58,21 @@ def metrics_of(run: Path) -> Path:
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The config that the command line left beside the logs; empty where there is none."""
+    """The config that the command line left beside the logs; empty where there is none.
+
+    Raises:
+        ValueError: the file is not one.
+    """
     path = find(folder, CONFIG)
-    return {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path is None:
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a config that can be read safely: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not a config: it holds no mapping")
+    return config
 
 
 def source_of(checkpoint: Path) -> str:

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from tmkd_lightning.callbacks import StepSeeds
@@ -21,7 +20,7 @@ from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretr
 from tmkd_lightning.modules.batches import BatchModule, Normalization
 from tmkd_lightning.modules.checks import check_data_classes, has_batch_norm
 from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
-from tmkd_lightning.modules.finite import FiniteGuard
+from tmkd_lightning.modules.finite import FiniteGuard, check_weights
 from tmkd_lightning.modules.metrics import classification_metrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
 from tmkd_lightning.modules.quiet import silence_intended
@@ -78,12 +77,10 @@ class ClassificationModule(BatchModule):
             check_class_names(class_names, len(class_names) if self.asks_data else self.num_classes)
         self.class_names = None if class_names is None else [str(name) for name in class_names]
         self.normalized_with = None if normalized_with is None else channel_statistics(*normalized_with)
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         if head_lr_factor <= 0:
             raise ValueError(f"head_lr_factor must be above 0, got {head_lr_factor}")
-        self.head_lr_factor = head_lr_factor
-        self.compile_networks = compile
-        self._ready = False
+        self.optimizer, self.lr_scheduler, self.head_lr_factor = optimizer, lr_scheduler, head_lr_factor
+        self.compile_networks, self._ready = compile, False
         self.left_out: list[str] = []
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.guard = FiniteGuard()
@@ -133,6 +130,7 @@ class ClassificationModule(BatchModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
+        self.guard.begin(self.current_epoch, batch_idx)
         if not self._ready:
             self.check(batch)  # a datamodule with a transfer hook of its own replaces ours
             image, _ = self.take_labelled(batch)
@@ -188,11 +186,12 @@ class ClassificationModule(BatchModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Looks, every now and then, at whether all losses were finite."""
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.guard.check()
+            self.guard.check(self.all_gather)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the last good checkpoint: nothing is saved after a loss that was not finite."""
-        self.guard.check()
+        """Keeps the last good checkpoint: nothing is saved after a loss, or with weights, that are not finite."""
+        self.guard.check(self.all_gather)
+        check_weights(self)
         write_facts(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -216,22 +215,20 @@ class ClassificationModule(BatchModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Measures the classifier alone."""
-        self._measure(batch, self.val_metrics, "val/loss")
+        self._measure(batch, self.val_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Measures the classifier alone."""
-        self._measure(batch, self.test_metrics, "test/loss")
+        self._measure(batch, self.test_metrics)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities ``(B, K)``."""
         image, _ = self.take(batch)
         return at_least_float32(self(image)).softmax(dim=1)
 
-    def _measure(self, batch: Any, metrics: MetricCollection, loss_name: str) -> None:
+    def _measure(self, batch: Any, metrics: MetricCollection) -> None:
         image, label = self.take_labelled(batch)
-        logits = at_least_float32(self(image))
-        metrics.update(logits, label)
-        self.log(loss_name, F.cross_entropy(logits, label), batch_size=len(label), sync_dist=True)
+        metrics.update(at_least_float32(self(image)), label)
         self.log_dict(metrics, prog_bar=True, batch_size=len(label))
 
 

@@ -1,0 +1,137 @@
+"""Losses and weights that are not finite: the run stops, says where, and what was saved before stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning.distillers import KD
+from tmkd_lightning.modules.finite import FiniteGuard
+
+FAST = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.05)}
+NAN, INF = float("nan"), float("inf")
+
+
+class Poison(KD):
+    """Becomes NaN at one call."""
+
+    def __init__(self, at: int, value: float = NAN) -> None:
+        super().__init__()
+        self.at, self.value, self.calls = at, value, 0
+
+    def forward(self, student, teacher, label):
+        self.calls += 1
+        return {"kd": super().forward(student, teacher, label)["kd"] * (self.value if self.calls == self.at else 1)}
+
+
+class Steep(KD):
+    """Is 0 at one call, with a slope of infinity: the loss is finite, and what it makes of the weights is not."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def forward(self, student, teacher, label):
+        self.calls += 1
+        terms = super().forward(student, teacher, label)
+        return {"kd": (0 * terms["kd"]).sqrt()} if self.calls == self.at else terms
+
+
+class Remember(Callback):
+    """Keeps the files of a folder as they were after the first epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, bytes] = {}
+
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            self.files = read(self.folder)
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def taught(net, distiller: KD) -> TMKDModule:
+    return TMKDModule(net(16), net(), distiller=distiller, views=["rgb"], text_weight=0, feature_weight=0, **FAST)
+
+
+# The guard
+
+
+def test_the_first_term_of_the_first_batch_is_named() -> None:
+    guard = FiniteGuard()
+    for batch, values in enumerate([[1.0, 2.0], [1.0, NAN], [INF, 1.0], [1.0, 1.0]]):
+        guard.begin(epoch=3, batch=batch)
+        guard.watch(step=10 + batch, names=["ce", "kd"], values=torch.tensor(values))
+    with pytest.raises(FloatingPointError, match=r"loss term 'kd' was not finite at step 11 \(batch 1 of epoch 3\); "):
+        guard.check()
+
+
+def test_of_several_processes_the_first_batch_counts() -> None:
+    guard = FiniteGuard()
+    guard.watch(step=0, names=["ce", "kd"], values=torch.zeros(2))
+    noticed = torch.tensor([[-1, -1, -1, -1], [5, 1, 2, 0], [4, 1, 1, 1]])
+    with pytest.raises(FloatingPointError, match=r"'kd' .* at step 4 \(batch 1 of epoch 1 in process 2\)"):
+        guard.check(lambda own: noticed)
+    guard.check(lambda own: torch.stack([own, own]))
+
+
+# In a run
+
+
+def test_a_batch_is_told_from_its_step(net, fit) -> None:
+    """Of two accumulated batches, the second; of four batches in an epoch, the sixth in all."""
+    with pytest.raises(FloatingPointError, match=r"term 'kd' was not finite at step 2 \(batch 1 of epoch 1\)"):
+        fit(taught(net, Poison(6, INF)), accumulate_grad_batches=2, log_every_n_steps=1)
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_the_run_stops_and_keeps_the_last_good_checkpoint(net, fit, tmp_path, every) -> None:
+    saving = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=2, save_on_train_epoch_end=True)
+    with pytest.raises(FloatingPointError, match=r"loss term 'kd' was not finite at step 2 \(batch 2 of epoch 0\);"):
+        fit(taught(net, Poison(3)), callbacks=[saving], enable_checkpointing=True, log_every_n_steps=every)
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 2
+    assert all(value.isfinite().all() for value in content["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("distiller", "message"),
+    [
+        (Poison(7), r"loss term 'kd' was not finite at step 6 \(batch 2 of epoch 1\)"),
+        (Poison(8), r"loss term 'kd' was not finite at step 7 \(batch 3 of epoch 1\)"),
+        (Steep(8), r"parameter '.*' is not finite, although all losses were"),
+    ],
+    ids=["loss", "last loss", "gradient"],
+)
+@pytest.mark.filterwarnings("ignore:.*exists and is not empty")
+def test_no_saved_file_is_touched(net, fit, loader, tmp_path, distiller, message) -> None:
+    """Neither the best, nor the last, nor one for the exception; a NaN in an epoch's last batch is not saved either."""
+    keep = {"dirpath": tmp_path / "saved", "enable_version_counter": False}
+    remember = Remember(tmp_path / "saved")
+    best = ModelCheckpoint(filename="best", monitor="val/loss", mode="max", **keep)  # any later one would be better
+    last = ModelCheckpoint(filename="last", save_on_exception=True, **keep)
+    with pytest.raises(FloatingPointError, match=message):
+        fit(
+            taught(net, distiller),
+            val=loader(),
+            callbacks=[best, last, remember],
+            enable_checkpointing=True,
+            log_every_n_steps=50,
+        )
+    assert remember.files.keys() == {"best.ckpt", "last.ckpt"}
+    assert read(tmp_path / "saved") == remember.files
+    assert torch.load(tmp_path / "saved/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_a_module_without_a_teacher_is_guarded_too(net, fit) -> None:
+    module = ClassifierModule(net(), optimizer=lambda params: torch.optim.SGD(params, lr=1e38))
+    with pytest.raises(FloatingPointError, match=r"loss term 'ce' was not finite at step \d \(batch \d of epoch 0\)"):
+        fit(module, log_every_n_steps=1)

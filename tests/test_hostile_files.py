@@ -1,0 +1,359 @@
+"""Files that would run code if they were unpickled, in every place where the library opens one.
+
+Each is refused by an error that names it, and what it would have done has not happened. Elsewhere: archives that lead
+out of their folder (test_data_archives.py), CIFAR-100's own pickles (test_cifar100.py), torchvision's weights
+(test_pretrained.py).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+import os
+import pickle
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fakes
+from conftest import Net, make_images
+from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning.cache.errors import CacheError
+from tmkd_lightning.cache.folder import CacheFolder, read_manifest
+from tmkd_lightning.cache.rows import RowFile
+from tmkd_lightning.callbacks import PromptEmbeddings
+from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.data import ImageFolderDataModule, StanfordDogsDataModule
+from tmkd_lightning.data.archives import unpack
+from tmkd_lightning.data.manifest import read_entries
+from tmkd_lightning.figures import read_history
+from tmkd_lightning.figures.run import config_of, source_of
+from tmkd_lightning.models import load_weights
+from tmkd_lightning.modules.rebuild import rebuild
+from tmkd_lightning.restored import restore
+from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder
+
+ROOT = Path(__file__).parent.parent
+TABLES = ROOT / "examples" / "tables"
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def sprung(tmp_path: Path) -> Iterator[Path]:
+    """What a trap makes; it must not be there in the end."""
+    yield tmp_path / "sprung"
+    assert not (tmp_path / "sprung").exists()
+
+
+def zipped(trap: Trap) -> bytes:
+    """As torch.save writes a checkpoint."""
+    file = io.BytesIO()
+    torch.save({"state_dict": nn.Linear(2, 2).state_dict(), "hyper_parameters": {}, "epoch": 0, "more": trap}, file)
+    return file.getvalue()
+
+
+def legacy(trap: Trap) -> bytes:
+    """As it was written before torch 1.6."""
+    file = io.BytesIO()
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "more": trap}, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+def objects(trap: Trap) -> np.ndarray:
+    """An array that numpy stores as a pickle."""
+    array = np.empty(1, dtype=object)
+    array[0] = trap
+    return array
+
+
+def npy(trap: Trap) -> bytes:
+    file = io.BytesIO()
+    np.save(file, objects(trap), allow_pickle=True)
+    return file.getvalue()
+
+
+def npz(trap: Trap, *names: str) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **dict.fromkeys(names, objects(trap)), allow_pickle=True)
+    return file.getvalue()
+
+
+def tag(trap: Trap) -> bytes:
+    """YAML that calls a function where it is loaded without care."""
+    return f"!!python/object/apply:os.mkdir ['{trap.path}']\n".encode()
+
+
+FORMS = {"zip": zipped, "legacy": legacy, "pickle": pickle.dumps, "npy": npy, "yaml": tag}
+
+
+def test_the_traps_are_traps(tmp_path: Path) -> None:
+    """Opened without care, each springs."""
+    import yaml
+
+    careless: dict[str, Callable[[bytes], Any]] = {
+        "zip": lambda content: torch.load(io.BytesIO(content), weights_only=False),
+        "legacy": lambda content: torch.load(io.BytesIO(content), weights_only=False),
+        "pickle": pickle.loads,
+        "npy": lambda content: np.load(io.BytesIO(content), allow_pickle=True),
+        "yaml": yaml.unsafe_load,
+    }
+    for name, form in FORMS.items():
+        careless[name](form(Trap(tmp_path / name)))
+        assert (tmp_path / name).is_dir()
+
+
+# Checkpoints
+
+
+def main(*args: str) -> None:
+    tmkd([str(arg) for arg in args])
+
+
+CHECKPOINT_DOORS: dict[str, Callable[[Path], Any]] = {
+    "load_weights": lambda path: load_weights(Net(), path),
+    "restore": restore,
+    "rebuild": rebuild,
+    "tmkd export": lambda path: main("export", "--checkpoint", path, "--output", path.with_name("student.onnx")),
+    "tmkd predict": lambda path: main(
+        "predict", "--checkpoint", path, "--images", path.parent, "--output", path.with_name("out.csv")
+    ),
+    "tmkd figures": lambda path: main("figures", "--checkpoint", path, "--output", path.with_name("figures")),
+    "clip": lambda path: OpenCLIPTextEncoder(pretrained=str(path)).encode(["a cat"]),
+}
+for verb in ("fit", "validate", "test", "predict"):
+    CHECKPOINT_DOORS[f"tmkd {verb} --ckpt_path"] = lambda path, verb=verb: main(
+        verb, "--config", ROOT / "examples/digits_student.yaml", "--ckpt_path", path
+    )
+
+
+@pytest.mark.parametrize("door", CHECKPOINT_DOORS)
+def test_checkpoints(tmp_path, sprung, monkeypatch, door) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tmkd"])
+    path = tmp_path / "last.ckpt"
+    for form in (zipped,) if door == "clip" else (zipped, legacy, pickle.dumps):  # CLIP takes a second to build
+        path.write_bytes(form(Trap(sprung)))
+        with pytest.raises((ValueError, RuntimeError), match=re.escape(str(path))):
+            CHECKPOINT_DOORS[door](path)
+    assert [path] == [file for file in tmp_path.rglob("*") if file.is_file()]  # and nothing was written
+
+
+def test_teacher_checkpoint(net, fit, tmp_path, sprung) -> None:
+    path = tmp_path / "teacher.ckpt"
+    path.write_bytes(zipped(Trap(sprung)))
+    module = TMKDModule(net(16), net(), teacher_checkpoint=str(path), views=["rgb"], text_weight=0)
+    before = [parameter.clone() for parameter in module.student.parameters()]
+    with pytest.raises(ValueError, match=f"{path} is not a checkpoint that can be read safely"):
+        fit(module)
+    assert all(old.equal(new) for old, new in zip(before, module.student.parameters(), strict=True))
+
+
+def test_modules_and_trainers_of_python_by_default(net, fit, tmp_path, sprung) -> None:
+    """The lines that read these are Lightning's, which name no file; but they are as careful without being told."""
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(zipped(Trap(sprung)))
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        ClassifierModule.load_from_checkpoint(path, network=net())
+    trainer = fit(ClassifierModule(net()), max_epochs=0)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        trainer.validate(ClassifierModule(net()), make_images(4), ckpt_path=path)
+
+
+# Texts
+
+
+@pytest.mark.parametrize("name", ["texts.npz", "texts.npy"])
+def test_embedding_files(tmp_path, sprung, name) -> None:
+    path = tmp_path / name
+    for content in (npz(Trap(sprung), "prompts", "embeddings"), npy(Trap(sprung)), pickle.dumps(Trap(sprung))):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} is not a readable file of text embeddings"):
+            EmbeddingFile(path).encode(["a cat"])
+
+
+def test_prompt_cache(net, fit, tmp_path, sprung) -> None:
+    """It is made anew, with a warning, and serves the next run."""
+
+    def run() -> None:
+        prompts = PromptEmbeddings(HashingTextEncoder(), class_names=["a", "b", "c"], cache_dir=str(tmp_path / "cache"))
+        fit(TMKDModule(net(16), net()), callbacks=[prompts], max_epochs=1, limit_train_batches=1)
+
+    run()
+    (path,) = (tmp_path / "cache").iterdir()
+    good = EmbeddingFile(path).encode(["a photo of a b"])
+    path.write_bytes(npz(Trap(sprung), "prompts", "embeddings"))
+    with pytest.warns(UserWarning, match=f"The cached text embeddings {path} cannot be used and are made anew"):
+        run()
+    assert EmbeddingFile(path).encode(["a photo of a b"]).equal(good)
+
+
+# The teacher cache
+
+
+def test_teacher_cache(tmp_path, sprung) -> None:
+    folder = CacheFolder(tmp_path, {"rows": 2}, {"logits": "float32"})
+    folder.path.mkdir()
+    rows, head, manifest = (folder.path / name for name in ("logits.float32.npy", "head.npz", "identity.json"))
+    RowFile.create(rows, 2, (3,), "float32").close()
+    doors = {rows: folder.reopen, head: folder.read_head, manifest: lambda: read_manifest(folder.path)}
+    for path, door in doors.items():
+        before = path.read_bytes() if path.exists() else None
+        for content in (npy(Trap(sprung)), npz(Trap(sprung), "weight"), pickle.dumps(Trap(sprung)), tag(Trap(sprung))):
+            path.write_bytes(content)
+            with pytest.raises(CacheError, match=re.escape(str(path))):
+                door()
+        if before is not None:
+            path.write_bytes(before)
+
+
+# Data
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_lists_images_and_archives(tmp_path, sprung, form) -> None:
+    content = FORMS[form](Trap(sprung))
+    fakes.make_dogs(tmp_path / "dogs")
+    lists = tmp_path / "dogs/train_list.mat"
+    lists.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{lists} cannot be read as a list of images"):
+        StanfordDogsDataModule(str(tmp_path / "dogs"), resize_to=None).prepare_data()
+
+    image = tmp_path / "photos/train/cat/1.jpg"
+    image.parent.mkdir(parents=True)
+    for number in (1, 2, 3):
+        image.with_name(f"{number}.jpg").write_bytes(content)
+    data = ImageFolderDataModule(str(tmp_path / "photos"), image_size=8, num_workers=0)
+    data.setup("fit")
+    with pytest.raises(ValueError, match=rf"{image.parent}/\d.jpg cannot be read as an image"):
+        next(iter(data.train_dataloader()))
+
+    archive = tmp_path / "photos.tar"
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{archive} cannot be unpacked"):
+        unpack(archive, tmp_path, ["photos"])
+
+    (tmp_path / "manifest.jsonl").write_bytes(content + b'\n5\n["a"]\n')
+    assert read_entries(tmp_path / "manifest.jsonl") == {}  # of copies, which are then made anew
+
+
+# What runs leave: records, configs, curves
+
+
+@pytest.fixture(scope="module")
+def tables() -> Iterator[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TABLES))
+        names = ["config", "curve", "grid", "cell"]
+        yield {name: importlib.import_module(name) for name in names}
+        for name in names:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_records_of_tables(tmp_path, sprung, tables, capsys, form) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(FORMS[form](Trap(sprung)))
+    for door in (tables["config"].load, tables["cell"].read_json, tables["grid"].read_grid):
+        with pytest.raises(SystemExit, match=re.escape(str(path))):
+            door(path)
+    path.rename(tmp_path / "last.ckpt")  # to go on from
+    assert tables["cell"].newest(tmp_path) == (None, 0)
+    assert f"{tmp_path / 'last.ckpt'} is damaged and passed over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_lies_beside_a_checkpoint(tmp_path, sprung, form) -> None:
+    config, metrics, checkpoint = (tmp_path / n for n in ("resolved_config.yaml", "metrics.csv", "last.ckpt"))
+    config.write_bytes(FORMS[form](Trap(sprung)))
+    metrics.write_bytes(FORMS[form](Trap(sprung)))
+    torch.save({"global_step": 3}, checkpoint)
+    with pytest.raises(ValueError, match=f"{config} is not a config that can be read safely"):
+        config_of(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(str(metrics))):
+        read_history(metrics)
+    with pytest.raises(ValueError, match=re.escape(str(config))):
+        source_of(checkpoint)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_configs_of_the_command_line(tmp_path, sprung, form) -> None:
+    """Read by the parser, whose messages name no file."""
+    (tmp_path / "run.yaml").write_bytes(FORMS[form](Trap(sprung)))
+    with pytest.raises((SystemExit, UnicodeDecodeError)):
+        main("fit", "--config", tmp_path / "run.yaml")
+
+
+# The code itself
+
+_CALLS = {"eval", "exec", "__import__", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load"}
+_CALLS |= {
+    "yaml.full_load",
+    "joblib.load",
+    "marshal.loads",
+    "shelve.open",
+    "pd.read_pickle",
+    "torch.jit.load",
+    "os.system",
+}
+
+
+def unsafe(source: str) -> list[str]:
+    """Calls in some code that would run what is in a file."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+        if (
+            name in _CALLS
+            or (name == "torch.load" and options.get("weights_only") != "True")
+            or (name.endswith("load_from_checkpoint") and options.get("weights_only") != "True")
+            or (name in ("np.load", "numpy.load") and options.get("allow_pickle") != "False")
+            or (name.endswith("extractall") and options.get("filter") != "'data'")
+            or options.get("shell") == "True"
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_no_code_of_ours_unpickles() -> None:
+    files = [path for folder in ("src", "examples") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert {str(path): calls for path in files if (calls := unsafe(path.read_text(encoding="utf-8")))} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "pickle.loads(content)",
+        "eval(text)",
+        "tar.extractall(folder)",
+        "subprocess.run(command, shell=True)",
+        "TMKDModule.load_from_checkpoint(path)",
+    ],
+)
+def test_what_the_search_finds(line) -> None:
+    assert unsafe(line) == [line]
