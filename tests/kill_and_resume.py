@@ -20,8 +20,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from resumed import curve, seeded, tmkd, train
 
+from resumed import curve, seeded, tmkd, train
 from tmkd_lightning.checkpoints import whole_checkpoint
 
 

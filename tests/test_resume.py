@@ -9,15 +9,15 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from resumed import classifier, curve, seeded, tmkd, train
 
+from resumed import classifier, curve, seeded, tmkd, train
 from tmkd_lightning.callbacks import StepSeeds
 from tmkd_lightning.checkpoints import WholeCheckpointIO, step_of, whole_checkpoint
 
 EPOCHS, STEPS = 4, 4  # of 16, 16, 16 and 2 images
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -29,7 +29,7 @@ class KillAt(Callback):
 
     def on_before_zero_grad(self, trainer, module, optimizer) -> None:
         if trainer.global_step == self.step:
-            raise Killed
+            raise KilledError
 
 
 def best(trainer) -> tuple[float, str]:
@@ -46,7 +46,7 @@ def best(trainer) -> tuple[float, str]:
 def test_a_killed_run_ends_as_an_undisturbed_one(make, step, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     whole, undisturbed = train(seeded(make, 7), tmp_path / "a", epochs=EPOCHS)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(seeded(make, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS)
     again = seeded(make, 8)  # other weights, other generator: everything must come from the file
     ended, resumed = train(again, tmp_path / "b", epochs=EPOCHS, resume=tmp_path / "b" / "last.ckpt")
@@ -101,7 +101,9 @@ def test_a_seed_of_ones_own_is_kept(tmp_path) -> None:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for name, step in (("best", 3), ("last", 9), ("older", 1)):
-        WholeCheckpointIO().save_checkpoint({"global_step": step, "weights": torch.ones(1000)}, tmp_path / f"{name}.ckpt")
+        WholeCheckpointIO().save_checkpoint(
+            {"global_step": step, "weights": torch.ones(1000)}, tmp_path / f"{name}.ckpt"
+        )
     return tmp_path
 
 

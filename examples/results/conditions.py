@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tmkd_lightning.distillers import KD, RKD, SP, CATKD, TeKAP
+from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 
 VIEWS = ["rgb", "edge", "high_frequency"]
 TEACHERS = {"rgb": ["rgb"], "views": VIEWS}

@@ -1,6 +1,6 @@
 """The tables of docs/results.md from the files that the study has left, finished or not.
 
-    python examples/results/report.py --output runs/results
+python examples/results/report.py --output runs/results
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from torch import nn
 
 
 class Narrow(nn.Sequential):
-    """Four convolutions with batch norm, 16 pixels a side after the first and 8 after the third; 16 thousand weights."""
+    """Four convolutions, 16 pixels a side after the first and 8 after the third; 16 thousand weights."""
 
     def __init__(self, width: int = 8, num_classes: int = 10) -> None:
         widths = [(3, width, 2), (width, 2 * width, 1), (2 * width, 4 * width, 2), (4 * width, 4 * width, 1)]

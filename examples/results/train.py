@@ -25,7 +25,6 @@ from tmkd_lightning.views import MultiView
 PROMPT = "a {class}"
 
 
-
 def teacher(folder: Path, root: Path, images: int, epochs: int, name: str) -> dict[str, Any]:
     """Trains WRN-10-2 on plain images or on its views, and keeps its weights; measures it on each view."""
     start = time.monotonic()

@@ -121,11 +121,18 @@ def _fit(cell: Cell, folder: Path, teacher: Path | None, start: Start, loggers: 
 
 def newest(folder: Path) -> tuple[Path | None, int]:
     """The checkpoint to go on from, and its step; (None, 0) for the start. Both files hold the whole state."""
-    steps = {path: step_of(path) for name in CHECKPOINTS if (path := folder / f"{name}.ckpt").exists()}
+    steps = {path: _step(path) for name in CHECKPOINTS if (path := folder / f"{name}.ckpt").exists()}
     for path in (path for path, step in steps.items() if step is None):
         print(f"{path} is damaged and passed over")
     whole = {path: step for path, step in steps.items() if step is not None}
     return max(whole.items(), key=lambda item: (item[1], item[0].stem == "last"), default=(None, 0))
+
+
+def _step(path: Path) -> int | None:
+    try:
+        return step_of(path)
+    except ValueError:  # no checkpoint at all
+        return None
 
 
 def _result(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.files import atomic_write
+from tmkd_lightning.models.checkpoints import read_checkpoint
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -50,15 +51,22 @@ def step_of(path: Path) -> int | None:
 
     Returns:
         The number; None if the file is cut off or damaged (every part of it has a checksum).
+
+    Raises:
+        ValueError: it is something else than a checkpoint, and cannot be read safely.
     """
+    return None if _is_damaged(path) else int(read_checkpoint(path).get("global_step", 0))
+
+
+def _is_damaged(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.read(2) not in (b"PK", b"P", b""):
+            return False  # no archive at all, so not one of which a part is missing
     try:
-        with zipfile.ZipFile(path) as file:
-            if file.testzip() is not None:
-                return None
-    except (zipfile.BadZipFile, OSError):
-        return None
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return int(checkpoint.get("global_step", 0))
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except zipfile.BadZipFile:
+        return True
 
 
 def whole_checkpoint(path: Path) -> Path:
@@ -72,7 +80,7 @@ def whole_checkpoint(path: Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, and so are all others beside it.
+        ValueError: it is damaged, and so are all others beside it; or one of them cannot be read safely.
 
     Example:
         >>> from tempfile import mkdtemp

@@ -78,24 +78,23 @@ class TMKDCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuses a checkpoint that cannot be read safely by its name, which those who read it next do not tell."""
+        """Passes a damaged checkpoint over, and refuses by its name one that cannot be read safely.
+
+        Whoever reads the file next would not tell the name.
+        """
         super().parse_arguments(parser, args)
-        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        config = self.config[self.config.subcommand]
+        checkpoint = config.get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():  # else it is a keyword, a link or missing, which Lightning tells
-            read_checkpoint(Path(checkpoint))
+            if self.config.subcommand == "fit":
+                config.ckpt_path = str(whole_checkpoint(Path(checkpoint)))
+            read_checkpoint(Path(config.ckpt_path))
 
     def before_instantiate_classes(self) -> None:
         """Opens checkpoints without running what is in them, unless the user says otherwise."""
         config = self.config[self.subcommand]
         if config.weights_only is None:
             config.weights_only = True
-
-    def _parse_ckpt_path(self) -> None:
-        """Passes a damaged checkpoint over before Lightning reads its settings."""
-        config = self.config.get(self.config.get("subcommand") or "", {})
-        if self.config.get("subcommand") == "fit" and config.get("ckpt_path") and Path(config.ckpt_path).is_file():
-            config.ckpt_path = str(whole_checkpoint(Path(config.ckpt_path)))
-        super()._parse_ckpt_path()
 
     def before_fit(self) -> None:
         """Has checkpoints written in one piece, and starts the clock."""

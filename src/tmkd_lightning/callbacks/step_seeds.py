@@ -1,4 +1,4 @@
-"""Randomness of a training step that depends on where it stands alone, so that a resumed run draws what it would have."""
+"""Randomness of a training step that depends on where it stands alone: a resumed run draws what it would have drawn."""
 
 from __future__ import annotations
 
