@@ -35,7 +35,7 @@ wheel: $(READY)  ## builds the wheel, and imports it in an environment of its ow
 	cd dist && clean/bin/python -c "import tmkd_lightning; print(tmkd_lightning.__version__)" && clean/bin/tmkd --help > /dev/null
 
 clean:  ## everything that was made here
-	rm -rf $(VENV) dist site runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist site runs .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 # torch and torchvision come from one resolution: a pair that was built apart cannot be imported.
 $(READY): pyproject.toml
