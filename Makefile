@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow check docs wheel clean
+.PHONY: quickstart test test-slow mutants check docs wheel clean
 
 quickstart: $(READY)  ## train a teacher and three students on digits, through the command line
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/quickstart.py
@@ -14,6 +14,9 @@ test: $(READY)  ## all tests that fit into a few minutes on two cores
 
 test-slow: $(READY)  ## the rest; those that need a GPU skip themselves without one
 	$(BIN)/python -m pytest -m "slow or gpu"
+
+mutants: $(READY)  ## breaks the library in every way in tests/mutants, and tells which test notices
+	$(BIN)/python tests/run_mutants.py
 
 check: $(READY)  ## lint, format, types, import directions
 	$(BIN)/ruff check .
@@ -32,7 +35,7 @@ wheel: $(READY)  ## builds the wheel, and imports it in an environment of its ow
 	cd dist && clean/bin/python -c "import tmkd_lightning; print(tmkd_lightning.__version__)" && clean/bin/tmkd --help > /dev/null
 
 clean:  ## everything that was made here
-	rm -rf $(VENV) dist site runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist site runs .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 # torch and torchvision come from one resolution: a pair that was built apart cannot be imported.
 $(READY): pyproject.toml

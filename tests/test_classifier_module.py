@@ -10,6 +10,7 @@ from torch import nn
 
 from tmkd_lightning import ClassifierModule, TMKDModule, View
 from tmkd_lightning.models import load_weights
+from tmkd_lightning.modules.optimizers import learning_rate_factor
 
 
 def shade(value: float) -> View:
@@ -62,6 +63,17 @@ def test_metrics_are_those_of_scikit_learn(fit, loader, tmp_path) -> None:
     assert got["val/top5"] == pytest.approx(top_k_accuracy_score(label, scores, k=5, labels=range(8)))
     recall = recall_score(label, scores.argmax(1), average="macro", zero_division=0)
     assert got["val/recall"] == pytest.approx(recall)
+    assert got["val/loss"] == pytest.approx(nn.functional.cross_entropy(module(image), label).item(), rel=1e-5)
+
+
+def test_the_step_is_the_cross_entropy_of_what_is_seen(net) -> None:
+    negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
+    module = ClassifierModule(net(), views=[negative])
+    module.log = module.log_dict = lambda *args, **kwargs: None  # no trainer to log to
+    image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    probability = module.extractor(1 - image).logits.softmax(1)[torch.arange(6), label]
+    expected = -probability.log().mean().item()
+    assert module.training_step((image, label), 0).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_its_checkpoint_is_a_teacher(net, fit, tmp_path) -> None:
@@ -84,6 +96,13 @@ def test_user_schedule_is_stepped_once_an_epoch(net, fit) -> None:
     module = ClassifierModule(net(), lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, gamma=0.1))
     fit(module, max_epochs=2)
     assert module.lr_schedulers().get_last_lr()[0] == pytest.approx(0.001 * 0.01)
+
+
+def test_default_schedule_warms_up_and_decays() -> None:
+    """At 12 steps for the paper's 120 epochs: half a step of warm-up; at 240: ten steps."""
+    rates = [learning_rate_factor(step, 240) for step in (0, 4, 9, 10, 149, 150, 180, 210, 239)]
+    assert rates == pytest.approx([0.1, 0.5, 1, 1, 1, 0.1, 0.01, 0.001, 0.001])
+    assert [learning_rate_factor(step, 12) for step in (0, 7, 8)] == pytest.approx([1, 1, 0.1])
 
 
 def test_run_without_an_end_keeps_the_rate(net, fit) -> None:

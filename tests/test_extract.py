@@ -464,6 +464,23 @@ def test_a_norm_behind_the_pooling_gives_no_map(build: Callable[[], nn.Module]) 
     assert extractor(torch.rand(2, 3, 64, 64)).feature_map is None
 
 
+def last_layers(*layers: nn.Module) -> Extractor:
+    return Extractor(nn.Sequential(nn.Conv2d(3, 8, 3), *layers, nn.Linear(8, 2)))
+
+
+def test_an_untrained_norm_is_not_taken_for_one_that_passes_on() -> None:
+    """In evaluation it changes nothing yet, but the first training batch is normalised."""
+    pooling = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    before = last_layers(nn.BatchNorm2d(8), nn.Identity(), *pooling)
+    output = before(images(4))
+    assert before.map_name == "1"
+    torch.testing.assert_close(output.feature_map.mean((2, 3)), output.embedding)
+    for behind in ((*pooling, nn.BatchNorm1d(8)), (pooling[0], nn.BatchNorm2d(8), pooling[1])):
+        output = last_layers(*behind)(images(4))
+        assert output.feature_map is None
+        assert output.embedding.mean(0).abs().max() < 1e-5  # normalised, as no map's mean is
+
+
 def test_a_map_of_one_pixel_is_a_map_where_nothing_was_pooled() -> None:
     extractor = Extractor(tv.resnet18(num_classes=3)).eval()
     assert extractor(torch.rand(2, 3, 32, 32)).feature_map.shape == (2, 512, 1, 1)

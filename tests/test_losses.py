@@ -60,6 +60,20 @@ def test_contrast_does_not_see_lengths() -> None:
     torch.testing.assert_close(text_contrast(student * scale, text * 40, label, 0.07), plain)
 
 
+def test_contrast_of_dead_embeddings() -> None:
+    """All texts are as near to zeros as any other; the library's normalisation would give gradients of 1e12."""
+    student, text = torch.eye(2), torch.eye(2, 2)
+    student[1], text[1] = 0, 0
+    student.requires_grad_()
+    text.requires_grad_()
+    value = text_contrast(student, text, torch.tensor([0, 1]), 1.0)
+    assert value.item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2)
+    value.backward()
+    for gradient in (student.grad, text.grad):
+        assert gradient[1].abs().sum() == 0
+        assert gradient.abs().max() < 10
+
+
 @pytest.mark.parametrize("classes", [2, 10])
 def test_contrast_of_equal_texts_is_chance(classes: int) -> None:
     text = fill((1, 6), 1.0, 1).expand(classes, 6)

@@ -42,13 +42,20 @@ def filled(module: TMKDModule, text_dim: int = 512) -> TMKDModule:
 
 
 def test_total_loss_is_equation_12_written_out(net) -> None:
-    module = filled(TMKDModule(net(16), net(), fusion_objective="distillation", noise_scale=0, feature_weight=0.7))
+    """No two numbers are the same, and the views weigh differently, so that none can stand for another."""
+    numbers = {"temperature": 2.0, "feature_temperature": 3.0, "text_temperature": 0.5, "noise_scale": 0.0}
+    factors = {"ce_weight": 0.3, "logit_weight": 1.1, "feature_weight": 0.7, "text_weight": 0.6}
+    module = filled(TMKDModule(net(16), net(), fusion_objective="distillation", **numbers, **factors))
+    with torch.no_grad():
+        module.weight_net.output.weight.mul_(100)
+        module.teacher.extractor.head.weight.mul_(10)
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    assert module.view_weights(label).std(0).min() > 0.05
     loss = module.training_step((image, label), 0)
 
     teacher, student, bank = module.teacher.extractor, module.student_extractor, module.prompt_bank
     student_output = student(image)
-    expected = F.cross_entropy(student_output.logits, label)
+    expected = 0.3 * F.cross_entropy(student_output.logits, label)
     seen = [teacher(view) for view in (image, edge_view(image), high_frequency_view(image))]
     for i, y in enumerate(label.tolist()):
         row = torch.cat([bank.embeddings[v, y] for v in range(3)])
@@ -58,15 +65,36 @@ def test_total_loss_is_equation_12_written_out(net) -> None:
         logits = sum(w[v] * seen[v].logits[i] for v in range(3))
         embedding = sum(w[v] * seen[v].embedding[i] for v in range(3))
         projected = module.distiller.parts[1].projector(student_output.embedding[i])
-        for given, target, weight in ((student_output.logits[i], logits, 1.0), (projected, embedding, 0.7)):
-            p, q = torch.softmax(target / 4, 0), torch.softmax(given / 4, 0)
-            expected = expected + weight * 16 * (p * (p.log() - q.log())).sum() / len(label)
+        for given, target, weight, t in (
+            (student_output.logits[i], logits, 1.1, 2),
+            (projected, embedding, 0.7, 3),
+        ):
+            p, q = torch.softmax(target / t, 0), torch.softmax(given / t, 0)
+            expected = expected + weight * t**2 * (p * (p.log() - q.log())).sum() / len(label)
         anchor = module.text_anchor
         v = F.normalize(anchor.image_head(student_output.embedding[i]), dim=0)
         texts = [F.normalize(anchor.text_head(bank.anchors[k]), dim=0) for k in range(3)]
-        scores = torch.stack([(v @ t) / 0.07 for t in texts])
-        expected = expected + 0.8 * -(scores[y] - scores.logsumexp(0)) / len(label)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        scores = torch.stack([(v @ t) / 0.5 for t in texts])
+        expected = expected + 0.6 * -(scores[y] - scores.logsumexp(0)) / len(label)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_defaults_of_the_loss(net) -> None:
+    """Weights, temperatures and noise as docs/method.md states them."""
+    module = TMKDModule(net(16), net())
+    logit, feature = module.distiller.parts
+    assert (module.ce_weight, logit.weight, feature.weight, module.text_anchor.weight) == (1.0, 1.0, 1.0, 0.8)
+    temperatures = logit.temperature, feature.temperature, module.text_anchor.temperature
+    assert (*temperatures, feature.noise_scale) == (4.0, 4.0, 0.07, 0.1)
+    assert (module.views.names, module.fusion_objective) == (("rgb", "edge", "high_frequency"), "label")
+    assert (module.weight_net.hidden.out_features, module.text_anchor.image_head.out_features) == (256, 128)
+
+
+def test_numbers_reach_the_parts_that_they_are_of(net) -> None:
+    module = TMKDModule(net(16), net(), text_dim=20, fusion_hidden=5, text_head_dim=7, noise_scale=0.4)
+    assert module.weight_net.hidden.weight.shape == (5, 60)
+    assert module.text_anchor.text_head.weight.shape == (7, 20)
+    assert module.distiller.parts[1].noise_scale == 0.4
 
 
 def test_plain_kd_is_a_hand_written_loop_bit_for_bit(net, loader, fit) -> None:

@@ -169,6 +169,14 @@ def test_equation_1(alpha: float) -> None:
     np.testing.assert_array_equal(edge(alpha).function(image).numpy(), expected)
 
 
+def test_edges_of_a_bounded_number_of_rounds_are_drawn() -> None:
+    image = photo(2, 64, 100)
+    expected = (image + 0.5 * canny(image, rounds=1)).clamp(0, 1)
+    assert not expected.equal(edge_view(image))
+    assert edge_view(image, rounds=1).equal(expected)
+    assert edge(rounds=1)(image).equal(expected)
+
+
 def blur(channel: np.ndarray, size: int, sigma: float) -> np.ndarray:
     """Gaussian blur of one channel, written out; the border is mirrored without repeating it."""
     offset = np.arange(size) - size // 2

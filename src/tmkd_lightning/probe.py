@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 class Probe:
@@ -25,17 +26,20 @@ class Probe:
         self._given: dict[str, tuple[Tensor | None, int]] = {}
         self._area = 0  # pixels of the last map, before it was pooled
         self._pooled: list[tuple[str, Tensor | None, Tensor]] = []
+        self._fresh: list[tuple[int, Tensor]] = []  # how many maps there were, and what an untrained norm passed on
 
     def maps(self, head: str) -> list[str]:
         """Layers whose output averages to the head's input, in order of calls.
 
         A layer that only passes such a map on or pools it (its input averages to the same), or that works on single
-        pixels behind the pooling, is not counted.
+        pixels behind the pooling, is not counted. Nor is a map that goes through an untrained norm, which only seems to
+        pass it on: in training it will not.
         """
         embedding = self.heads[head]
+        first = max((count for count, passed in self._fresh if _same(passed, embedding)), default=0)
         return [
             name
-            for name, before, after in self._pooled
+            for name, before, after in self._pooled[first:]
             if _same(after, embedding) and not (before is not None and _same(before, embedding))
         ]
 
@@ -50,6 +54,11 @@ class Probe:
             self._linear.append((name, args[0], output))
         after, area = _pool(output), _area(output)
         before, area_before = self._given[name]
+        if isinstance(module, _NormBase) and isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
+            given = args[0] if before is None else before
+            if _same(given, output if after is None else after):
+                self._fresh.append((len(self._pooled), given))
+            before = None  # what a norm gives is its own
         if after is None or (area == 1 and area_before <= 1 < self._area):
             return  # no map, or behind a pooling: the last map had more than this one pixel
         self._pooled.append((name, before, after))

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tmkd_lightning.losses.divergence import check_temperature
+from tmkd_lightning.losses.unit import unit
 from tmkd_lightning.precision import in_full_precision
 
 
@@ -16,7 +17,7 @@ def text_contrast(student: Tensor, text: Tensor, label: Tensor, temperature: flo
     InfoNCE with one positive, the text of the image's class, and ``K - 1`` negatives, those of the other classes.
 
     Args:
-        student: embeddings in the common space, ``(B, E)``; normalised here.
+        student: embeddings in the common space, ``(B, E)``; normalised here, and one of zeros stays as it is.
         text: embeddings of each class's text in the common space, ``(K, E)``; normalised here.
         label: classes of the images, ``(B,)``, in 0..K-1.
         temperature: τ, above 0.
@@ -37,5 +38,5 @@ def text_contrast(student: Tensor, text: Tensor, label: Tensor, temperature: flo
     if student.shape[1] != text.shape[1]:
         raise ValueError(f"student is {student.shape[1]} wide and text {text.shape[1]}: project both to one width")
     check_temperature(temperature)
-    similarity = F.normalize(student, dim=1) @ F.normalize(text, dim=1).T
+    similarity = unit(student) @ unit(text).T
     return F.cross_entropy(similarity / temperature, label)
