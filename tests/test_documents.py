@@ -51,9 +51,9 @@ READS_ON = {"docs/export.md"}  # pages whose Python blocks go on from one to the
 REASONS = {
     "cluster": 2,  # needs a scheduler or a server
     "environment": 1,  # changes the reader's shell or repository
-    "layout": 8,  # folders and files
+    "layout": 9,  # folders and files
     "long": 1,  # a benchmark
-    "output": 4,  # what a command prints or writes
+    "output": 5,  # what a command prints or writes
     "sketch": 1,  # code that leaves things out
 }
 QUICK = {
@@ -78,6 +78,7 @@ def world(tmp_path_factory) -> Path:
     """The folder in which a reader sits: the clone's examples, photos, benchmarks, and finished runs."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "examples").symlink_to(EXAMPLES)
+    (folder / "tests").symlink_to(ROOT / "tests")
     for split in ("train", "val", "test", "new"):
         for label, name in enumerate(["cat", "crow", "dog"] if split != "new" else [""]):
             for index in range(2):

@@ -109,7 +109,8 @@ def test_pretrained_weights_are_not_fetched(tmp_path, fit, loader, monkeypatch) 
     torch.save(content, tmp_path / "last.ckpt")
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
     image = torch.rand(1, 3, 32, 32)
-    torch.testing.assert_close(restore(tmp_path / "last.ckpt").extractor(image).logits, module.eval()(image))
+    restored = restore(tmp_path / "last.ckpt").extractor(image).logits
+    torch.testing.assert_close(restored, module.eval()(image), rtol=1e-4, atol=1e-5)  # another memory layout
 
 
 # What is refused

@@ -190,7 +190,7 @@ class ClassificationModule(BatchModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the last good checkpoint: nothing is saved after a loss, or with weights, that are not finite."""
-        self.guard.check(self.all_gather)
+        self.guard.check(None if self._trainer is None else self.all_gather)
         check_weights(self)
         write_facts(self, checkpoint)
 
