@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,9 +80,45 @@ def test_a_loss_of_one_process_stops_both(ranks, folder) -> None:
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
-def test_fewer_images_than_processes_are_refused(monkeypatch) -> None:
-    from types import SimpleNamespace
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_process_that_is_told_to_end_ends_the_other(tmp_path, told) -> None:
+    """Within a minute, and what happened stands in the log."""
+    with (tmp_path / "log").open("w") as log:
+        launched = subprocess.Popen(
+            [sys.executable, str(Path(script.__file__).with_name("ddp_killed.py")), str(tmp_path)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+        )
+    files = [tmp_path / f"rank{rank}" for rank in (0, 1)]
+    try:
+        wait_for(lambda: all(file.exists() for file in files), seconds=120)
+        processes = [int(file.read_text()) for file in files]
+        os.kill(processes[told], signal.SIGTERM)
+        wait_for(lambda: launched.poll() is not None and not runs(processes[1]), seconds=60)
+    finally:
+        launched.kill()
+        launched.wait()
+    assert launched.returncode != 0
+    assert f"process {told} of 2 received SIGTERM and ends, and the others with it" in (tmp_path / "log").read_text()
 
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited for too long"
+        time.sleep(0.1)
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_fewer_images_than_processes_are_refused(monkeypatch) -> None:
     data = script.Noise(24, 1, 2)
     data.setup("validate")
     monkeypatch.setattr(data, "trainer", SimpleNamespace(world_size=2, global_rank=0))

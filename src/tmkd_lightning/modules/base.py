@@ -24,6 +24,7 @@ from tmkd_lightning.modules.finite import FiniteGuard, check_weights
 from tmkd_lightning.modules.metrics import classification_metrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
 from tmkd_lightning.modules.quiet import silence_intended
+from tmkd_lightning.modules.sigterm import end_on_sigterm
 from tmkd_lightning.modules.state import (
     NUM_CLASSES,
     objects_among,
@@ -71,8 +72,7 @@ class ClassificationModule(BatchModule):
         self.extractor = as_extractor(network, num_classes)
         self.teacher: Any = None  # callbacks look for these two
         self.prompt_bank: Any = None
-        self.asks_data = num_classes == "data"
-        self.num_classes = self.extractor.num_classes
+        self.asks_data, self.num_classes = num_classes == "data", self.extractor.num_classes
         if class_names is not None:
             check_class_names(class_names, len(class_names) if self.asks_data else self.num_classes)
         self.class_names = None if class_names is None else [str(name) for name in class_names]
@@ -84,8 +84,7 @@ class ClassificationModule(BatchModule):
         self.left_out: list[str] = []
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.guard = FiniteGuard()
-        self.val_metrics = classification_metrics(self.num_classes, "val/")
-        self.test_metrics = classification_metrics(self.num_classes, "test/")
+        self.val_metrics, self.test_metrics = (classification_metrics(self.num_classes, s) for s in ("val/", "test/"))
         self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
 
     def remember(self, arguments: dict[str, Any]) -> None:
@@ -127,6 +126,10 @@ class ClassificationModule(BatchModule):
     def on_fit_start(self) -> None:
         """Insists on pretrained weights, unless a checkpoint has brought others."""
         load_pretrained(self.extractor.network)
+
+    def on_train_start(self) -> None:
+        """Sees to it that no process outlives another that was told to end."""
+        end_on_sigterm(self.trainer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
