@@ -261,12 +261,12 @@ def test_several_methods_in_yaml(tmkd_run, here) -> None:
 
 
 def test_class_path_finds_modules_in_the_current_folder(here) -> None:
-    Path("my_project.py").write_text(
+    Path("method_of_mine.py").write_text(
         "from tmkd_lightning.distillers import KD\n\nclass Mine(KD):\n    def forward(self, student, teacher, label):\n"
         "        return {'mine': super().forward(student, teacher, label)['kd']}\n"
     )
     tmkd_options = ["--config", str(EXAMPLES / "digits_kd.yaml"), *SHORT, *QUIET, "--trainer.log_every_n_steps", "1"]
-    tmkd("fit", *tmkd_options, "--model.distiller", "my_project.Mine")
+    tmkd("fit", *tmkd_options, "--model.distiller", "method_of_mine.Mine")
     assert "train/mine" in Path("runs/digits_kd/version_0/metrics.csv").read_text()
 
 
