@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MIN := .venv-min
 
-.PHONY: quickstart test test-slow mutants check docs wheel clean
+.PHONY: quickstart test test-slow test-min mutants check docs wheel clean
 
 quickstart: $(READY)  ## train a teacher and three students on digits, through the command line
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/quickstart.py
@@ -17,6 +18,9 @@ test-slow: $(READY)  ## the rest; those that need a GPU skip themselves without 
 
 mutants: $(READY)  ## breaks the library in every way in tests/mutants, and tells which test notices
 	$(BIN)/python tests/run_mutants.py
+
+test-min: $(MIN)/.ready  ## the tests on the lowest versions that pyproject.toml allows
+	$(MIN)/bin/python -m pytest -m "not slow and not gpu"
 
 check: $(READY)  ## lint, format, types, import directions
 	$(BIN)/ruff check .
@@ -35,10 +39,17 @@ wheel: $(READY)  ## builds the wheel, and imports it in an environment of its ow
 	cd dist && clean/bin/python -c "import tmkd_lightning; print(tmkd_lightning.__version__)" && clean/bin/tmkd --help > /dev/null
 
 clean:  ## everything that was made here
-	rm -rf $(VENV) dist site runs .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MIN) dist site runs .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 # torch and torchvision come from one resolution: a pair that was built apart cannot be imported.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+# uv reads the bounds off pyproject.toml itself: the lowest of what is named there, the newest that fits of all else.
+$(MIN)/.ready: pyproject.toml
+	test -x $(MIN)/bin/python || $(PYTHON) -m venv $(MIN)
+	$(MIN)/bin/python -m pip install --quiet uv
+	$(MIN)/bin/uv pip install --quiet --python $(MIN)/bin/python --resolution lowest-direct --editable ".[dev]"
 	touch $@
