@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.text import HashingTextEncoder
 
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1")  # no test needs a network
+
+logging.getLogger("lightning.pytorch").propagate = True  # caplog listens at the root, whoever was imported first
 
 CLASSES = ["red", "green", "blue"]
 

@@ -30,6 +30,7 @@ def test_no_file_of_a_run_holds_a_key(tmp_path, monkeypatch) -> None:
         {"class_path": "WandbLogger", "init_args": {"project": "tests", "offline": True, "save_dir": "runs"}},
     ]
     options = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "logger": loggers}
+    Path("runs").mkdir()  # where there is none, some versions of wandb write to the folder of temporary files
     Path("short.yaml").write_text(yaml.safe_dump({"trainer": {**options, "enable_progress_bar": False}}))
     monkeypatch.setattr(sys, "argv", ["tmkd", *command, "--config", "short.yaml"])
     wandb.teardown()  # its service of an earlier test knows the environment of that time

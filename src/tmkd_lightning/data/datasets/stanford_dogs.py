@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from tmkd_lightning.data.archives import Archive
 from tmkd_lightning.data.datasets.listed import ListedImages
@@ -50,6 +49,8 @@ class StanfordDogs(ListedImages):
 
 def _read_list(path: Path) -> list[tuple[str, int]]:
     """Names of the images, with their folder, and numbers of their classes."""
+    from scipy.io import loadmat  # slow to import, and for this alone
+
     if not path.is_file():
         raise DataError(f"no file {path}: unpack lists.tar again")
     try:
