@@ -32,7 +32,7 @@ class Condition:
 
     @property
     def id(self) -> str:
-        return self.name if self.teacher is None else f"{self.teacher}/{self.name}"
+        return self.name if self.teacher is None else f"{self.teacher}_{self.name}"
 
 
 def conditions() -> list[Condition]:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 from conditions import METHODS, PARTS, TEACHERS
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and tables are those of the grids
+import stats
+from render import markdown
+
 TITLES = {"kd": "KD", "tekap": "TeKAP", "cat_kd": "CAT-KD", "sp": "SP", "rkd": "RKD"}
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, by the number of differences
 
 Scores = dict[int, float]
 
@@ -24,38 +27,37 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", type=Path, default=Path("runs/results"))
     folder = parser.parse_args().output
-    teachers = {name: read(folder / f"teacher_{name}.json") for name in TEACHERS}
     views = ["rgb", "edge", "high_frequency", "mean of views"]
-    print(row("teacher", *views), rule(5), sep="\n")
-    for name, measured in teachers.items():
-        print(row(name, *(f"{measured[view]:.1f}" for view in views)))
-    print(f"\nstudent alone: {shown(scores(folder, 'student'))}; twice as long: {shown(scores(folder, 'student_2x'))}")
+    measured = {name: read(folder / f"teacher_{name}.json") for name in TEACHERS}
+    print(
+        markdown(
+            [["teacher", *views], *([name, *(f"{one[view]:.1f}" for view in views)] for name, one in measured.items())]
+        )
+    )
+    print(f"student alone: {shown(scores(folder, 'student'))}; twice as long: {shown(scores(folder, 'student_2x'))}")
     for teacher in TEACHERS:
-        print(f"\n{teacher}\n\n{methods(folder, teacher)}\n\n{parts(folder, teacher)}")
+        print(f"\n{teacher}\n\n{methods(folder, teacher)}\n{parts(folder, teacher)}")
 
 
 def methods(folder: Path, teacher: str) -> str:
     """A line for each method: plain, with TMKD by both objectives, and the gains."""
-    lines = [row("method", "plain", "+ TMKD, label", "gain", "+ TMKD, distillation", "gain"), rule(6)]
-    for name in METHODS:
-        plain = scores(folder, f"{teacher}_{name}")
-        fused = [scores(folder, f"{teacher}_{name}+tmkd@{objective}") for objective in ("label", "distillation")]
-        cells = [cell for one in fused for cell in (shown(one), gain(one, plain))]
-        lines.append(row(TITLES[name], shown(plain), *cells))
-    alone = scores(folder, "student")
-    fused = [scores(folder, f"{teacher}_tmkd@{objective}") for objective in ("label", "distillation")]
-    cells = [cell for one in fused for cell in (shown(one), gain(one, alone))]
-    return "\n".join([*lines, row("none", shown(alone), *cells)])
+    rows = [["method", "plain", "+ TMKD, label", "gain", "+ TMKD, distillation", "gain"]]
+    compared = {TITLES[name]: (f"{teacher}_{name}", f"{teacher}_{name}+tmkd") for name in METHODS}
+    for title, (plain, fused) in {**compared, "none": ("student", f"{teacher}_tmkd")}.items():
+        base = scores(folder, plain)
+        found = [scores(folder, f"{fused}@{objective}") for objective in ("label", "distillation")]
+        rows.append([title, shown(base), *(cell for one in found for cell in (shown(one), gain(one, base)))])
+    return markdown(rows)
 
 
 def parts(folder: Path, teacher: str) -> str:
     """A line for each part of TMKD beside KD."""
     plain = scores(folder, f"{teacher}_kd")
-    lines = [row("beside KD", "top-1", "gain over KD", "weights of the views"), rule(4)]
+    rows = [["beside KD", "top-1", "gain over KD", "weights of the views"]]
     for name in ["kd+tmkd@label", "kd+tmkd@distillation", *PARTS]:
         found = scores(folder, f"{teacher}_{name}")
-        lines.append(row(name, shown(found), gain(found, plain), weights(folder, f"{teacher}_{name}")))
-    return "\n".join(lines)
+        rows.append([name, shown(found), gain(found, plain), weights(folder, f"{teacher}_{name}")])
+    return markdown(rows)
 
 
 def scores(folder: Path, name: str) -> Scores:
@@ -72,34 +74,31 @@ def weights(folder: Path, name: str) -> str:
 
 
 def shown(found: Scores) -> str:
-    if not found:
+    """Mean and standard deviation, and of how many seeds."""
+    value = stats.summary(found)
+    if value is None:
         return "missing"
-    if len(found) == 1:
-        return f"{next(iter(found.values())):.1f}, one seed"
-    return f"{statistics.mean(found.values()):.1f} ± {statistics.stdev(found.values()):.1f} ({len(found)})"
+    return (
+        f"{value.mean:.1f}, one seed"
+        if value.spread is None
+        else f"{value.mean:.1f} ± {value.spread:.1f} ({value.count})"
+    )
 
 
 def gain(found: Scores, base: Scores) -> str:
-    """Mean difference seed by seed, with its 95 % interval by Student's t."""
-    differences = [found[seed] - base[seed] for seed in found if seed in base]
-    if len(differences) < 2:
-        return f"{differences[0]:+.1f}, one seed" if differences else "missing"
-    half = T_95[len(differences)] * statistics.stdev(differences) / math.sqrt(len(differences))
-    mean = statistics.mean(differences)
-    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+    """Mean difference seed by seed, with its 95 % interval."""
+    value = stats.gain(found, base)
+    if value is None:
+        return "missing"
+    if value.spread is None:
+        return f"{value.mean:+.1f}, one seed"
+    return f"{value.mean:+.1f} [{value.mean - value.spread:+.1f}, {value.mean + value.spread:+.1f}]"
 
 
 def read(path: Path) -> dict[str, Any]:
+    """What a run has left."""
     content: dict[str, Any] = json.loads(path.read_text())
     return content
-
-
-def row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def rule(columns: int) -> str:
-    return "|---" * columns + "|"
 
 
 if __name__ == "__main__":

@@ -48,9 +48,7 @@ def main() -> None:
         {f"teacher_{name}": partial(train.teacher, *data, options.teacher_epochs, name) for name in TEACHERS}, options
     )
     students = {
-        f"{condition.id.replace('/', '_')}_{seed}": partial(
-            train.student, *data, vectors, options.epochs, condition, seed
-        )
+        f"{condition.id}_{seed}": partial(train.student, *data, vectors, options.epochs, condition, seed)
         for condition in conditions()
         for seed in range(options.seeds)
     }

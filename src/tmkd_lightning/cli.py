@@ -88,7 +88,8 @@ class TMKDCLI(LightningCLI):
         if checkpoint and Path(checkpoint).is_file():  # else it is a keyword, a link or missing, which Lightning tells
             if self.config.subcommand == "fit":
                 config.ckpt_path = str(whole_checkpoint(Path(checkpoint)))
-            read_checkpoint(Path(config.ckpt_path))
+            else:
+                read_checkpoint(Path(checkpoint))
 
     def before_instantiate_classes(self) -> None:
         """Opens checkpoints without running what is in them, unless the user says otherwise."""
