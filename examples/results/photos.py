@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from tmkd_lightning.data.base import ImageDataModule
-from tmkd_lightning.data.seeded import Seeded
 
-
-class Drawn(Seeded):
-    """Draws all replicas once and keeps them in memory: decoding and cropping would cost more than this student."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        images = range(len(self))
-        self.drawn = [[Seeded.draw(self, replica, index) for index in images] for replica in range(self.replicas)]
-
-    def draw(self, epoch: int, index: int) -> tuple[Tensor, int]:
-        return self.drawn[epoch][index]
+_AUGMENTATION = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
 
 
 class Photos(ImageDataModule):
     """The first images of every class, decoded once; the whole test set."""
 
-    def __init__(self, root: Path, images: int, seed: int = 0, replicas: int = 0) -> None:
+    def __init__(self, root: Path, images: int, seed: int = 0, augment: bool = False) -> None:
         super().__init__(
             batch_size=128,
             num_workers=0,
             image_size=32,
             seed=seed,
-            augmentation_replicas=replicas,
-            train_transform=v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]),
+            augmentation_replicas=0 if augment else 1,  # images that stay as they are can come from a TeacherCache
+            train_transform=_AUGMENTATION if augment else nn.Identity(),
             eval_transform=nn.Identity(),
         )
         self.root, self.images = root, images
@@ -56,9 +44,3 @@ class Photos(ImageDataModule):
                 for path in sorted((self.root / split / name).iterdir())[:each]
             ]
         return self._read[split]
-
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.augmentation_replicas and "train" not in self._datasets:
-            drawn = Drawn(self.samples("train"), self.train_transform, self.seed, self.augmentation_replicas)
-            self._datasets["train"] = drawn
-        super().setup(stage)

@@ -47,13 +47,14 @@ def main() -> None:
     run_all(
         {f"teacher_{name}": partial(train.teacher, *data, options.teacher_epochs, name) for name in TEACHERS}, options
     )
+    alone = conditions()[0]
+    runs = [("student_2x", 2 * options.epochs, alone), *((each.id, options.epochs, each) for each in conditions())]
     students = {
-        f"{condition.id}_{seed}": partial(train.student, *data, vectors, options.epochs, condition, seed)
-        for condition in conditions()
+        f"{name}_{seed}": partial(train.student, *data, vectors, epochs, condition, seed)
+        for name, epochs, condition in runs
         for seed in range(options.seeds)
     }
-    plateau = {"student_2x_0": partial(train.student, *data, vectors, 2 * options.epochs, conditions()[0], 0)}
-    run_all(dict(sorted({**plateau, **students}.items(), key=lambda item: _rank(item[0]))), options)
+    run_all(students, options)
 
 
 def run_all(runs: dict[str, Callable[[], dict[str, Any]]], options: argparse.Namespace) -> None:
@@ -67,11 +68,6 @@ def run_all(runs: dict[str, Callable[[], dict[str, Any]]], options: argparse.Nam
                 continue
             with atomic_write(options.output / f"{waiting[done]}.json") as file:
                 file.write(json.dumps(done.result(), indent=1).encode())
-
-
-def _rank(name: str) -> tuple[bool, bool, bool]:
-    """What costs most and tells least comes last: a study that is stopped early has the rest."""
-    return "rkd" in name, "distillation" in name, "_kd+" in name and "tmkd" not in name
 
 
 def _quiet() -> None:

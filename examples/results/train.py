@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from conditions import METHODS, TEACHERS, VIEWS, Condition
+from conditions import METHODS, MILD, TEACHERS, VIEWS, Condition
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from photos import Photos
-from student import Narrow
+from shares import Measured
+from student import Small
 from torch.nn import functional as F
 
 from tmkd_lightning import ClassifierModule, TMKDModule
@@ -20,7 +22,7 @@ from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherChec
 from tmkd_lightning.models import WideResNet
 from tmkd_lightning.prompts import fill
 from tmkd_lightning.text import EmbeddingFile, write_embeddings
-from tmkd_lightning.views import MultiView
+from tmkd_lightning.views import MultiView, View
 
 PROMPT = "a {class}"
 
@@ -29,7 +31,7 @@ def teacher(folder: Path, root: Path, images: int, epochs: int, name: str) -> di
     """Trains WRN-10-2 on plain images or on its views, and keeps its weights; measures it on each view."""
     start = time.monotonic()
     seed_everything(0, verbose=False)
-    data = Photos(root, images)
+    data = Photos(root, images, augment=True)
     views = TEACHERS[name]
     shares = [0.4, 0.3, 0.3] if len(views) > 1 else None
     network = WideResNet(depth=10, widen_factor=2, num_classes=10)
@@ -45,16 +47,22 @@ def load_teacher(folder: Path, name: str) -> WideResNet:
     return network
 
 
-@torch.no_grad()
 def accuracies(network: WideResNet, data: Photos) -> dict[str, float]:
-    """Top-1 in % on each view, and of the mean of their logits."""
+    """Top-1 in % on each view, of the mean of their logits, and of both where the edges are drawn more faintly."""
+    views, mild = accuracy(network, data, VIEWS), accuracy(network, data, MILD)
+    return {**views, "mild edge": mild["edge"], "mean with mild edge": mild["mean of views"]}
+
+
+@torch.no_grad()
+def accuracy(network: WideResNet, data: Photos, names: Sequence[str | View]) -> dict[str, float]:
+    """Top-1 in % on each of some views, and of the mean of their logits."""
     data.setup("test")
-    extractor, views = TMKDModule(network, Narrow(), views=VIEWS).teacher, MultiView(VIEWS)
-    right = torch.zeros(len(VIEWS) + 1)
+    extractor, views = TMKDModule(network, Small(), views=names).teacher, MultiView(names)
+    right = torch.zeros(len(views) + 1)
     for image, label in data.test_dataloader():
-        logits = extractor(views(image / 255).flatten(0, 1)).logits.unflatten(0, (len(VIEWS), -1))
+        logits = extractor(views(image / 255).flatten(0, 1)).logits.unflatten(0, (len(views), -1))
         right += (torch.cat([logits, logits.mean(0, keepdim=True)]).argmax(2) == label).sum(1)
-    return dict(zip([*VIEWS, "mean of views"], (100 * right / len(data.samples("test"))).tolist(), strict=True))
+    return dict(zip([*views.names, "mean of views"], (100 * right / len(data.samples("test"))).tolist(), strict=True))
 
 
 def student(folder: Path, root: Path, images: int, vectors: Path, epochs: int, condition: Condition, seed: int) -> Any:
@@ -62,27 +70,28 @@ def student(folder: Path, root: Path, images: int, vectors: Path, epochs: int, c
     start = time.monotonic()
     seed_everything(seed, verbose=False)
     data = photos(root, images)
-    data.seed = seed  # of the order; the replicas are the same for all
-    network = Narrow()
+    data.seed = seed  # of the order
+    network = Small()
     callbacks: list[Callback] = []
     if condition.teacher is None:
         module: LightningModule = ClassifierModule(network, **_optimisation(epochs))
     else:
         distiller = None if condition.method is None else METHODS[condition.method]()
         options = {**condition.options, "distiller": distiller, **_optimisation(epochs)}
-        module = TMKDModule(load_teacher(folder, condition.teacher), network, **options)
+        module = Measured(load_teacher(folder, condition.teacher), network, **options)
         texts = PromptEmbeddings(EmbeddingFile(vectors), templates=PROMPT, cache_dir=str(folder / "texts"))
         callbacks = [texts, TeacherCheck(0), TeacherCache(str(folder / "cache"))]
     trainer = _fit(module, data, epochs, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     test = trainer.test(module, datamodule=data, verbose=False)[0]
-    return {"top1": 100 * test["test/top1"], "logged": logged, "seconds": time.monotonic() - start}
+    shares = module.shares() if isinstance(module, Measured) else {}
+    return {"top1": 100 * test["test/top1"], "logged": logged, "shares": shares, "seconds": time.monotonic() - start}
 
 
 @functools.cache
-def photos(root: Path, images: int, replicas: int = 4) -> Photos:
+def photos(root: Path, images: int) -> Photos:
     """Read once in each process."""
-    return Photos(root, images, replicas=replicas)
+    return Photos(root, images)
 
 
 def keep_vectors(source: Path, array: str, path: Path) -> None:
