@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN := .venv-min
 
-.PHONY: quickstart test test-slow test-min mutants check docs wheel clean
+.PHONY: quickstart test test-slow test-min coverage mutants check docs wheel clean
 
 quickstart: $(READY)  ## train a teacher and three students on digits, through the command line
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/quickstart.py
@@ -15,6 +15,12 @@ test: $(READY)  ## all tests that fit into a few minutes on two cores
 
 test-slow: $(READY)  ## the rest; those that need a GPU skip themselves without one
 	$(BIN)/python -m pytest -m "slow or gpu"
+
+coverage: $(READY)  ## lines and branches of src/ that `make test` does not reach
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow and not gpu"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 mutants: $(READY)  ## breaks the library in every way in tests/mutants, and tells which test notices
 	$(BIN)/python tests/run_mutants.py
@@ -39,7 +45,7 @@ wheel: $(READY)  ## builds the wheel, and imports it in an environment of its ow
 	cd dist && clean/bin/python -c "import tmkd_lightning; print(tmkd_lightning.__version__)" && clean/bin/tmkd --help > /dev/null
 
 clean:  ## everything that was made here
-	rm -rf $(VENV) $(MIN) dist site runs .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MIN) .coverage* dist site runs .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 # torch and torchvision come from one resolution: a pair that was built apart cannot be imported.
 $(READY): pyproject.toml

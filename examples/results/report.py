@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conditions import METHODS, PARTS, TEACHERS
+from conditions import PARTS, TEACHERS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and tables are those of the grids
 import stats
@@ -27,37 +27,49 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", type=Path, default=Path("runs/results"))
     folder = parser.parse_args().output
-    views = ["rgb", "edge", "high_frequency", "mean of views"]
-    measured = {name: read(folder / f"teacher_{name}.json") for name in TEACHERS}
-    print(
-        markdown(
-            [["teacher", *views], *([name, *(f"{one[view]:.1f}" for view in views)] for name, one in measured.items())]
-        )
-    )
+    print(teachers(folder))
     print(f"student alone: {shown(scores(folder, 'student'))}; twice as long: {shown(scores(folder, 'student_2x'))}")
     for teacher in TEACHERS:
-        print(f"\n{teacher}\n\n{methods(folder, teacher)}\n{parts(folder, teacher)}")
+        print(f"\n{teacher}\n\n{methods(folder, teacher)}\n{parts(folder, teacher)}\n{pulls(folder, teacher)}")
+
+
+def teachers(folder: Path) -> str:
+    """How well each teacher reads each view."""
+    found = {name: read(folder / f"teacher_{name}.json") for name in TEACHERS}
+    views = [view for view in found["rgb"] if view != "seconds"]
+    return markdown(
+        [["teacher", *views], *([name, *(f"{one[view]:.1f}" for view in views)] for name, one in found.items())]
+    )
 
 
 def methods(folder: Path, teacher: str) -> str:
-    """A line for each method: plain, with TMKD by both objectives, and the gains."""
-    rows = [["method", "plain", "+ TMKD, label", "gain", "+ TMKD, distillation", "gain"]]
-    compared = {TITLES[name]: (f"{teacher}_{name}", f"{teacher}_{name}+tmkd") for name in METHODS}
-    for title, (plain, fused) in {**compared, "none": ("student", f"{teacher}_tmkd")}.items():
-        base = scores(folder, plain)
-        found = [scores(folder, f"{fused}@{objective}") for objective in ("label", "distillation")]
-        rows.append([title, shown(base), *(cell for one in found for cell in (shown(one), gain(one, base)))])
+    """A line for each method: plain, beside KD's loss, with TMKD by both objectives, and the gains."""
+    rows = [
+        ["method", "plain", "+ KD's loss", "+ TMKD", "gain", "gain over + KD's loss", "+ TMKD, distillation", "gain"]
+    ]
+    for name, title in TITLES.items():
+        kinds = ("plain", "logit", "tmkd", "tmkd@distillation")
+        plain, logit, fused, distilled = (scores(folder, f"{teacher}_{name}+{kind}") for kind in kinds)
+        gains = (gain(fused, plain), gain(fused, logit) if logit else "-", shown(distilled), gain(distilled, plain))
+        rows.append([title, shown(plain), shown(logit) if logit else "-", shown(fused), *gains])
     return markdown(rows)
 
 
 def parts(folder: Path, teacher: str) -> str:
     """A line for each part of TMKD beside KD."""
-    plain = scores(folder, f"{teacher}_kd")
+    plain = scores(folder, f"{teacher}_kd+plain")
     rows = [["beside KD", "top-1", "gain over KD", "weights of the views"]]
-    for name in ["kd+tmkd@label", "kd+tmkd@distillation", *PARTS]:
+    for name in ["kd+tmkd", "kd+tmkd@distillation", *PARTS]:
         found = scores(folder, f"{teacher}_{name}")
         rows.append([name, shown(found), gain(found, plain), weights(folder, f"{teacher}_{name}")])
     return markdown(rows)
+
+
+def pulls(folder: Path, teacher: str) -> str:
+    """A line for each method: by which share each term's gradient pulls at the student."""
+    names = [f"{method}+{kind}" for method in TITLES for kind in ("plain", "tmkd")]
+    found = {name: mean_of(folder, f"{teacher}_{name}", "shares") for name in names}
+    return markdown([["run", "share of the gradient"], *([name, listed(shares)] for name, shares in found.items())])
 
 
 def scores(folder: Path, name: str) -> Scores:
@@ -68,9 +80,18 @@ def scores(folder: Path, name: str) -> Scores:
 
 def weights(folder: Path, name: str) -> str:
     """Mean weight of each view in the last step, over seeds."""
-    runs = [read(folder / f"{name}_{seed}.json")["logged"] for seed in scores(folder, name)]
-    names = [key for key in runs[0] if key.startswith("fusion/")] if runs else []
-    return ", ".join(f"{key[7:]} {statistics.mean(run[key] for run in runs):.2f}" for key in names) or "-"
+    logged = mean_of(folder, name, "logged")
+    return listed({key.removeprefix("fusion/"): value for key, value in logged.items() if key.startswith("fusion/")})
+
+
+def mean_of(folder: Path, name: str, entry: str) -> dict[str, float]:
+    """Means over seeds of the numbers that runs have left under an entry."""
+    runs = [read(folder / f"{name}_{seed}.json")[entry] for seed in scores(folder, name)]
+    return {key: statistics.mean(run[key] for run in runs) for key in runs[0]} if runs else {}
+
+
+def listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in values.items()) or "-"
 
 
 def shown(found: Scores) -> str:
