@@ -109,11 +109,15 @@ def test_what_a_killed_process_left_is_whole(path: Path, seconds: float) -> None
     RowFile.create(path, 400, (5000,), "float32")
     worker = FORK.Process(target=_fill_for_ever, args=(path,))
     worker.start()
+    written = path.with_suffix(".written.npy")
+    while not np.load(written).any() and worker.is_alive():
+        time.sleep(0.01)
     time.sleep(seconds)
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     file = RowFile(path)
-    rows = np.flatnonzero(np.load(path.with_suffix(".written.npy")))
+    rows = np.flatnonzero(np.load(written))
+    assert len(rows) > 0
     whole = [row for row in rows if file.read(np.array([row])) is not None]
     assert len(rows) - len(whole) <= 1  # at most the one that was being written once more
     np.testing.assert_array_equal(file.read(np.array(whole)), values(np.array(whole), (5000,)))
