@@ -214,7 +214,7 @@ def replace(name: str, text: str) -> None:
 def test_the_tutorials_runs_leave_what_it_says(runs) -> None:
     table = rows(TUTORIAL.read_text(), "## 1. The quickstart, step by step")
     files = [row[0].strip("`") for row in table]
-    assert len(files) == 4
+    assert len(files) == 5
     for run in ("teacher", "tmkd"):
         assert [file for file in files if not (runs / "runs" / run / file).is_file()] == []
 

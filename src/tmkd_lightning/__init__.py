@@ -1,4 +1,4 @@
-"""Knowledge distillation for PyTorch Lightning: any teacher, any student, strengthened by text and views."""
+"""Knowledge distillation for PyTorch Lightning: any teacher, any student, with or without text and views."""
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.fusion import WeightNet
