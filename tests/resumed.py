@@ -51,7 +51,7 @@ def sgd(params: Any) -> torch.optim.Optimizer:
 
 
 def train(
-    module: Any, folder: Path, *callbacks: Callback, epochs: int = 4, resume: Path | None = None
+    module: Any, folder: Path, *callbacks: Callback, epochs: int = 4, resume: Path | None = None, **options: Any
 ) -> tuple[dict[str, Tensor], Trainer]:
     """Trains to the end, or to where a callback raises; gives what was learnt, and the trainer."""
     trainer = Trainer(
@@ -71,6 +71,7 @@ def train(
         plugins=[WholeCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
+        **options,
     )
     data = DigitsDataModule(train_samples=50, batch_size=16, image_size=16)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 from conftest import Net
@@ -78,6 +79,38 @@ def test_a_forward_of_ones_own_counts(net) -> None:
     other._get_name = lambda: "Net"  # prints the same
     assert repr(one) == repr(other)
     assert teacher_identity(Extractor(one), None) != teacher_identity(Extractor(other), None)
+
+
+class Scaled(Net):
+    def __init__(self, act=F.relu, scale: float = 1.0) -> None:
+        super().__init__()
+        self.act = act
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(image).mean((2, 3)))
+
+    def features(self, image: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.act(self.bn(self.conv(image)))
+
+
+class Shifted(Scaled):
+    def features(self, image: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.act(self.bn(self.conv(image - 1)))
+
+
+Shifted.__qualname__ = Shifted.__name__ = "Scaled"
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: Scaled(F.gelu), lambda: Scaled(scale=5.0), Shifted], ids=["function", "buffer", "method"]
+)
+def test_what_forward_calls_and_what_no_checkpoint_holds_counts(build) -> None:
+    one, other = Scaled(), build()
+    other.load_state_dict(one.state_dict())
+    assert repr(one) == repr(other)
+    identities = [teacher_identity(Extractor(network), None) for network in (one, other, copy.deepcopy(one))]
+    assert identities[0] == identities[2] != identities[1]
 
 
 def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from sklearn.metrics import recall_score, top_k_accuracy_score
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
+from conftest import make_images
 from tmkd_lightning import ClassifierModule, TMKDModule, View
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.optimizers import learning_rate_factor
@@ -103,6 +106,24 @@ def test_default_schedule_warms_up_and_decays() -> None:
     rates = [learning_rate_factor(step, 240) for step in (0, 4, 9, 10, 149, 150, 180, 210, 239)]
     assert rates == pytest.approx([0.1, 0.5, 1, 1, 1, 0.1, 0.01, 0.001, 0.001])
     assert [learning_rate_factor(step, 12) for step in (0, 7, 8)] == pytest.approx([1, 1, 0.1])
+
+
+def test_data_without_a_length_keep_the_rate(net, fit) -> None:
+    """Lightning counts -1 steps there, of which a schedule would make rates below 0."""
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(make_images(12))
+
+    module = ClassifierModule(net())
+    with pytest.warns(UserWarning, match="have no length, so the learning rate stays as it is"):
+        fit(module, train=DataLoader(Stream(), batch_size=6))
+    assert module.lr_schedulers().get_last_lr() == [0.001]
+
+
+def test_two_loaders_are_not_taken_for_images_and_labels(net, fit, loader) -> None:
+    with pytest.raises(TypeError, match=r"expected a batch .* override unpack"):
+        fit(ClassifierModule(net()), train=CombinedLoader([loader(), loader()], "min_size"))
 
 
 def test_run_without_an_end_keeps_the_rate(net, fit) -> None:

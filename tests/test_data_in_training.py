@@ -20,10 +20,15 @@ class Seen(Callback):
         self.epochs.setdefault(trainer.current_epoch, []).append((label.tolist(), int(image.sum())))
 
 
-def run(net, fit, tmp_path, workers: int, **options) -> dict[int, list[tuple[list[int], int]]]:
+def run(
+    net, fit, tmp_path, workers: int, every: int | None = None, **options
+) -> dict[int, list[tuple[list[int], int]]]:
     seen = Seen()
     data = DigitsDataModule(train_samples=20, batch_size=8, image_size=16, num_workers=workers)
-    callbacks = [seen, ModelCheckpoint(tmp_path, filename="last", enable_version_counter=False)]
+    callbacks = [
+        seen,
+        ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=every, enable_version_counter=False),
+    ]
     fit(
         ClassifierModule(net(4, 10)),
         datamodule=data,
@@ -53,8 +58,30 @@ def test_workers_that_live_through_the_epochs_give_the_same(undisturbed, net, fi
     assert run(net, fit, tmp_path, workers=2, max_epochs=3) == undisturbed
 
 
-def test_resumed_run_gives_what_an_undisturbed_one_would(undisturbed, net, fit, tmp_path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_run_gives_what_an_undisturbed_one_would(undisturbed, net, fit, tmp_path, workers) -> None:
+    """Workers begin with the epoch of the checkpoint, although Lightning makes their iterator before it is read."""
     first = run(net, fit, tmp_path, workers=0, max_epochs=1)
-    rest = run(net, fit, tmp_path, workers=0, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    rest = run(net, fit, tmp_path, workers=workers, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
     assert first | rest == undisturbed
     assert sorted(rest) == [1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_was_cut_off_within_an_epoch_sees_the_rest_of_it(net, fit, tmp_path, workers) -> None:
+    """20 images in 3 batches; the checkpoint is of the second batch of the second epoch."""
+    undisturbed = run(net, fit, tmp_path, workers=0, every=5, max_epochs=3)
+    rest = run(net, fit, tmp_path, workers=workers, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    assert rest == {1: undisturbed[1][2:], 2: undisturbed[2]}
+
+
+def test_data_that_are_trained_on_twice_begin_anew(net, fit, tmp_path) -> None:
+    """And are whole for whoever looks at them in between."""
+    data = DigitsDataModule(train_samples=20, batch_size=8, image_size=16, num_workers=2)
+    runs = []
+    for _ in range(2):
+        seen = Seen()
+        fit(ClassifierModule(net(4, 10)), datamodule=data, callbacks=[seen], limit_val_batches=0)
+        runs.append(seen.epochs)
+        assert [len(label) for _, label in data.train_dataloader()] == [8, 8, 4]
+    assert runs[0] == runs[1]

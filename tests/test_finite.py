@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,21 @@ def test_no_saved_file_is_touched(net, fit, loader, tmp_path, distiller, message
     assert remember.files.keys() == {"best.ckpt", "last.ckpt"}
     assert read(tmp_path / "saved") == remember.files
     assert torch.load(tmp_path / "saved/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_epochs_that_are_short_and_not_saved_are_looked_at_too(net, fit) -> None:
+    module = taught(net, Poison(3))
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(FloatingPointError, match=r"step 2 \(batch 2 of epoch 0\)"):
+        fit(module, log_every_n_steps=50, max_epochs=3)
+    module.load_state_dict(before)
+    fit(module, max_epochs=1)  # what was met before is another run's
+
+
+@pytest.mark.parametrize("options", [{"log_every_n_steps": 0}, {"barebones": True}], ids=str)
+def test_runs_that_log_nothing(net, fit, options) -> None:
+    with pytest.raises(FloatingPointError, match="step 2"):
+        fit(taught(net, Poison(3)), **{"enable_checkpointing": False, "logger": None}, **options)
 
 
 def test_a_module_without_a_teacher_is_guarded_too(net, fit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from resumed import classifier, curve, seeded, tmkd, train
-from tmkd_lightning.callbacks import StepSeeds
+from tmkd_lightning import ClassifierModule
+from tmkd_lightning.callbacks import CarriedCurve, StepSeeds
 from tmkd_lightning.checkpoints import WholeCheckpointIO, step_of, whole_checkpoint
 
 EPOCHS, STEPS = 4, 4  # of 16, 16, 16 and 2 images
@@ -58,6 +61,27 @@ def test_a_killed_run_ends_as_an_undisturbed_one(make, step, tmp_path, monkeypat
     assert steps == list(range(EPOCHS * STEPS))  # none missing, none twice
 
 
+@pytest.mark.parametrize(("step", "seen"), [(STEPS + 1, STEPS), (STEPS + 3, STEPS + 2)])
+def test_a_checkpoint_within_an_epoch_is_gone_on_from(step, seen, tmp_path, monkeypatch) -> None:
+    """Validated twice an epoch: the images before it are not seen again, those after it are."""
+    monkeypatch.chdir(tmp_path)
+    whole, _ = train(seeded(tmkd, 7), tmp_path / "a", epochs=EPOCHS, val_check_interval=0.5)
+    with pytest.raises(KilledError):
+        train(seeded(tmkd, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS, val_check_interval=0.5)
+    last = tmp_path / "b" / "last.ckpt"
+    assert step_of(last) == seen
+    ended, _ = train(seeded(tmkd, 8), tmp_path / "b", epochs=EPOCHS, resume=last, val_check_interval=0.5)
+    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+    assert curve(tmp_path / "b", 1) == curve(tmp_path / "a", 0)
+
+
+def test_max_steps_is_warned_of(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(seeded(tmkd, 7), tmp_path, epochs=1)
+    with pytest.warns(UserWarning, match="resuming a run with max_steps: .* give the length of the run in max_epochs"):
+        train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", max_steps=6)
+
+
 def test_what_a_step_draws_does_not_depend_on_what_was_drawn_before() -> None:
     seeds, draws = StepSeeds(seed=3), []
     for drawn_before in (0, 100):
@@ -91,6 +115,26 @@ def test_a_step_leaves_the_generator_as_it_was() -> None:
     assert torch.initial_seed() == 11
 
 
+def test_a_step_that_fails_leaves_it_too(net, fit) -> None:
+    class Fails(ClassifierModule):
+        def training_step(self, batch, batch_idx):
+            raise KilledError
+
+    torch.manual_seed(5)
+    with pytest.raises(KilledError):
+        fit(Fails(net()))
+    assert torch.initial_seed() == 5
+
+
+def test_a_logger_that_goes_on_keeps_its_rows_once(net, fit, tmp_path) -> None:
+    logger, saving = CSVLogger(tmp_path, name=""), ModelCheckpoint(tmp_path, filename="last")
+    options = {"logger": logger, "enable_checkpointing": True, "log_every_n_steps": 1}
+    fit(ClassifierModule(net()), callbacks=[CarriedCurve(), saving], max_epochs=1, **options)
+    again = CarriedCurve()
+    fit(ClassifierModule(net()), callbacks=[again], max_epochs=2, ckpt_path=tmp_path / "last.ckpt", **options)
+    assert [row["step"] for row in curve(tmp_path, 0)] == [str(step) for step in range(8)]
+
+
 def test_a_seed_of_ones_own_is_kept(tmp_path) -> None:
     module = seeded(classifier, 7)
     train(module, tmp_path, own := StepSeeds(seed=5), epochs=1)
@@ -116,6 +160,20 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(size, folder) -> None:
         assert whole_checkpoint(path) == folder / "best.ckpt"
 
 
+@pytest.mark.parametrize("zeros", [512, 4000])
+def test_what_was_never_written_counts_as_cut_off(zeros, folder) -> None:
+    """As after a power failure."""
+    path = folder / "last.ckpt"
+    path.write_bytes(bytes(zeros) + path.read_bytes()[zeros:])
+    assert step_of(path) is None
+
+
+def test_what_holds_something_else_is_named(folder) -> None:
+    torch.save([1, 2], folder / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint: it holds a list"):
+        step_of(folder / "last.ckpt")
+
+
 def test_a_flipped_bit_is_noticed(folder) -> None:
     content = bytearray((folder / "last.ckpt").read_bytes())
     place = content.find(torch.ones(10).numpy().tobytes())
@@ -130,6 +188,17 @@ def test_where_nothing_is_whole_it_says_so(folder) -> None:
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off, and there is no whole checkpoint beside"):
         whole_checkpoint(folder / "last.ckpt")
+
+
+def test_what_kills_have_left_is_removed(folder) -> None:
+    """But not what another process may be writing."""
+    old, new, other = (folder / name for name in (".last.ckpt.x1", ".last.ckpt.x2", ".best.ckpt.x3"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
 
 
 def test_a_failed_write_leaves_the_checkpoint_before(folder, monkeypatch) -> None:

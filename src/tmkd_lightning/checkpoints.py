@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.files import atomic_write
 from tmkd_lightning.models.checkpoints import read_checkpoint
+
+_ABANDONED = 600  # seconds without a write, after which nobody writes to a file any more
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -39,8 +43,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
+        _remove_left_by_kills(Path(path))
         with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
+
+
+def _remove_left_by_kills(path: Path) -> None:
+    """Unfinished files of runs that were killed while they wrote; each is as large as a checkpoint."""
+    for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if time.time() - unfinished.stat().st_mtime > _ABANDONED:
+            unfinished.unlink()
 
 
 def step_of(path: Path) -> int | None:
@@ -55,17 +67,22 @@ def step_of(path: Path) -> int | None:
     Raises:
         ValueError: it is something else than a checkpoint, and cannot be read safely.
     """
-    return None if _is_damaged(path) else int(read_checkpoint(path).get("global_step", 0))
+    if _is_damaged(path):
+        return None
+    content = read_checkpoint(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}")
+    return int(content.get("global_step", 0))
 
 
 def _is_damaged(path: Path) -> bool:
     with path.open("rb") as file:
-        if file.read(2) not in (b"PK", b"P", b""):
-            return False  # no archive at all, so not one of which a part is missing
+        if file.read(2) not in (b"PK", b"P", b"", b"\0\0"):
+            return False  # no archive at all, so not one of which a part is missing or was never written
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is not None
-    except zipfile.BadZipFile:
+    except Exception:  # whatever the damage makes of the numbers in the file
         return True
 
 

@@ -17,7 +17,8 @@ from tmkd_lightning.extract import Extractor
 from tmkd_lightning.views import MultiView, View
 
 _SIDE = 64  # of the picture that views are shown
-_ANY_MODULE = set(vars(nn.Module()))  # its mode, its hooks: they come and go while a network is used
+# Its mode, its hooks, whether it is compiled: they come and go while a network is used.
+_ANY_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}
 
 
 def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, Any]:
@@ -95,11 +96,27 @@ def _of_code(network: nn.Module) -> str:
     parts = [repr(network)]
     for name, module in network.named_modules():
         kind = type(module)
-        numbers = {key: value for key, value in vars(module).items() if key not in _ANY_MODULE and _is_plain(value)}
-        parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(numbers.items())}")
-    for forward in dict.fromkeys(type(module).forward for module in network.modules()):
-        parts.append(_source(forward))
+        parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(_held(module).items())}")
+    kinds = dict.fromkeys(kind for module in network.modules() for kind in type(module).__mro__[:-1])
+    for kind in kinds:
+        if kind is not nn.Module:
+            parts += [_source(method) for method in vars(kind).values() if inspect.isroutine(method)]
     return _digest("\n".join(parts))
+
+
+def _held(module: nn.Module) -> dict[str, str]:
+    """What a layer holds beside its weights: numbers, functions, and tensors that no checkpoint has."""
+    held = {key: value for key, value in vars(module).items() if key not in _ANY_MODULE}
+    held |= {key: module._buffers[key] for key in module._non_persistent_buffers_set}
+    found = {}
+    for key, value in held.items():
+        if _is_plain(value):
+            found[key] = repr(value)
+        elif isinstance(value, Tensor):
+            found[key] = _of_tensor(value)
+        elif inspect.isroutine(value):
+            found[key] = _source(value)
+    return found
 
 
 def _source(function: Any) -> str:
@@ -119,8 +136,16 @@ def _of_weights(teacher: Extractor) -> str:
     digest = hashlib.sha256()
     for name, tensor in teacher.network.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def _of_tensor(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype} {hashlib.sha256(_bytes(tensor)).hexdigest()}"
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _of_file(path: Path) -> str:

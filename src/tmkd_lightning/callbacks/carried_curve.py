@@ -20,8 +20,8 @@ class CarriedCurve(Callback):
     this callback by itself. Other loggers are left alone.
 
     Example:
-        >>> _numbers({"epoch": "3", "val/top1": "0.25", "train/ce": ""})
-        {'epoch': 3, 'val/top1': 0.25}
+        >>> _values({"epoch": "3", "val/top1": "0.25", "train/ce": "", "warm": "True"})
+        {'epoch': 3, 'val/top1': 0.25, 'warm': 'True'}
     """
 
     def __init__(self) -> None:
@@ -41,8 +41,11 @@ class CarriedCurve(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs them again, into the new file."""
         for logger in _csv_loggers(trainer):
+            _ = logger.experiment  # begins a new file, where the logger has not got one
+            if (Path(logger.log_dir) / "metrics.csv").is_file():
+                continue  # the same logger goes on: the rows are in its file
             for row in self._rows:
-                logger.log_metrics(_numbers(row), step=int(row["step"]))
+                logger.log_metrics(_values(row), step=int(row["step"]))
             logger.save()
         self._rows = []
 
@@ -53,6 +56,13 @@ def _csv_loggers(trainer: Trainer) -> list[CSVLogger]:
     return found[:1] if trainer.is_global_zero and not trainer.fast_dev_run else []  # type: ignore[attr-defined]
 
 
-def _numbers(row: dict[str, str]) -> dict[str, Any]:
-    values = {name: value for name, value in row.items() if value and name != "step"}
-    return {name: int(value) if value.isdigit() else float(value) for name, value in values.items()}
+def _values(row: dict[str, str]) -> dict[str, Any]:
+    return {name: _value(text) for name, text in row.items() if text and name != "step"}
+
+
+def _value(text: str) -> int | float | str:
+    """A number, or what else somebody has logged."""
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        return text

@@ -48,6 +48,10 @@ class StepSeeds(Callback):
         """Ends it."""
         self.end()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Ends a step that was broken off."""
+        self.end()
+
     def begin(self, device: torch.device, *place: int) -> None:
         """Seeds the generators of the host and of a device.
 

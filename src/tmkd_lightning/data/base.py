@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_identity
+from tmkd_lightning.data.loader import LateLoader
 from tmkd_lightning.data.seeded import EpochSampler, Seeded, collate, leaves_one
 
 Transform = Callable[[Any], Any]  # gives a Tensor; torchvision's own classes do not say so
@@ -158,7 +159,8 @@ class ImageDataModule(LightningDataModule, ABC):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return self._loader(
             dataset,
-            sampler=EpochSampler(dataset, self.seed, rank, world_size),
+            LateLoader,
+            sampler=EpochSampler(dataset, self.seed, rank, world_size, self._seen),
             drop_last=leaves_one(dataset, self.batch_size, world_size),
         )
 
@@ -187,8 +189,14 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         return UnrepeatedDistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
 
-    def _loader(self, dataset: Seeded, **options: Any) -> Loader:
-        return DataLoader(
+    def _seen(self) -> int:
+        """Images of the epoch that a resumed run saw before it was cut off."""
+        if self.trainer is None:
+            return 0
+        return self.batch_size * self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def _loader(self, dataset: Seeded, kind: type[Loader] = DataLoader, **options: Any) -> Loader:
+        return kind(
             dataset,
             batch_size=self.batch_size,
             num_workers=self.num_workers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -91,16 +92,34 @@ class EpochSampler(DistributedSampler[Any]):
         seed: of the order.
         rank: of this process.
         world_size: number of processes.
+        seen: says how many images of an epoch this process saw before the run was cut off; asked once for each
+            epoch that Lightning has announced, when its first batch is drawn.
+
+    Example:
+        >>> sampler = EpochSampler(Seeded(range(5), None, 0), seed=0, seen=lambda: 3)
+        >>> sampler.set_epoch(0)
+        >>> rest, whole = list(sampler), list(sampler)
+        >>> sorted(whole), rest == whole[3:]
+        ([0, 1, 2, 3, 4], True)
     """
 
-    def __init__(self, dataset: Seeded, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, dataset: Seeded, seed: int, rank: int = 0, world_size: int = 1, seen: Callable[[], int] = lambda: 0
+    ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
-        self.samples = dataset
+        self.samples, self.seen, self._announced = dataset, seen, False
+
+    def __iter__(self) -> Iterator[Any]:
+        """The indices of the epoch, in a resumed one those that were not seen yet."""
+        seen = self.seen() if self._announced else 0
+        self._announced = False
+        return islice(super().__iter__(), seen, None)
 
     def set_epoch(self, epoch: int) -> None:
         """Moves order and augmentation on to another epoch."""
         super().set_epoch(epoch)
         self.samples.set_epoch(epoch)
+        self._announced = True
 
 
 def collate(samples: list[tuple[Any, ...]]) -> list[Any]:

@@ -17,10 +17,10 @@ from tmkd_lightning.extract import Extractor
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics
 from tmkd_lightning.keys import names_under
 from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained
-from tmkd_lightning.modules.batches import BatchModule, Normalization
+from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.checks import check_data_classes, has_batch_norm
 from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
-from tmkd_lightning.modules.finite import FiniteGuard, check_weights
+from tmkd_lightning.modules.finite import FiniteGuard
 from tmkd_lightning.modules.metrics import classification_metrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
 from tmkd_lightning.modules.quiet import silence_intended
@@ -33,12 +33,13 @@ from tmkd_lightning.modules.state import (
     write_facts,
 )
 from tmkd_lightning.modules.wanted import missing
+from tmkd_lightning.modules.watched import WatchedModule
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import check_class_names
 from tmkd_lightning.taps import compile_with_taps
 
 
-class ClassificationModule(BatchModule):
+class ClassificationModule(WatchedModule):
     """A classifier in Lightning: everything but the training step.
 
     Validation and test log ``top1``, ``top5`` and ``recall`` (macro) of the classifier alone.
@@ -125,11 +126,17 @@ class ClassificationModule(BatchModule):
 
     def on_fit_start(self) -> None:
         """Insists on pretrained weights, unless a checkpoint has brought others."""
+        super().on_fit_start()
         load_pretrained(self.extractor.network)
 
     def on_train_start(self) -> None:
-        """Sees to it that no process outlives another that was told to end."""
+        """Sees to it that no process outlives another that was told to end, and that a run is resumed where it was."""
         end_on_sigterm(self.trainer)
+        if self.trainer.ckpt_path and self.trainer.max_steps != -1:
+            rank_zero_warn(
+                "resuming a run with max_steps: Lightning then takes up another epoch than that of the checkpoint, so "
+                "that images are left out or seen twice; give the length of the run in max_epochs"
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
@@ -170,31 +177,9 @@ class ClassificationModule(BatchModule):
             return None
         return 0 * torch.stack([parameter.sum() for parameter in self.parameters() if parameter.requires_grad]).sum()
 
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Adds the loss terms up and logs each by its name.
-
-        Args:
-            terms: weighted scalars by name.
-
-        Returns:
-            Their sum.
-        """
-        values = torch.stack([at_least_float32(term) for term in terms.values()])
-        self.guard.watch(self.global_step, list(terms), values.detach())
-        loss = values.sum()
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Looks, every now and then, at whether all losses were finite."""
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.guard.check(self.all_gather)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the last good checkpoint: nothing is saved after a loss, or with weights, that are not finite."""
-        self.guard.check(None if self._trainer is None else self.all_gather)
-        check_weights(self)
+        self.check_finite()
         write_facts(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

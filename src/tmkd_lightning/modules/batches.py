@@ -40,7 +40,7 @@ class BatchModule(LightningModule):
         """
         if isinstance(batch, Tensor):
             return batch, None
-        if isinstance(batch, (list, tuple)) and (len(batch) == 2 or (len(batch) == 3 and _are_rows(batch[2]))):
+        if isinstance(batch, (list, tuple)) and _are_labelled(batch):
             return batch[0], batch[1]
         raise TypeError(
             f"expected a batch (images, labels), got {describe(batch)}: subclass the module and override "
@@ -105,6 +105,11 @@ class BatchModule(LightningModule):
         if label is None:
             raise ValueError("training and measuring need labels, but unpack gave none")
         return image, label
+
+
+def _are_labelled(parts: Sequence[object]) -> bool:
+    images_and_labels = len(parts) >= 2 and all(isinstance(part, Tensor) for part in parts[:2])
+    return images_and_labels and (len(parts) == 2 or (len(parts) == 3 and _are_rows(parts[2])))
 
 
 def _are_rows(part: object) -> bool:

@@ -34,6 +34,10 @@ class FiniteGuard(nn.Module):
         self.place = (0, 0)
         self.register_buffer("first", torch.tensor([-1, -1, -1, -1]), persistent=False)  # step, epoch, batch, term
 
+    def reset(self) -> None:
+        """Forgets, for a run that begins."""
+        self.first.fill_(-1)
+
     def begin(self, epoch: int, batch: int) -> None:
         """Says which batch the next terms are of.
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -81,7 +82,7 @@ def optimizer_config(
     """
     if lr_scheduler is None:
         schedule: dict[str, Any] = {
-            "scheduler": LambdaLR(optimizer, partial(learning_rate_factor, steps=steps())),
+            "scheduler": LambdaLR(optimizer, partial(learning_rate_factor, steps=_counted(steps()))),
             "interval": "step",
         }
     else:
@@ -90,3 +91,14 @@ def optimizer_config(
         if isinstance(scheduler, ReduceLROnPlateau):
             schedule["monitor"] = scheduler.monitor
     return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+def _counted(steps: float) -> float:
+    """Lightning says -1 of data without a length."""
+    if steps >= 0:
+        return steps
+    rank_zero_warn(
+        "the training data have no length, so the learning rate stays as it is, without warm-up and decay: give "
+        "max_steps or limit_train_batches, or an lr_scheduler of your own"
+    )
+    return math.inf
