@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Operations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from golden import Operations
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import resnet18, resnet50, shufflenet_v2, vgg8, vgg13, wrn_16_2, wrn_40_1, wrn_40_2

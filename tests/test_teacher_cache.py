@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.cache import CacheError
 from tmkd_lightning.cache.kept import kinds, output_of, parts
-from tmkd_lightning.cache_command import cache_command
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.commands.cache import cache_command
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import wrn

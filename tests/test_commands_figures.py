@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tmkd_lightning import Extractor
-from tmkd_lightning import draw as verb
 from tmkd_lightning.cli import main
+from tmkd_lightning.commands import figures as verb
 from tmkd_lightning.figures import Attention, Curves, Logits
 from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_of
 from tmkd_lightning.modules.rebuild import rebuild
