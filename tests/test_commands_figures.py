@@ -227,6 +227,16 @@ def test_data_and_checkpoint_of_other_classes(here, tmp_path) -> None:
         figures("--checkpoint", TMKD, "--which", "logits", *photos)
 
 
+def test_data_without_names_take_those_of_the_checkpoint(here, drawn) -> None:
+    Path("nameless.py").write_text(
+        "import tmkd_lightning.data\n\n\n"
+        "class Nameless(tmkd_lightning.data.DigitsDataModule):\n"
+        "    class_names, num_classes = None, 10\n"
+    )
+    figures("--checkpoint", TMKD, "--which", "logits", "--batches", "1", "--data", "nameless.Nameless", *DIGITS[2:])
+    assert drawn["data"][0].class_names[:3] == ["zero", "one", "two"]
+
+
 def test_two_runs_of_other_classes(here, monkeypatch) -> None:
     from tmkd_lightning.models import wrn_16_2
 

@@ -141,10 +141,10 @@ class Figures(Callback):
 
     def _material(self, trainer: Trainer, module: Any, batches: int | None) -> Material:
         def shown() -> Seen:
-            names = ("network",) if module.teacher is None else ("student", "teacher")
-            networks = dict(zip(names, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
-            data = getattr(trainer, "datamodule", None)
-            return look(networks, _batches(trainer, module, batches), class_names(module, data), self.examples)
+            roles = ("network",) if module.teacher is None else ("student", "teacher")
+            networks = dict(zip(roles, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
+            names = class_names(module, trainer.datamodule)  # type: ignore[attr-defined]
+            return look(networks, _batches(trainer, module, batches), names, self.examples)
 
         return Material(shown, module.views, lambda: {self._run: self._history}, self.seed)
 
