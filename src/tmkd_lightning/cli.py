@@ -26,7 +26,7 @@ from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.predict import predict_command
-from tmkd_lightning.models.checkpoints import read_checkpoint
+from tmkd_lightning.models.weights import read_checkpoint
 
 VERBS = {
     "cache": cache_command,

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tmkd_lightning.figures.drawing import NothingToShowError
-from tmkd_lightning.models.checkpoints import read_checkpoint
+from tmkd_lightning.models.weights import read_checkpoint
 
 METRICS = "metrics.csv"
 CONFIG = "resolved_config.yaml"

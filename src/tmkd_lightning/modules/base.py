@@ -20,7 +20,7 @@ from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretr
 from tmkd_lightning.modules.batches import BatchModule, Normalization
 from tmkd_lightning.modules.checks import check_data_classes, has_batch_norm
 from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
-from tmkd_lightning.modules.finite import FiniteGuard, check_weights
+from tmkd_lightning.modules.finite import FiniteGuard, check_finite_parameters
 from tmkd_lightning.modules.metrics import classification_metrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
 from tmkd_lightning.modules.quiet import silence_intended
@@ -194,7 +194,7 @@ class ClassificationModule(BatchModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the last good checkpoint: nothing is saved after a loss, or with weights, that are not finite."""
         self.guard.check(None if self._trainer is None else self.all_gather)
-        check_weights(self)
+        check_finite_parameters(self)
         write_facts(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

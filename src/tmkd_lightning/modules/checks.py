@@ -46,7 +46,7 @@ def weight_beside(distiller: Distiller | None, logit_weight: float | None) -> fl
     return 0.0 if distiller is not None and distiller.is_logit_term else 1.0
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
+def check_loss_weights(weights: Mapping[str, float]) -> None:
     """Refuses loss weights that are negative or not finite."""
     for name, weight in weights.items():
         check_weight(f"{name}_weight", weight)

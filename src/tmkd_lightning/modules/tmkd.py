@@ -119,7 +119,9 @@ class TMKDModule(TaughtModule):
         self.remember(arguments)
         distiller = Sum(*distiller) if isinstance(distiller, (list, tuple)) else distiller
         logit_weight = checks.weight_beside(distiller, logit_weight)
-        checks.check_weights({"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight})
+        checks.check_loss_weights(
+            {"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight}
+        )
         checks.check_choice("fusion", fusion, ["text", "mean"])
         checks.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
 
