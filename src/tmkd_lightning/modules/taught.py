@@ -108,7 +108,7 @@ class TaughtModule(ClassificationModule):
         return fuse(output, weights)
 
     def show(self, image: Tensor) -> Output:
-        """Shows the teacher all views in one forward.
+        """Shows the teacher all views.
 
         Args:
             image: ``(B, 3, H, W)`` in [0, 1].
