@@ -53,7 +53,7 @@ def check_loss_weights(weights: Mapping[str, float]) -> None:
 
 
 def check_file(path: str | None) -> None:
-    """Misses a teacher's file before anything is fetched or encoded."""
+    """Refuses a teacher_checkpoint that is not there, before anything is fetched or encoded."""
     if path is not None and not Path(path).is_file():
         raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, and was the teacher trained?")
 
