@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1")
 logging.getLogger("lightning.pytorch").propagate = True  # caplog listens at the root, whoever was imported first
 
 CLASSES = ["red", "green", "blue"]
+TABLES = Path(__file__).parent.parent / "examples" / "tables"
 
 
 class Net(nn.Module):
@@ -107,3 +111,14 @@ def fit(tmp_path: Path, loader: Callable[..., DataLoader[Any]]) -> Callable[...,
         return trainer
 
     return run
+
+
+@pytest.fixture(scope="module")
+def tables() -> Iterator[SimpleNamespace]:
+    """The modules of examples/tables, which live beside their scripts and not in a package."""
+    names = [path.stem for path in TABLES.glob("*.py")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TABLES))
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+        for name in names:
+            del sys.modules[name]

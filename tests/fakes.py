@@ -1,13 +1,15 @@
 """The benchmarks in miniature: their real layouts on disk, tiny images, and a server to load them from.
 
 Every ``make_...`` writes a dataset below a root and gives its training and test images the colour of their class. With
-``size=None`` no image is written, so that lists as long as the real ones cost little.
+``size=None`` no image is written, so that lists as long as the real ones cost little. `Trap` is what a
+hostile file holds.
 """
 
 from __future__ import annotations
 
 import colorsys
 import hashlib
+import os
 import pickle
 import tarfile
 import threading
@@ -35,6 +37,16 @@ RAF_DB = {
 DOGS = {"classes": 120, "train_per_class": 100, "test_per_class": [71, 72] * 60}
 DTD = {"classes": 47, "per_class": 40, "partitions": 10}
 CIFAR100 = {"classes": 100, "train_per_class": 500, "test_per_class": 100}
+
+
+class Trap:
+    """Makes a folder when it is unpickled, which nothing of ours may do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
 
 
 def colour(label: int) -> tuple[int, int, int]:

@@ -20,10 +20,10 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, auto_parser
 
 from documents import ROOT
-from tmkd_lightning import cache_command, cli, data_check, draw, embed
+from tmkd_lightning import cli
 from tmkd_lightning.cli import TMKDCLI
-from tmkd_lightning.export import command as export_command
-from tmkd_lightning.predict import command as predict_command
+from tmkd_lightning.commands import cache as cache_verb
+from tmkd_lightning.commands import data, embed, export, figures, predict
 
 LIGHTNINGS = {"fit", "validate", "test", "predict"}
 TARGETS = set(re.findall(r"^(\w[\w-]*):(?!=)", (ROOT / "Makefile").read_text(), re.M))
@@ -56,7 +56,7 @@ def check_tmkd(arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("error", "(?s).*was expanded to")  # an option cut short
         patch.setattr(cli, "TMKDCLI", parse_lightnings)
-        for module in (cache_command, data_check, draw, embed, export_command, predict_command):
+        for module in (cache_verb, data, embed, export, figures, predict):
             patch.setattr(module, "auto_cli", parse_verb)
         cli.main(arguments)
 

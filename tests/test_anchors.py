@@ -43,3 +43,9 @@ def test_gradients_reach_both_heads_and_the_student() -> None:
     assert all(parameter.grad is not None for parameter in anchor.parameters())
     assert anchor.image_head.weight.grad.abs().sum() > 0
     assert anchor.text_head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_a_weight_that_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight must be at least 0 and finite"):
+        TextAnchor(student_dim=4, text_dim=6, weight=weight)

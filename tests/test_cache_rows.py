@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fakes import Trap
 from tmkd_lightning.cache import CacheError, RowFile
 
 FORK = multiprocessing.get_context("fork")
@@ -137,14 +138,6 @@ def garbage(path: Path) -> None:
 
 def malicious(path: Path) -> None:
     path.write_bytes(pickle.dumps(Trap(path.parent / "sprung")))
-
-
-class Trap:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("which", ["array.float32.npy", "array.float32.written.npy"])

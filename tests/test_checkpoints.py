@@ -7,17 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fakes import Trap
 from tmkd_lightning.models import load_weights
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return open, (str(self.path), "w")
 
 
 def network(width: int = 4, seed: int = 0) -> nn.Sequential:
@@ -119,9 +110,9 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
 def test_malicious_files_are_refused(tmp_path: Path, place: str) -> None:
     hacked = tmp_path / "hacked"
     content = {
-        "beside": {"state_dict": saved(), "callbacks": Payload(hacked)},
-        "inside": {"state_dict": {**saved(), "payload": Payload(hacked)}},
-        "alone": Payload(hacked),
+        "beside": {"state_dict": saved(), "callbacks": Trap(hacked)},
+        "inside": {"state_dict": {**saved(), "payload": Trap(hacked)}},
+        "alone": Trap(hacked),
     }[place]
     torch.save(content, tmp_path / "last.ckpt")
     target = network()

@@ -62,20 +62,10 @@ def test_damaged_files_are_not_unpickled(folder: Path, name: str, damage: str) -
     if damage == "truncated":
         path.write_bytes(content[:-1])
     elif damage == "hostile":
-        path.write_bytes(pickle.dumps(_Touch(folder.parent / "touched")))
+        path.write_bytes(pickle.dumps(fakes.Trap(folder.parent / "touched")))
     with pytest.raises(DataError, match=f"{folder} is damaged or incomplete: remove it, and unpack or load it again"):
         module(folder).prepare_data()
     assert not (folder.parent / "touched").exists()
-
-
-class _Touch:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
 
 
 def test_server_slow_or_down_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

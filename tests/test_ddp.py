@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 import ddp_equals_one as script
+from launched import run_script, wait_for
 
 TOLERANCE = 1e-4  # of how far a parameter has moved in six steps; 3e-5 was seen, as float32 sums in another order
 
@@ -24,14 +23,7 @@ TOLERANCE = 1e-4  # of how far a parameter has moved in six steps; 3e-5 was seen
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have written what they found: one launch for all tests."""
     folder = tmp_path_factory.mktemp("ddp")
-    run = subprocess.run(
-        [sys.executable, str(Path(script.__file__)), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert run.returncode == 0, run.stderr
+    run_script(Path(script.__file__), folder)
     return folder
 
 
@@ -93,7 +85,7 @@ def test_a_process_that_is_told_to_end_ends_the_other(tmp_path, told) -> None:
         )
     files = [tmp_path / f"rank{rank}" for rank in (0, 1)]
     try:
-        wait_for(lambda: all(file.exists() for file in files), seconds=120)
+        wait_for(lambda: all(file.exists() for file in files))
         processes = [int(file.read_text()) for file in files]
         os.kill(processes[told], signal.SIGTERM)
         wait_for(lambda: launched.poll() is not None and not runs(processes[1]), seconds=60)
@@ -102,13 +94,6 @@ def test_a_process_that_is_told_to_end_ends_the_other(tmp_path, told) -> None:
         launched.wait()
     assert launched.returncode != 0
     assert f"process {told} of 2 received SIGTERM and ends, and the others with it" in (tmp_path / "log").read_text()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited for too long"
-        time.sleep(0.1)
 
 
 def runs(process: int) -> bool:

@@ -61,7 +61,7 @@ def test_kd(temperature: float, weight: float, name: str) -> None:
 def test_kd_defaults() -> None:
     student, teacher = outputs()
     assert KD()(student, teacher, LABEL)["kd"].equal(logit_kl(student.logits, teacher.logits, 4.0))
-    assert (KD().reads, KD().is_logit_term) == ({"logits"}, True)
+    assert (KD().reads, KD().is_logit_term) == (set(), True)
 
 
 def test_feature_kl_without_noise() -> None:
@@ -134,12 +134,12 @@ METHODS: dict[str, Callable[[], Distiller]] = {
 @pytest.mark.parametrize(
     ("name", "reads", "is_logit_term", "min_batch"),
     [
-        ("kd", {"logits"}, True, 1),
+        ("kd", set(), True, 1),
         ("feature", {"embedding"}, False, 1),
         ("rkd", {"embedding"}, False, 3),
         ("sp", {"feature_map"}, False, 2),
         ("cat_kd", {"feature_map", "head_weight"}, False, 1),
-        ("tekap", {"logits"}, True, 1),
+        ("tekap", set(), True, 1),
     ],
 )
 def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
@@ -292,7 +292,7 @@ def test_sum_puts_terms_together() -> None:
     assert list(terms) == ["kd", "one", "two", "feature"]
     assert terms["feature"].equal(feature(student, teacher, LABEL)["feature"])
     assert terms["two"].item() == 2.0
-    assert both.reads == {"logits", "feature_map", "embedding"}
+    assert both.reads == {"feature_map", "embedding"}
     assert set(both.parameters()) == set(feature.parameters())
     assert both.parts[2] is feature
 

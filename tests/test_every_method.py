@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from launched import run_script
 from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, Sum, TeKAP
 from tmkd_lightning.fusion import fuse
@@ -191,14 +189,7 @@ def test_terms_of_a_sum_are_those_of_its_parts(name) -> None:
 def test_two_processes_train_by_each_method(tmp_path) -> None:
     """Relations are those of the images on one device; the gradients are averaged, so both students stay the same, and
     each method leads elsewhere."""
-    run = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("ddp_every_method.py")), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert run.returncode == 0, run.stderr
+    run_script(Path(__file__).with_name("ddp_every_method.py"), tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0].keys() == {*METHODS, "alone"}
     ends = [state["fc.weight"] for state in ranks[0].values()]

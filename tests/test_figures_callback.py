@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import nn
 
+from launched import run_script
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import Figures
 from tmkd_lightning.figures import NothingToShowError
@@ -234,8 +232,5 @@ def test_two_processes_and_one_that_draws(tmp_path) -> None:
         f"        default_root_dir={str(tmp_path)!r}, callbacks=[Figures(['logits'], 1, ['png'])])\n"
         "    trainer.fit(ClassifierModule(Net()), *loaders)\n"
     )
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [env.get("PYTHONPATH")])])
-    run = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=180)
-    assert run.returncode == 0, run.stderr
+    run_script(script)
     assert os.listdir(tmp_path / "figures/epoch_1") == ["logits.png"]

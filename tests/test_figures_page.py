@@ -132,7 +132,7 @@ def test_all_files_or_none(tmp_path: Path) -> None:
 
 def test_matplotlib_is_missed_by_name(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tmkd-lightning\[figures\]'"):
+    with pytest.raises(ModuleNotFoundError, match="figures need matplotlib: pip install matplotlib"):
         figure_of(Blank((1.0, 1.0)))
 
 

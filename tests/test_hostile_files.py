@@ -8,9 +8,7 @@ out of their folder (test_data_archives.py), CIFAR-100's own pickles (test_cifar
 from __future__ import annotations
 
 import ast
-import importlib
 import io
-import os
 import pickle
 import re
 import sys
@@ -23,8 +21,8 @@ import pytest
 import torch
 from torch import nn
 
-import fakes
 from conftest import Net, make_images
+from fakes import Trap, make_dogs
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.cache.errors import CacheError
 from tmkd_lightning.cache.folder import CacheFolder, read_manifest
@@ -42,17 +40,6 @@ from tmkd_lightning.restored import restore
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder
 
 ROOT = Path(__file__).parent.parent
-TABLES = ROOT / "examples" / "tables"
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture
@@ -229,7 +216,7 @@ def test_teacher_cache(tmp_path, sprung) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_lists_images_and_archives(tmp_path, sprung, form) -> None:
     content = FORMS[form](Trap(sprung))
-    fakes.make_dogs(tmp_path / "dogs")
+    make_dogs(tmp_path / "dogs")
     lists = tmp_path / "dogs/train_list.mat"
     lists.write_bytes(content)
     with pytest.raises(ValueError, match=f"{lists} cannot be read as a list of images"):
@@ -256,25 +243,15 @@ def test_lists_images_and_archives(tmp_path, sprung, form) -> None:
 # What runs leave: records, configs, curves
 
 
-@pytest.fixture(scope="module")
-def tables() -> Iterator[dict[str, Any]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TABLES))
-        names = ["config", "curve", "grid", "cell"]
-        yield {name: importlib.import_module(name) for name in names}
-        for name in names:
-            del sys.modules[name]
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_records_of_tables(tmp_path, sprung, tables, capsys, form) -> None:
     path = tmp_path / "record"
     path.write_bytes(FORMS[form](Trap(sprung)))
-    for door in (tables["config"].load, tables["cell"].read_json, tables["grid"].read_grid):
+    for door in (tables.config.load, tables.cell.read_json, tables.grid.read_grid):
         with pytest.raises(SystemExit, match=re.escape(str(path))):
             door(path)
     path.rename(tmp_path / "last.ckpt")  # to go on from
-    assert tables["cell"].newest(tmp_path) == (None, 0)
+    assert tables.cell.newest(tmp_path) == (None, 0)
     assert f"{tmp_path / 'last.ckpt'} is damaged and passed over" in capsys.readouterr().out
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
+from fakes import Trap
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained, load_weights
 
@@ -382,22 +383,12 @@ def test_damaged_files_are_named(damage: Callable[[bytes], bytes], put: Put, hub
     assert network.pending
 
 
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return open, (str(self.path), "w")
-
-
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_malicious_files_are_refused(put: Put, hub: Path, tmp_path: Path, zipped: bool) -> None:
     state = put()
     hacked = tmp_path / "hacked"
     (path,) = hub.iterdir()
-    torch.save({**state, "payload": Payload(hacked)}, path, _use_new_zipfile_serialization=zipped)
+    torch.save({**state, "payload": Trap(hacked)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(PretrainedWeightsError, match="cannot be read safely"):
         Pretrained(SMALL, num_classes=3).load_pretrained()
     assert not hacked.exists()

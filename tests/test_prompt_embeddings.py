@@ -31,12 +31,14 @@ class Counting(HashingTextEncoder):
 
 
 def module(
-    views: Sequence[str | View] = ("rgb", "edge", "high_frequency"), class_names: list[str] | None = None
+    views: Sequence[str | View] = ("rgb", "edge", "high_frequency"),
+    class_names: list[str] | None = None,
+    saved_class_names: list[str] | None = None,
 ) -> SimpleNamespace:
     """What the callback sees of a module."""
     looks = MultiView(views)
     bank = PromptBank(len(looks), len(NAMES), DIM)
-    return SimpleNamespace(prompt_bank=bank, views=looks, class_names=class_names)
+    return SimpleNamespace(prompt_bank=bank, views=looks, class_names=class_names, saved_class_names=saved_class_names)
 
 
 def trainer(**datamodule: list[str]) -> SimpleNamespace:
@@ -121,21 +123,22 @@ def test_each_prompt_is_encoded_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "chosen"),
     [
-        ({"argument", "module", "phrases", "names"}, "argument"),
-        ({"module", "phrases", "names"}, "module"),
-        ({"phrases", "names"}, "phrases"),
-        ({"names"}, "names"),
+        ({"argument", "module", "phrases", "names", "saved"}, "argument"),
+        ({"module", "phrases", "names", "saved"}, "module"),
+        ({"phrases", "names", "saved"}, "phrases"),
+        ({"names", "saved"}, "names"),
+        ({"saved"}, "saved"),
     ],
 )
 def test_where_names_come_from(tmp_path: Path, given: set[str], chosen: str) -> None:
     names = {source: [f"{source} {name}" for name in NAMES] if source in given else None for source in given}
     data = {"class_phrases": names.get("phrases"), "class_names": names.get("names")}
-    target = module(class_names=names.get("module"))
+    target = module(class_names=names.get("module"), saved_class_names=names.get("saved"))
     callback(tmp_path, class_names=names.get("argument")).setup(trainer(**data), target, "fit")
     torch.testing.assert_close(target.prompt_bank.anchors[1], one(f"a photo of a {chosen} dog"))
 
 
-@pytest.mark.parametrize("where", [trainer(), trainer(batch_size=3), SimpleNamespace()])
+@pytest.mark.parametrize("where", [trainer(), trainer(batch_size=3)])
 def test_no_names_anywhere(tmp_path: Path, where: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match=r"no class names.*TMKDModule\(class_names=\.\.\.\).*datamodule"):
         callback(tmp_path).setup(where, module(), "fit")

@@ -12,6 +12,7 @@ import torch
 import torchvision
 
 from conftest import Net
+from fakes import Trap
 from tmkd_lightning import ClassifierModule
 from tmkd_lightning.cli import main as tmkd
 from tmkd_lightning.data import DigitsDataModule
@@ -151,18 +152,8 @@ def test_a_truncated_file(checkpoint, tmp_path) -> None:
         restore(tmp_path / "half.ckpt")
 
 
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return open, (str(self.path), "w")
-
-
 def test_a_malicious_file_runs_nothing(changed, tmp_path) -> None:
-    path = changed(lambda content: content.update(callbacks=Payload(tmp_path / "hacked")))
+    path = changed(lambda content: content.update(callbacks=Trap(tmp_path / "hacked")))
     with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
         restore(path)
     assert not (tmp_path / "hacked").exists()

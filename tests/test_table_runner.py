@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
@@ -21,19 +20,10 @@ import pytest
 import torch
 import yaml
 
-TABLES = Path(__file__).parent.parent / "examples" / "tables"
+from conftest import TABLES
+from launched import wait_for
+
 TINY = {"trainer": {"max_epochs": 3, "log_every_n_steps": 1, "enable_model_summary": False}}
-
-
-@pytest.fixture(scope="module")
-def tables():
-    """The modules of examples/tables, which live beside their scripts and not in a package."""
-    names = ["config", "grid", "cell", "curve", "processes", "run", "stats", "table", "results", "tabulator"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TABLES))
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-        for name in names:
-            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
@@ -75,14 +65,6 @@ def kill(runner: subprocess.Popen[bytes]) -> None:
 
 def rows(folder: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in folder.rglob("attempt_*/metrics.csv"))
-
-
-def wait_for(condition: Any, process: subprocess.Popen[bytes] | None = None) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        assert process is None or process.poll() is None, "it was over before it could be killed"
-        time.sleep(0.005)
 
 
 # With real runs

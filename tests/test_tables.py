@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from conftest import TABLES
 from tmkd_lightning.cli import main as tmkd
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TABLES = EXAMPLES / "tables"
 GRIDS = sorted(path for path in TABLES.glob("*.yaml") if path.name != "paper.yaml")
-
-
-@pytest.fixture(scope="module")
-def tables():
-    """The modules of examples/tables, which live beside their scripts and not in a package."""
-    names = ["config", "grid", "cell", "curve", "stats", "table", "results", "render", "emit", "tabulator"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TABLES))
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-        for name in names:
-            del sys.modules[name]
 
 
 @pytest.fixture

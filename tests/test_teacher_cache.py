@@ -6,8 +6,6 @@ import copy
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,12 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.transforms import v2
 
+from launched import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.cache import CacheError
 from tmkd_lightning.cache.kept import kinds, output_of, parts
-from tmkd_lightning.cache_command import cache_command
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.commands.cache import cache_command
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import wrn
@@ -422,14 +421,7 @@ def test_another_normalisation_is_another_cache(run, tmp_path) -> None:
 
 def test_two_processes_fill_one_cache_and_train_one_student(tmp_path) -> None:
     """Both start cold; in the second epoch each reads what the other wrote."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("ddp_teacher_cache.py")), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(Path(__file__).with_name("ddp_teacher_cache.py"), tmp_path)
     students = torch.load(tmp_path / "students.pt", weights_only=True)
     for one, other in zip(students["live"].values(), students["cached"].values(), strict=True):
         assert one.equal(other)

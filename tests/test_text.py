@@ -15,20 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fakes import Trap
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder, TextEncoder, write_embeddings
 from tmkd_lightning.text.openclip import TextWeightsError
 
 PROMPTS = ["a photo of a cat", "an edge enhanced image of a dog", "a photo of a {fish}"]
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return open, (str(self.path), "w")
 
 
 def assert_unit_rows(embeddings: Tensor, shape: tuple[int, int]) -> None:
@@ -125,12 +116,12 @@ def test_damaged_file(file: Path, damage: str) -> None:
 @pytest.mark.parametrize("array", ["prompts", "embeddings"])
 def test_pickled_objects_are_not_run(tmp_path: Path, array: str) -> None:
     objects = np.empty(1, dtype=object)
-    objects[0] = Payload(tmp_path / "hacked")
+    objects[0] = Trap(tmp_path / "hacked")
     arrays = {"prompts": np.array(["cat"]), "embeddings": np.ones((1, 2)), array: objects}
     np.savez(tmp_path / "texts.npz", **arrays, allow_pickle=True)
     with pytest.raises(ValueError, match="not a readable file of text embeddings"):
         EmbeddingFile(tmp_path / "texts.npz").encode(["cat"])
-    (tmp_path / "texts.npz").write_bytes(pickle.dumps(Payload(tmp_path / "hacked")))
+    (tmp_path / "texts.npz").write_bytes(pickle.dumps(Trap(tmp_path / "hacked")))
     with pytest.raises(ValueError, match="not a readable file of text embeddings"):
         EmbeddingFile(tmp_path / "texts.npz").encode(["cat"])
     assert not (tmp_path / "hacked").exists()
@@ -279,7 +270,7 @@ def test_identity_of_clip(folder: Path, tmp_path: Path) -> None:
 def test_local_weights_that_cannot_be_used(folder: Path, tmp_path: Path, damage: str) -> None:
     weights = folder / "open_clip_pytorch_model.bin"
     if damage == "payload":
-        torch.save({"state_dict": Payload(tmp_path / "hacked")}, weights)
+        torch.save({"state_dict": Trap(tmp_path / "hacked")}, weights)
     elif damage != "no weights":
         torch.save(tiny_clip(embed_dim=4 if damage == "other sizes" else 6).state_dict(), weights)
     if damage == "no config":

@@ -11,15 +11,14 @@ real view prompts would bring.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from record import write
 
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
@@ -114,10 +113,7 @@ def main() -> None:
                 flush=True,
             )
             results.append({"teacher": taught_on, "condition": name, "top1": scores, "fusion": shares})
-    path = Path("runs/fusion_study.json")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"torch": torch.__version__, "results": results}, indent=1))
-    print(f"\n{path}")
+    write("fusion_study", results)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conditions import PARTS, TEACHERS
+from conditions import METHODS, PARTS, TEACHERS
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and tables are those of the grids
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # names, gains and tables are those of the grids
 import stats
+from grid import TITLES
 from render import markdown
-
-TITLES = {"kd": "KD", "tekap": "TeKAP", "cat_kd": "CAT-KD", "sp": "SP", "rkd": "RKD"}
 
 Scores = dict[int, float]
 
@@ -47,11 +46,11 @@ def methods(folder: Path, teacher: str) -> str:
     rows = [
         ["method", "plain", "+ KD's loss", "+ TMKD", "gain", "gain over + KD's loss", "+ TMKD, distillation", "gain"]
     ]
-    for name, title in TITLES.items():
+    for name in METHODS:
         kinds = ("plain", "logit", "tmkd", "tmkd@distillation")
         plain, logit, fused, distilled = (scores(folder, f"{teacher}_{name}+{kind}") for kind in kinds)
         gains = (gain(fused, plain), gain(fused, logit) if logit else "-", shown(distilled), gain(distilled, plain))
-        rows.append([title, shown(plain), shown(logit) if logit else "-", shown(fused), *gains])
+        rows.append([TITLES[name], shown(plain), shown(logit) if logit else "-", shown(fused), *gains])
     return markdown(rows)
 
 
@@ -67,7 +66,7 @@ def parts(folder: Path, teacher: str) -> str:
 
 def pulls(folder: Path, teacher: str) -> str:
     """A line for each method: by which share each term's gradient pulls at the student."""
-    names = [f"{method}+{kind}" for method in TITLES for kind in ("plain", "tmkd")]
+    names = [f"{method}+{kind}" for method in METHODS for kind in ("plain", "tmkd")]
     found = {name: mean_of(folder, f"{teacher}_{name}", "shares") for name in names}
     return markdown([["run", "share of the gradient"], *([name, listed(shares)] for name, shares in found.items())])
 

@@ -17,8 +17,9 @@ from shares import Measured
 from student import Small
 from torch.nn import functional as F
 
-from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.frozen import Frozen
 from tmkd_lightning.models import WideResNet
 from tmkd_lightning.prompts import fill
 from tmkd_lightning.text import EmbeddingFile, write_embeddings
@@ -34,15 +35,19 @@ def teacher(folder: Path, root: Path, images: int, epochs: int, name: str) -> di
     data = Photos(root, images, augment=True)
     views = TEACHERS[name]
     shares = [0.4, 0.3, 0.3] if len(views) > 1 else None
-    network = WideResNet(depth=10, widen_factor=2, num_classes=10)
+    network = large()
     module = ClassifierModule(network, views=views, view_shares=shares, **_optimisation(epochs))
     _fit(module, data, epochs, [])
     torch.save(network.state_dict(), folder / f"teacher_{name}.pt")
     return {"seconds": time.monotonic() - start, **accuracies(network, data)}
 
 
+def large() -> WideResNet:
+    return WideResNet(depth=10, widen_factor=2, num_classes=10)
+
+
 def load_teacher(folder: Path, name: str) -> WideResNet:
-    network = WideResNet(depth=10, widen_factor=2, num_classes=10)
+    network = large()
     network.load_state_dict(torch.load(folder / f"teacher_{name}.pt", weights_only=True))
     return network
 
@@ -57,10 +62,10 @@ def accuracies(network: WideResNet, data: Photos) -> dict[str, float]:
 def accuracy(network: WideResNet, data: Photos, names: Sequence[str | View]) -> dict[str, float]:
     """Top-1 in % on each of some views, and of the mean of their logits."""
     data.setup("test")
-    extractor, views = TMKDModule(network, Small(), views=names).teacher, MultiView(names)
+    frozen, views = Frozen(Extractor(network)), MultiView(names)
     right = torch.zeros(len(views) + 1)
     for image, label in data.test_dataloader():
-        logits = extractor(views(image / 255).flatten(0, 1)).logits.unflatten(0, (len(views), -1))
+        logits = frozen(views(image / 255).flatten(0, 1)).logits.unflatten(0, (len(views), -1))
         right += (torch.cat([logits, logits.mean(0, keepdim=True)]).argmax(2) == label).sum(1)
     return dict(zip([*views.names, "mean of views"], (100 * right / len(data.samples("test"))).tolist(), strict=True))
 

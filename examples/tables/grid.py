@@ -13,7 +13,7 @@ from config import Config
 
 EXAMPLES = Path(__file__).resolve().parent.parent
 TITLES = {"student": "Student alone", "kd": "KD", "rkd": "RKD", "sp": "SP", "cat_kd": "CAT-KD", "tekap": "TeKAP"}
-METRICS = {"top1": "top-1", "top5": "top-5", "recall": "recall"}
+METRICS = {"top1": "top-1", "top5": "top-5", "recall": "mean recall"}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+from curve import attempts
 from tmkd_lightning.cli import main as tmkd
 
 
 def main(folder: Path) -> None:
-    newest = max(folder.glob("attempt_*.yaml"), key=lambda file: int(file.stem.split("_")[1]))
+    newest = attempts(folder)[-1].with_suffix(".yaml")
     for name in ("best", "last"):
         place = {"save_dir": str(folder), "name": "", "version": f"test_{name}"}
         logger = json.dumps({"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": place})

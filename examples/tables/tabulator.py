@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import config as configs
-from grid import Grid, read_grid
+from grid import METRICS, Grid, read_grid
 from render import latex, markdown
 from results import Results, read_results
 from table import Paper, table
@@ -69,7 +69,7 @@ def as_latex(grid: Grid, results: Results, paper: Paper) -> str:
 def explanation(grid: Grid, paper: Paper) -> str:
     """What the numbers are."""
     seeds = f"{len(grid.seeds)} seeds" if len(grid.seeds) > 1 else "one seed, which has no spread"
-    metrics = ", ".join({"top1": "top-1", "top5": "top-5", "recall": "mean recall"}[name] for name in grid.metrics)
+    metrics = ", ".join(METRICS[name] for name in grid.metrics)
     sentences = [
         f"Test {metrics} in %: mean ± standard deviation over {seeds}.",
         "A gain is the mean of the differences of equal seeds, with its 95 % interval by Student's t.",

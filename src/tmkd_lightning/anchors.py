@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from tmkd_lightning.distillers.base import check_weight
 from tmkd_lightning.losses import check_temperature, text_contrast
 
 
@@ -16,6 +17,9 @@ class TextAnchor(nn.Module):
         head_dim: width of the common space. 128 is customary in the code that the paper builds on.
         temperature: τ, above 0.
         weight: factor of the loss, at least 0.
+
+    Raises:
+        ValueError: a temperature that is not positive, or a weight below 0 or not finite.
 
     Source: Eq. 9 to 11.
 
@@ -34,7 +38,7 @@ class TextAnchor(nn.Module):
         self.image_head = nn.Linear(student_dim, head_dim)
         self.text_head = nn.Linear(text_dim, head_dim)
         self.temperature = temperature
-        self.weight = weight
+        self.weight = check_weight("weight", weight)
 
     def forward(self, embedding: Tensor, anchors: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``text``.

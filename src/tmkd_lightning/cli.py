@@ -18,15 +18,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
-from tmkd_lightning.cache_command import cache_command
 from tmkd_lightning.callbacks import CarriedCurve, RunRecord
 from tmkd_lightning.checkpoints import WholeCheckpointIO, whole_checkpoint
-from tmkd_lightning.data_check import data_command
-from tmkd_lightning.draw import figures_command
-from tmkd_lightning.embed import embed_command
-from tmkd_lightning.export.command import export_command
-from tmkd_lightning.models.checkpoints import read_checkpoint
-from tmkd_lightning.predict.command import predict_command
+from tmkd_lightning.commands.cache import cache_command
+from tmkd_lightning.commands.data import data_command
+from tmkd_lightning.commands.embed import embed_command
+from tmkd_lightning.commands.export import export_command
+from tmkd_lightning.commands.figures import figures_command
+from tmkd_lightning.commands.predict import predict_command
+from tmkd_lightning.models.weights import read_checkpoint
 
 VERBS = {
     "cache": cache_command,

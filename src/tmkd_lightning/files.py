@@ -1,7 +1,8 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and known by their content."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -64,3 +65,26 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"{path} cannot be written ({error}): choose another place") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Names a file by its content.
+
+    Args:
+        path: of a file of any size; it is read piece by piece.
+
+    Returns:
+        SHA-256, 64 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "file"
+        >>> path.write_bytes(b"whole")
+        5
+        >>> sha256_of(path)[:16]
+        '5d5766cf2d787016'
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

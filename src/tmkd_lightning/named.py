@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.modules.state import known_class_names
+from tmkd_lightning.modules.state import fitting_class_names
 from tmkd_lightning.prompts import check_class_names
 
 
@@ -39,7 +39,7 @@ def named_network(
             "network as Extractor(network), with the mean and std that it expects"
         )
     if class_names is None and isinstance(network, ClassificationModule):
-        class_names = known_class_names(network)
+        class_names = fitting_class_names(network)
     if class_names is None:
         class_names = [str(index) for index in range(extractor.num_classes)]
     check_class_names(class_names, extractor.num_classes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,29 @@ def check_class_names(names: Sequence[str], num_classes: int) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"class names must differ, but {twice[0]!r} stands for several classes")
+
+
+def known_class_names(module: Any, data: object, phrases: bool = False) -> Iterator[list[str]]:
+    """Looks up what the classes are called: by the module's argument, the datamodule, or the checkpoint it came from.
+
+    Args:
+        module: a module of ours, with `class_names` and `saved_class_names`, each of which may be None.
+        data: a datamodule, or None; a foreign one may lack names, or have something else by that name.
+        phrases: whether the datamodule's `class_phrases` come before its `class_names`, as prompts want.
+
+    Yields:
+        Names in the order of the labels, the most trusted first; nobody has checked how many there are.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> module = SimpleNamespace(class_names=None, saved_class_names=["cat", "dog"])
+        >>> list(known_class_names(module, SimpleNamespace(class_names=("a", "b"))))
+        [['a', 'b'], ['cat', 'dog']]
+    """
+    of_data = ("class_phrases", "class_names") if phrases else ("class_names",)
+    for names in (module.class_names, *(getattr(data, name, None) for name in of_data), module.saved_class_names):
+        if isinstance(names, (list, tuple)):
+            yield [str(name) for name in names]
 
 
 def fill(template: str, names: Sequence[str]) -> list[str]:

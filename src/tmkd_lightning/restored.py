@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.keys import differences
-from tmkd_lightning.models.checkpoints import read_checkpoint
 from tmkd_lightning.models.recipes import without_weights
+from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.modules.base import as_extractor
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.state import CLASS_NAMES, LEFT_OUT, NUM_CLASSES

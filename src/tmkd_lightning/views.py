@@ -34,6 +34,9 @@ def edge_view(
     Returns:
         ``clip(image + alpha * canny(image), 0, 1)``, ``(B, C, H, W)``, floating.
 
+    Raises:
+        ValueError: images that are not 4-D, or thresholds as `canny` refuses them.
+
     Source: Eq. 1; alpha 0.5 is our choice.
 
     Example:
@@ -132,7 +135,24 @@ def edge(
     high_threshold: float = 200 / 255,
     rounds: int | None = None,
 ) -> View:
-    """The edge view with its numbers set; see `edge_view`."""
+    """The edge view with its numbers set.
+
+    Args:
+        alpha: as in `edge_view`.
+        low_threshold: as in `canny`.
+        high_threshold: as in `canny`.
+        rounds: as in `canny`.
+
+    Returns:
+        The view ``edge``.
+
+    Raises:
+        ValueError: thresholds as `canny` refuses them.
+
+    Example:
+        >>> edge(alpha=0.25).name
+        'edge'
+    """
     check_thresholds(low_threshold, high_threshold)
     function = partial(
         edge_view, alpha=alpha, low_threshold=low_threshold, high_threshold=high_threshold, rounds=rounds
@@ -141,7 +161,23 @@ def edge(
 
 
 def high_frequency(beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> View:
-    """The high-frequency view with its numbers set; see `high_frequency_view`."""
+    """The high-frequency view with its numbers set.
+
+    Args:
+        beta: as in `high_frequency_view`.
+        kernel_size: as in `high_frequency_view`.
+        sigma: as in `high_frequency_view`.
+
+    Returns:
+        The view ``high_frequency``.
+
+    Raises:
+        ValueError: an even kernel, or a sigma that is not positive.
+
+    Example:
+        >>> high_frequency(beta=2.0).name
+        'high_frequency'
+    """
     check_kernel(kernel_size, sigma)
     function = partial(high_frequency_view, beta=beta, kernel_size=kernel_size, sigma=sigma)
     return View("high_frequency", function, TEMPLATES["high_frequency"])
@@ -157,6 +193,7 @@ class MultiView(nn.Module):
         views: names of built-in views (``rgb``, ``edge``, ``high_frequency``) or views of your own, in order.
 
     Raises:
+        TypeError: one word instead of a list.
         ValueError: no view, an unknown name, or two views of one name.
 
     Example:

@@ -93,7 +93,7 @@ class CacheFolder:
             free = shutil.disk_usage(self.path).free
             if needed - taken > free:
                 raise CacheError(
-                    f"the teacher cache needs {size(needed)} ({rows} rows of {_described(shapes)}), but "
+                    f"the teacher cache needs {size(needed)} ({rows} rows of {described(shapes)}), but "
                     f"{self.path} has {size(free)} left: take fewer augmentation_replicas, float16 instead of float32, "
                     "another directory, or a method that reads no maps"
                 )
@@ -213,5 +213,11 @@ def on_disk(path: Path) -> int:
     return path.stat().st_blocks * 512 if path.exists() else 0
 
 
-def _described(shapes: Mapping[str, Sequence[int]]) -> str:
+def described(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Says how large the outputs of each kind are.
+
+    Example:
+        >>> described({"logits": (200,), "feature_map": (512, 7, 7)})
+        'logits 200, feature_map 512×7×7'
+    """
     return ", ".join(f"{kind} {'×'.join(map(str, shape))}" for kind, shape in shapes.items())

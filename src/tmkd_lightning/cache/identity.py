@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tmkd_lightning.cache.errors import CacheError
 from tmkd_lightning.extract import Extractor
+from tmkd_lightning.files import sha256_of
 from tmkd_lightning.views import MultiView, View
 
 _SIDE = 64  # of the picture that views are shown
@@ -37,7 +38,7 @@ def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, An
     return {
         "name": teacher.name,
         "network": _of_code(teacher.network),
-        "weights": _of_weights(teacher) if checkpoint is None else _of_file(Path(checkpoint)),
+        "weights": _of_weights(teacher) if checkpoint is None else sha256_of(Path(checkpoint)),
         "head": teacher.head_name,
         "feature_map": teacher.named_map,
         "mean": teacher.mean.flatten().tolist(),
@@ -146,11 +147,6 @@ def _of_tensor(tensor: Tensor) -> str:
 
 def _bytes(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-
-
-def _of_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: str | bytes) -> str:

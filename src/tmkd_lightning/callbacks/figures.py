@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from tmkd_lightning.callbacks.first_batches import first_batches
 from tmkd_lightning.figures import History, Material, Seen, check_names, drawings, figure_of, look, render, write
 from tmkd_lightning.figures.curves import ACCURACY, FUSION
 from tmkd_lightning.figures.drawing import check_matplotlib
@@ -141,10 +139,11 @@ class Figures(Callback):
 
     def _material(self, trainer: Trainer, module: Any, batches: int | None) -> Material:
         def shown() -> Seen:
-            names = ("network",) if module.teacher is None else ("student", "teacher")
-            networks = dict(zip(names, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
-            data = getattr(trainer, "datamodule", None)
-            return look(networks, _batches(trainer, module, batches), class_names(module, data), self.examples)
+            roles = ("network",) if module.teacher is None else ("student", "teacher")
+            networks = dict(zip(roles, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
+            names = class_names(module, trainer.datamodule)  # type: ignore[attr-defined]
+            images = map(module.take_labelled, first_batches(trainer, batches))
+            return look(networks, images, names, self.examples)
 
         return Material(shown, module.views, lambda: {self._run: self._history}, self.seed)
 
@@ -156,12 +155,6 @@ def _log_folder(trainer: Trainer) -> Path:
     if logger is None or isinstance(logger, (CSVLogger, TensorBoardLogger)) or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return folder
     return folder / str(logger.name) / str(logger.version)
-
-
-def _batches(trainer: Trainer, module: Any, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    loaders = [loader for loader in tree_leaves(trainer.val_dataloaders) if loader is not None]
-    for batch in islice(chain.from_iterable(loaders[:1]), count):
-        yield module.take_labelled(trainer.strategy.batch_to_device(batch))
 
 
 def _log(logger: WandbLogger | TensorBoardLogger, name: str, image: Image.Image, step: int) -> None:

@@ -15,7 +15,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
-from tmkd_lightning.prompts import ANCHOR_TEMPLATE, PromptBank, check_class_names, fill, view_templates
+from tmkd_lightning.prompts import (
+    ANCHOR_TEMPLATE,
+    PromptBank,
+    check_class_names,
+    fill,
+    known_class_names,
+    view_templates,
+)
 from tmkd_lightning.text import EmbeddingFile, OpenCLIPTextEncoder, TextEncoder, write_embeddings
 
 
@@ -27,7 +34,7 @@ class PromptEmbeddings(Callback):
     Args:
         encoder: the text teacher.
         class_names: what to write into the prompts, in the order of the labels; by default the module's
-            `class_names`, else the datamodule's `class_phrases` or `class_names`.
+            `class_names`, else the datamodule's `class_phrases` or `class_names`, else those of the checkpoint.
         templates: prompt templates by view name, or one for all views and the anchors, instead of the views' own.
         cache_dir: folder of the files, by default ``$XDG_CACHE_HOME/tmkd_lightning`` or ``~/.cache/tmkd_lightning``.
 
@@ -58,24 +65,18 @@ class PromptEmbeddings(Callback):
         bank: PromptBank | None = module.prompt_bank
         if stage != "fit" or bank is None:
             return
-        names = self._class_names(trainer, module)
+        names = self._class_names(trainer.datamodule, module)  # type: ignore[attr-defined]
         check_class_names(names, num_classes=bank.anchors.shape[0])
         prompts, anchors = self._prompts(module.views.templates, names)
         embeddings = self._embeddings([*(prompt for view in prompts for prompt in view), *anchors])
         views = embeddings[: -len(names)].unflatten(0, (len(prompts), len(names)))
         bank.fill(views, embeddings[-len(names) :])
 
-    def _class_names(self, trainer: Trainer, module: Any) -> list[str]:
-        data = getattr(trainer, "datamodule", None)  # a foreign project's may have no names, or there is none
-        sources = (
-            self.class_names,
-            module.class_names,
-            getattr(data, "class_phrases", None),
-            getattr(data, "class_names", None),
-        )
-        for names in sources:
-            if names is not None:
-                return [str(name) for name in names]
+    def _class_names(self, data: object, module: Any) -> list[str]:
+        if self.class_names is not None:
+            return [str(name) for name in self.class_names]
+        for names in known_class_names(module, data, phrases=True):
+            return names
         raise ValueError(
             "no class names to write prompts with: pass TMKDModule(class_names=...), "
             "PromptEmbeddings(class_names=...), or a datamodule with a class_names property"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain, islice
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from tmkd_lightning.callbacks.first_batches import first_batches
 
 _NEAR_CHANCE = 2.0  # times the accuracy of guessing
 _RUINED = 0.8  # of the accuracy on the plain image
@@ -42,7 +41,7 @@ class TeacherCheck(Callback):
         if module.teacher is None or self.batches == 0 or not module.runs_teacher:
             return
         with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
-            shown = [_look(module, batch) for batch in self._batches(trainer)]
+            shown = [_look(module, batch) for batch in first_batches(trainer, self.batches)]
         name = module.teacher.extractor.name
         if not shown:
             rank_zero_info(f"Teacher {name} was not measured: there are no validation batches")
@@ -54,11 +53,6 @@ class TeacherCheck(Callback):
             + ", ".join(f"{view} {value:.1%}" for view, value in accuracy.items())
         )
         _warn(accuracy, module.num_classes)
-
-    def _batches(self, trainer: Trainer) -> Iterable[Any]:
-        loaders = [loader for loader in tree_leaves(trainer.val_dataloaders) if loader is not None]
-        for batch in islice(chain.from_iterable(loaders[:1]), self.batches):
-            yield trainer.strategy.batch_to_device(batch)
 
 
 def _look(module: Any, batch: Any) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ class Distiller(nn.Module, ABC):
     that a network that lacks it is refused before training.
 
     Attributes:
-        reads: parts of the outputs that the method uses.
+        reads: parts of the outputs that the method uses besides the logits.
         is_logit_term: whether the method matches the logits itself, and so stands in for TMKD's own logit loss.
         map_size: side in pixels to which the method pools maps before anything else, None where it reads them whole.
         min_batch: fewest images in a batch that the method can say something of; 2 where it compares them.
@@ -30,7 +30,7 @@ class Distiller(nn.Module, ABC):
         ...         return {"match": F.mse_loss(student.logits, teacher.logits)}
     """
 
-    reads: frozenset[Part] = frozenset({"logits"})
+    reads: frozenset[Part] = frozenset()
     is_logit_term: bool = False
     map_size: int | None = None
     min_batch: int = 1

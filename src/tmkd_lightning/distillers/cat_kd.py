@@ -21,6 +21,9 @@ class CATKD(Distiller):
         normalize: whether each pooled map is divided by its L2 norm; the weight must then be much larger.
         name: what the term is logged as.
 
+    Raises:
+        ValueError: a weight below 0 or not finite, or a resolution that is no whole number from 1 on.
+
     Source: Guo et al. 2023, Eq. 5 and 6; the weight is the paper's, resolution 2 is that of their code.
 
     Example:

@@ -19,6 +19,9 @@ class FeatureKL(Distiller):
         noise_scale: λ, how strongly the teacher's embedding is perturbed, at least 0; fresh noise each step.
         weight: factor of the loss, at least 0.
 
+    Raises:
+        ValueError: a temperature that is not positive, or a factor below 0 or not finite.
+
     Source: Eq. 6 and 7; the defaults are customary in the code that the paper builds on.
 
     Example:

@@ -17,6 +17,9 @@ class KD(Distiller):
         weight: factor of the loss, at least 0. 0.9 beside a cross-entropy weight of 0.1 is a common pair.
         name: what the term is logged as.
 
+    Raises:
+        ValueError: a temperature that is not positive, or a weight below 0 or not finite.
+
     Source: Hinton et al. 2015; Eq. 8.
 
     Example:

@@ -17,6 +17,9 @@ class RKD(Distiller):
         angle_weight: factor of the angles' loss, at least 0.
         name: what the term is logged as.
 
+    Raises:
+        ValueError: a weight below 0 or not finite.
+
     Source: Park et al. 2019, Eq. 5 to 8; the weights are those of their code and of RepDistiller.
 
     Example:

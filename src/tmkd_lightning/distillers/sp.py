@@ -16,6 +16,9 @@ class SP(Distiller):
         weight: factor of the loss, at least 0.
         name: what the term is logged as.
 
+    Raises:
+        ValueError: a weight below 0 or not finite.
+
     Source: Tung and Mori 2019, Eq. 4, on the last map before the pooling; the weight is that of their code and of
     RepDistiller.
 

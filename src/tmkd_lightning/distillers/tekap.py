@@ -22,6 +22,10 @@ class TeKAP(Distiller):
         copies_weight: factor of the copies' losses, at least 0.
         name: what the term is logged as.
 
+    Raises:
+        ValueError: a temperature that is not positive, a factor below 0 or not finite, or copies that are no whole
+            number from 1 on.
+
     Source: Hossain et al. 2025, at the level of the logits; the defaults are those of their code.
 
     Example:

@@ -102,7 +102,7 @@ def styled() -> Iterator[None]:
 
 
 def check_matplotlib() -> None:
-    """Misses matplotlib before anything is trained or computed for it.
+    """Refuses to begin without matplotlib, before anything is trained or computed for it.
 
     Raises:
         ModuleNotFoundError: it is not installed.
@@ -110,4 +110,4 @@ def check_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("figures need matplotlib: pip install 'tmkd-lightning[figures]'") from error
+        raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib") from error

@@ -5,24 +5,25 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from tmkd_lightning.prompts import known_class_names
+
 
 def class_names(module: Any, data: object) -> list[str]:
-    """The module's names of classes, else the datamodule's, else their numbers.
+    """What the module, the datamodule or the checkpoint calls the classes, else their numbers.
 
     Args:
-        module: with `class_names`, or None, and `num_classes`.
-        data: a datamodule, which may have `class_names`, or None.
+        module: as in `known_class_names`, with `num_classes`.
+        data: as in `known_class_names`.
 
     Returns:
         K names.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> class_names(SimpleNamespace(class_names=None, num_classes=2), data=None)
+        >>> class_names(SimpleNamespace(class_names=None, saved_class_names=None, num_classes=2), data=None)
         ['0', '1']
     """
-    names = module.class_names or getattr(data, "class_names", None)  # a foreign datamodule may lack them
-    return [str(name) for name in names or range(module.num_classes)]
+    return next(known_class_names(module, data), [str(number) for number in range(module.num_classes)])
 
 
 def wrapped(text: str, letters: int) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from tmkd_lightning.figures.drawing import NothingToShowError
+from tmkd_lightning.models.weights import read_checkpoint
 
 METRICS = "metrics.csv"
 CONFIG = "resolved_config.yaml"
@@ -82,6 +82,6 @@ def source_of(checkpoint: Path) -> str:
         checkpoint: one that can be read.
     """
     folder = run_folder(checkpoint)
-    step = torch.load(checkpoint, map_location="cpu", weights_only=True).get("global_step", "unknown")
+    step = read_checkpoint(checkpoint).get("global_step", "unknown")
     seed = config_of(folder).get("seed_everything", "unknown")
     return f"run {run_name(folder)}, checkpoint {checkpoint.name} (step {step}), seed {seed}"

@@ -72,10 +72,36 @@ def _initialise(network: nn.Module) -> None:
 
 
 def vgg8(num_classes: int = 100) -> VGG:
-    """VGG8, one convolution a block: 4.0 million parameters at 100 classes."""
+    """VGG8, one convolution a block: 4.0 million parameters at 100 classes.
+
+    Args:
+        num_classes: K.
+
+    Returns:
+        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
+
+    Source: Simonyan and Zisserman 2015, as RepDistiller defines it for distillation.
+
+    Example:
+        >>> vgg8(num_classes=5).fc
+        Linear(in_features=512, out_features=5, bias=True)
+    """
     return VGG([[64], [128], [256], [512], [512]], num_classes)
 
 
 def vgg13(num_classes: int = 100) -> VGG:
-    """VGG13, two convolutions a block: 9.5 million parameters at 100 classes."""
+    """VGG13, two convolutions a block: 9.5 million parameters at 100 classes.
+
+    Args:
+        num_classes: K.
+
+    Returns:
+        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
+
+    Source: Simonyan and Zisserman 2015, as RepDistiller defines it for distillation.
+
+    Example:
+        >>> vgg13(num_classes=5).fc
+        Linear(in_features=512, out_features=5, bias=True)
+    """
     return VGG([[64, 64], [128, 128], [256, 256], [512, 512], [512, 512]], num_classes)

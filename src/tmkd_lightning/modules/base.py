@@ -106,7 +106,7 @@ class ClassificationModule(WatchedModule):
             self.read_weights()
 
     def setup(self, stage: str) -> None:
-        """Holds the number of classes against the datamodule's, and wakes a network that was left evaluating."""
+        """Holds the number of classes against the data's; puts a network left evaluating into training mode."""
         silence_intended()
         check_data_classes(self.trainer, self.extractor)
         if stage != "fit":

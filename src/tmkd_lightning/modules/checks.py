@@ -46,14 +46,14 @@ def weight_beside(distiller: Distiller | None, logit_weight: float | None) -> fl
     return 0.0 if distiller is not None and distiller.is_logit_term else 1.0
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
+def check_loss_weights(weights: Mapping[str, float]) -> None:
     """Refuses loss weights that are negative or not finite."""
     for name, weight in weights.items():
         check_weight(f"{name}_weight", weight)
 
 
 def check_file(path: str | None) -> None:
-    """Misses a teacher's file before anything is fetched or encoded."""
+    """Refuses a teacher_checkpoint that is not there, before anything is fetched or encoded."""
     if path is not None and not Path(path).is_file():
         raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, and was the teacher trained?")
 

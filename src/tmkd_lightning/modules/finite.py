@@ -81,7 +81,7 @@ class FiniteGuard(nn.Module):
             )
 
 
-def check_weights(module: nn.Module) -> None:
+def check_finite_parameters(module: nn.Module) -> None:
     """Refuses to go on with weights that are not finite, as gradients can make them although all losses were.
 
     Args:
@@ -93,7 +93,7 @@ def check_weights(module: nn.Module) -> None:
     Example:
         >>> layer = nn.Linear(2, 1)
         >>> _ = nn.init.constant_(layer.bias, float("inf"))
-        >>> check_weights(layer)
+        >>> check_finite_parameters(layer)
         Traceback (most recent call last):
         FloatingPointError: parameter 'bias' is not finite, although all losses were: its gradients ...
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule
 
-from tmkd_lightning.models.checkpoints import read_checkpoint
+from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.modules.base import ClassificationModule
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of what the command line has trained

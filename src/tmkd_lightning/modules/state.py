@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
+from tmkd_lightning.prompts import known_class_names
+
 LEFT_OUT = "tmkd_left_out"
 """Key in checkpoints of the names of arguments that were objects."""
 
@@ -49,7 +51,7 @@ def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
     """
     checkpoint[LEFT_OUT] = module.left_out
     checkpoint[NUM_CLASSES] = module.num_classes
-    checkpoint[CLASS_NAMES] = known_class_names(module)
+    checkpoint[CLASS_NAMES] = fitting_class_names(module)
 
 
 def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
@@ -68,8 +70,8 @@ def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
     module.saved_class_names = checkpoint.get(CLASS_NAMES)
 
 
-def known_class_names(module: Any) -> list[str] | None:
-    """Looks up what the classes are called: by the module's argument, the datamodule, or the checkpoint it came from.
+def fitting_class_names(module: Any) -> list[str] | None:
+    """The names of as many classes as the module has, see `known_class_names`.
 
     Args:
         module: a module of ours.
@@ -78,15 +80,8 @@ def known_class_names(module: Any) -> list[str] | None:
         Names in the order of the labels, or None where nobody has as many as there are classes.
     """
     data = None if module._trainer is None else module._trainer.datamodule
-    sources = (
-        module.class_names,
-        getattr(data, "class_names", None),
-        module.saved_class_names,
-    )  # a foreign one may lack it
-    for names in sources:
-        if isinstance(names, (list, tuple)) and len(names) == module.num_classes:
-            return [str(name) for name in names]
-    return None
+    fitting = (names for names in known_class_names(module, data) if len(names) == module.num_classes)
+    return next(fitting, None)
 
 
 def _is_plain(value: object) -> bool:

@@ -72,7 +72,7 @@ class TaughtModule(ClassificationModule):
         return missing(self.trainer, wanted)
 
     def setup(self, stage: str) -> None:
-        """Wants the texts to be there before training."""
+        """Refuses to train without text embeddings."""
         super().setup(stage)
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
@@ -108,7 +108,7 @@ class TaughtModule(ClassificationModule):
         return fuse(output, weights)
 
     def show(self, image: Tensor) -> Output:
-        """Shows the teacher all views in one forward.
+        """Shows the teacher all views.
 
         Args:
             image: ``(B, 3, H, W)`` in [0, 1].

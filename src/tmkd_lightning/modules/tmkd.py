@@ -58,7 +58,8 @@ class TMKDModule(TaughtModule):
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
         teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time.
         compile: whether to compile both networks before the first step.
-        teacher_chunk: most views in one forward of the teacher, None for all at once.
+        teacher_chunk: most images, of all views, in one forward of the teacher; None for all at once, or on a CPU for
+            pieces of one view.
         head_lr_factor: learning-rate factor of projector, text heads and WeightNet.
         optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
         lr_scheduler: makes a scheduler from the optimizer, stepped once an epoch; None for warm-up and step decay.
@@ -119,7 +120,9 @@ class TMKDModule(TaughtModule):
         self.remember(arguments)
         distiller = Sum(*distiller) if isinstance(distiller, (list, tuple)) else distiller
         logit_weight = checks.weight_beside(distiller, logit_weight)
-        checks.check_weights({"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight})
+        checks.check_loss_weights(
+            {"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight}
+        )
         checks.check_choice("fusion", fusion, ["text", "mean"])
         checks.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
 

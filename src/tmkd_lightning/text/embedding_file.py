@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.files import atomic_write, sha256_of
 
 
 def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tensor, identity: str) -> None:
@@ -63,9 +62,7 @@ class EmbeddingFile:
 
     def identity(self) -> str:
         """Names the file by its content."""
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"file-{digest}-{self.prompts}-{self.embeddings}"
+        return f"file-{sha256_of(self.path)}-{self.prompts}-{self.embeddings}"
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Looks prompts up; see `TextEncoder`."""

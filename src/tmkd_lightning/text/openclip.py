@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tmkd_lightning.files import sha256_of
+
 if TYPE_CHECKING:  # open_clip is slow to import and only needed where prompts are encoded anew
     from open_clip import CLIP
 
@@ -149,6 +151,5 @@ def _without_its_warnings() -> Iterator[None]:
 def _digest(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        total.update(path.name.encode() + bytes.fromhex(sha256_of(path)))
     return total.hexdigest()[:32]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 
+from tmkd_lightning.commands.watch import data_of_run, watch
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.figures import Material, check_names, drawings, figure_of, page_of, read_history, render
 from tmkd_lightning.figures import write as write_files
@@ -18,7 +19,6 @@ from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_
 from tmkd_lightning.figures.save import check_folder, check_format
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
-from tmkd_lightning.watch import data_of_run, watch
 
 _SPLITS = {"val": "validation", "test": "test"}
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tmkd_lightning import Extractor
-from tmkd_lightning import draw as verb
 from tmkd_lightning.cli import main
+from tmkd_lightning.commands import figures as verb
 from tmkd_lightning.figures import Attention, Curves, Logits
 from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_of
 from tmkd_lightning.modules.rebuild import rebuild
@@ -225,6 +225,16 @@ def test_data_and_checkpoint_of_other_classes(here, tmp_path) -> None:
     photos = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "photos"]
     with pytest.raises(ValueError, match=r"digits_tmkd \(WideResNet\) has 10 classes, but there are 2"):
         figures("--checkpoint", TMKD, "--which", "logits", *photos)
+
+
+def test_data_without_names_take_those_of_the_checkpoint(here, drawn) -> None:
+    Path("nameless.py").write_text(
+        "import tmkd_lightning.data\n\n\n"
+        "class Nameless(tmkd_lightning.data.DigitsDataModule):\n"
+        "    class_names, num_classes = None, 10\n"
+    )
+    figures("--checkpoint", TMKD, "--which", "logits", "--batches", "1", "--data", "nameless.Nameless", *DIGITS[2:])
+    assert drawn["data"][0].class_names[:3] == ["zero", "one", "two"]
 
 
 def test_two_runs_of_other_classes(here, monkeypatch) -> None:
