@@ -51,8 +51,8 @@ def conditions() -> list[Condition]:
         *compared(["rkd"], "plain", PLAIN),
         *compared(["rkd"], "tmkd", {}),
         *compared(cheap, "tmkd@distillation", {"fusion_objective": "distillation"}),
+        *(Condition(name, teacher, "kd", PARTS[name]) for teacher in TEACHERS for name in PARTS),
         *compared(["rkd"], "logit", LOGIT),
-        *(Condition(name, teacher, "kd", options) for name, options in PARTS.items() for teacher in TEACHERS),
         *compared(["rkd"], "tmkd@distillation", {"fusion_objective": "distillation"}),
     ]
 
