@@ -18,7 +18,11 @@ from tmkd_lightning.modules.base import ClassificationModule
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of what the command line has trained
 _LONGEST = 300  # letters of somebody else's message
 _DUMPS = (  # beginnings of lines in which jsonargparse says what it was given and what else it has tried
-    *("Does not validate against", "Subtypes:", "Errors:", "Given value", 'Parser key "module"'),
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    'Parser key "module"',
     "Expected a <class 'NoneType'>",
 )
 
