@@ -215,6 +215,16 @@ def test_bad_input_leaves_earlier_figures_alone(here, options, error, message) -
     assert Path("figures/curves.png").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("which", [["--which", "views,attention"], []])
+def test_a_folder_where_a_file_shall_be_is_refused_before_anything_is_drawn(here, drawn, which) -> None:
+    Path("figures/attention.png").mkdir(parents=True)
+    Path("figures/views.png").write_bytes(b"old")
+    with pytest.raises(IsADirectoryError, match=r"figures/attention\.png is a folder"):
+        figures("--checkpoint", TMKD, *which)
+    assert Path("figures/views.png").read_bytes() == b"old"
+    assert drawn["data"] == []
+
+
 def test_data_and_checkpoint_of_other_classes(here, tmp_path) -> None:
     from PIL import Image
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from launched import run_script
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import Figures
+from tmkd_lightning.callbacks import Figures, RunRecord
 from tmkd_lightning.figures import NothingToShowError
 from wandb_file import read_run
 
@@ -185,6 +185,14 @@ def test_what_cannot_be_drawn_fails_before_training(fit, loader, tmp_path) -> No
     with pytest.raises(ValueError, match="figures cannot be written to"):
         fit(module, val=loader(), callbacks=[Figures(folder=str(tmp_path / "file"))])
     assert all(one.equal(other) for one, other in zip(before, module.parameters(), strict=True))
+
+
+def test_a_folder_that_takes_no_files_is_refused_before_anything_is_logged(fit, net, loader, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    callbacks = [Figures(folder=str(tmp_path / "file")), RunRecord()]
+    with pytest.raises(ValueError, match="figures cannot be written to"):
+        fit(ClassifierModule(net()), val=loader(), logger=CSVLogger(tmp_path, "kd"), callbacks=callbacks)
+    assert [path for path in (tmp_path / "kd").rglob("*") if path.is_file()] == []
 
 
 def test_what_there_is_nothing_for_is_left_out_with_a_warning(fit, loader, tmp_path) -> None:

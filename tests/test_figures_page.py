@@ -125,9 +125,25 @@ def test_all_files_or_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"figures cannot be written to .*/file/folder .*choose another folder"):
         write({tmp_path / "old.png": b"new", tmp_path / "file" / "folder" / "new.png": b"new"})
     assert (tmp_path / "old.png").read_bytes() == b"old"
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"taken\.png is a folder"):
+        write({tmp_path / "old.png": b"new", tmp_path / "taken.png": b"new"})
+    assert (tmp_path / "old.png").read_bytes() == b"old"
     write({tmp_path / "old.png": b"new", tmp_path / "more" / "new.png": b"new"})
     assert (tmp_path / "old.png").read_bytes() == (tmp_path / "more" / "new.png").read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path / "more")) == ["new.png"]
+
+
+def test_a_file_that_fails_half_way_takes_none(tmp_path: Path) -> None:
+    (tmp_path / "old.png").write_bytes(b"old")
+
+    class Full:
+        """Content that no file takes."""
+
+    with pytest.raises(TypeError):
+        write({tmp_path / "old.png": b"new", tmp_path / "second.png": Full()})
+    assert os.listdir(tmp_path) == ["old.png"]
+    assert (tmp_path / "old.png").read_bytes() == b"old"
 
 
 def test_matplotlib_is_missed_by_name(monkeypatch) -> None:

@@ -12,6 +12,7 @@ import yaml
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.cli import main
 from tmkd_lightning.modules.rebuild import rebuild
+from tmkd_lightning.restored import restore
 
 NET = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
 RUN = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]
@@ -128,7 +129,32 @@ def test_weights_of_another_network(classifier, tmp_path) -> None:
     content = torch.load(classifier, weights_only=True)
     content["hyper_parameters"]["network"]["init_args"]["num_classes"] = 7
     torch.save(content, tmp_path / "best.ckpt")
-    with pytest.raises(
-        ValueError, match=r"(?s)cannot be built again as a tmkd_lightning\.ClassifierModule.*size mismatch"
-    ):
+    with pytest.raises(ValueError, match=r"best\.ckpt does not fit WideResNet.*other shapes: network\.fc\.weight is"):
         rebuild(tmp_path / "best.ckpt")
+
+
+def test_renamed_weights_get_the_message_of_export(classifier, tmp_path) -> None:
+    content = torch.load(classifier, weights_only=True)
+    state = content["state_dict"]
+    state["network.old_name"] = state.pop("network.fc.bias")
+    torch.save(content, tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match="does not fit") as of_rebuild:
+        rebuild(tmp_path / "best.ckpt")
+    assert str(of_rebuild.value) == (
+        f"{tmp_path / 'best.ckpt'} does not fit WideResNet, which its config describes: missing keys: "
+        "network.fc.bias; unknown keys: network.old_name. Was it made with another version of that network?"
+    )
+    with pytest.raises(ValueError, match="does not fit") as of_export:
+        restore(tmp_path / "best.ckpt")
+    assert str(of_export.value) == str(of_rebuild.value)
+
+
+def test_an_unknown_argument_is_told_in_one_short_line(classifier, tmp_path) -> None:
+    content = torch.load(classifier, weights_only=True)
+    content["hyper_parameters"]["of_tomorrow"] = 1
+    torch.save(content, tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match=r"best\.ckpt cannot be built again .*another version.*of_tomorrow") as caught:
+        rebuild(tmp_path / "best.ckpt")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message.replace(str(tmp_path), "")) < 600

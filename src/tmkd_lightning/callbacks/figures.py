@@ -73,18 +73,19 @@ class Figures(Callback):
         self._drawn = -1  # the step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the folder, for which all processes are needed."""
+        """Finds the folder, for which all processes are needed; one that was named must take files."""
         if stage == "fit":
             logs = _log_folder(trainer)
             self._run = run_name(logs)
             self._folder = logs / "figures" if self.folder is None else self.folder
+            if self.folder is not None:  # the other one is the run's own, which is made when it has begun
+                self._check_folder(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at one batch: what cannot be drawn is to fail now, and not when the run is over."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if self.formats:
-            check_folder(self._folder)
+        self._check_folder(trainer)
         with isolate_rng():
             material = self._material(trainer, pl_module, batches=1)
             for name in _ON_ONE_BATCH:
@@ -118,6 +119,10 @@ class Figures(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with what was noted."""
         self._history = History(state_dict["weights"], state_dict["accuracy"])
+
+    def _check_folder(self, trainer: Trainer) -> None:
+        if self.formats and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_folder(self._folder)
 
     def _draw(self, trainer: Trainer, module: LightningModule, epochs: int) -> None:
         self._drawn = trainer.global_step

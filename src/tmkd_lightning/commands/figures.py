@@ -11,12 +11,12 @@ from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.commands.watch import data_of_run, watch
 from tmkd_lightning.extract import Extractor
-from tmkd_lightning.figures import Material, check_names, drawings, figure_of, page_of, read_history, render
+from tmkd_lightning.figures import FIGURES, Material, check_names, drawings, figure_of, page_of, read_history, render
 from tmkd_lightning.figures import write as write_files
 from tmkd_lightning.figures.curves import History
 from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_of
-from tmkd_lightning.figures.save import check_folder, check_format
+from tmkd_lightning.figures.save import check_format, check_places
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
 
@@ -59,6 +59,7 @@ def draw(
 
     Raises:
         ValueError: a name that there is not, a file that does not fit, or nothing to draw.
+        OSError: a file cannot be written; then none has been.
     """
     names = [name.strip() for name in which.split(",")] if isinstance(which, str) else which
     kinds = ["png", "pdf"] if formats is None else formats
@@ -101,8 +102,8 @@ def _check(names: list[str] | None, kinds: list[str], output: Path, page: str | 
     for kind in [*kinds, *([] if page is None else [_kind(page)])]:
         check_format(kind)
     check_matplotlib()
-    for folder in [output, *([] if page is None else [Path(page).parent])]:
-        check_folder(folder)
+    places = [output / f"{name}.{kind}" for name in names or FIGURES for kind in kinds]
+    check_places([*places, *([] if page is None else [Path(page)])])
 
 
 def _kind(page: str) -> str:

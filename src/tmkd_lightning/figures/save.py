@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from tmkd_lightning.figures.drawing import styled
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,19 +43,37 @@ def render(figure: Figure, kind: str = "png", dpi: int = _DPI) -> bytes:
 
 
 def write(files: Mapping[Path, bytes]) -> None:
-    """Writes files that have all been rendered, each whole or not at all.
+    """Writes files that have all been rendered; they take their names when all are written.
 
     Args:
         files: content by path.
 
     Raises:
         ValueError: a folder cannot be written to; then nothing has been written.
+        OSError: a file cannot be written; nothing either.
     """
-    for folder in {path.parent for path in files}:
-        check_folder(folder)
-    for path, content in files.items():
-        with atomic_write(path) as file:
+    check_places(files)
+    with ExitStack() as stack:
+        for path, content in files.items():
+            file = stack.enter_context(atomic_write(path))
             file.write(content)
+            file.flush()
+
+
+def check_places(paths: Collection[Path]) -> None:
+    """Refuses places where files cannot be written; folders that are missing are made.
+
+    Args:
+        paths: where files shall be.
+
+    Raises:
+        ValueError: a folder cannot be written to.
+        IsADirectoryError: a path is a folder itself.
+    """
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_folder(folder)
+    for path in paths:
+        check_writable(path)
 
 
 def check_format(kind: str) -> None:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import instantiate_module
 
+from tmkd_lightning.keys import differences
 from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.modules.base import ClassificationModule
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of what the command line has trained
+_LONGEST = 300  # letters of somebody else's message
+_DUMPS = (  # beginnings of lines in which jsonargparse says what it was given and what else it has tried
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    'Parser key "module"',
+    "Expected a <class 'NoneType'>",
+)
 
 
 def rebuild(checkpoint: str | Path) -> ClassificationModule:
@@ -40,11 +54,48 @@ def rebuild(checkpoint: str | Path) -> ClassificationModule:
             f"{path} does not say how its module is built, so tmkd did not make it: in Python, use "
             "load_from_checkpoint(path, ...) of its class, with its networks"
         )
+    module = _build(path, class_path, recipe)
+    _load(module, path, content)
+    return module
+
+
+def short(error: Exception) -> str:
+    """The message of an error in somebody else's code, on one line and not endless, without the parser's dumps.
+
+    Args:
+        error: any; where it has no message its type is told.
+
+    Example:
+        >>> short(ValueError("Errors:\\n  - no such option\\nGiven value: Namespace(a=1)"))
+        'no such option'
+    """
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    telling = dict.fromkeys(line for line in lines if not line.startswith(_DUMPS))
+    return textwrap.shorten(" ".join(telling) or type(error).__name__, _LONGEST, placeholder=" ...")
+
+
+def _build(path: Path, class_path: str, recipe: Mapping[str, Any]) -> ClassificationModule:
     try:
-        import_module(class_path.rpartition(".")[0])  # Lightning builds only classes that are imported already
-        module = LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the parser, the parts and the loading of weights have errors of many types
-        raise ValueError(f"{path} cannot be built again as a {class_path}: {error}") from error
+        import_module(class_path.rpartition(".")[0])
+        arguments = {name: value for name, value in recipe.items() if name != "_instantiator"}
+        module: LightningModule = instantiate_module(LightningModule, arguments)
+    except Exception as error:  # the parser and the parts have errors of many types
+        raise ValueError(
+            f"{path} cannot be built again as a {class_path}: was it made with another version, or is what it comes "
+            f"from neither installed nor in the current folder? ({short(error)})"
+        ) from None  # the parser's own message is a dump of the whole config
     if not isinstance(module, ClassificationModule):
         raise ValueError(f"{path} holds a {class_path}, which is no module of this library")
     return module
+
+
+def _load(module: ClassificationModule, path: Path, content: dict[str, Any]) -> None:
+    try:
+        module.on_load_checkpoint(content)
+        module.load_state_dict(content["state_dict"])
+    except Exception as error:  # of weights that do not fit, or of a module's own
+        problems = differences(content["state_dict"], module.state_dict()) or [short(error)]
+        raise ValueError(
+            f"{path} does not fit {module.extractor.name}, which its config describes: {'; '.join(problems)}. Was it "
+            "made with another version of that network?"
+        ) from error
