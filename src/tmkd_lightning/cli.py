@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from tmkd_lightning.cache import CacheError
 from tmkd_lightning.callbacks import CarriedCurve, RunRecord
 from tmkd_lightning.checkpoints import WholeCheckpointIO, whole_checkpoint
 from tmkd_lightning.commands.cache import cache_command
@@ -26,7 +27,9 @@ from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.predict import predict_command
+from tmkd_lightning.models.imagenet import PretrainedWeightsError
 from tmkd_lightning.models.weights import read_checkpoint
+from tmkd_lightning.text.openclip import TextWeightsError
 
 VERBS = {
     "cache": cache_command,
@@ -36,6 +39,9 @@ VERBS = {
     "figures": figures_command,
     "predict --images": predict_command,
 }
+
+# What our verbs raise for a user to read; anything else is a fault of the code, and keeps its traceback.
+_ERRORS = (ValueError, OSError, ImportError, CacheError, PretrainedWeightsError, TextWeightsError)
 
 # Said by libraries about themselves or about each other; nothing a user of ours could act on.
 _NOISE = (
@@ -128,6 +134,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Args:
         args: command-line arguments; None for those of the process.
+
+    Raises:
+        SystemExit: with status 2 and one message, where a verb of ours fails on the process's arguments. Lightning's
+            verbs, in which a user's code may be at fault, and calls with `args` leave exceptions as they are.
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
@@ -138,8 +148,14 @@ def main(args: Sequence[str] | None = None) -> None:
     verb = _verb(arguments)
     if verb is None:
         TMKDCLI(args)
-    else:
+        return
+    try:
         VERBS[verb](arguments[1:])
+    except _ERRORS as error:
+        if args is not None:
+            raise
+        print(f"tmkd {arguments[0]}: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _verb(args: Sequence[str]) -> str | None:
