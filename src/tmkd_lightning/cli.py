@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,7 @@ from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.predict import predict_command
+from tmkd_lightning.configs import read_config
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
 from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.text.openclip import TextWeightsError
@@ -84,10 +86,15 @@ class TMKDCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Passes a damaged checkpoint over, and refuses by its name one that cannot be read safely.
+        """Passes a damaged checkpoint over, and refuses by its name one or a config that cannot be read safely.
 
         Whoever reads the file next would not tell the name.
         """
+        for path in _configs(sys.argv[1:] if args is None else args):
+            try:
+                read_config(path)
+            except ValueError as error:
+                parser.error(str(error))
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         checkpoint = config.get("ckpt_path")
@@ -112,6 +119,14 @@ class TMKDCLI(LightningCLI):
     def after_fit(self) -> None:
         """Closes with a table: best and last epoch are different things."""
         _print_summary(self.trainer, time.monotonic() - self._start)
+
+
+def _configs(args: ArgsType) -> list[Path]:
+    """Files that are named as configs; one that is missing, or a config written out, is the parser's to tell."""
+    words = [] if not isinstance(args, list) else [str(word) for word in args]
+    named = [value for word, value in pairwise(words) if word in ("--config", "-c")]
+    named += [word.partition("=")[2] for word in words if word.startswith(("--config=", "-c="))]
+    return [Path(name) for name in named if os.path.isfile(name)]
 
 
 @rank_zero_only
