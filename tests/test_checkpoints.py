@@ -1,6 +1,8 @@
 """Weights from files: found whatever stands before their names, and never at the price of running code."""
 
 import copy
+import io
+import pickle
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,44 @@ def test_what_is_no_checkpoint_at_all(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"hello world")
     with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
         load_weights(network(), tmp_path / "last.ckpt")
+
+
+class Mine:
+    """A class of somebody's own."""
+
+
+def written(content: object, old: bool = False) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=not old)
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "it is empty"),
+        (b"hello\nworld\n", "it is damaged, or not a checkpoint"),
+        (b"class,probability\ncat,1\n", "it is damaged, or not a checkpoint"),
+        (b'{"a": 1}', "it is damaged, or not a checkpoint"),
+        (bytes(5000), "it is damaged, or not a checkpoint"),
+        (written({"a": torch.ones(1000)})[:2000], "it is damaged or cut off"),
+        (written({"a": torch.ones(1000)})[:-50], "it is damaged or cut off"),
+        (
+            written({"a": torch.ones(1000)}, old=True)[:2000],
+            "it is damaged, or holds more than tensors and plain types",
+        ),
+        (written({"a": Mine()}), "it would run code, test_checkpoints.Mine"),
+        (written({"a": eval}, old=True), "it would run code, eval"),
+        (pickle.dumps({"a": Mine()}), "it is a pickle, which could run code, and not one of torch.save"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_without_bad_advice(tmp_path: Path, content: bytes, cause: str) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="read safely") as caught:
+        load_weights(network(), path)
+    assert str(caught.value) == f"{path} is not a checkpoint that can be read safely (weights_only=True): {cause}"
 
 
 def test_two_networks_that_fit_are_named(tmp_path: Path) -> None:

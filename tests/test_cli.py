@@ -14,10 +14,12 @@ import torch
 import wandb
 import yaml
 
-from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning import ClassifierModule, TMKDModule, cli
+from tmkd_lightning.cache import CacheError
 from tmkd_lightning.cli import main
 from tmkd_lightning.models import WideResNet
 from tmkd_lightning.text import EmbeddingFile
+from tmkd_lightning.text.openclip import TextWeightsError
 from wandb_file import read_run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -287,3 +289,51 @@ def test_the_users_own_config_is_left_alone(here) -> None:
     tmkd("fit", "--config", "config.yaml", *SHORT, *QUIET, "--trainer.logger", "false")
     assert Path("config.yaml").read_text() == text
     assert yaml.safe_load(Path("resolved_config.yaml").read_text())["trainer"]["max_epochs"] == 1
+
+
+# Errors
+
+
+def called(*args: str) -> subprocess.CompletedProcess[str]:
+    """As from a shell."""
+    command = [sys.executable, "-m", "tmkd_lightning", *args]
+    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+
+
+def test_our_verbs_end_with_one_line_in_a_shell(here) -> None:
+    ended = called("export", "--checkpoint", "gone.ckpt", "--output", "student.onnx")
+    line = "tmkd export: error: no checkpoint at gone.ckpt: is the path right, and was the network trained?\n"
+    assert (ended.returncode, ended.stderr, ended.stdout) == (2, line, "")
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, CacheError, TextWeightsError])
+def test_errors_that_are_for_users(here, monkeypatch, capsys, error) -> None:
+    def fail(args) -> None:
+        raise error("what helps")
+
+    monkeypatch.setitem(cli.VERBS, "predict --images", fail)
+    monkeypatch.setattr(sys, "argv", ["tmkd", "predict", "--images", "photos"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (2, "tmkd predict: error: what helps\n")
+    with pytest.raises(error, match="what helps"):
+        main(["predict", "--images", "photos"])
+
+
+def test_a_fault_of_the_code_keeps_its_traceback(here, monkeypatch) -> None:
+    monkeypatch.setitem(cli.VERBS, "embed", lambda args: {}["gone"])
+    monkeypatch.setattr(sys, "argv", ["tmkd", "embed"])
+    with pytest.raises(KeyError):
+        main()
+
+
+def test_lightnings_verbs_keep_their_tracebacks(here, monkeypatch) -> None:
+    """The fault may be in a user's code."""
+
+    def fail(args) -> None:
+        raise ValueError("of a user's dataset")
+
+    monkeypatch.setattr(cli, "TMKDCLI", fail)
+    monkeypatch.setattr(sys, "argv", ["tmkd", "fit"])
+    with pytest.raises(ValueError, match="of a user's dataset"):
+        main()

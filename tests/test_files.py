@@ -78,7 +78,12 @@ def test_a_place_is_tried_without_a_trace(tmp_path: Path) -> None:
 
 def test_places_that_take_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"file/below cannot be written \(.*\): choose another place"):
-        check_writable(tmp_path / "file" / "below")
+    for below in ("below", "folder/below"):
+        place = tmp_path / "file" / below
+        with pytest.raises(
+            OSError, match=rf"^{place} cannot be written \({tmp_path}/file is a file, not a folder\): c"
+        ):
+            check_writable(place)
+    assert (tmp_path / "file").read_text() == "in the way"
     with pytest.raises(IsADirectoryError, match="is a folder: give the name of a file"):
         check_writable(tmp_path)

@@ -270,11 +270,14 @@ def test_what_lies_beside_a_checkpoint(tmp_path, sprung, form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_configs_of_the_command_line(tmp_path, sprung, form) -> None:
-    """Read by the parser, whose messages name no file."""
-    (tmp_path / "run.yaml").write_bytes(FORMS[form](Trap(sprung)))
-    with pytest.raises((SystemExit, UnicodeDecodeError)):
-        main("fit", "--config", tmp_path / "run.yaml")
+@pytest.mark.parametrize("words", [["--config", "{}"], ["--config={}"], ["-c", "{}"]])
+def test_configs_of_the_command_line(tmp_path, sprung, capsys, form, words) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(FORMS[form](Trap(sprung)))
+    with pytest.raises(SystemExit) as ended:
+        main("fit", "--config", ROOT / "examples/digits_student.yaml", *(word.format(path) for word in words))
+    assert ended.value.code == 2
+    assert f"error: {path} is not a config that can be read safely: " in capsys.readouterr().err.splitlines()[-1]
 
 
 # The code itself

@@ -153,7 +153,11 @@ def test_a_folder_without_images(module, tmp_path) -> None:
 
 
 def test_no_folder(folder, module, tmp_path) -> None:
-    refuse(module, folder / "0.png", r"no folder .*0\.png: name one that holds images", tmp_path, DataError)
+    refuse(module, folder / "gone", r"no folder .*gone: name one that holds images", tmp_path, DataError)
+
+
+def test_an_image_in_place_of_a_folder(folder, module, tmp_path) -> None:
+    refuse(module, folder / "0.png", r"/0\.png is a file: name the folder that holds the images", tmp_path, DataError)
 
 
 @pytest.mark.parametrize(

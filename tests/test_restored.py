@@ -141,6 +141,34 @@ def test_files_of_others(tmp_path, content) -> None:
         restore(tmp_path / "other.pt")
 
 
+@pytest.mark.parametrize("name", ["state_dict", "hyper_parameters", "datamodule_hyper_parameters"])
+def test_a_part_that_is_something_else(changed, name) -> None:
+    path = changed(lambda content: content.update({name: [1]}))
+    with pytest.raises(ValueError, match=rf"{path} is damaged, .*: its {name} should be a mapping and is a list"):
+        restore(path)
+
+
+def test_parts_that_are_missing(changed) -> None:
+    path = changed(lambda content: content.pop("state_dict"))
+    with pytest.raises(ValueError, match=rf"{path} is damaged, .*: its state_dict should be a mapping and is missing"):
+        restore(path)
+    path = changed(lambda content: content.pop("datamodule_hyper_parameters"))
+    assert restore(path).data is None
+    path = changed(lambda content: content.update(state_dict={"fc.weight": 1}, hyper_parameters={}))
+    with pytest.raises(ValueError, match=rf"{path} is damaged, .*: its state_dict holds no network"):
+        restore(path)
+    path = changed(lambda content: content.update(state_dict={5: torch.ones(1)}))
+    with pytest.raises(ValueError, match=rf"{path} is damaged, .*: its state_dict has keys that are no names"):
+        restore(path)
+
+
+@pytest.mark.parametrize("config", [{}, {"class_path": "timm.create_model", "init_args": [1]}, {"class_path": 5}])
+def test_a_config_that_is_none(changed, config) -> None:
+    path = changed(lambda content: content["hyper_parameters"].update(student=config))
+    with pytest.raises(ValueError, match=f"the network of {path}, .*, cannot be built here"):
+        restore(path)
+
+
 def test_a_missing_file(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*last\.ckpt"):
         restore(tmp_path / "last.ckpt")
@@ -212,6 +240,14 @@ def test_export_asks_for_a_size_that_nobody_knows(changed, tmp_path) -> None:
     command = ["export", "--checkpoint", str(path), "--output", str(tmp_path / "student.onnx")]
     with pytest.raises(ValueError, match="does not say how large its images were: pass --image_size"):
         tmkd(command)
+
+
+def test_export_warns_of_images_of_another_size(checkpoint, tmp_path, capsys) -> None:
+    command = ["export", "--checkpoint", str(checkpoint), "--format", "state_dict", "--image_size"]
+    tmkd([*command, "24", "--output", str(tmp_path / "other.safetensors")])
+    assert capsys.readouterr().err == "WARNING: images of the run were 16 pixels, not 24\n"
+    tmkd([*command, "16", "--output", str(tmp_path / "same.safetensors")])
+    assert capsys.readouterr().err == ""
 
 
 def test_export_names_the_formats(checkpoint, tmp_path, capsys) -> None:

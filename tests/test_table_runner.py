@@ -290,6 +290,14 @@ def test_being_stopped_ends_the_command(tables, tmp_path) -> None:
         os.kill(number, 0)
 
 
+def test_an_output_below_a_file_is_told_once(tables, tmp_path, capsys) -> None:
+    grid = write(tmp_path / "grid.yaml", pairs=[{"name": "a", "config": "digits_kd"}], methods=["kd"], seeds=[0, 1])
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit, match=rf"cannot be written \({tmp_path}/file is a file, not a folder\): choose"):
+        tables.run.main([str(grid), "--output", str(tmp_path / "file/x")])
+    assert capsys.readouterr().out == ""
+
+
 def test_a_folder_is_locked_as_long_as_a_command_left_behind_works_in_it(tables, tmp_path) -> None:
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from processes import Processes\n"

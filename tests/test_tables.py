@@ -287,6 +287,70 @@ def test_a_damaged_result_is_refused(tables, finished) -> None:
         tables.results.read_results(grid, root)
 
 
+BROKEN = ["", "{", "[]", "{}", '{"a": 1}', '{"id": 5, "hash": []}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_foreign_record_is_named_and_not_counted(tables, finished, content) -> None:
+    grid, root = finished
+    (root / "theirs").mkdir()
+    (root / "theirs/cell.json").write_text(content)
+    results = tables.results.read_results(grid, root)
+    assert results.excluded == {"theirs": "its cell.json is damaged, or of something else"}
+    assert len(results.done) == 7
+
+
+@pytest.mark.parametrize("name", ["cell.json", "done.json"])
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_record_of_ones_own_that_is_something_else(tables, finished, name, content) -> None:
+    grid, root = finished
+    path = root / "pair/kd/seed0" / name
+    path.write_text(content)
+    with pytest.raises(SystemExit, match=rf"{path} .*: remove the folder {path.parent}$"):
+        tables.results.read_results(grid, root)
+
+
+@pytest.mark.parametrize("keys", ["attempts", "metrics", "metrics best", "metrics last epoch", "record git", "record"])
+@pytest.mark.parametrize("value", [None, "x"])
+def test_a_result_that_lacks_something(tables, finished, keys, value) -> None:
+    grid, root = finished
+    path = root / "pair/kd/seed0/done.json"
+    content = inner = json.loads(path.read_text())
+    *above, last = keys.split()
+    for key in above:
+        inner = inner[key]
+    del inner[last]
+    if value is not None and keys != "record git":  # which may be anything
+        inner[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=f"{path} is damaged or of another version: remove the folder {path.parent}"):
+        tables.results.read_results(grid, root)
+
+
+def test_a_result_without_a_number(tables, finished) -> None:
+    grid, root = finished
+    path = root / "pair/kd/seed0/done.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["last"]["test/top1"] = float("nan")
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=r"done\.json has no test/top1 of the last epoch: remove it"):
+        tables.results.read_results(grid, root)
+
+
+def test_places_that_take_no_tables_are_told_before_any_is_written(tables, finished, small, tmp_path, monkeypatch):
+    _, root = finished
+    (tmp_path / "out/provenance.md").mkdir(parents=True)
+    (tmp_path / "file").write_text("in the way")
+    for to, message in {
+        "out": rf"{tmp_path}/out/provenance\.md is a folder: give the name of a file",
+        "file/x": rf"{tmp_path}/file/x/table\.md cannot be written \({tmp_path}/file is a file, not a folder\)",
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["tabulator.py", str(small), f"--runs={root}", f"--to={tmp_path / to}"])
+        with pytest.raises(SystemExit, match=message):
+            tables.tabulator.main()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["provenance.md"]
+
+
 def test_the_command_writes_all_files_and_an_error_leaves_them(tables, finished, small, tmp_path, monkeypatch) -> None:
     _, root = finished
     monkeypatch.setattr(sys, "argv", ["tabulator.py", str(small), f"--runs={root}", f"--to={tmp_path / 'out'}"])

@@ -89,7 +89,6 @@ def test_an_artifact_needs_a_checkpoint(tmkd_fit, tmp_path, monkeypatch) -> None
 
 
 def test_csv_and_tensorboard_at_once(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.chdir(tmp_path)

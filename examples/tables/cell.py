@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import curve
 from config import Config
 from grid import Cell
 from tmkd_lightning.checkpoints import step_of
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.files import atomic_write, check_writable
 from tmkd_lightning.modules.state import NUM_CLASSES
 
 MEASURE = Path(__file__).with_name("measure.py")
@@ -43,7 +43,7 @@ def state(cell: Cell, root: Path) -> str:
         if (folder / "done.json").exists():
             raise SystemExit(f"{folder} has a done.json, but no cell.json: it is no run of this grid, remove it")
         return "new"
-    known = read_json(folder / "cell.json")
+    known = read_json(folder / "cell.json", {"hash": str})
     if known["hash"] != cell.hash:
         raise SystemExit(
             f"{folder} holds a run of another config ({known['hash']}, the grid has {cell.hash}): remove it, give the "
@@ -59,7 +59,9 @@ def check_place(cell: Cell, root: Path) -> None:
         SystemExit: it was.
     """
     folder = root / cell.id
-    begun = read_json(folder / "cell.json")["folder"] if state(cell, root) == "unfinished" else str(folder.resolve())
+    begun = str(folder.resolve())
+    if state(cell, root) == "unfinished":
+        begun = read_json(folder / "cell.json", {"folder": str})["folder"]
     if begun != str(folder.resolve()):
         raise SystemExit(f"{folder} is not finished and was begun in {begun}: move it back, or remove it")
 
@@ -170,13 +172,48 @@ def tail(path: Path, lines: int = 15) -> str:
     return "\n".join(f"    {line}" for line in content[-lines:])
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a file that `write_json` has written."""
+def check_targets(paths: Iterable[Path]) -> None:
+    """Refuses places where files cannot be written, before the work that would fill them.
+
+    Raises:
+        SystemExit: one of them is such a place.
+    """
+    try:
+        for path in paths:
+            check_writable(path)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
+
+
+def read_json(path: Path, form: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Reads a file that `write_json` has written.
+
+    Args:
+        path: the file.
+        form: what it must hold; see `fits`.
+
+    Raises:
+        SystemExit: it cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SystemExit(f"{path} cannot be read ({error}): remove the folder {path.parent}") from error
+    if not fits(content, form or {}):
+        raise SystemExit(f"{path} is damaged or of another version: remove the folder {path.parent}")
     return content
+
+
+def fits(content: Any, form: Any) -> bool:
+    """Whether a content is of a type, or a mapping with at least such contents under these keys.
+
+    Example:
+        >>> fits({"a": {"b": 1}, "c": 2}, {"a": {"b": int}}), fits({"a": []}, {"a": {"b": int}})
+        (True, False)
+    """
+    if not isinstance(form, Mapping):
+        return isinstance(content, form)
+    return isinstance(content, dict) and all(key in content and fits(content[key], form[key]) for key in form)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

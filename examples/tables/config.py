@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tmkd_lightning.configs import read_config
 
 Config = dict[str, Any]
 
@@ -22,12 +22,9 @@ def load(path: Path) -> Config:
     if not path.is_file():
         raise SystemExit(f"no config {path}: is its name right?")
     try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SystemExit(f"{path} is not YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise SystemExit(f"{path} holds no mapping")
-    return config
+        return read_config(path)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
 
 
 def merge(*configs: Mapping[str, Any]) -> Config:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cell import CHECKPOINTS, read_json, state
+from cell import CHECKPOINTS, fits, read_json, state
 from grid import Cell, Grid
 
 _TRACES = ("done.json", "cell.json", "metrics.csv", "*.ckpt")  # of a run, ours or somebody else's
+
+
+_NUMBER = (int, float)
+_RECORD = {"started": str, "git": object, "versions": object, "hardware": object}
+_DONE = {"id": str, "hash": str, "num_classes": int, "attempts": int, "seconds": _NUMBER, "record": _RECORD}
 
 
 @dataclass(frozen=True)
@@ -50,22 +58,24 @@ def read_results(grid: Grid, root: Path) -> Results:
     cells = {cell.id: cell for cell in [*grid.teachers.values(), *grid.cells]}
     states = {name: state(cell, root) for name, cell in cells.items()}
     excluded = _others(cells, root)
-    done = {name: _read(cell, root) for name, cell in cells.items() if states[name] == "done"}
+    metrics = {"epoch": int, **{f"test/{metric}": _NUMBER for metric in grid.metrics}}
+    form = {**_DONE, "metrics": dict.fromkeys(CHECKPOINTS, metrics)}
+    done = {name: _read(cell, root, form) for name, cell in cells.items() if states[name] == "done"}
     _check_classes(grid, done)
     return Results(done, {name: what for name, what in states.items() if what != "done"}, excluded)
 
 
-def _read(cell: Cell, root: Path) -> dict[str, Any]:
+def _read(cell: Cell, root: Path, form: Mapping[str, Any]) -> dict[str, Any]:
     path = root / cell.id / "done.json"
-    result = read_json(path)
-    if (result.get("id"), result.get("hash")) != (cell.id, cell.hash):
+    result = read_json(path, form)
+    if (result["id"], result["hash"]) != (cell.id, cell.hash):
         raise SystemExit(
-            f"{path} is of the run {result.get('id')} with the config {result.get('hash')}, not of {cell.id} with "
+            f"{path} is of the run {result['id']} with the config {result['hash']}, not of {cell.id} with "
             f"{cell.hash}: remove that folder"
         )
-    for which in CHECKPOINTS:
-        if not math.isfinite(result["metrics"][which].get("test/top1", math.nan)):
-            raise SystemExit(f"{path} has no test/top1 of the {which} epoch: remove it, and run the grid again")
+    for which, name in product(CHECKPOINTS, form["metrics"]["best"]):
+        if not math.isfinite(result["metrics"][which][name]):
+            raise SystemExit(f"{path} has no {name} of the {which} epoch: remove it, and run the grid again")
     return result
 
 
@@ -79,11 +89,23 @@ def _others(cells: dict[str, Cell], root: Path) -> dict[str, str]:
                 found[str(path.parent.relative_to(root))] = "a run that no grid has made"
     for name in found:
         if (root / name / "cell.json").exists():
-            known = read_json(root / name / "cell.json")["id"]
+            known = _id(root / name / "cell.json")
+            if known is None:
+                found[name] = "its cell.json is damaged, or of something else"
+                continue
             if known in cells and (root / known / "cell.json").exists():
                 raise SystemExit(f"two runs with the id {known}: {root / known} and {root / name}; remove one of them")
             found[name] = "not a cell of this grid" if known == name else f"a copy of {known}"
     return found
+
+
+def _id(path: Path) -> str | None:
+    """Whose ``cell.json`` it is; None if it is none of ours."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content["id"] if fits(content, {"id": str}) else None
 
 
 def _check_classes(grid: Grid, done: dict[str, dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import emit
-from cell import CellError, check_place, epoch_of, run_cell, state
+from cell import CellError, check_place, check_targets, epoch_of, run_cell, state
 from config import Config
 from grid import Cell, Grid, read_grid
 from processes import Processes, StoppedError, is_locked
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for cell in cells:
         check_place(cell, options.output)
+    check_targets(options.output / cell.id / "done.json" for cell in cells if states[cell.id] != "done")
     return Runner(grid, options).run(cells)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import config as configs
+from cell import check_targets
 from grid import METRICS, Grid, read_grid
 from render import latex, markdown
 from results import Results, read_results
@@ -20,6 +21,7 @@ from table import Paper, table
 from tmkd_lightning.files import atomic_write
 
 EPOCHS = {"best": "best epoch by validation top-1", "last": "last epoch"}
+FILES = ("table.md", "table.tex", "provenance.md", "results.json")
 PAPER = Path(__file__).with_name("paper.yaml")
 
 
@@ -30,22 +32,23 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="folder for the tables, by default runs/table_<grid>")
     options = parser.parse_args()
     grid = read_grid(options.grid)
+    folder = options.to or Path("runs") / f"table_{grid.name}"
+    check_targets(folder / name for name in FILES)
     results = read_results(grid, options.runs)
     paper = configs.load(PAPER).get(grid.name, {})
-    folder = options.to or Path("runs") / f"table_{grid.name}"
-    files = {
-        "table.md": as_markdown(grid, results, paper),
-        "table.tex": as_latex(grid, results, paper),
-        "provenance.md": provenance(grid, results),
-        "results.json": json.dumps(everything(grid, results), indent=1) + "\n",
-    }
-    for name, content in files.items():
+    contents = (
+        as_markdown(grid, results, paper),
+        as_latex(grid, results, paper),
+        provenance(grid, results),
+        json.dumps(everything(grid, results), indent=1) + "\n",
+    )
+    for name, content in zip(FILES, contents, strict=True):
         with atomic_write(folder / name) as file:
             file.write(content.encode())
-    print(files["table.md"])
+    print(contents[0])
     for name, why in results.excluded.items():
         print(f"not counted: {options.runs / name}: {why}")
-    print(f"Written: {', '.join(str(folder / name) for name in files)}")
+    print(f"Written: {', '.join(str(folder / name) for name in FILES)}")
 
 
 def as_markdown(grid: Grid, results: Results, paper: Paper) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from tmkd_lightning.cache import CacheError
 from tmkd_lightning.callbacks import CarriedCurve, RunRecord
 from tmkd_lightning.checkpoints import WholeCheckpointIO, whole_checkpoint
 from tmkd_lightning.commands.cache import cache_command
@@ -26,7 +28,10 @@ from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.predict import predict_command
+from tmkd_lightning.configs import read_config
+from tmkd_lightning.models.imagenet import PretrainedWeightsError
 from tmkd_lightning.models.weights import read_checkpoint
+from tmkd_lightning.text.openclip import TextWeightsError
 
 VERBS = {
     "cache": cache_command,
@@ -36,6 +41,9 @@ VERBS = {
     "figures": figures_command,
     "predict --images": predict_command,
 }
+
+# What our verbs raise for a user to read; anything else is a fault of the code, and keeps its traceback.
+_ERRORS = (ValueError, OSError, ImportError, CacheError, PretrainedWeightsError, TextWeightsError)
 
 # Said by libraries about themselves or about each other; nothing a user of ours could act on.
 _NOISE = (
@@ -78,10 +86,15 @@ class TMKDCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Passes a damaged checkpoint over, and refuses by its name one that cannot be read safely.
+        """Passes a damaged checkpoint over, and refuses by its name one or a config that cannot be read safely.
 
         Whoever reads the file next would not tell the name.
         """
+        for path in _configs(sys.argv[1:] if args is None else args):
+            try:
+                read_config(path)
+            except ValueError as error:
+                parser.error(str(error))
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         checkpoint = config.get("ckpt_path")
@@ -108,6 +121,14 @@ class TMKDCLI(LightningCLI):
         _print_summary(self.trainer, time.monotonic() - self._start)
 
 
+def _configs(args: ArgsType) -> list[Path]:
+    """Files that are named as configs; one that is missing, or a config written out, is the parser's to tell."""
+    words = [] if not isinstance(args, list) else [str(word) for word in args]
+    named = [value for word, value in pairwise(words) if word in ("--config", "-c")]
+    named += [word.partition("=")[2] for word in words if word.startswith(("--config=", "-c="))]
+    return [Path(name) for name in named if os.path.isfile(name)]
+
+
 @rank_zero_only
 def _print_summary(trainer: Trainer, seconds: float) -> None:
     rows = [(name, f"{value.item():.4f}") for name, value in sorted(trainer.callback_metrics.items()) if "val/" in name]
@@ -128,6 +149,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Args:
         args: command-line arguments; None for those of the process.
+
+    Raises:
+        SystemExit: with status 2 and one message, where a verb of ours fails on the process's arguments. Lightning's
+            verbs, in which a user's code may be at fault, and calls with `args` leave exceptions as they are.
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
@@ -138,8 +163,14 @@ def main(args: Sequence[str] | None = None) -> None:
     verb = _verb(arguments)
     if verb is None:
         TMKDCLI(args)
-    else:
+        return
+    try:
         VERBS[verb](arguments[1:])
+    except _ERRORS as error:
+        if args is not None:
+            raise
+        print(f"tmkd {arguments[0]}: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _verb(args: Sequence[str]) -> str | None:

@@ -52,13 +52,16 @@ def check_writable(path: Path) -> None:
         path: where a file shall be; its folder is made if missing. A file that is there already is not touched.
 
     Raises:
-        OSError: it is a folder, or its folder takes no files.
+        OSError: it is a folder, or its folder takes no files or is a file itself.
 
     Example:
         >>> check_writable(Path(tempfile.mkdtemp()) / "folder" / "file")
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file")
+    file = next((above for above in path.parents if above.is_file()), None)
+    if file is not None:  # the system's words would be that it exists
+        raise NotADirectoryError(f"{path} cannot be written ({file} is a file, not a folder): choose another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -88,22 +88,37 @@ def _role(checkpoint: Any, path: Path) -> str:
             f"{path} is no checkpoint of a TMKDModule or ClassifierModule: build its network in Python, read the file "
             "with tmkd_lightning.models.load_weights, and pass Extractor(network) on"
         )
-    settings = checkpoint.get("hyper_parameters", {})
+    _check_parts(checkpoint, path)
+    settings = checkpoint.get("hyper_parameters") or {}
     for role in _CALLS:
         if isinstance(settings.get(role), Mapping):
             return role
-    role = next(role for role in _CALLS if any(key.startswith(f"{role}.") for key in checkpoint["state_dict"]))
+    calls = [
+        call for role, call in _CALLS.items() if any(key.startswith(f"{role}.") for key in checkpoint["state_dict"])
+    ]
+    if not calls:
+        raise ValueError(f"{path} is damaged, or of other code: its state_dict holds no network")
     raise ValueError(
         f"{path} does not say how its network is built: files made in Python cannot. Load it there, module = "
-        f"{_CALLS[role].format(path=str(path))}, and call tmkd_lightning.export.export_student(module, ...) or "
+        f"{calls[0].format(path=str(path))}, and call tmkd_lightning.export.export_student(module, ...) or "
         "tmkd_lightning.predict.predict_folder(module, ...)"
     )
 
 
+def _check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
+    for name in ("state_dict", "hyper_parameters", "datamodule_hyper_parameters"):
+        part = checkpoint.get(name)
+        if not isinstance(part, Mapping) and (part is not None or name == "state_dict"):
+            found = "missing" if part is None else f"a {type(part).__name__}"
+            raise ValueError(f"{path} is damaged, or of other code: its {name} should be a mapping and is {found}")
+    if not all(isinstance(key, str) for key in checkpoint["state_dict"]):
+        raise ValueError(f"{path} is damaged, or of other code: its state_dict has keys that are no names")
+
+
 def _build(config: Mapping[str, Any], path: Path) -> nn.Module:
-    config = without_weights(config)
-    arguments = {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
     try:
+        config = without_weights(config)
+        arguments = {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
         network: nn.Module = instantiate_module(nn.Module, {"_class_path": config["class_path"], **arguments})
     except Exception as error:  # whatever the network's own code comes to
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from jsonargparse import auto_cli
@@ -25,7 +26,7 @@ def export(
         output: file to write, ``.onnx``, ``.pt2`` or ``.safetensors`` as the format has it.
         format: onnx, torch_export or state_dict.
         input: type of the images that the file takes, float in [0, 1] or uint8.
-        image_size: side of the images in pixels, by default that of the run's data.
+        image_size: side of the images in pixels, by default that of the run's data; another one is warned of.
         class_names: names in the order of the labels, by default those that the run knew.
 
     Raises:
@@ -35,6 +36,8 @@ def export(
     size = restored.image_size if image_size is None else image_size
     if size is None:
         raise ValueError(f"{checkpoint} does not say how large its images were: pass --image_size")
+    if restored.image_size not in (None, size):
+        print(f"WARNING: images of the run were {restored.image_size} pixels, not {size}", file=sys.stderr)
     names = restored.class_names if class_names is None else class_names
     written = export_student(restored.extractor, output, format=format, input=input, image_size=size, class_names=names)
     print(f"{output}: {written['network']} as {format}, checked against the module")

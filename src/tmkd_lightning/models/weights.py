@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,14 +72,34 @@ def read_checkpoint(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read safely.
+        ValueError: it cannot be read safely; the message says why.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: is the path right, and was the network trained?")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
-        raise ValueError(f"{path} is not a checkpoint that can be read safely (weights_only=True): {error}") from error
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read safely (weights_only=True): {_cause(path, error)}"
+        ) from error
+
+
+def _cause(path: Path, error: Exception) -> str:
+    """In words of ours: torch's advise to read the file unsafely, whatever it is."""
+    named = re.search(r"GLOBAL ([\w.]+) (?:was not|whose)", str(error))
+    if named is not None:
+        return f"it would run code, {named[1]}"
+    with path.open("rb") as file:
+        start = file.read(2)
+    if not start:
+        return "it is empty"
+    if start == b"PK" and not zipfile.is_zipfile(path):
+        return "it is damaged or cut off"
+    if start in (b"PK", b"\x80\x02"):  # as torch.save begins today, and as it did before 1.6
+        return "it is damaged, or holds more than tensors and plain types"
+    if start[:1] == b"\x80":
+        return "it is a pickle, which could run code, and not one of torch.save"
+    return "it is damaged, or not a checkpoint"
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:

@@ -96,6 +96,8 @@ def predict_folder(
 
 
 def _files(folder: Path) -> list[Path]:
+    if folder.is_file():
+        raise DataError(f"{folder} is a file: name the folder that holds the images, at any depth")
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: name one that holds images, at any depth")
     files = images_below(folder)
