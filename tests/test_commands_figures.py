@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import sys
@@ -13,8 +14,9 @@ import torch
 from tmkd_lightning import Extractor
 from tmkd_lightning.cli import main
 from tmkd_lightning.commands import figures as verb
+from tmkd_lightning.commands.finished import FinishedRun
 from tmkd_lightning.figures import Attention, Curves, Logits
-from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_of
+from tmkd_lightning.figures.run import run_folder, run_name
 from tmkd_lightning.modules.rebuild import rebuild
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -58,6 +60,14 @@ def drawn(monkeypatch) -> dict[str, list]:
     monkeypatch.setattr(verb, "figure_of", keep)
     monkeypatch.setattr(verb, "render", lambda figure, kind: b"")
     return seen
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+def accuracy_in(rows: list[dict[str, str]]) -> dict[int, float]:
+    return {int(row["epoch"]): float(row["val/top1"]) for row in rows if row["val/top1"]}
 
 
 def figures(*args: str) -> None:
@@ -151,24 +161,101 @@ def test_a_teacher_without_a_file_is_not_shown(here, drawn, capsys) -> None:
     assert "no teacher is shown: run digits_kd names no file with its weights" in capsys.readouterr().out
 
 
-def test_a_checkpoint_far_from_its_run(here, drawn) -> None:
+def test_a_checkpoint_far_from_its_run(here, drawn, capsys) -> None:
+    """It brings data, seed and the curve up to itself."""
+    carried = rows_of(torch.load(TMKD, weights_only=True)["tmkd_curve"])
     shutil.copy(TMKD, "student.ckpt")
-    with pytest.raises(ValueError, match=r"no resolved_config.yaml in \. or its version_<n> says what data to show"):
-        figures("--checkpoint", "student.ckpt", "--which", "logits")
-    with pytest.raises(ValueError, match=r"no metrics.csv in \. or its version_<n>: train with Lightning's CSVLogger"):
-        figures("--checkpoint", "student.ckpt", "--which", "curves")
+    figures("--checkpoint", "student.ckpt", "--which", "logits,curves", "--batches", "1")
+    logits, alone = drawn["data"]
+    assert logits.class_names[:3] == ["zero", "one", "two"]
+    assert list(alone.accuracy.values()) == [accuracy_in(carried)]
+    assert "end at its checkpoint: no metrics.csv in . goes on there" in capsys.readouterr().out
     figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_tmkd")
     figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_tmkd/version_0/metrics.csv")
-    figures("--checkpoint", "student.ckpt", "--which", "logits", "--batches", "1", *DIGITS)
-    one, other, _ = drawn["data"]
+    one, other = drawn["data"][2:]
     assert isinstance(one, Curves)
     assert one == other
     assert one.weights.keys() == {"edge", "high_frequency", "rgb"}
-    assert all("seed unknown" in source for source in drawn["source"])
+    assert [list(values) for values in one.accuracy.values()] == [[0, 1]]
+    assert all("seed 0" in source for source in drawn["source"])
+    with pytest.raises(ValueError, match=r"no metrics\.csv in runs/digits_kd or .* belongs to student\.ckpt"):
+        figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_kd")
+
+
+def test_a_later_run_in_the_same_folder_is_not_taken_for_the_earlier(here, drawn) -> None:
+    """It had another seed, and no CSVLogger: what lies there is of the first run."""
+    again = ["--trainer.logger=false", "--seed_everything=7"]
+    main(["fit", "--config", str(EXAMPLES / "digits_kd.yaml"), *SHORT, *QUIET, *again])
+    assert Path("runs/digits_kd/version_0/metrics.csv").is_file()
+    with pytest.raises(ValueError, match=r"no metrics\.csv in runs/digits_kd or .* belongs to .*best\.ckpt"):
+        figures("--checkpoint", KD, "--which", "curves")
+    figures("--checkpoint", KD, "--which", "logits", "--batches", "1")
+    assert "seed 7" in drawn["source"][0]
+
+
+def test_a_later_test_of_a_run_changes_nothing(here, drawn) -> None:
+    """Lightning logs it as another version of the same run, which is then the newest."""
+    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
+    other = ["--data.image_size=24", "--seed_everything=5"]
+    main(["test", "--config", str(EXAMPLES / "digits_kd.yaml"), "--ckpt_path", KD, *QUIET, *other])
+    assert "test/top1" in Path("runs/digits_kd/version_1/metrics.csv").read_text()
+    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
+    assert drawn["source"][:2] == drawn["source"][2:]
+    before, after = drawn["data"][:2], drawn["data"][2:]
+    assert before[0] == after[0]
+    assert before[1].means[0].equal(after[1].means[0])
+
+
+def test_a_checkpoint_of_weights_alone_asks_the_folder(here, drawn) -> None:
+    """Lightning's save_weights_only leaves seed and curve out; a module may leave its data out."""
+    content = torch.load(KD, weights_only=True)
+    for key in ("callbacks", "tmkd_curve", "datamodule_hyper_parameters"):
+        del content[key]
+    torch.save(content, KD)
+    tested = Path("runs/digits_kd/version_1")  # as `tmkd test` leaves it
+    tested.mkdir()
+    place = f"{content['epoch']},{content['global_step'] - 1}"
+    (tested / "metrics.csv").write_text(f"epoch,step,test/top1\n{place},0.5\n")
+    (tested / "resolved_config.yaml").write_text("seed_everything: 5\ndata: {class_path: no_such.Data}\n")
+    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
+    assert [list(values) for values in drawn["data"][0].accuracy.values()] == [[0, 1]]
+    assert "seed 0" in drawn["source"][0]
+    torch.save({**content, "global_step": 1000}, KD)  # of another run than what is logged here
+    with pytest.raises(ValueError, match=r"neither runs/digits_kd/best\.ckpt nor a resolved_config\.yaml .*name them"):
+        figures("--checkpoint", KD, "--which", "logits")
+    figures("--checkpoint", KD, "--which", "logits", "--batches", "1", *DIGITS)
+    assert "seed unknown" in drawn["source"][-1]
+
+
+def test_a_cell_of_a_grid_has_its_logs_in_attempts(here, drawn) -> None:
+    shutil.move("runs/digits_kd/version_0", "runs/digits_kd/attempt_0")
+    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
+    assert [list(values) for values in drawn["data"][0].accuracy.values()] == [[0, 1]]
+    assert "seed 0" in drawn["source"][0]
+
+
+def test_a_seed_by_chance_is_not_told(here) -> None:
+    content = torch.load(KD, weights_only=True)
+    content["callbacks"]["StepSeeds"]["seed"] = 2**40
+    torch.save(content, "by_chance.ckpt")
+    assert FinishedRun(Path("by_chance.ckpt")).seed is None
+
+
+@pytest.mark.parametrize("path", [KD, "runs/digits_teacher/best.ckpt"])
+def test_weights_that_are_not_finite_are_told_with_their_file(here, drawn, path) -> None:
+    content = torch.load(path, weights_only=True)
+    name = next(name for name in content["state_dict"] if name.endswith("fc.bias"))
+    content["state_dict"][name][0] = float("nan")
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"{path} holds weights that are not finite, network\.fc\.bias for one"):
+        figures("--checkpoint", KD, "--which", "logits")
+    figures("--checkpoint", KD, "--which", "curves")
 
 
 def test_what_a_run_has_nothing_for_is_left_out_and_said(here, drawn, capsys) -> None:
     Path("runs/digits_kd/version_0/metrics.csv").unlink()
+    content = torch.load(KD, weights_only=True)
+    torch.save({**content, "tmkd_curve": ""}, KD)
     figures("--checkpoint", KD, "--batches", "1")
     printed = capsys.readouterr().out
     assert "no figure of views: the run has one view, 'rgb'" in printed
@@ -278,12 +365,6 @@ def test_the_folder_of_a_run(tmp_path) -> None:
     (folder / "checkpoints").mkdir(parents=True)
     assert run_folder(folder / "checkpoints/last.ckpt") == folder
     assert run_name(folder) == "logs/version_3"
-    for version, age in ((0, 200), (1, 100)):
-        path = tmp_path / f"runs/version_{version}/metrics.csv"
-        path.parent.mkdir(parents=True)
-        path.write_text("epoch\n")
-        os.utime(path, (path.stat().st_mtime - age,) * 2)
-    assert metrics_of(tmp_path / "runs") == tmp_path / "runs/version_1/metrics.csv"  # the newest
     torch.save({"state_dict": {}}, folder / "checkpoints/last.ckpt")
     source = "run logs/version_3, checkpoint last.ckpt (step unknown), seed unknown"
-    assert source_of(folder / "checkpoints/last.ckpt") == source
+    assert FinishedRun(folder / "checkpoints/last.ckpt").source == source

@@ -9,7 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-_KEY = "tmkd_curve"
+CURVE = "tmkd_curve"
+"""Key in checkpoints of the text of metrics.csv up to there; empty where no CSVLogger logged."""
 
 
 class CarriedCurve(Callback):
@@ -29,14 +30,15 @@ class CarriedCurve(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the file as it is now."""
+        checkpoint[CURVE] = ""
         for logger in _csv_loggers(trainer):
             logger.save()
             path = Path(logger.log_dir) / "metrics.csv"
-            checkpoint[_KEY] = path.read_text() if path.is_file() else ""
+            checkpoint[CURVE] = path.read_text() if path.is_file() else ""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes the rows; a checkpoint that was made without this callback has none."""
-        self._rows = list(csv.DictReader(checkpoint.get(_KEY, "").splitlines()))
+        self._rows = list(csv.DictReader(checkpoint.get(CURVE, "").splitlines()))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs them again, into the new file."""

@@ -9,13 +9,14 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 
-from tmkd_lightning.commands.watch import data_of_run, watch
+from tmkd_lightning.commands.finished import FinishedRun
+from tmkd_lightning.commands.watch import watch
 from tmkd_lightning.extract import Extractor
-from tmkd_lightning.figures import FIGURES, Material, check_names, drawings, figure_of, page_of, read_history, render
+from tmkd_lightning.figures import FIGURES, Material, check_names, drawings, figure_of, page_of, render
 from tmkd_lightning.figures import write as write_files
 from tmkd_lightning.figures.curves import History
 from tmkd_lightning.figures.drawing import check_matplotlib
-from tmkd_lightning.figures.run import metrics_of, run_folder, run_name, source_of
+from tmkd_lightning.figures.run import run_folder, run_name
 from tmkd_lightning.figures.save import check_format, check_places
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
@@ -47,11 +48,11 @@ def draw(
         which: names of figures, such as ``views,attention``; by default all that the run has something for.
         against: checkpoint of a second run to set beside the first.
         teacher: file with the teacher's weights, by default the one that the run names; false leaves the teacher out.
-        data: datamodule by class_path; by default as in the run's resolved_config.yaml.
+        data: datamodule by class_path; by default the one that the run was trained on.
         split: whose images to show, val or test.
         examples: how many images to show in views and attention, one of each class.
         batches: how many batches to look at, by default all.
-        run: folder with metrics.csv, or that file; by default where the checkpoint lies.
+        run: folder with the run's metrics.csv, or that file; by default where the checkpoint lies.
         page: file for all figures on one page, .png or .pdf.
         formats: of the files, png and pdf by default.
         seed: of t-SNE.
@@ -67,18 +68,20 @@ def draw(
     paths = [Path(path) for path in (checkpoint, against) if path]
     runs = dict(zip(_titles(paths), map(rebuild, paths), strict=True))
     module: Any = next(iter(runs.values()))  # with views
+    finished = dict(zip(runs, map(FinishedRun, paths), strict=True))
+    first = next(iter(finished.values()))
     material = Material(
         look=lambda: watch(
-            module, _networks(runs, teacher), data or data_of_run(paths[0]), split, examples, batches, accelerator
+            module, _networks(runs, paths, teacher), data or first.data(), split, examples, batches, accelerator
         ),
         views=module.views,
-        histories=lambda: _histories(list(runs), paths, run),
+        histories=lambda: _histories(finished, run),
         seed=seed,
     )
     made = drawings(material, names, left_out=print)
     if not made:
         raise ValueError(f"there is nothing to draw of {checkpoint}, for the reasons above")
-    source = f"From {', against '.join(map(source_of, paths))}"
+    source = f"From {', against '.join(one.source for one in finished.values())}"
     of_images = f"{source}; images shown are {_SPLITS[split]} images."
     files: dict[Path, bytes] = {}
     for name, drawing in made.items():
@@ -118,8 +121,10 @@ def _titles(checkpoints: Sequence[Path]) -> list[str]:
     return [f"{name} {path.stem}" for name, path in zip(names, checkpoints, strict=True)]
 
 
-def _networks(runs: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:
+def _networks(runs: Mapping[str, Any], paths: Sequence[Path], teacher: bool | str) -> dict[str, Extractor]:
     """The networks of the runs, and the first one's teacher behind it, if there are weights for it."""
+    for one, path in zip(runs.values(), paths, strict=True):
+        _check_finite(one.extractor, path)
     (title, module), *others = runs.items()
     shown: dict[str, Extractor] = {title: module.extractor}
     if module.teacher is None and isinstance(teacher, str):
@@ -139,11 +144,21 @@ def _teacher(extractor: Extractor, weights: str) -> Extractor:
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
         )
     load_weights(extractor, weights, replace_head=False)
+    _check_finite(extractor, Path(weights))
     return extractor
 
 
-def _histories(titles: Sequence[str], checkpoints: Sequence[Path], run: str | None) -> dict[str, History]:
-    folders = [run_folder(path) for path in checkpoints]
-    if run is not None:
-        folders[0] = Path(run)
-    return {title: read_history(metrics_of(folder)) for title, folder in zip(titles, folders, strict=True)}
+def _check_finite(extractor: Extractor, path: Path) -> None:
+    """Names the file of a network that was lost while it was trained; its curves can still be drawn."""
+    tensors = extractor.state_dict().items()
+    bad = [name for name, value in tensors if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{path} holds weights that are not finite, {bad[0]} for one: was its training stopped by an error? Take "
+            "an earlier checkpoint, or draw its curves alone"
+        )
+
+
+def _histories(finished: Mapping[str, FinishedRun], run: str | None) -> dict[str, History]:
+    (title, first), *others = finished.items()
+    return {title: first.history(Path(run) if run else None)} | {name: other.history() for name, other in others}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.figures import Observer, Seen
 from tmkd_lightning.figures.names import class_names
-from tmkd_lightning.figures.run import CONFIG, config_of, run_folder
 from tmkd_lightning.modules.base import ClassificationModule
 
 
@@ -77,24 +74,3 @@ def watch(
     measure = {"val": trainer.validate, "test": trainer.test}[split]
     measure(module, datamodule=data, verbose=False)
     return observer.seen()
-
-
-def data_of_run(checkpoint: Path) -> LightningDataModule:
-    """Builds the datamodule that a run of the command line was trained on.
-
-    Args:
-        checkpoint: of the run.
-
-    Raises:
-        ValueError: the run left no config, or it names no datamodule that can be built.
-    """
-    folder = run_folder(checkpoint)
-    given = config_of(folder).get("data")
-    if given is None:
-        raise ValueError(f"no {CONFIG} in {folder} or its version_<n> says what data to show: name them with data")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, "data")
-    try:
-        return parser.instantiate_classes(parser.parse_object({"data": given})).data
-    except Exception as error:  # the parser's and the datamodule's own
-        raise ValueError(f"the datamodule in the {CONFIG} of {folder} cannot be built: {error}") from error

@@ -127,8 +127,20 @@ def read_history(path: Path) -> History:
         >>> read_history(path)
         History(weights={'rgb': {0: 0.5}}, accuracy={0: 0.5})
     """
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = list(csv.DictReader(file))
+    return history_of(path.read_text(encoding="utf-8", errors="replace"), path)
+
+
+def history_of(text: str, path: Path) -> History:
+    """Reads what Lightning's CSVLogger wrote, wherever it stands.
+
+    Args:
+        text: content of ``metrics.csv``.
+        path: where it was found, for messages.
+
+    Raises:
+        ValueError: as in `read_history`.
+    """
+    rows = list(csv.DictReader(text.splitlines()))
     if not rows or "epoch" not in rows[0]:
         raise ValueError(f"{path} is not a metrics.csv of Lightning's CSVLogger: it has no rows with a column 'epoch'")
     try:
