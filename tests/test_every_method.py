@@ -186,6 +186,7 @@ def test_terms_of_a_sum_are_those_of_its_parts(name) -> None:
     assert Sum(method)(student, teacher, torch.zeros(4))[name].equal(alone[name])
 
 
+@pytest.mark.slow
 def test_two_processes_train_by_each_method(tmp_path) -> None:
     """Relations are those of the images on one device; the gradients are averaged, so both students stay the same, and
     each method leads elsewhere."""
