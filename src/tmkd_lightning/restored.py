@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.keys import differences
+from tmkd_lightning.messages import misfit, short
 from tmkd_lightning.models.recipes import without_weights
 from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.modules.base import as_extractor
@@ -23,7 +24,6 @@ _CALLS = {  # argument that holds the network: how the module is loaded in Pytho
     "student": "TMKDModule.load_from_checkpoint({path!r}, teacher=..., student=..., weights_only=True)",
     "network": "ClassifierModule.load_from_checkpoint({path!r}, network=..., weights_only=True)",
 }
-_LONGEST = 300  # letters of somebody else's message
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,26 @@ def restore(path: str | Path) -> Restored:
     )
 
 
+def build_data(config: Mapping[str, Any], checkpoint: str | Path, remedy: str) -> LightningDataModule:
+    """Builds the datamodule of a run again; its data need not be there.
+
+    Args:
+        config: as Lightning keeps it in checkpoints, with ``_class_path``.
+        checkpoint: of the run, for the message.
+        remedy: what helps where it cannot be built.
+
+    Raises:
+        ValueError: it cannot be built here.
+    """
+    arguments = {name: value for name, value in config.items() if name != "_instantiator"}
+    try:
+        return instantiate_module(LightningDataModule, arguments)
+    except Exception as error:  # the parser's and the datamodule's own
+        raise ValueError(
+            f"the datamodule of {checkpoint}, {config['_class_path']}, cannot be built here: {remedy} ({short(error)})"
+        ) from error
+
+
 def _role(checkpoint: Any, path: Path) -> str:
     """The argument that holds the network."""
     if not isinstance(checkpoint, Mapping) or LEFT_OUT not in checkpoint:
@@ -123,7 +143,7 @@ def _build(config: Mapping[str, Any], path: Path) -> nn.Module:
     except Exception as error:  # whatever the network's own code comes to
         raise ValueError(
             f"the network of {path}, {config.get('class_path')}, cannot be built here: is what it comes from "
-            f"installed, in the same version, or in the current folder? ({_short(error)})"
+            f"installed, in the same version, or in the current folder? ({short(error)})"
         ) from error
     return network
 
@@ -139,13 +159,6 @@ def _load(extractor: Extractor, state: Mapping[str, Tensor], role: str, path: Pa
     own = extractor.state_dict()  # with the versions of its layers, which some ask for
     problems = differences(found, own)
     if problems:
-        raise ValueError(
-            f"{path} does not fit {extractor.name}, which its config describes: {'; '.join(problems)}. Was it made "
-            "with another version of that network?"
-        )
+        raise ValueError(misfit(path, extractor.name, problems))
     own.update(found)
     extractor.load_state_dict(own)
-
-
-def _short(error: Exception) -> str:
-    return textwrap.shorten(str(error), _LONGEST, placeholder=" ...")

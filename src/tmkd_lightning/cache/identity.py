@@ -142,7 +142,7 @@ def _of_weights(teacher: Extractor) -> str:
 
 
 def _of_tensor(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype} {hashlib.sha256(_bytes(tensor)).hexdigest()}"
+    return f"{tuple(tensor.shape)} {tensor.dtype} {_digest(_bytes(tensor))}"
 
 
 def _bytes(tensor: Tensor) -> Any:

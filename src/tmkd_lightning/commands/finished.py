@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import instantiate_module
 
 from tmkd_lightning.callbacks import StepSeeds
 from tmkd_lightning.callbacks.carried_curve import CURVE
+from tmkd_lightning.configs import read_config
 from tmkd_lightning.figures.curves import History, history_of, read_history
 from tmkd_lightning.figures.drawing import NothingToShowError
 from tmkd_lightning.figures.run import run_folder, run_name
 from tmkd_lightning.models.weights import read_checkpoint
-from tmkd_lightning.modules.rebuild import short
+from tmkd_lightning.restored import build_data
 
 METRICS = "metrics.csv"
 CONFIG = "resolved_config.yaml"
@@ -66,8 +65,7 @@ class FinishedRun:
         Raises:
             ValueError: nothing says which that was, or it cannot be built.
         """
-        config = dict(self._content.get("datamodule_hyper_parameters", {}))
-        config.pop("_instantiator", None)
+        config = self._content.get("datamodule_hyper_parameters", {})
         if "_class_path" not in config:
             config = next((_flat(config["data"]) for config in self._configs() if "data" in config), {})
         if "_class_path" not in config:
@@ -75,13 +73,7 @@ class FinishedRun:
                 f"neither {self.checkpoint} nor a {CONFIG} of its run in {self.folder} or its version_<n> says what "
                 "data to show: name them with data"
             )
-        try:
-            return instantiate_module(LightningDataModule, config)
-        except Exception as error:  # the parser's and the datamodule's own
-            raise ValueError(
-                f"the datamodule of {self.checkpoint}, {config['_class_path']}, cannot be built here: name another "
-                f"with data ({short(error)})"
-            ) from None  # the parser's own message is a dump of the whole config
+        return build_data(config, self.checkpoint, "name another with data")
 
     def history(self, run: Path | None = None) -> History:
         """What the run logged: from the metrics.csv that goes on behind the checkpoint, else what that carries.
@@ -140,15 +132,7 @@ def _newest_first(folder: Path, below: str, name: str) -> list[Path]:
 
 def _config(path: Path) -> dict[str, Any]:
     """The config that the command line left beside the logs; empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a config that can be read safely: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not a config: it holds no mapping")
-    return config
+    return read_config(path) if path.is_file() else {}
 
 
 def _flat(data: Any) -> dict[str, Any]:

@@ -6,13 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from jsonargparse import auto_cli
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import instantiate_module
 
 from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
-from tmkd_lightning.export.deployed import short
 from tmkd_lightning.predict.folder import predict_folder
-from tmkd_lightning.restored import Restored, restore
+from tmkd_lightning.restored import Restored, build_data, restore
 
 _SHOWN = 20  # images to name that cannot be read
 
@@ -82,17 +79,11 @@ def _resizing(images: str, image_size: int) -> ImageDataModule:
 
 def _datamodule(restored: Restored, checkpoint: str) -> ImageDataModule:
     """The run's own, which knows how images are prepared; its data need not be there."""
-    config = dict(restored.data or {})
-    config.pop("_instantiator", None)
+    config = restored.data or {}
     remedy = "pass --image_size, and images are resized and cropped to it"
     if "_class_path" not in config:
         raise ValueError(f"{checkpoint} does not say how its images were prepared: {remedy}")
-    try:
-        data = instantiate_module(LightningDataModule, config)
-    except Exception as error:  # whatever its own code comes to
-        raise ValueError(
-            f"the datamodule of {checkpoint}, {config['_class_path']}, cannot be built here: {remedy} ({short(error)})"
-        ) from error
+    data = build_data(config, checkpoint, remedy)
     if not isinstance(data, ImageDataModule):
         raise ValueError(f"{config['_class_path']} does not say how its images are prepared: {remedy}")
     return data

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import textwrap
 
 import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.extract import Extractor
-
-_LONGEST = 300  # letters of somebody else's message
+from tmkd_lightning.messages import short
 
 
 class Deployed(nn.Module):
@@ -67,8 +65,3 @@ def ask(network: Extractor | Deployed, image: Tensor) -> Tensor:
     if not logits.isfinite().all():
         raise ValueError(f"{extractor.name} gives logits that are not finite: look at its weights")
     return logits
-
-
-def short(error: Exception) -> str:
-    """The message of an error in somebody else's code, on one line and not endless."""
-    return textwrap.shorten(str(error) or type(error).__name__, _LONGEST, placeholder=" ...")

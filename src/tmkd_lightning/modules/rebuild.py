@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,19 +11,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import instantiate_module
 
 from tmkd_lightning.keys import differences
+from tmkd_lightning.messages import misfit, short
 from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.modules.base import ClassificationModule
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of what the command line has trained
-_LONGEST = 300  # letters of somebody else's message
-_DUMPS = (  # beginnings of lines in which jsonargparse says what it was given and what else it has tried
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    'Parser key "module"',
-    "Expected a <class 'NoneType'>",
-)
 
 
 def rebuild(checkpoint: str | Path) -> ClassificationModule:
@@ -59,21 +50,6 @@ def rebuild(checkpoint: str | Path) -> ClassificationModule:
     return module
 
 
-def short(error: Exception) -> str:
-    """The message of an error in somebody else's code, on one line and not endless, without the parser's dumps.
-
-    Args:
-        error: any; where it has no message its type is told.
-
-    Example:
-        >>> short(ValueError("Errors:\\n  - no such option\\nGiven value: Namespace(a=1)"))
-        'no such option'
-    """
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    telling = dict.fromkeys(line for line in lines if not line.startswith(_DUMPS))
-    return textwrap.shorten(" ".join(telling) or type(error).__name__, _LONGEST, placeholder=" ...")
-
-
 def _build(path: Path, class_path: str, recipe: Mapping[str, Any]) -> ClassificationModule:
     try:
         import_module(class_path.rpartition(".")[0])
@@ -95,7 +71,4 @@ def _load(module: ClassificationModule, path: Path, content: dict[str, Any]) -> 
         module.load_state_dict(content["state_dict"])
     except Exception as error:  # of weights that do not fit, or of a module's own
         problems = differences(content["state_dict"], module.state_dict()) or [short(error)]
-        raise ValueError(
-            f"{path} does not fit {module.extractor.name}, which its config describes: {'; '.join(problems)}. Was it "
-            "made with another version of that network?"
-        ) from error
+        raise ValueError(misfit(path, module.extractor.name, problems)) from error

@@ -16,10 +16,11 @@ from tqdm import tqdm
 from tmkd_lightning.data import DataError
 from tmkd_lightning.data.base import Transform
 from tmkd_lightning.data.image_files import images_below
-from tmkd_lightning.export.deployed import Deployed, ask, short
+from tmkd_lightning.export.deployed import Deployed, ask
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.files import atomic_write, check_writable
 from tmkd_lightning.images import channel_statistics, check_images, denormalize
+from tmkd_lightning.messages import short
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.named import named_network
