@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN := .venv-min
+# This many files of tests at a time, each from its first test to its last.
+JOBS ?= 2
+QUICK = -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
 .PHONY: quickstart test test-slow test-min coverage mutants check docs wheel clean
 
@@ -11,14 +14,14 @@ quickstart: $(READY)  ## train a teacher and three students on digits, through t
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/quickstart.py
 
 test: $(READY)  ## all tests that fit into a few minutes on two cores
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(QUICK)
 
 test-slow: $(READY)  ## the rest; those that need a GPU skip themselves without one
 	$(BIN)/python -m pytest -m "slow or gpu"
 
 coverage: $(READY)  ## lines and branches of src/ that `make test` does not reach
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow and not gpu"
+	$(BIN)/coverage run -m pytest $(QUICK)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -26,7 +29,7 @@ mutants: $(READY)  ## breaks the library in every way in tests/mutants, and tell
 	$(BIN)/python tests/run_mutants.py
 
 test-min: $(MIN)/.ready  ## the tests on the lowest versions that pyproject.toml allows
-	$(MIN)/bin/python -m pytest -m "not slow and not gpu" --ignore tests/test_documents.py
+	$(MIN)/bin/python -m pytest $(QUICK) --ignore tests/test_documents.py
 
 check: $(READY)  ## lint, format, types, import directions
 	$(BIN)/ruff check .

@@ -201,6 +201,13 @@ def test_what_kills_have_left_is_removed(folder) -> None:
     assert [path.exists() for path in (old, new, other)] == [False, True, True]
 
 
+def test_what_another_process_takes_away_meanwhile_is_no_error(folder) -> None:
+    """A link to nowhere stands for it: it is listed, and is not there when it is looked at."""
+    (folder / ".last.ckpt.x1").symlink_to(folder / "moved away")
+    WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
+    assert step_of(folder / "last.ckpt") == 12
+
+
 def test_a_failed_write_leaves_the_checkpoint_before(folder, monkeypatch) -> None:
     def fails(*_) -> None:
         raise OSError("no space left")

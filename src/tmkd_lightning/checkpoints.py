@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
 def _remove_left_by_kills(path: Path) -> None:
     """Unfinished files of runs that were killed while they wrote; each is as large as a checkpoint."""
     for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        if time.time() - unfinished.stat().st_mtime > _ABANDONED:
-            unfinished.unlink()
+        with suppress(FileNotFoundError):  # another process has just moved it to its place, or removed it as we do
+            if time.time() - unfinished.stat().st_mtime > _ABANDONED:
+                unfinished.unlink()
 
 
 def step_of(path: Path) -> int | None:
