@@ -26,7 +26,9 @@ from tmkd_lightning.commands import cache as cache_verb
 from tmkd_lightning.commands import data, embed, export, figures, predict
 
 LIGHTNINGS = {"fit", "validate", "test", "predict"}
-TARGETS = set(re.findall(r"^(\w[\w-]*):(?!=)", (ROOT / "Makefile").read_text(), re.M))
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^(\w[\w-]*):(?!=)", MAKEFILE, re.M))
+SETTINGS = set(re.findall(r"^(\w+) \?=", MAKEFILE, re.M))
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
@@ -118,7 +120,8 @@ def check_python(words: list[str]) -> None:
 
 
 def check_make(words: list[str]) -> None:
-    assert set(words) <= TARGETS, f"the Makefile has no target {set(words) - TARGETS}"
+    names = {word.partition("=")[0] for word in words}
+    assert names <= TARGETS | SETTINGS, f"the Makefile knows no {names - TARGETS - SETTINGS}"
 
 
 def check_pip(words: list[str]) -> None:
