@@ -206,6 +206,7 @@ def written(content: object, old: bool = False) -> bytes:
         (written({"a": eval}, old=True), "it would run code, eval"),
         (pickle.dumps({"a": Mine()}), "it is a pickle, which could run code, and not one of torch.save"),
     ],
+    ids=["empty", "text", "csv", "json", "zeros", "begin", "all but the end", "begin of old", "ours", "old", "pickle"],
 )
 def test_what_is_wrong_with_a_file_is_said_without_bad_advice(tmp_path: Path, content: bytes, cause: str) -> None:
     path = tmp_path / "last.ckpt"
