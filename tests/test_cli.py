@@ -101,6 +101,20 @@ def test_resuming_goes_on_in_the_same_folder_and_passes_a_damaged_checkpoint_ove
         assert [row["epoch"] for row in csv.DictReader(file) if row["val/top1"]] == ["0", "1", "2"]
 
 
+def test_resuming_without_a_named_folder_keeps_the_best_checkpoint(tmkd_run) -> None:
+    """As with the benchmarks' configs, whose checkpoints stand in the logger's folder. The first epoch is the best."""
+    kept = [{"filename": "best", "monitor": "step", "mode": "min"}, {"filename": "last"}]
+    callbacks = [{"class_path": "ModelCheckpoint", "init_args": arguments} for arguments in kept]
+    options = ["--trainer.callbacks", yaml.safe_dump(callbacks), "--model.text_weight", "0", "--model.fusion", "mean"]
+    folder = tmkd_run(*options) / "version_0/checkpoints"
+    tmkd_run(*options, "--ckpt_path", str(folder / "last.ckpt"), "--trainer.max_epochs", "2")
+    steps = {
+        path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.parent.parent.rglob("*.ckpt")
+    }
+    assert steps == {"best.ckpt": 2, "last.ckpt": 4}
+    assert sorted(path.parent for path in folder.parent.parent.rglob("*.ckpt")) == [folder, folder]
+
+
 def test_student_is_measured_and_loaded_without_the_teacher(tmkd_run, here, capsys) -> None:
     folder = tmkd_run()
     (here / "runs/digits_teacher").unlink()  # the teacher's file is gone

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.files import atomic_write
@@ -119,3 +121,21 @@ def whole_checkpoint(path: Path) -> Path:
     newest = max(others, key=lambda other: others[other])
     rank_zero_warn(f"{path} is damaged or cut off and is passed over: going on from {newest}, step {others[newest]}")
     return newest
+
+
+def keep_folders(trainer: Trainer, path: Path) -> None:
+    """Has each ``ModelCheckpoint`` that was given no folder go on where it wrote the checkpoint.
+
+    Lightning would give it the logger's next folder, and with another folder it forgets which epoch was the best.
+
+    Args:
+        trainer: of the run that is resumed, before it begins.
+        path: of the checkpoint, which is whole.
+    """
+    states = read_checkpoint(path).get("callbacks", {})
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    for callback in callbacks:
+        folder = states.get(callback.state_key, {}).get("dirpath")
+        moved = folder is None or Path(folder).resolve() != path.parent.resolve()
+        if callback.dirpath is None and not moved:
+            callback.dirpath = folder

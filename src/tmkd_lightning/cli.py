@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tmkd_lightning.cache import CacheError
 from tmkd_lightning.callbacks import CarriedCurve, RunRecord
-from tmkd_lightning.checkpoints import WholeCheckpointIO, whole_checkpoint
+from tmkd_lightning.checkpoints import WholeCheckpointIO, keep_folders, whole_checkpoint
 from tmkd_lightning.commands.cache import cache_command
 from tmkd_lightning.commands.data import data_command
 from tmkd_lightning.commands.embed import embed_command
@@ -111,9 +111,12 @@ class TMKDCLI(LightningCLI):
             config.weights_only = True
 
     def before_fit(self) -> None:
-        """Has checkpoints written in one piece, and starts the clock."""
+        """Has checkpoints written in one piece, those of a resumed run where it began, and starts the clock."""
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's own
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        checkpoint = self.config.fit.ckpt_path
+        if checkpoint and Path(checkpoint).is_file():
+            keep_folders(self.trainer, Path(checkpoint))
         self._start = time.monotonic()
 
     def after_fit(self) -> None:
