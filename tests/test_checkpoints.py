@@ -203,7 +203,7 @@ def written(content: object, old: bool = False) -> bytes:
             "it is damaged, or holds more than tensors and plain types",
         ),
         (written({"a": Mine()}), "it would run code, test_checkpoints.Mine"),
-        (written({"a": eval}, old=True), "it would run code, eval"),
+        (written({"a": Mine}, old=True), "it would run code, test_checkpoints.Mine"),
         (pickle.dumps({"a": Mine()}), "it is a pickle, which could run code, and not one of torch.save"),
     ],
     ids=["empty", "text", "csv", "json", "zeros", "begin", "all but the end", "begin of old", "ours", "old", "pickle"],

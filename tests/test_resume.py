@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import CSVLogger
 
 from resumed import classifier, curve, seeded, tmkd, train
@@ -35,6 +36,11 @@ class KillAt(Callback):
             raise KilledError
 
 
+def impatient(optimizer) -> ReduceLROnPlateau:
+    """Halves the learning rate after every epoch but the first."""
+    return ReduceLROnPlateau(optimizer, "val/loss", factor=0.5, patience=0, threshold=10.0)
+
+
 def best(trainer) -> tuple[float, str]:
     record = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor)
     return record.best_model_score.item(), record.best_model_path
@@ -42,8 +48,8 @@ def best(trainer) -> tuple[float, str]:
 
 @pytest.mark.parametrize(
     "make",
-    [tmkd, partial(tmkd, fusion_objective="distillation"), classifier],
-    ids=["fused by label", "fused by distillation", "teacher on views"],
+    [tmkd, partial(tmkd, fusion_objective="distillation"), partial(tmkd, lr_scheduler=impatient), classifier],
+    ids=["fused by label", "fused by distillation", "a schedule that watches", "teacher on views"],
 )
 @pytest.mark.parametrize("step", [STEPS, 2 * STEPS + 1, 4 * STEPS - 1])
 def test_a_killed_run_ends_as_an_undisturbed_one(make, step, tmp_path, monkeypatch) -> None:
@@ -80,6 +86,32 @@ def test_max_steps_is_warned_of(tmp_path, monkeypatch) -> None:
     train(seeded(tmkd, 7), tmp_path, epochs=1)
     with pytest.warns(UserWarning, match="resuming a run with max_steps: .* give the length of the run in max_epochs"):
         train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", max_steps=6)
+
+
+def test_a_validation_that_is_left_out_is_warned_of(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    every = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=STEPS - 1, save_top_k=-1)
+    train(seeded(tmkd, 7), tmp_path, every, epochs=1, val_check_interval=STEPS - 1)
+    with pytest.warns(UserWarning, match="after batch 2 and before the validation that was due there, which Lightning"):
+        train(seeded(tmkd, 7), tmp_path, epochs=1, resume=tmp_path / "step=3.ckpt", val_check_interval=STEPS - 1)
+
+
+def test_gradients_that_a_checkpoint_does_not_hold_are_warned_of(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 3}
+    with pytest.raises(KilledError):
+        train(seeded(tmkd, 7), tmp_path, KillAt(2), epochs=2, **options)
+    with pytest.warns(UserWarning, match="after batch 2, while gradients were summed over 2 batches"):
+        train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", **options)
+
+
+def test_a_run_that_stopped_early_has_ended(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stop = partial(EarlyStopping, "val/loss", patience=1, min_delta=10.0)
+    train(seeded(tmkd, 7), tmp_path, stop(), epochs=9)
+    assert step_of(tmp_path / "last.ckpt") == 2 * STEPS
+    _, trainer = train(seeded(tmkd, 7), tmp_path, stop(), epochs=9, resume=tmp_path / "last.ckpt")
+    assert trainer.global_step == 2 * STEPS
 
 
 def test_what_a_step_draws_does_not_depend_on_what_was_drawn_before() -> None:

@@ -2,6 +2,7 @@
 
 from tmkd_lightning.callbacks.carried_curve import CarriedCurve
 from tmkd_lightning.callbacks.figures import Figures
+from tmkd_lightning.callbacks.plateau_step import PlateauStep
 from tmkd_lightning.callbacks.prompt_embeddings import PromptEmbeddings
 from tmkd_lightning.callbacks.run_record import RunRecord
 from tmkd_lightning.callbacks.step_seeds import StepSeeds
@@ -12,6 +13,7 @@ from tmkd_lightning.callbacks.teacher_check import TeacherCheck
 __all__ = [
     "CarriedCurve",
     "Figures",
+    "PlateauStep",
     "PromptEmbeddings",
     "RunRecord",
     "StepSeeds",

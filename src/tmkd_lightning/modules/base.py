@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from tmkd_lightning.callbacks import StepSeeds
+from tmkd_lightning.callbacks import PlateauStep, StepSeeds
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics
 from tmkd_lightning.keys import names_under
@@ -24,6 +24,7 @@ from tmkd_lightning.modules.finite import FiniteGuard
 from tmkd_lightning.modules.metrics import classification_metrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
 from tmkd_lightning.modules.quiet import silence_intended
+from tmkd_lightning.modules.resumed import check_resumed
 from tmkd_lightning.modules.sigterm import end_on_sigterm
 from tmkd_lightning.modules.state import (
     NUM_CLASSES,
@@ -97,7 +98,7 @@ class ClassificationModule(WatchedModule):
         """Asks the data for the number of classes, if told to: callbacks must find everything in its final size."""
         if self.asks_data:
             resize(self, of_data(self.trainer))
-        return missing(self.trainer, [StepSeeds()])
+        return missing(self.trainer, [StepSeeds(), PlateauStep()])
 
     def prepare_data(self) -> None:
         """Reads the weights on one process first, which fetches those that are not on the machine."""
@@ -132,11 +133,8 @@ class ClassificationModule(WatchedModule):
     def on_train_start(self) -> None:
         """Sees to it that no process outlives another that was told to end, and that a run is resumed where it was."""
         end_on_sigterm(self.trainer)
-        if self.trainer.ckpt_path and self.trainer.max_steps != -1:
-            rank_zero_warn(
-                "resuming a run with max_steps: Lightning then takes up another epoch than that of the checkpoint, so "
-                "that images are left out or seen twice; give the length of the run in max_epochs"
-            )
+        if self.trainer.ckpt_path:
+            check_resumed(self.trainer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
