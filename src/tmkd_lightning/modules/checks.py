@@ -61,9 +61,8 @@ def check_file(path: str | None) -> None:
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:
     """Refuses networks without what the methods read, and batches too small for them."""
     for part in distiller.parts:
-        for name in part.reads:
-            for extractor in extractors:
-                extractor.require(name, reader=type(part).__name__)
+        for extractor in extractors if "feature_map" in part.reads else ():
+            extractor.require_map(reader=type(part).__name__)
         if images < part.min_batch:
             raise ValueError(
                 f"{type(part).__name__} compares the images of a batch with each other, but training batches hold "
