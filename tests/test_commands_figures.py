@@ -324,6 +324,20 @@ def test_data_and_checkpoint_of_other_classes(here, tmp_path) -> None:
         figures("--checkpoint", TMKD, "--which", "logits", *photos)
 
 
+@pytest.mark.parametrize("part", ["hyper_parameters", "datamodule_hyper_parameters", "callbacks"])
+def test_a_checkpoint_with_a_part_that_is_no_mapping(here, part) -> None:
+    torch.save(torch.load(KD, weights_only=True) | {part: [3]}, KD)
+    with pytest.raises(ValueError, match=f"{KD} is damaged, or of other code: its {part} should be a mapping"):
+        figures("--checkpoint", KD)
+
+
+def test_a_checkpoint_without_data_says_so(here, drawn) -> None:
+    shutil.rmtree("runs/digits_kd/version_0")
+    torch.save(torch.load(KD, weights_only=True) | {"datamodule_hyper_parameters": None, "callbacks": None}, KD)
+    with pytest.raises(ValueError, match=r"neither runs/digits_kd/best\.ckpt nor a resolved_config\.yaml"):
+        figures("--checkpoint", KD, "--which", "logits")
+
+
 def test_data_without_names_take_those_of_the_checkpoint(here, drawn) -> None:
     Path("nameless.py").write_text(
         "import tmkd_lightning.data\n\n\n"

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.files import atomic_write
-from tmkd_lightning.models.weights import read_checkpoint
+from tmkd_lightning.safe_files import read_checkpoint
 
 _ABANDONED = 600  # seconds without a write, after which nobody writes to a file any more
 

@@ -30,7 +30,7 @@ from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.predict import predict_command
 from tmkd_lightning.configs import read_config
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
-from tmkd_lightning.models.weights import read_checkpoint
+from tmkd_lightning.safe_files import read_checkpoint
 from tmkd_lightning.text.openclip import TextWeightsError
 
 VERBS = {

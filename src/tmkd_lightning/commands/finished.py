@@ -16,8 +16,8 @@ from tmkd_lightning.configs import read_config
 from tmkd_lightning.figures.curves import History, history_of, read_history
 from tmkd_lightning.figures.drawing import NothingToShowError
 from tmkd_lightning.figures.run import run_folder, run_name
-from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.restored import build_data
+from tmkd_lightning.safe_files import read_checkpoint
 
 METRICS = "metrics.csv"
 CONFIG = "resolved_config.yaml"
@@ -37,7 +37,7 @@ class FinishedRun:
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint, self.folder = checkpoint, run_folder(checkpoint)
         self._content = read_checkpoint(checkpoint)
-        kept = self._content.get("callbacks", {}).get(StepSeeds().state_key, {}).get("seed")
+        kept = (self._content.get("callbacks") or {}).get(StepSeeds().state_key, {}).get("seed")
         self._seed = kept if kept is not None and kept <= max_seed_value else None  # above it: drawn by chance
 
     @property
@@ -65,7 +65,7 @@ class FinishedRun:
         Raises:
             ValueError: nothing says which that was, or it cannot be built.
         """
-        config = self._content.get("datamodule_hyper_parameters", {})
+        config = self._content.get("datamodule_hyper_parameters") or {}
         if "_class_path" not in config:
             config = next((_flat(config["data"]) for config in self._configs() if "data" in config), {})
         if "_class_path" not in config:
