@@ -19,9 +19,9 @@ from tmkd_lightning.callbacks.first_batches import first_batches
 from tmkd_lightning.figures import History, Material, Seen, check_names, drawings, figure_of, look, render, write
 from tmkd_lightning.figures.curves import ACCURACY, FUSION
 from tmkd_lightning.figures.drawing import check_matplotlib
-from tmkd_lightning.figures.names import class_names
 from tmkd_lightning.figures.run import run_name
 from tmkd_lightning.figures.save import check_folder, check_format
+from tmkd_lightning.prompts import fitting_class_names, names_or_numbers
 
 _ON_ONE_BATCH = ("views", "attention")  # what can be told from one batch whether it can be drawn
 
@@ -146,7 +146,7 @@ class Figures(Callback):
         def shown() -> Seen:
             roles = ("network",) if module.teacher is None else ("student", "teacher")
             networks = dict(zip(roles, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
-            names = class_names(module, trainer.datamodule)  # type: ignore[attr-defined]
+            names = names_or_numbers(fitting_class_names(module), module.num_classes)
             images = map(module.take_labelled, first_batches(trainer, batches))
             return look(networks, images, names, self.examples)
 
