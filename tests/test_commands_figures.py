@@ -284,7 +284,7 @@ def test_a_teachers_own_run_has_no_teacher(here, drawn) -> None:
         (["--which", "views,roc"], ValueError, "unknown figure 'roc': choose from"),
         (["--formats", "[svg]"], ValueError, "unknown format 'svg': choose from"),
         (["--page", "all.jpeg"], ValueError, "unknown format 'jpeg': choose from"),
-        (["--output", "runs/digits_kd/best.ckpt"], ValueError, "figures cannot be written to runs/digits_kd/best.ckpt"),
+        (["--output", "runs/digits_kd/best.ckpt"], OSError, "best.ckpt is a file, not a folder"),
         (["--against", "runs/nothing.ckpt"], FileNotFoundError, "no checkpoint at runs/nothing.ckpt"),
         (["--against", "foreign.ckpt"], ValueError, "foreign.ckpt is not a checkpoint that can be read safely"),
         (["--run", "runs/digits_tmkd/version_0/resolved_config.yaml"], ValueError, "not a metrics.csv"),

@@ -20,7 +20,8 @@ from tmkd_lightning.figures import History, Material, Seen, check_names, drawing
 from tmkd_lightning.figures.curves import ACCURACY, FUSION
 from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import run_name
-from tmkd_lightning.figures.save import check_folder, check_format
+from tmkd_lightning.figures.save import check_format
+from tmkd_lightning.files import check_writable
 from tmkd_lightning.prompts import fitting_class_names, names_or_numbers
 
 _ON_ONE_BATCH = ("views", "attention")  # what can be told from one batch whether it can be drawn
@@ -44,8 +45,9 @@ class Figures(Callback):
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        ValueError: an unknown figure or format, or a number out of its range; when training starts, a folder that
-            cannot be written to, and figures named in `which` that this run has nothing for.
+        ValueError: an unknown figure or format, or a number out of its range; when training starts, figures named in
+            `which` that this run has nothing for.
+        OSError: when training starts, a folder that cannot be written to.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class Figures(Callback):
 
     def _check_folder(self, trainer: Trainer) -> None:
         if self.formats and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            check_folder(self._folder)
+            check_writable(self._folder / f"figure.{self.formats[0]}")
 
     def _draw(self, trainer: Trainer, module: LightningModule, epochs: int) -> None:
         self._drawn = trainer.global_step
