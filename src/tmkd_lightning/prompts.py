@@ -120,7 +120,7 @@ def names_or_numbers(names: Sequence[str] | None, num_classes: int) -> list[str]
     return [str(number) for number in range(num_classes)] if names is None else list(names)
 
 
-def fill(template: str, names: Sequence[str]) -> list[str]:
+def prompts_of(template: str, names: Sequence[str]) -> list[str]:
     """Writes a view's prompt for each class.
 
     Args:
@@ -131,7 +131,7 @@ def fill(template: str, names: Sequence[str]) -> list[str]:
         One prompt for each name.
 
     Example:
-        >>> fill("a photo of a {class}", ["cat", "{dog}"])
+        >>> prompts_of("a photo of a {class}", ["cat", "{dog}"])
         ['a photo of a cat', 'a photo of a {dog}']
     """
     check_template(template)

@@ -52,7 +52,7 @@ def check_loss_weights(weights: Mapping[str, float]) -> None:
         check_weight(f"{name}_weight", weight)
 
 
-def check_file(path: str | None) -> None:
+def check_teacher_checkpoint(path: str | None) -> None:
     """Refuses a teacher_checkpoint that is not there, before anything is fetched or encoded."""
     if path is not None and not Path(path).is_file():
         raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, and was the teacher trained?")
