@@ -85,7 +85,7 @@ class Figures(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at one batch: what cannot be drawn is to fail now, and not when the run is over."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not _draws(trainer):
             return
         self._check_folder(trainer)
         with isolate_rng():
@@ -123,12 +123,12 @@ class Figures(Callback):
         self._history = History(state_dict["weights"], state_dict["accuracy"])
 
     def _check_folder(self, trainer: Trainer) -> None:
-        if self.formats and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.formats and _draws(trainer):
             check_writable(self._folder / f"figure.{self.formats[0]}")
 
     def _draw(self, trainer: Trainer, module: LightningModule, epochs: int) -> None:
         self._drawn = trainer.global_step
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not _draws(trainer):
             return
         with isolate_rng():
             made = drawings(self._material(trainer, module, self.batches), self.which, left_out=rank_zero_warn)
@@ -153,6 +153,11 @@ class Figures(Callback):
             return look(networks, images, names, self.examples)
 
         return Material(shown, module.views, lambda: {self._run: self._history}, self.seed)
+
+
+def _draws(trainer: Trainer) -> bool:
+    """Whether this process is the one that draws, in a run that is none for trying out."""
+    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 
 def _log_folder(trainer: Trainer) -> Path:
