@@ -50,8 +50,6 @@ class Noise(ImageDataModule):
             batch_size=batch_size,
             num_workers=0,
             image_size=8,
-            seed=0,
-            augmentation_replicas=0,
             train_transform=torch.clone,
             eval_transform=torch.clone,
         )

@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from torch.utils.data import DataLoader
 
 from conftest import Net, make_images
+from ddp_equals_one import trainer
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 
@@ -26,18 +27,9 @@ if __name__ == "__main__":
             logit_weight=0,
             optimizer=lambda params: torch.optim.SGD(params, lr=0.01),
         )
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=2,
-            strategy="ddp",
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module, DataLoader(make_images(12), batch_size=3))
-        assert trainer.global_step == 2
+        run = trainer(2, max_epochs=1)
+        run.fit(module, DataLoader(make_images(12), batch_size=3))
+        assert run.global_step == 2
         students[name] = {key: value.clone() for key, value in module.student.state_dict().items()}
-        rank = trainer.global_rank
+        rank = run.global_rank
     torch.save(students, Path(sys.argv[1]) / f"rank{rank}.pt")

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 
+from ddp_equals_one import trainer
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
@@ -24,20 +25,9 @@ def train(directory: str) -> dict[str, torch.Tensor]:
         text_weight=0,
         optimizer=lambda params: torch.optim.SGD(params, lr=0.01),
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp",
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[TeacherCache(directory, dtype="float32")] if directory else [],
-        limit_val_batches=0,
-    )
+    callbacks = [TeacherCache(directory, dtype="float32")] if directory else []
     data = DigitsDataModule(train_samples=41, image_size=16, batch_size=7, augmentation_replicas=1)
-    trainer.fit(module, datamodule=data)
+    trainer(2, max_epochs=2, callbacks=callbacks, limit_val_batches=0).fit(module, datamodule=data)
     return module.student.state_dict()
 
 

@@ -16,7 +16,7 @@ from torchvision.models import VisionTransformer
 from conftest import Net
 from tmkd_lightning import Extractor, MultiView, View
 from tmkd_lightning.cache import CacheError, CacheFolder
-from tmkd_lightning.cache.folder import read_manifest, size
+from tmkd_lightning.cache.folder import read_manifest, readable_size
 from tmkd_lightning.cache.identity import teacher_identity, views_identity
 from tmkd_lightning.views import edge, high_frequency, rgb
 
@@ -243,4 +243,4 @@ def test_a_folder_that_says_something_else_is_refused(tmp_path: Path) -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_345_678, "2.35 MB"), (999_900, "1 MB"), (5e12, "5 TB")],
 )
 def test_sizes_are_readable(count: float, text: str) -> None:
-    assert size(count) == text
+    assert readable_size(count) == text

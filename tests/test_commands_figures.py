@@ -284,7 +284,7 @@ def test_a_teachers_own_run_has_no_teacher(here, drawn) -> None:
         (["--which", "views,roc"], ValueError, "unknown figure 'roc': choose from"),
         (["--formats", "[svg]"], ValueError, "unknown format 'svg': choose from"),
         (["--page", "all.jpeg"], ValueError, "unknown format 'jpeg': choose from"),
-        (["--output", "runs/digits_kd/best.ckpt"], ValueError, "figures cannot be written to runs/digits_kd/best.ckpt"),
+        (["--output", "runs/digits_kd/best.ckpt"], OSError, "best.ckpt is a file, not a folder"),
         (["--against", "runs/nothing.ckpt"], FileNotFoundError, "no checkpoint at runs/nothing.ckpt"),
         (["--against", "foreign.ckpt"], ValueError, "foreign.ckpt is not a checkpoint that can be read safely"),
         (["--run", "runs/digits_tmkd/version_0/resolved_config.yaml"], ValueError, "not a metrics.csv"),
@@ -320,8 +320,22 @@ def test_data_and_checkpoint_of_other_classes(here, tmp_path) -> None:
             (tmp_path / "photos" / split / name).mkdir(parents=True)
             Image.new("RGB", (16, 16)).save(tmp_path / "photos" / split / name / "0.png")
     photos = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "photos"]
-    with pytest.raises(ValueError, match=r"digits_tmkd \(WideResNet\) has 10 classes, but there are 2"):
+    with pytest.raises(ValueError, match="the data has 2 classes, but WideResNet was built for 10"):
         figures("--checkpoint", TMKD, "--which", "logits", *photos)
+
+
+@pytest.mark.parametrize("part", ["hyper_parameters", "datamodule_hyper_parameters", "callbacks"])
+def test_a_checkpoint_with_a_part_that_is_no_mapping(here, part) -> None:
+    torch.save(torch.load(KD, weights_only=True) | {part: [3]}, KD)
+    with pytest.raises(ValueError, match=f"{KD} is damaged, or of other code: its {part} should be a mapping"):
+        figures("--checkpoint", KD)
+
+
+def test_a_checkpoint_without_data_says_so(here, drawn) -> None:
+    shutil.rmtree("runs/digits_kd/version_0")
+    torch.save(torch.load(KD, weights_only=True) | {"datamodule_hyper_parameters": None, "callbacks": None}, KD)
+    with pytest.raises(ValueError, match=r"neither runs/digits_kd/best\.ckpt nor a resolved_config\.yaml"):
+        figures("--checkpoint", KD, "--which", "logits")
 
 
 def test_data_without_names_take_those_of_the_checkpoint(here, drawn) -> None:

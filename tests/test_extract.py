@@ -109,7 +109,7 @@ def test_cam_averages_to_the_logits(name: str) -> None:
     assert_same_logits(extractor.head(output.embedding), output.logits)
     assert output.logits.shape == (3, CLASSES)
     assert extractor.map_name == map_name
-    extractor.require("feature_map", reader="SP")
+    extractor.require_map(reader="SP")
 
 
 @pytest.mark.parametrize("name", WITHOUT_MAP)
@@ -123,8 +123,7 @@ def test_embedding_without_a_map(name: str) -> None:
     assert_same_logits(extractor.head(output.embedding), output.logits)
     assert output.feature_map is None
     with pytest.raises(MissingPartError, match=f"SP reads feature_map, but {type(extractor.network).__name__} has no"):
-        extractor.require("feature_map", reader="SP")
-    extractor.require("embedding", reader="RKD")
+        extractor.require_map(reader="SP")
 
 
 def test_embedding_behind_a_norm() -> None:
@@ -491,7 +490,7 @@ def test_keep_map_is_named_and_can_be_turned_on_later() -> None:
     extractor = Extractor(tv.resnet18(num_classes=3), keep_map=False).eval()
     extractor(torch.rand(2, 3, 64, 64))
     with pytest.raises(MissingPartError, match="SP reads feature_map, but the Extractor of ResNet has keep_map=False"):
-        extractor.require("feature_map", reader="SP")
+        extractor.require_map(reader="SP")
     extractor.keep_map = True
     assert extractor(torch.rand(2, 3, 64, 64)).feature_map.shape == (2, 512, 2, 2)
 

@@ -122,7 +122,7 @@ def test_unknown_formats_are_refused() -> None:
 def test_all_files_or_none(tmp_path: Path) -> None:
     (tmp_path / "old.png").write_bytes(b"old")
     (tmp_path / "file").write_bytes(b"in the way")
-    with pytest.raises(ValueError, match=r"figures cannot be written to .*/file/folder .*choose another folder"):
+    with pytest.raises(OSError, match=r"new\.png cannot be written .*/file is a file.*choose another place"):
         write({tmp_path / "old.png": b"new", tmp_path / "file" / "folder" / "new.png": b"new"})
     assert (tmp_path / "old.png").read_bytes() == b"old"
     (tmp_path / "taken.png").mkdir()

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 
 from conftest import make_images
 from tmkd_lightning import Extractor, TMKDModule
+from tmkd_lightning.commands.watch import watch
 from tmkd_lightning.distillers import KD, Distiller
+from tmkd_lightning.named import named_network
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -166,3 +168,23 @@ def test_a_term_of_theirs_cannot_take_the_place_of_one_of_ours(net, fit) -> None
 
     with pytest.raises(ValueError, match="two loss terms are named 'ce'"):
         fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0, distiller=Clash()))
+
+
+class TheirNumbers(LightningDataModule):
+    """Has names of more things than there are classes."""
+
+    class_names = ("1", "2", "3", "4", "5", "6", "7")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return their_loader()
+
+
+def test_names_that_do_not_fit_are_passed_over_by_figures_and_export_alike() -> None:
+    module = their_module(text_weight=0, views=["rgb"])
+    module.class_names, module.saved_class_names = None, ["red", "green", "blue"]
+    networks = {"student": module.extractor}
+    assert watch(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["red", "green", "blue"]
+    assert named_network(module, None)[1] == ["red", "green", "blue"]
+    module.saved_class_names = None
+    assert watch(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["0", "1", "2"]
+    assert named_network(module, None)[1] == ["0", "1", "2"]

@@ -9,7 +9,7 @@ from tmkd_lightning.prompts import (
     PromptBank,
     check_class_names,
     check_template,
-    fill,
+    prompts_of,
     view_templates,
 )
 from tmkd_lightning.views import MultiView
@@ -37,12 +37,12 @@ def test_templates_of_table_1() -> None:
         ("100 % {class}\\1", "c%s", "100 % c%s\\1"),
     ],
 )
-def test_fill_takes_text_as_it_is(template: str, name: str, prompt: str) -> None:
-    assert fill(template, [name, "dog"])[0] == prompt
+def test_prompts_take_text_as_it_is(template: str, name: str, prompt: str) -> None:
+    assert prompts_of(template, [name, "dog"])[0] == prompt
 
 
-def test_fill_needs_a_place() -> None:
-    for refuse in (check_template, lambda template: fill(template, [])):
+def test_prompts_need_a_place() -> None:
+    for refuse in (check_template, lambda template: prompts_of(template, [])):
         with pytest.raises(ValueError, match=r"'a photo of a cat' has no \{class\}"):
             refuse("a photo of a cat")
 

@@ -108,6 +108,21 @@ def test_foreign(tmp_path, content) -> None:
         rebuild(tmp_path / "best.ckpt")
 
 
+@pytest.mark.parametrize("name", ["state_dict", "hyper_parameters", "datamodule_hyper_parameters", "callbacks"])
+@pytest.mark.parametrize("part", [[1], "words"])
+def test_a_part_that_is_something_else(classifier, tmp_path, name, part) -> None:
+    torch.save(torch.load(classifier, weights_only=True) | {name: part}, tmp_path / "best.ckpt")
+    kind = type(part).__name__
+    with pytest.raises(ValueError, match=rf"best\.ckpt is damaged, .*: its {name} should be a mapping and is a {kind}"):
+        rebuild(tmp_path / "best.ckpt")
+
+
+def test_settings_that_are_nothing(classifier, tmp_path) -> None:
+    torch.save(torch.load(classifier, weights_only=True) | {"hyper_parameters": None}, tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match=r"best\.ckpt does not say how its module is built"):
+        rebuild(tmp_path / "best.ckpt")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -348,6 +348,27 @@ def test_method_that_reads_maps_gets_them_or_refuses_before_the_first_step(net, 
     assert all(a.equal(b) for a, b in zip(before.values(), module.student.state_dict().values(), strict=True))
 
 
+class ForgetsToSay(ReadsMaps):
+    reads = frozenset()
+
+
+class Misspelt(ReadsMaps):
+    reads = frozenset({"feature_maps", "embedding"})
+
+
+def test_method_that_uses_maps_without_saying_so_is_told_to_say_so(net, fit) -> None:
+    options = {"views": ["rgb"], "text_weight": 0, "distiller": ForgetsToSay()}
+    with pytest.raises(MissingPartError, match=r"no feature_map .* only if it names 'feature_map' in reads"):
+        fit(TMKDModule(net(16), net(), **options), max_steps=1)
+
+
+def test_misspelt_reads_are_refused_when_the_module_is_built(net) -> None:
+    known = r"choose from \['logits', 'embedding', 'feature_map', 'head_weight'\]"
+    for distiller in (Misspelt(), [ReadsMaps(), Misspelt()]):
+        with pytest.raises(ValueError, match=f"^Misspelt names 'feature_maps' in reads, .*{known}$"):
+            TMKDModule(net(16), net(), distiller=distiller)
+
+
 def test_maps_are_kept_only_where_something_reads_them(net) -> None:
     module = TMKDModule(net(16), net())
     assert not module.student_extractor.keep_map

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.files import atomic_write
-from tmkd_lightning.models.weights import read_checkpoint
+from tmkd_lightning.safe_files import read_checkpoint
 
 _ABANDONED = 600  # seconds without a write, after which nobody writes to a file any more
 

@@ -28,9 +28,9 @@ from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.predict import predict_command
-from tmkd_lightning.configs import read_config
+from tmkd_lightning.configs import RESOLVED_CONFIG, read_config
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
-from tmkd_lightning.models.weights import read_checkpoint
+from tmkd_lightning.safe_files import read_checkpoint
 from tmkd_lightning.text.openclip import TextWeightsError
 
 VERBS = {
@@ -78,7 +78,7 @@ class TMKDCLI(LightningCLI):
             auto_configure_optimizers=False,  # it would optimise the teacher too
             save_config_callback=LogConfig,
             # not config.yaml: where the log folder is the working folder, that may be the one that was read
-            save_config_kwargs={"config_filename": "resolved_config.yaml", "overwrite": True},
+            save_config_kwargs={"config_filename": RESOLVED_CONFIG, "overwrite": True},
             trainer_defaults={"callbacks": [RunRecord(command), CarriedCurve()]},
             seed_everything_default=0,
             parser_kwargs={"description": f"Knowledge distillation. Further verbs: {', '.join(VERBS)}."},

@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+RESOLVED_CONFIG = "resolved_config.yaml"
+"""Name of the file in which the command line leaves a run's config beside its logs."""
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """Reads a mapping in YAML, UTF-8.

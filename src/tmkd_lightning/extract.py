@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics, to_unit_float
-from tmkd_lightning.outputs import MissingPartError, Output, Part
+from tmkd_lightning.outputs import MissingPartError, Output
 from tmkd_lightning.probe import Probe, probe
 from tmkd_lightning.taps import InputTap, OutputTap
 
@@ -161,19 +161,18 @@ class Extractor(nn.Module):
         setattr(self.network.get_submodule(owner), name, new)
         self._head_confirmed = False
 
-    def require(self, part: Part, reader: str) -> None:
-        """Makes sure that a part can be had.
+    def require_map(self, reader: str) -> None:
+        """Makes sure that the feature map can be had; every network has the other parts of an `Output`.
 
         Args:
-            part: name of a field of `Output`.
             reader: who reads it, for the message.
 
         Raises:
-            MissingPartError: the network has no such part. For the map this is known after `confirm`.
+            MissingPartError: the map is not kept, or the network has none, which is known after `confirm`.
         """
-        if part == "feature_map" and not self.keep_map:
+        if not self.keep_map:
             raise MissingPartError(f"{reader} reads feature_map, but the Extractor of {self.name} has keep_map=False")
-        if part == "feature_map" and self.confirmed and self.map_name is None:
+        if self.confirmed and self.map_name is None:
             raise MissingPartError(
                 f"{reader} reads feature_map, but {self.name} has no 4-D map whose spatial mean is the input of its "
                 f"head {self.head_name!r}: choose a network that ends in global average pooling and one linear layer, "

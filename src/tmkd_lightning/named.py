@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.modules.state import fitting_class_names
-from tmkd_lightning.prompts import check_class_names
+from tmkd_lightning.prompts import check_class_names, fitting_class_names, names_or_numbers
 
 
 def named_network(
@@ -40,7 +39,6 @@ def named_network(
         )
     if class_names is None and isinstance(network, ClassificationModule):
         class_names = fitting_class_names(network)
-    if class_names is None:
-        class_names = [str(index) for index in range(extractor.num_classes)]
-    check_class_names(class_names, extractor.num_classes)
-    return extractor, list(class_names)
+    names = names_or_numbers(class_names, extractor.num_classes)
+    check_class_names(names, extractor.num_classes)
+    return extractor, names

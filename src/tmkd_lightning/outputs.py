@@ -14,7 +14,8 @@ Part = Literal["logits", "embedding", "feature_map", "head_weight"]
 _WHY_MISSING: dict[str, str] = {
     "embedding": "the input of the network's linear head",
     "feature_map": "a 4-D map whose spatial mean is the head's input; transformers and networks with several linear "
-    "layers or a norm behind the pooling have none, and Extractor(keep_map=False) leaves it out",
+    "layers or a norm behind the pooling have none, and Extractor(keep_map=False) leaves it out; a Distiller gets it "
+    "only if it names 'feature_map' in reads",
     "head_weight": "the weight of the network's linear head",
 }
 

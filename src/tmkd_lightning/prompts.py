@@ -85,7 +85,42 @@ def known_class_names(module: Any, data: object, phrases: bool = False) -> Itera
             yield [str(name) for name in names]
 
 
-def fill(template: str, names: Sequence[str]) -> list[str]:
+def fitting_class_names(module: Any, data: object = None) -> list[str] | None:
+    """The first names of as many classes as a module has, see `known_class_names`.
+
+    Args:
+        module: a module of ours.
+        data: a datamodule; None for that of the module's trainer, if it has one.
+
+    Returns:
+        Names in the order of the labels, or None where nobody has as many as there are classes.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> module = SimpleNamespace(class_names=None, saved_class_names=["cat", "dog"], num_classes=2)
+        >>> fitting_class_names(module, SimpleNamespace(class_names=["a", "b", "c"]))
+        ['cat', 'dog']
+    """
+    if data is None and module._trainer is not None:
+        data = module._trainer.datamodule
+    return next((names for names in known_class_names(module, data) if len(names) == module.num_classes), None)
+
+
+def names_or_numbers(names: Sequence[str] | None, num_classes: int) -> list[str]:
+    """Gives class names, or where nobody knows them the numbers of the classes.
+
+    Args:
+        names: in the order of the labels, or None.
+        num_classes: K.
+
+    Example:
+        >>> names_or_numbers(None, num_classes=2)
+        ['0', '1']
+    """
+    return [str(number) for number in range(num_classes)] if names is None else list(names)
+
+
+def prompts_of(template: str, names: Sequence[str]) -> list[str]:
     """Writes a view's prompt for each class.
 
     Args:
@@ -96,7 +131,7 @@ def fill(template: str, names: Sequence[str]) -> list[str]:
         One prompt for each name.
 
     Example:
-        >>> fill("a photo of a {class}", ["cat", "{dog}"])
+        >>> prompts_of("a photo of a {class}", ["cat", "{dog}"])
         ['a photo of a cat', 'a photo of a {dog}']
     """
     check_template(template)

@@ -15,10 +15,10 @@ from tmkd_lightning.extract import Extractor
 from tmkd_lightning.keys import differences
 from tmkd_lightning.messages import misfit, short
 from tmkd_lightning.models.recipes import without_weights
-from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.modules.base import as_extractor
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.state import CLASS_NAMES, LEFT_OUT, NUM_CLASSES
+from tmkd_lightning.safe_files import check_parts, read_checkpoint
 
 _CALLS = {  # argument that holds the network: how the module is loaded in Python
     "student": "TMKDModule.load_from_checkpoint({path!r}, teacher=..., student=..., weights_only=True)",
@@ -108,7 +108,7 @@ def _role(checkpoint: Any, path: Path) -> str:
             f"{path} is no checkpoint of a TMKDModule or ClassifierModule: build its network in Python, read the file "
             "with tmkd_lightning.models.load_weights, and pass Extractor(network) on"
         )
-    _check_parts(checkpoint, path)
+    check_parts(checkpoint, path)
     settings = checkpoint.get("hyper_parameters") or {}
     for role in _CALLS:
         if isinstance(settings.get(role), Mapping):
@@ -123,16 +123,6 @@ def _role(checkpoint: Any, path: Path) -> str:
         f"{calls[0].format(path=str(path))}, and call tmkd_lightning.export.export_student(module, ...) or "
         "tmkd_lightning.predict.predict_folder(module, ...)"
     )
-
-
-def _check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
-    for name in ("state_dict", "hyper_parameters", "datamodule_hyper_parameters"):
-        part = checkpoint.get(name)
-        if not isinstance(part, Mapping) and (part is not None or name == "state_dict"):
-            found = "missing" if part is None else f"a {type(part).__name__}"
-            raise ValueError(f"{path} is damaged, or of other code: its {name} should be a mapping and is {found}")
-    if not all(isinstance(key, str) for key in checkpoint["state_dict"]):
-        raise ValueError(f"{path} is damaged, or of other code: its state_dict has keys that are no names")
 
 
 def _build(config: Mapping[str, Any], path: Path) -> nn.Module:

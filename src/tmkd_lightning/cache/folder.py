@@ -93,9 +93,9 @@ class CacheFolder:
             free = shutil.disk_usage(self.path).free
             if needed - taken > free:
                 raise CacheError(
-                    f"the teacher cache needs {size(needed)} ({rows} rows of {described(shapes)}), but "
-                    f"{self.path} has {size(free)} left: take fewer augmentation_replicas, float16 instead of float32, "
-                    "another directory, or a method that reads no maps"
+                    f"the teacher cache needs {readable_size(needed)} ({rows} rows of {describe_shapes(shapes)}), but "
+                    f"{self.path} has {readable_size(free)} left: take fewer augmentation_replicas, float16 instead of "
+                    "float32, another directory, or a method that reads no maps"
                 )
             with atomic_write(self.path / MANIFEST) as file:
                 file.write(json.dumps(self.identity, indent=2, sort_keys=True).encode())
@@ -194,11 +194,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return identity
 
 
-def size(count: float) -> str:
+def readable_size(count: float) -> str:
     """Says how much that is, in decimal units as disks are sold.
 
     Example:
-        >>> size(2_500_000)
+        >>> readable_size(2_500_000)
         '2.5 MB'
     """
     units = ["B", "kB", "MB", "GB", "TB"]
@@ -213,11 +213,11 @@ def on_disk(path: Path) -> int:
     return path.stat().st_blocks * 512 if path.exists() else 0
 
 
-def described(shapes: Mapping[str, Sequence[int]]) -> str:
+def describe_shapes(shapes: Mapping[str, Sequence[int]]) -> str:
     """Says how large the outputs of each kind are.
 
     Example:
-        >>> described({"logits": (200,), "feature_map": (512, 7, 7)})
+        >>> describe_shapes({"logits": (200,), "feature_map": (512, 7, 7)})
         'logits 200, feature_map 512×7×7'
     """
     return ", ".join(f"{kind} {'×'.join(map(str, shape))}" for kind, shape in shapes.items())

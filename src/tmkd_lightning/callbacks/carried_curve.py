@@ -9,6 +9,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+METRICS = "metrics.csv"
+"""Name of the file that Lightning's CSVLogger writes."""
+
 CURVE = "tmkd_curve"
 """Key in checkpoints of the text of metrics.csv up to there; empty where no CSVLogger logged."""
 
@@ -33,7 +36,7 @@ class CarriedCurve(Callback):
         checkpoint[CURVE] = ""
         for logger in _csv_loggers(trainer):
             logger.save()
-            path = Path(logger.log_dir) / "metrics.csv"
+            path = Path(logger.log_dir) / METRICS
             checkpoint[CURVE] = path.read_text() if path.is_file() else ""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -44,7 +47,7 @@ class CarriedCurve(Callback):
         """Logs them again, into the new file."""
         for logger in _csv_loggers(trainer):
             _ = logger.experiment  # begins a new file, where the logger has not got one
-            if (Path(logger.log_dir) / "metrics.csv").is_file():
+            if (Path(logger.log_dir) / METRICS).is_file():
                 continue  # the same logger goes on: the rows are in its file
             for row in self._rows:
                 logger.log_metrics(_values(row), step=int(row["step"]))

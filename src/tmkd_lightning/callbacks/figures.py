@@ -19,9 +19,10 @@ from tmkd_lightning.callbacks.first_batches import first_batches
 from tmkd_lightning.figures import History, Material, Seen, check_names, drawings, figure_of, look, render, write
 from tmkd_lightning.figures.curves import ACCURACY, FUSION
 from tmkd_lightning.figures.drawing import check_matplotlib
-from tmkd_lightning.figures.names import class_names
 from tmkd_lightning.figures.run import run_name
-from tmkd_lightning.figures.save import check_folder, check_format
+from tmkd_lightning.figures.save import check_format
+from tmkd_lightning.files import check_writable
+from tmkd_lightning.prompts import fitting_class_names, names_or_numbers
 
 _ON_ONE_BATCH = ("views", "attention")  # what can be told from one batch whether it can be drawn
 
@@ -44,8 +45,9 @@ class Figures(Callback):
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        ValueError: an unknown figure or format, or a number out of its range; when training starts, a folder that
-            cannot be written to, and figures named in `which` that this run has nothing for.
+        ValueError: an unknown figure or format, or a number out of its range; when training starts, figures named in
+            `which` that this run has nothing for.
+        OSError: when training starts, a folder that cannot be written to.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Figures(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at one batch: what cannot be drawn is to fail now, and not when the run is over."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not _draws(trainer):
             return
         self._check_folder(trainer)
         with isolate_rng():
@@ -121,12 +123,12 @@ class Figures(Callback):
         self._history = History(state_dict["weights"], state_dict["accuracy"])
 
     def _check_folder(self, trainer: Trainer) -> None:
-        if self.formats and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            check_folder(self._folder)
+        if self.formats and _draws(trainer):
+            check_writable(self._folder / f"figure.{self.formats[0]}")
 
     def _draw(self, trainer: Trainer, module: LightningModule, epochs: int) -> None:
         self._drawn = trainer.global_step
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not _draws(trainer):
             return
         with isolate_rng():
             made = drawings(self._material(trainer, module, self.batches), self.which, left_out=rank_zero_warn)
@@ -146,11 +148,16 @@ class Figures(Callback):
         def shown() -> Seen:
             roles = ("network",) if module.teacher is None else ("student", "teacher")
             networks = dict(zip(roles, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
-            names = class_names(module, trainer.datamodule)  # type: ignore[attr-defined]
+            names = names_or_numbers(fitting_class_names(module), module.num_classes)
             images = map(module.take_labelled, first_batches(trainer, batches))
             return look(networks, images, names, self.examples)
 
         return Material(shown, module.views, lambda: {self._run: self._history}, self.seed)
+
+
+def _draws(trainer: Trainer) -> bool:
+    """Whether this process is the one that draws, in a run that is none for trying out."""
+    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 
 def _log_folder(trainer: Trainer) -> Path:

@@ -19,8 +19,8 @@ from tmkd_lightning.prompts import (
     ANCHOR_TEMPLATE,
     PromptBank,
     check_class_names,
-    fill,
     known_class_names,
+    prompts_of,
     view_templates,
 )
 from tmkd_lightning.text import EmbeddingFile, OpenCLIPTextEncoder, TextEncoder, write_embeddings
@@ -84,7 +84,7 @@ class PromptEmbeddings(Callback):
 
     def _prompts(self, views: Mapping[str, str], names: Sequence[str]) -> tuple[list[list[str]], list[str]]:
         chosen = view_templates({"rgb": ANCHOR_TEMPLATE, **views}, self.templates)
-        return [fill(chosen[view], names) for view in views], fill(chosen["rgb"], names)
+        return [prompts_of(chosen[view], names) for view in views], prompts_of(chosen["rgb"], names)
 
     def _embeddings(self, prompts: list[str]) -> Tensor:
         unique = list(dict.fromkeys(prompts))

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tmkd_lightning.cache import CacheError, CacheFolder
-from tmkd_lightning.cache.folder import described, size
+from tmkd_lightning.cache.folder import describe_shapes, readable_size
 from tmkd_lightning.cache.identity import teacher_identity, views_identity
 from tmkd_lightning.cache.kept import PIXELS, checksums, head_tensors, kinds, output_of, parts
 from tmkd_lightning.models import load_pretrained
@@ -198,8 +198,8 @@ class TeacherCache(Callback):
         folder.write_head(**head_tensors(module.teacher))
         self._files_made = True
         rank_zero_info(
-            f"Teacher cache: {data['replicas']} replicas of {data['images']} images, {described(shapes)} "
-            f"in {self.dtype}, {size(folder.size)} in all"
+            f"Teacher cache: {data['replicas']} replicas of {data['images']} images, {describe_shapes(shapes)} "
+            f"in {self.dtype}, {readable_size(folder.size)} in all"
         )
 
     def _give_up(self, error: Exception) -> None:

@@ -12,7 +12,7 @@ from jsonargparse import auto_cli
 from tqdm import tqdm
 
 from tmkd_lightning.cache import CacheError, RowFile
-from tmkd_lightning.cache.folder import MANIFEST, on_disk, read_manifest, size
+from tmkd_lightning.cache.folder import MANIFEST, on_disk, read_manifest, readable_size
 
 _SHOWN = 20  # damaged rows to name
 
@@ -28,7 +28,7 @@ def list_caches(directory: str) -> None:
             about = read_manifest(folder)
             data, views = about["data"], ", ".join(view[0] for view in about["views"])
             images = f"{data['replicas']} replicas of {data['images']} images"
-            print(f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {size(_size_of(folder))}")
+            print(f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {readable_size(_size_of(folder))}")
             for path, file in _arrays(folder):
                 state = f"{file.written} of {file.rows} rows" if isinstance(file, RowFile) else f"DAMAGED: {file}"
                 print(f"  {path.name.removesuffix('.npy'):24} {state}")
@@ -80,7 +80,7 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
     for folder in _folders(directory, key):
         freed = _size_of(folder)
         shutil.rmtree(folder)
-        print(f"{folder.name}  removed, {size(freed)}")
+        print(f"{folder.name}  removed, {readable_size(freed)}")
 
 
 def cache_command(args: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from tmkd_lightning.data import ImageDataModule
-from tmkd_lightning.prompts import TEMPLATES, check_class_names, fill, view_templates
+from tmkd_lightning.prompts import TEMPLATES, check_class_names, prompts_of, view_templates
 from tmkd_lightning.text import OpenCLIPTextEncoder, TextEncoder, write_embeddings
 
 
@@ -37,7 +37,7 @@ def embed(
     check_class_names(names, num_classes=len(names))
     encoder = OpenCLIPTextEncoder() if encoder is None else encoder
     chosen = view_templates({**TEMPLATES, **(templates or {})}, replacement=None)
-    prompts = list(dict.fromkeys(prompt for template in chosen.values() for prompt in fill(template, names)))
+    prompts = list(dict.fromkeys(prompt for template in chosen.values() for prompt in prompts_of(template, names)))
     write_embeddings(output, prompts, encoder.encode(prompts), encoder.identity())
     print(f"{output}: {len(prompts)} prompts of {len(names)} classes in the views {', '.join(chosen)}")
 

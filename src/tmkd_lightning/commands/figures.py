@@ -17,7 +17,8 @@ from tmkd_lightning.figures import write as write_files
 from tmkd_lightning.figures.curves import History
 from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import run_folder, run_name
-from tmkd_lightning.figures.save import check_format, check_places
+from tmkd_lightning.figures.save import check_format
+from tmkd_lightning.files import check_writable
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
 
@@ -106,7 +107,8 @@ def _check(names: list[str] | None, kinds: list[str], output: Path, page: str | 
         check_format(kind)
     check_matplotlib()
     places = [output / f"{name}.{kind}" for name in names or FIGURES for kind in kinds]
-    check_places([*places, *([] if page is None else [Path(page)])])
+    for place in [*places, *([] if page is None else [Path(page)])]:
+        check_writable(place)
 
 
 def _kind(page: str) -> str:

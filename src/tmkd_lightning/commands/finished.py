@@ -11,16 +11,13 @@ from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.callbacks import StepSeeds
-from tmkd_lightning.callbacks.carried_curve import CURVE
-from tmkd_lightning.configs import read_config
+from tmkd_lightning.callbacks.carried_curve import CURVE, METRICS
+from tmkd_lightning.configs import RESOLVED_CONFIG, read_config
 from tmkd_lightning.figures.curves import History, history_of, read_history
 from tmkd_lightning.figures.drawing import NothingToShowError
 from tmkd_lightning.figures.run import run_folder, run_name
-from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.restored import build_data
-
-METRICS = "metrics.csv"
-CONFIG = "resolved_config.yaml"
+from tmkd_lightning.safe_files import read_checkpoint
 
 
 class FinishedRun:
@@ -37,7 +34,7 @@ class FinishedRun:
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint, self.folder = checkpoint, run_folder(checkpoint)
         self._content = read_checkpoint(checkpoint)
-        kept = self._content.get("callbacks", {}).get(StepSeeds().state_key, {}).get("seed")
+        kept = (self._content.get("callbacks") or {}).get(StepSeeds().state_key, {}).get("seed")
         self._seed = kept if kept is not None and kept <= max_seed_value else None  # above it: drawn by chance
 
     @property
@@ -65,13 +62,13 @@ class FinishedRun:
         Raises:
             ValueError: nothing says which that was, or it cannot be built.
         """
-        config = self._content.get("datamodule_hyper_parameters", {})
+        config = self._content.get("datamodule_hyper_parameters") or {}
         if "_class_path" not in config:
             config = next((_flat(config["data"]) for config in self._configs() if "data" in config), {})
         if "_class_path" not in config:
             raise ValueError(
-                f"neither {self.checkpoint} nor a {CONFIG} of its run in {self.folder} or its version_<n> says what "
-                "data to show: name them with data"
+                f"neither {self.checkpoint} nor a {RESOLVED_CONFIG} of its run in {self.folder} or its version_<n> "
+                "says what data to show: name them with data"
             )
         return build_data(config, self.checkpoint, "name another with data")
 
@@ -103,13 +100,13 @@ class FinishedRun:
     def _is_ours(self, path: Path) -> bool:
         carried = self._content.get(CURVE)
         if carried is None:
-            return self._fits(path.parent, _config(path.with_name(CONFIG)))
+            return self._fits(path.parent, _config(path.with_name(RESOLVED_CONFIG)))
         begin = _rows(carried.splitlines())
         return bool(begin) and _rows_of(path)[: len(begin)] == begin
 
     def _configs(self) -> list[dict[str, Any]]:
         """Configs of the command line beside logs of this run, the newest first."""
-        found = [(path.parent, _config(path)) for path in _newest_first(self.folder, "version_*", CONFIG)]
+        found = [(path.parent, _config(path)) for path in _newest_first(self.folder, "version_*", RESOLVED_CONFIG)]
         return [config for folder, config in found if self._fits(folder, config)]
 
     def _fits(self, folder: Path, config: Mapping[str, Any]) -> bool:

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.figures import Observer, Seen
-from tmkd_lightning.figures.names import class_names
 from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.prompts import fitting_class_names, names_or_numbers
 
 
 class _Watch(Callback):
@@ -59,7 +59,8 @@ def watch(
         ValueError: data, module and networks do not have the same classes, or a batch is not what it must be.
         NothingToShowError: there are no images.
     """
-    observer = Observer(networks, class_names(module, data), examples)
+    names = names_or_numbers(fitting_class_names(module, data), module.num_classes)
+    observer = Observer(networks, names, examples)
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,

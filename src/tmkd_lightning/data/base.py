@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms import v2
 
 from tmkd_lightning.data.errors import DataError
@@ -46,13 +46,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        batch_size: int,
-        num_workers: int,
-        image_size: int,
-        seed: int,
-        augmentation_replicas: int,
-        train_transform: Transform | None,
-        eval_transform: Transform | None,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        image_size: int = 224,
+        seed: int = 0,
+        augmentation_replicas: int = 0,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
     ) -> None:
         super().__init__()
         if _given_hyperparameters.get() is not None:  # the command line's config, for the checkpoint
@@ -195,7 +195,13 @@ class ImageDataModule(LightningDataModule, ABC):
             return 0
         return self.batch_size * self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
-    def _loader(self, dataset: Seeded, kind: type[Loader] = DataLoader, **options: Any) -> Loader:
+    def _loader(
+        self,
+        dataset: Seeded,
+        kind: type[Loader] = DataLoader,
+        sampler: Sampler[Any] | None = None,
+        drop_last: bool = False,
+    ) -> Loader:
         return kind(
             dataset,
             batch_size=self.batch_size,
@@ -203,7 +209,8 @@ class ImageDataModule(LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            **options,
+            sampler=sampler,
+            drop_last=drop_last,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import cast, get_args
 
 from torch import Tensor, nn
 
@@ -57,6 +57,7 @@ class Sum(Distiller):
 
     Raises:
         TypeError: an argument is not a Distiller.
+        ValueError: one names in `reads` what is no part of an Output.
 
     Example:
         >>> import torch
@@ -73,6 +74,8 @@ class Sum(Distiller):
             if not isinstance(distiller, Distiller):
                 raise TypeError(f"Sum takes Distillers, got {type(distiller).__name__}")
         parts = [part for distiller in distillers for part in _parts(distiller)]
+        for part in parts:
+            _check_reads(part)
         self.distillers = nn.ModuleList(parts)
         self.reads = frozenset[Part]().union(*(part.reads for part in parts))
         self.is_logit_term = any(part.is_logit_term for part in parts)
@@ -96,6 +99,15 @@ class Sum(Distiller):
 
 def _parts(distiller: Distiller) -> list[Distiller]:
     return distiller.parts if isinstance(distiller, Sum) else [distiller]
+
+
+def _check_reads(distiller: Distiller) -> None:
+    """Refuses a misspelt part, which would be checked on no network and kept by none."""
+    for name in sorted(set(distiller.reads) - set(get_args(Part))):
+        raise ValueError(
+            f"{type(distiller).__name__} names {name!r} in reads, which is no part of an Output: choose from "
+            f"{list(get_args(Part))}"
+        )
 
 
 def join(*groups: dict[str, Tensor]) -> dict[str, Tensor]:

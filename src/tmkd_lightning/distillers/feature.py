@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.distillers.base import Distiller, check_weight
-from tmkd_lightning.losses import check_temperature, feature_kl, perturb
+from tmkd_lightning.losses import check_temperature, feature_kl
 from tmkd_lightning.outputs import Output, Part
+from tmkd_lightning.precision import in_full_precision
 
 
 class FeatureKL(Distiller):
@@ -25,7 +27,6 @@ class FeatureKL(Distiller):
     Source: Eq. 6 and 7; the defaults are customary in the code that the paper builds on.
 
     Example:
-        >>> import torch
         >>> distiller = FeatureKL(student_dim=4, teacher_dim=8, noise_scale=0.0)
         >>> student, teacher = (Output(torch.zeros(2, 3), torch.rand(2, dim)) for dim in (4, 8))
         >>> distiller(student, teacher, torch.tensor([0, 1]))["feature"].item() > 0
@@ -54,3 +55,23 @@ class FeatureKL(Distiller):
         target = perturb(teacher.require("embedding"), self.noise_scale)
         projected = self.projector(student.require("embedding"))
         return {"feature": self.weight * feature_kl(projected, target, self.temperature)}
+
+
+@in_full_precision
+def perturb(value: Tensor, scale: float) -> Tensor:
+    """Adds normal noise, fresh at each call.
+
+    Args:
+        value: any shape.
+        scale: λ, the noise's standard deviation, at least 0; at 0 nothing is drawn.
+
+    Returns:
+        ``value + scale * noise``, of the same shape, at least float32.
+
+    Source: Eq. 6; λ 0.1 is customary in the code that the paper builds on.
+
+    Example:
+        >>> perturb(torch.ones(2), scale=0.0).tolist()
+        [1.0, 1.0]
+    """
+    return value + scale * torch.randn_like(value) if scale > 0 else value

@@ -1,29 +1,8 @@
-"""What classes are called in figures, and how long names are kept short."""
+"""How long names are kept short in figures."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import Any
-
-from tmkd_lightning.prompts import known_class_names
-
-
-def class_names(module: Any, data: object) -> list[str]:
-    """What the module, the datamodule or the checkpoint calls the classes, else their numbers.
-
-    Args:
-        module: as in `known_class_names`, with `num_classes`.
-        data: as in `known_class_names`.
-
-    Returns:
-        K names.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> class_names(SimpleNamespace(class_names=None, saved_class_names=None, num_classes=2), data=None)
-        ['0', '1']
-    """
-    return next(known_class_names(module, data), [str(number) for number in range(module.num_classes)])
 
 
 def wrapped(text: str, letters: int) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from tmkd_lightning.figures.drawing import styled
@@ -49,31 +48,15 @@ def write(files: Mapping[Path, bytes]) -> None:
         files: content by path.
 
     Raises:
-        ValueError: a folder cannot be written to; then nothing has been written.
-        OSError: a file cannot be written; nothing either.
+        OSError: a file cannot be written; then none has been.
     """
-    check_places(files)
+    for path in files:
+        check_writable(path)
     with ExitStack() as stack:
         for path, content in files.items():
             file = stack.enter_context(atomic_write(path))
             file.write(content)
             file.flush()
-
-
-def check_places(paths: Collection[Path]) -> None:
-    """Refuses places where files cannot be written; folders that are missing are made.
-
-    Args:
-        paths: where files shall be.
-
-    Raises:
-        ValueError: a folder cannot be written to.
-        IsADirectoryError: a path is a folder itself.
-    """
-    for folder in dict.fromkeys(path.parent for path in paths):
-        check_folder(folder)
-    for path in paths:
-        check_writable(path)
 
 
 def check_format(kind: str) -> None:
@@ -84,17 +67,3 @@ def check_format(kind: str) -> None:
     """
     if kind not in FORMATS:
         raise ValueError(f"unknown format {kind!r}: choose from {list(FORMATS)}")
-
-
-def check_folder(folder: Path) -> None:
-    """Makes a folder if it is missing, and makes sure that it can be written to.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"figures cannot be written to {folder} ({error}): choose another folder") from error

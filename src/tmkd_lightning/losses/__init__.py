@@ -3,7 +3,6 @@
 from tmkd_lightning.losses.attention import class_attention
 from tmkd_lightning.losses.contrast import text_contrast
 from tmkd_lightning.losses.divergence import check_temperature, feature_kl, logit_kl
-from tmkd_lightning.losses.perturbation import perturb
 from tmkd_lightning.losses.relational import rkd_angle, rkd_distance
 from tmkd_lightning.losses.similarity import similarity_preserving
 from tmkd_lightning.losses.tekap import tekap_kl
@@ -13,7 +12,6 @@ __all__ = [
     "class_attention",
     "feature_kl",
     "logit_kl",
-    "perturb",
     "rkd_angle",
     "rkd_distance",
     "similarity_preserving",

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.keys import differences
 from tmkd_lightning.models.head import head_to_keep
+from tmkd_lightning.safe_files import read_checkpoint
 
 
 def load_weights(network: nn.Module | Extractor, path: str | Path, *, replace_head: bool = True) -> None:
@@ -34,6 +32,7 @@ def load_weights(network: nn.Module | Extractor, path: str | Path, *, replace_he
         ValueError: not a safe checkpoint, or of another architecture; the message names the keys.
 
     Example:
+        >>> import torch
         >>> from tempfile import mkdtemp
         >>> path = Path(mkdtemp()) / "weights.pt"
         >>> torch.save({"state_dict": {"model.weight": torch.ones(1, 2), "model.bias": torch.ones(1)}}, path)
@@ -59,47 +58,6 @@ def load_weights(network: nn.Module | Extractor, path: str | Path, *, replace_he
             f"{path} has {len(found[key])} classes and {type(network).__name__} {len(kept[key])}: all was loaded but "
             f"the head {key.rpartition('.')[0]!r}, which stays as it is"
         )
-
-
-def read_checkpoint(path: Path) -> Any:
-    """Reads what ``torch.save`` wrote, if it is nothing but tensors and plain types.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its content, on the CPU.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read safely; the message says why.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: is the path right, and was the network trained?")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely (weights_only=True): {_cause(path, error)}"
-        ) from error
-
-
-def _cause(path: Path, error: Exception) -> str:
-    """In words of ours: torch's advise to read the file unsafely, whatever it is."""
-    named = re.search(r"GLOBAL ([\w.]+) (?:was not|whose)", str(error))
-    if named is not None:
-        return f"it would run code, {named[1]}"
-    with path.open("rb") as file:
-        start = file.read(2)
-    if not start:
-        return "it is empty"
-    if start == b"PK" and not zipfile.is_zipfile(path):
-        return "it is damaged or cut off"
-    if start in (b"PK", b"\x80\x02"):  # as torch.save begins today, and as it did before 1.6
-        return "it is damaged, or holds more than tensors and plain types"
-    if start[:1] == b"\x80":
-        return "it is a pickle, which could run code, and not one of torch.save"
-    return "it is damaged, or not a checkpoint"
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ from tmkd_lightning.modules.state import (
     save_plain_hyperparameters,
     write_facts,
 )
-from tmkd_lightning.modules.wanted import missing
+from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.modules.watched import WatchedModule
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import check_class_names
@@ -98,7 +98,7 @@ class ClassificationModule(WatchedModule):
         """Asks the data for the number of classes, if told to: callbacks must find everything in its final size."""
         if self.asks_data:
             resize(self, of_data(self.trainer))
-        return missing(self.trainer, [StepSeeds(), PlateauStep()])
+        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep()])
 
     def prepare_data(self) -> None:
         """Reads the weights on one process first, which fetches those that are not on the machine."""

@@ -52,7 +52,7 @@ def check_loss_weights(weights: Mapping[str, float]) -> None:
         check_weight(f"{name}_weight", weight)
 
 
-def check_file(path: str | None) -> None:
+def check_teacher_checkpoint(path: str | None) -> None:
     """Refuses a teacher_checkpoint that is not there, before anything is fetched or encoded."""
     if path is not None and not Path(path).is_file():
         raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, and was the teacher trained?")
@@ -61,9 +61,8 @@ def check_file(path: str | None) -> None:
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:
     """Refuses networks without what the methods read, and batches too small for them."""
     for part in distiller.parts:
-        for name in part.reads:
-            for extractor in extractors:
-                extractor.require(name, reader=type(part).__name__)
+        for extractor in extractors if "feature_map" in part.reads else ():
+            extractor.require_map(reader=type(part).__name__)
         if images < part.min_batch:
             raise ValueError(
                 f"{type(part).__name__} compares the images of a batch with each other, but training batches hold "

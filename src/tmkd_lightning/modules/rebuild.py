@@ -12,8 +12,8 @@ from lightning.pytorch.cli import instantiate_module
 
 from tmkd_lightning.keys import differences
 from tmkd_lightning.messages import misfit, short
-from tmkd_lightning.models.weights import read_checkpoint
 from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.safe_files import check_parts, read_checkpoint
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of what the command line has trained
 
@@ -38,7 +38,8 @@ def rebuild(checkpoint: str | Path) -> ClassificationModule:
     content = read_checkpoint(path)
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of a run: it has no state_dict")
-    recipe = content.get("hyper_parameters", {})
+    check_parts(content, path)
+    recipe = content.get("hyper_parameters") or {}
     class_path = recipe.get("_class_path")
     if class_path is None or recipe.get("_instantiator") != _INSTANTIATOR:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
-from tmkd_lightning.prompts import known_class_names
+from tmkd_lightning.prompts import fitting_class_names
 
 LEFT_OUT = "tmkd_left_out"
 """Key in checkpoints of the names of arguments that were objects."""
@@ -68,20 +68,6 @@ def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
     if missing:
         raise ValueError(f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again")
     module.saved_class_names = checkpoint.get(CLASS_NAMES)
-
-
-def fitting_class_names(module: Any) -> list[str] | None:
-    """The names of as many classes as the module has, see `known_class_names`.
-
-    Args:
-        module: a module of ours.
-
-    Returns:
-        Names in the order of the labels, or None where nobody has as many as there are classes.
-    """
-    data = None if module._trainer is None else module._trainer.datamodule
-    fitting = (names for names in known_class_names(module, data) if len(names) == module.num_classes)
-    return next(fitting, None)
 
 
 def _is_plain(value: object) -> bool:

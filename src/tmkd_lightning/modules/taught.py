@@ -16,7 +16,7 @@ from tmkd_lightning.fusion import WeightNet, fuse
 from tmkd_lightning.models import load_pretrained, load_weights
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.modules.wanted import missing
+from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.outputs import Output
 from tmkd_lightning.prompts import PromptBank
 from tmkd_lightning.views import MultiView
@@ -61,15 +61,17 @@ class TaughtModule(ClassificationModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Text embeddings if something reads them, and a look at the teacher; the trainer's own of a kind win."""
-        checks.check_file(self.teacher_checkpoint if self.trainer.training and self.reads_teacher else None)
+        if self.trainer.training and self.reads_teacher:
+            checks.check_teacher_checkpoint(self.teacher_checkpoint)
         theirs = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in theirs if isinstance(callback, TeacherCache)), None)
-        wanted = super().configure_callbacks()
+        callbacks = super().configure_callbacks()
+        wanted: list[Callback] = []
         if self.prompt_bank is not None and not self.prompt_bank.filled:
             wanted.append(PromptEmbeddings())
         if self.reads_teacher:
             wanted.append(TeacherCheck())
-        return missing(self.trainer, wanted)
+        return callbacks + not_in_trainer(self.trainer, wanted)
 
     def setup(self, stage: str) -> None:
         """Refuses to train without text embeddings."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lightning.pytorch import Callback, Trainer
 
 
-def missing(trainer: Trainer, wanted: Sequence[Callback]) -> list[Callback]:
+def not_in_trainer(trainer: Trainer, wanted: Sequence[Callback]) -> list[Callback]:
     """Leaves out what the user has set up: Lightning would replace theirs with ours.
 
     Args:
