@@ -45,7 +45,9 @@ class Figures(Callback):
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: an unknown figure or format, or a number out of its range; when training starts, a folder that
-            cannot be written to, and figures named in `which` that this run has nothing for.
+            cannot be written to. A figure named in `which` that this run has nothing for: views and attention when
+            training starts, others when they are first drawn, at the end after the checkpoints, or with
+            `every_n_epochs` after an epoch, before its checkpoint.
     """
 
     def __init__(
