@@ -50,6 +50,7 @@ READS_ON = {"docs/export.md"}  # pages whose Python blocks go on from one to the
 # Why a block is not run, and how many there are of it: another one is a decision.
 REASONS = {
     "cluster": 2,  # needs a scheduler or a server
+    "download": 1,  # fetches weights
     "environment": 1,  # changes the reader's shell or repository
     "layout": 9,  # folders and files
     "long": 1,  # a benchmark
