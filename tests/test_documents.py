@@ -50,6 +50,7 @@ READS_ON = {"docs/export.md"}  # pages whose Python blocks go on from one to the
 # Why a block is not run, and how many there are of it: another one is a decision.
 REASONS = {
     "cluster": 2,  # needs a scheduler or a server
+    "download": 1,  # fetches weights
     "environment": 1,  # changes the reader's shell or repository
     "layout": 9,  # folders and files
     "long": 1,  # a benchmark
@@ -279,6 +280,21 @@ def test_links_of(page) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name} links to {link}"
         assert not heading or heading in headings(target), f"{page.name} links to {link}"
+
+
+def test_every_public_name_is_on_the_page_of_the_api() -> None:
+    """Under whatever path; a function that is called like its file needs the longer one, or the file is shown."""
+    page = (ROOT / "docs/api.md").read_text()
+    documented = {id(resolve_name(path)) for path in re.findall(r"^::: ([\w.]+)$", page, re.M)}
+    packages = [
+        importlib.import_module(".".join(file.parent.relative_to(ROOT / "src").parts))
+        for file in PACKAGE.rglob("__init__.py")
+        if "__all__" in file.read_text()
+    ]
+    assert len(packages) > 10
+    for package in packages:
+        missing = [name for name in package.__all__ if id(getattr(package, name)) not in documented]
+        assert not missing, f"{package.__name__} exports {missing}, which docs/api.md lacks"
 
 
 def headings(page: Path) -> set[str]:

@@ -187,6 +187,13 @@ def test_what_cannot_be_drawn_fails_before_training(fit, loader, tmp_path) -> No
     assert all(one.equal(other) for one, other in zip(before, module.parameters(), strict=True))
 
 
+def test_what_cannot_be_drawn_later_stops_no_training(fit, loader, tmp_path) -> None:
+    module = ClassifierModule(Pooled())
+    with pytest.warns(UserWarning, match="no figure of embedding: there are no images"):
+        trainer = fit(module, callbacks=[Figures(["embedding"], folder=str(tmp_path))])
+    assert trainer.state.finished
+
+
 def test_a_folder_that_takes_no_files_is_refused_before_anything_is_logged(fit, net, loader, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     callbacks = [Figures(folder=str(tmp_path / "file")), RunRecord()]

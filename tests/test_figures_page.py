@@ -49,7 +49,7 @@ def material(**options) -> Material:
 
 
 def test_a_page_holds_every_figure_with_its_letter_and_caption() -> None:
-    parts = list(drawings(material(), None, left_out=pytest.fail).values())
+    parts = list(drawings(material(), FIGURES, left_out=pytest.fail).values())
     page = page_of(parts, "From run a.")
     places = [place for band in page.subfigs for place in band.subfigs]
     assert [place.get_suptitle() for place in places] == [f"({letter})" for letter in "abcde"]
@@ -106,7 +106,7 @@ def test_captions_are_wrapped_to_the_width() -> None:
 
 def test_letters_are_inside_the_figure() -> None:
     """Captions, titles and names of classes must not be cut off."""
-    for drawing in drawings(material(), None, left_out=pytest.fail).values():
+    for drawing in drawings(material(), FIGURES, left_out=pytest.fail).values():
         figure = figure_of(drawing, "From run a, checkpoint best.ckpt (step 3), seed 0; validation images.")
         box = figure.get_tightbbox()
         width, height = figure.get_size_inches()
@@ -154,7 +154,7 @@ def test_matplotlib_is_missed_by_name(monkeypatch) -> None:
 
 def test_figures_are_chosen_by_name() -> None:
     assert list(drawings(material(), ["logits", "views"], left_out=pytest.fail)) == ["logits", "views"]
-    assert list(drawings(material(), None, left_out=pytest.fail)) == list(FIGURES)
+    assert list(drawings(material(), FIGURES, left_out=pytest.fail)) == list(FIGURES)
     with pytest.raises(ValueError, match=r"unknown figure 'roc': choose from \['views', 'attention'"):
         check_names(["views", "roc"])
     with pytest.raises(ValueError, match="no figure is named"):
@@ -163,11 +163,11 @@ def test_figures_are_chosen_by_name() -> None:
 
 def test_what_a_run_has_nothing_for_is_left_out_and_said_or_an_error() -> None:
     left_out: list[str] = []
-    made = drawings(material(views=MultiView(["rgb"])), None, left_out.append)
+    made = drawings(material(views=MultiView(["rgb"])), FIGURES, left_out.append)
     assert list(made) == ["attention", "embedding", "logits", "curves"]
     assert left_out == ["no figure of views: the run has one view, 'rgb': there is nothing to set beside it"]
     with pytest.raises(NothingToShowError, match="one view"):
-        drawings(material(views=MultiView(["rgb"])), ["curves", "views"], left_out.append)
+        drawings(material(views=MultiView(["rgb"])), ["curves", "views"])
 
 
 def test_images_are_looked_at_once_and_only_if_a_figure_needs_them() -> None:

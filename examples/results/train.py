@@ -21,7 +21,7 @@ from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
 from tmkd_lightning.frozen import Frozen
 from tmkd_lightning.models import WideResNet
-from tmkd_lightning.prompts import fill
+from tmkd_lightning.prompts import prompts_of
 from tmkd_lightning.text import EmbeddingFile, write_embeddings
 from tmkd_lightning.views import MultiView, View
 
@@ -102,7 +102,7 @@ def photos(root: Path, images: int) -> Photos:
 def keep_vectors(source: Path, array: str, path: Path) -> None:
     """Writes genuine class vectors as embeddings of prompts, which the library reads like any others."""
     with np.load(source, allow_pickle=False) as file:
-        prompts = fill(PROMPT, [str(name) for name in file[f"{array}_names"]])
+        prompts = prompts_of(PROMPT, [str(name) for name in file[f"{array}_names"]])
         write_embeddings(path, prompts, F.normalize(torch.from_numpy(file[array])), "CLIP ViT-B/32 class vectors")
 
 

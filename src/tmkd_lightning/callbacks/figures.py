@@ -16,7 +16,18 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 
 from tmkd_lightning.callbacks.first_batches import first_batches
-from tmkd_lightning.figures import History, Material, Seen, check_names, drawings, figure_of, look, render, write
+from tmkd_lightning.figures import (
+    FIGURES,
+    History,
+    Material,
+    Seen,
+    check_names,
+    drawings,
+    figure_of,
+    look,
+    render,
+    write,
+)
 from tmkd_lightning.figures.curves import ACCURACY, FUSION
 from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import run_name
@@ -45,8 +56,8 @@ class Figures(Callback):
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        ValueError: an unknown figure or format, or a number out of its range; when training starts, figures named in
-            `which` that this run has nothing for.
+        ValueError: an unknown figure or format, or a number out of its range; when training starts, views or attention
+            named in `which` that this run has nothing for. Later, what cannot be drawn is left out with a warning.
         OSError: when training starts, a folder that cannot be written to.
     """
 
@@ -131,7 +142,8 @@ class Figures(Callback):
         if not _draws(trainer):
             return
         with isolate_rng():
-            made = drawings(self._material(trainer, module, self.batches), self.which, left_out=rank_zero_warn)
+            material = self._material(trainer, module, self.batches)
+            made = drawings(material, self.which or FIGURES, left_out=rank_zero_warn)
         seed = os.environ.get("PL_GLOBAL_SEED", "unknown")  # where seed_everything leaves it
         source = (
             f"From run {self._run}, epoch {epochs} (step {trainer.global_step}), seed {seed}, on validation images."

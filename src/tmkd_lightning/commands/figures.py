@@ -79,7 +79,7 @@ def draw(
         histories=lambda: _histories(finished, run),
         seed=seed,
     )
-    made = drawings(material, names, left_out=print)
+    made = drawings(material, names or FIGURES, left_out=None if names else print)
     if not made:
         raise ValueError(f"there is nothing to draw of {checkpoint}, for the reasons above")
     source = f"From {', against '.join(one.source for one in finished.values())}"

@@ -10,6 +10,7 @@ from tmkd_lightning.data.dtd import DTDDataModule
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_folder import ImageFolderDataModule
 from tmkd_lightning.data.rafdb import RAFDBDataModule
+from tmkd_lightning.data.split import stratified_split
 from tmkd_lightning.data.stanford_dogs import StanfordDogsDataModule
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "RAFDBDataModule",
     "StanfordDogs",
     "StanfordDogsDataModule",
+    "stratified_split",
 ]

@@ -28,8 +28,9 @@ def stratified_split(
         ValueError: a fraction that is not between 0 and 1.
 
     Example:
-        >>> kept, held_out = stratified_split([0, 0, 0, 0, 1, 1], fraction=0.25, seed=0)
-        >>> len(kept), sorted([0, 0, 0, 0, 1, 1][index] for index in held_out)
+        >>> labels = [0, 0, 0, 0, 1, 1]
+        >>> kept, held_out = stratified_split(labels, fraction=0.25, seed=0)
+        >>> len(kept), sorted(labels[index] for index in held_out)
         (4, [0, 1])
     """
     check_fraction(fraction)

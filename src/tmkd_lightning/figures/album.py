@@ -84,26 +84,28 @@ def check_names(which: Sequence[str]) -> None:
         raise ValueError(f"{what}: choose from {list(FIGURES)}")
 
 
-def drawings(material: Material, which: Sequence[str] | None, left_out: Callable[[str], None]) -> dict[str, Drawing]:
+def drawings(
+    material: Material, which: Sequence[str], left_out: Callable[[str], None] | None = None
+) -> dict[str, Drawing]:
     """Computes the data of several figures.
 
     Args:
         material: what they are made of.
-        which: their names; None for all that the run has something for.
-        left_out: with None, is told of each figure that there is nothing for, and why.
+        which: their names.
+        left_out: is told of each figure that there is nothing for, and why; None to raise.
 
     Returns:
         The figures' data by their names.
 
     Raises:
-        NothingToShowError: the run has nothing for a figure that was asked for by name.
+        NothingToShowError: the run has nothing for a figure, and nobody is to be told.
     """
     made = {}
-    for name in FIGURES if which is None else which:
+    for name in which:
         try:
             made[name] = material.drawing(name)
         except NothingToShowError as error:
-            if which is not None:
+            if left_out is None:
                 raise
             left_out(f"no figure of {name}: {error}")
     return made
