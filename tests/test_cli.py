@@ -115,6 +115,33 @@ def test_resuming_without_a_named_folder_keeps_the_best_checkpoint(tmkd_run) -> 
     assert sorted(path.parent for path in folder.parent.parent.rglob("*.ckpt")) == [folder, folder]
 
 
+def test_settings_of_the_checkpoint_that_win_are_named(tmkd_run, here) -> None:
+    tmkd_run()
+    with pytest.warns(UserWarning, match=r"last\.ckpt hold, and not the config's: temperature 4\.0 \(config: 2\.0\)$"):
+        tmkd_run("--ckpt_path", "runs/digits_tmkd/last.ckpt", "--model.temperature", "2")
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmkd_run, trained, here, capsys) -> None:
+    teacher = str(trained / "runs/digits_teacher/best.ckpt")
+    with pytest.raises(SystemExit):
+        tmkd_run("--ckpt_path", teacher)
+    assert (
+        "is the checkpoint of another run than the config's: class_path 'tmkd_lightning.Cl" in capsys.readouterr().err
+    )
+    folder = tmkd_run()
+    with pytest.raises(SystemExit):
+        tmkd_run("--ckpt_path", str(folder / "last.ckpt"), "--model.student.depth", "16")
+    assert "student.depth 10 (config: 16); give the config of that run" in capsys.readouterr().err
+
+
+def test_what_takes_the_place_of_a_damaged_checkpoint_is_of_the_same_run(tmkd_run, here, capsys) -> None:
+    folder = tmkd_run()
+    (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:1000])
+    with pytest.raises(SystemExit), pytest.warns(UserWarning, match="passed over"):
+        tmkd_run("--ckpt_path", str(folder / "last.ckpt"), "--model.temperature", "2")
+    assert "best.ckpt is the checkpoint of another run than the config's: temperature 4.0" in capsys.readouterr().err
+
+
 def test_student_is_measured_and_loaded_without_the_teacher(tmkd_run, here, capsys) -> None:
     folder = tmkd_run()
     (here / "runs/digits_teacher").unlink()  # the teacher's file is gone

@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from tmkd_lightning import ClassifierModule
-from tmkd_lightning.data import DigitsDataModule
+from tmkd_lightning.data import DataError, DigitsDataModule
 
 
 class Seen(Callback):
@@ -21,10 +21,10 @@ class Seen(Callback):
 
 
 def run(
-    net, fit, tmp_path, workers: int, every: int | None = None, **options
+    net, fit, tmp_path, workers: int, every: int | None = None, batch_size: int = 8, **options
 ) -> dict[int, list[tuple[list[int], int]]]:
     seen = Seen()
-    data = DigitsDataModule(train_samples=20, batch_size=8, image_size=16, num_workers=workers)
+    data = DigitsDataModule(train_samples=20, batch_size=batch_size, image_size=16, num_workers=workers)
     callbacks = [
         seen,
         ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=every, enable_version_counter=False),
@@ -73,6 +73,16 @@ def test_a_run_that_was_cut_off_within_an_epoch_sees_the_rest_of_it(net, fit, tm
     undisturbed = run(net, fit, tmp_path, workers=0, every=5, max_epochs=3)
     rest = run(net, fit, tmp_path, workers=workers, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
     assert rest == {1: undisturbed[1][2:], 2: undisturbed[2]}
+
+
+def test_within_an_epoch_the_batches_must_stay_as_they_were(net, fit, tmp_path) -> None:
+    run(net, fit, tmp_path, workers=0, every=5, max_epochs=2)
+    told = r"after 2 steps of an epoch with \{'batch_size': 8, .*and now they are \{'batch_size': 4,"
+    with pytest.raises(DataError, match=told):
+        run(net, fit, tmp_path, workers=0, batch_size=4, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    run(net, fit, tmp_path, workers=0, max_epochs=2)
+    epochs = run(net, fit, tmp_path, workers=0, batch_size=4, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    assert [len(epochs[2]), len(epochs[2][0][0])] == [5, 4]  # between epochs they may change
 
 
 def test_data_that_are_trained_on_twice_begin_anew(net, fit, tmp_path) -> None:

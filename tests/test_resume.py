@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from functools import partial
 from pathlib import Path
 
@@ -213,6 +214,23 @@ def test_a_flipped_bit_is_noticed(folder) -> None:
     (folder / "last.ckpt").write_bytes(content)
     assert step_of(folder / "last.ckpt") is None
     assert step_of(folder / "best.ckpt") == 3
+
+
+def test_neighbours_that_are_no_checkpoints_do_not_matter(folder) -> None:
+    (folder / "last.ckpt").write_bytes(b"")
+    (folder / "folder.ckpt").mkdir()
+    (folder / "nowhere.ckpt").symlink_to(folder / "gone")
+    (folder / "pickle.ckpt").write_bytes(pickle.dumps(KilledError()))
+    torch.save({"global_step": "x"}, folder / "text.ckpt")
+    with pytest.warns(UserWarning, match=r"going on from \S*/best\.ckpt, step 3"):
+        assert whole_checkpoint(folder / "last.ckpt").name == "best.ckpt"
+
+
+def test_lightnings_own_reading_passes_a_damaged_file_over(folder) -> None:
+    """As with ckpt_path="last", whose file the trainer finds by itself."""
+    (folder / "last.ckpt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="passed over"):
+        assert WholeCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == 3
 
 
 def test_where_nothing_is_whole_it_says_so(folder) -> None:

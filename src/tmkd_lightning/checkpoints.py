@@ -35,6 +35,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
         3
     """
 
+    def load_checkpoint(self, path: Any, *options: Any, **named: Any) -> dict[str, Any]:
+        """Reads a file; one on a disk that is damaged is passed over, see `whole_checkpoint`.
+
+        Args:
+            path: of the file.
+            options: Lightning's.
+            named: Lightning's.
+
+        Returns:
+            What was written.
+        """
+        local = "://" not in str(path) and Path(path).is_file()
+        return super().load_checkpoint(whole_checkpoint(Path(path)) if local else path, *options, **named)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes a file on a disk; other places are Lightning's.
 
@@ -76,7 +90,10 @@ def step_of(path: Path) -> int | None:
     content = read_checkpoint(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}")
-    return int(content.get("global_step", 0))
+    step = content.get("global_step", 0)
+    if not isinstance(step, int):
+        raise ValueError(f"{path} is no checkpoint: its global_step is a {type(step).__name__}")
+    return step
 
 
 def _is_damaged(path: Path) -> bool:
@@ -101,7 +118,7 @@ def whole_checkpoint(path: Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, and so are all others beside it; or one of them cannot be read safely.
+        ValueError: it is damaged, and there is none beside it that is whole and can be read safely.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -115,7 +132,11 @@ def whole_checkpoint(path: Path) -> Path:
         raise FileNotFoundError(f"there is no checkpoint {path}")
     if step_of(path) is not None:
         return path
-    others = {other: step for other in path.parent.glob("*.ckpt") if (step := step_of(other)) is not None}
+    others: dict[Path, int] = {}
+    for other in path.parent.glob("*.ckpt"):
+        with suppress(ValueError, OSError):  # what cannot be read is no help
+            if (step := step_of(other)) is not None:
+                others[other] = step
     if not others:
         raise ValueError(f"{path} is damaged or cut off, and there is no whole checkpoint beside it: start anew")
     newest = max(others, key=lambda other: others[other])

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -28,6 +29,7 @@ from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.predict import predict_command
+from tmkd_lightning.commands.resume import check_same_run
 from tmkd_lightning.configs import RESOLVED_CONFIG, read_config
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
 from tmkd_lightning.safe_files import read_checkpoint
@@ -68,6 +70,9 @@ class LogConfig(SaveConfigCallback):
 class TMKDCLI(LightningCLI):
     """Lightning's command line: any module, any datamodule, by class_path."""
 
+    _asked: tuple[Namespace, bool] | None = None
+    """Where a run is resumed: the module that the config asks for, and whether the file is not the one it names."""
+
     def __init__(self, args: Sequence[str] | None = None) -> None:
         command = shlex.join(["tmkd", *(sys.argv[1:] if args is None else args)])
         super().__init__(
@@ -101,12 +106,19 @@ class TMKDCLI(LightningCLI):
         if checkpoint and Path(checkpoint).is_file():  # else it is a keyword, a link or missing, which Lightning tells
             if self.config.subcommand == "fit":
                 config.ckpt_path = str(whole_checkpoint(Path(checkpoint)))
+                self._asked = config.model.clone(), config.ckpt_path != checkpoint
             else:
                 read_checkpoint(Path(checkpoint))
 
     def before_instantiate_classes(self) -> None:
-        """Opens checkpoints without running what is in them, unless the user says otherwise."""
+        """Opens checkpoints without running what is in them, unless the user says otherwise; and those of this run."""
         config = self.config[self.subcommand]
+        if self._asked is not None:
+            asked, instead = self._asked
+            try:
+                check_same_run(Path(config.ckpt_path), asked, config.model, instead)
+            except ValueError as error:
+                self.parser.error(str(error))
         if config.weights_only is None:
             config.weights_only = True
 

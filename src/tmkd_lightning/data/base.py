@@ -73,6 +73,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.train_transform = train_transform or self.default_train_transform()
         self.eval_transform = eval_transform or self.default_eval_transform()
         self._datasets: dict[str, Seeded] = {}
+        self._before: dict[str, int] | None = None
 
     # What a dataset says of itself
 
@@ -189,11 +190,25 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         return UnrepeatedDistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
 
+    def state_dict(self) -> dict[str, int]:
+        """What decides which images a step sees, for a run that is resumed within an epoch."""
+        processes = self.trainer.world_size if self.trainer else 1
+        return {"batch_size": self.batch_size, "seed": self.seed, "processes": processes}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Remembers what decided it."""
+        self._before = state_dict
+
     def _seen(self) -> int:
         """Images of the epoch that a resumed run saw before it was cut off."""
-        if self.trainer is None:
-            return 0
-        return self.batch_size * self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        steps = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+        now = self.state_dict()
+        if steps and self._before not in (None, now):
+            raise DataError(
+                f"the checkpoint was made after {steps} steps of an epoch with {self._before}, and now they are {now}: "
+                "each step has other images. Resume with the same, or from the end of an epoch"
+            )
+        return self.batch_size * steps
 
     def _loader(
         self,
