@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.parsing import AttributeDict
 
 from tmkd_lightning.cache import CacheError
 from tmkd_lightning.callbacks import CarriedCurve, RunRecord
@@ -29,8 +30,10 @@ from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.predict import predict_command
 from tmkd_lightning.configs import read_config
+from tmkd_lightning.files import atomic_write
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
 from tmkd_lightning.models.weights import read_checkpoint
+from tmkd_lightning.redact import masked, masked_words
 from tmkd_lightning.text.openclip import TextWeightsError
 
 VERBS = {
@@ -56,11 +59,22 @@ _NOISE = (
 
 
 class LogConfig(SaveConfigCallback):
-    """Saves the resolved config beside the logs, and hands it to every logger."""
+    """Saves the resolved config beside the logs, and hands it to every logger, without keys and passwords."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Saves once; the parser would save keys too."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Logs the config; runs on rank zero only."""
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        """Writes and logs the config; runs on rank zero only."""
+        text = self.parser.dump(self.config, skip_none=False)
+        whole = yaml.safe_load(text)
+        config = masked(whole)
+        if config != whole:
+            text = yaml.safe_dump(config, sort_keys=False)
+        with atomic_write(self._folder / self.config_filename) as file:
+            file.write(text.encode())
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
 
@@ -69,7 +83,7 @@ class TMKDCLI(LightningCLI):
     """Lightning's command line: any module, any datamodule, by class_path."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        command = shlex.join(["tmkd", *(sys.argv[1:] if args is None else args)])
+        command = shlex.join(masked_words(["tmkd", *(sys.argv[1:] if args is None else args)]))
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -78,7 +92,7 @@ class TMKDCLI(LightningCLI):
             auto_configure_optimizers=False,  # it would optimise the teacher too
             save_config_callback=LogConfig,
             # not config.yaml: where the log folder is the working folder, that may be the one that was read
-            save_config_kwargs={"config_filename": "resolved_config.yaml", "overwrite": True},
+            save_config_kwargs={"config_filename": "resolved_config.yaml", "overwrite": True, "save_to_log_dir": False},
             trainer_defaults={"callbacks": [RunRecord(command), CarriedCurve()]},
             seed_everything_default=0,
             parser_kwargs={"description": f"Knowledge distillation. Further verbs: {', '.join(VERBS)}."},
@@ -109,6 +123,12 @@ class TMKDCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.weights_only is None:
             config.weights_only = True
+
+    def after_instantiate_classes(self) -> None:
+        """Keeps keys from the loggers, to which Lightning hands what a module and a datamodule were built with."""
+        for part in (self.model, self.datamodule):
+            if part is not None:
+                part._hparams_initial = AttributeDict(masked(dict(part.hparams_initial)))
 
     def before_fit(self) -> None:
         """Has checkpoints written in one piece, those of a resumed run where it began, and starts the clock."""
