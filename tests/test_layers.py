@@ -8,7 +8,8 @@ import tmkd_lightning
 ROOT = Path(tmkd_lightning.__file__).parent
 # From bottom to top; what stands on one line may import its neighbours, and the graph must still have no circle.
 LAYERS = [
-    {"outputs", "images", "precision", "files", "configs", "messages", "hysteresis", "canny", "blur", "keys", "redact"},
+    {"outputs", "images", "precision", "files", "configs", "messages", "keys", "redact", "arguments"}
+    | {"hysteresis", "canny", "blur"},
     {"prompts", "views", "fusion", "losses"},
     {"text", "probe", "taps", "extract", "frozen", "models", "distillers", "anchors", "cache"},
     {"figures"},

@@ -42,5 +42,4 @@ def named_network(
         class_names = fitting_class_names(network)
     if class_names is None:
         class_names = [str(index) for index in range(extractor.num_classes)]
-    check_class_names(class_names, extractor.num_classes)
-    return extractor, list(class_names)
+    return extractor, check_class_names(class_names, extractor.num_classes)

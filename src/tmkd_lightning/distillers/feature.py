@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tmkd_lightning.distillers.base import Distiller, check_weight
+from tmkd_lightning.arguments import check_weight
+from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.losses import check_temperature, feature_kl, perturb
 from tmkd_lightning.outputs import Output, Part
 
