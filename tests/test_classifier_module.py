@@ -38,10 +38,22 @@ def test_views_land_on_the_images_they_were_made_from(net) -> None:
     assert kinds == {True, False}  # both views were drawn
 
 
-@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.0], [0.5, -0.5]])
+@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.0], [0.5, -0.5], [float("nan"), 1.0], [float("inf"), 1.0]])
 def test_shares_that_do_not_fit_are_refused(net, shares) -> None:
     with pytest.raises(ValueError, match="view_shares must be 2 positive numbers"):
         ClassifierModule(net(), views=["rgb", "edge"], view_shares=shares)
+
+
+def test_no_images_at_all(net, fit, loader) -> None:
+    empty = torch.utils.data.DataLoader([], batch_size=4)
+    with pytest.raises(
+        ValueError, match="there is no training batch: the training set is empty, or limit_train_batches"
+    ):
+        fit(ClassifierModule(net()), train=empty)
+
+
+def test_class_names_of_digits(net) -> None:
+    assert ClassifierModule(net(), class_names=[1, 2, 3]).class_names == ["1", "2", "3"]
 
 
 def test_metrics_are_those_of_scikit_learn(fit, loader, tmp_path) -> None:

@@ -269,8 +269,13 @@ def test_other_wrong_arguments() -> None:
         with pytest.raises(ValueError, match=f"copies must be a whole number, at least 1, got {wrong}"):
             TeKAP(copies=wrong)
     for method in (KD, TeKAP, lambda temperature: FeatureKL(4, 6, temperature)):
-        with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        with pytest.raises(ValueError, match="temperature must be above 0 and finite, got 0"):
             method(temperature=0.0)
+        with pytest.raises(ValueError, match="temperature must be above 0 and finite, got inf"):
+            method(temperature=float("inf"))
+    for method in (KD, RKD, SP, CATKD, TeKAP):
+        with pytest.raises(ValueError, match="name must be a word, as the term is logged under it, got ''"):
+            method(name="")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -523,3 +523,28 @@ def test_a_forward_that_fails_leaves_nothing_behind() -> None:
         extractor(torch.rand(2, 3, 8, 8))
     copy.deepcopy(extractor)  # a tensor with a history could not be copied
     assert not extractor._head_tap.open
+
+
+@pytest.mark.parametrize("named", ["bn", None])
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_a_norm_that_was_replaced_still_gives_the_map(named, confirmed) -> None:
+    """As ``sync_batchnorm`` does, which leaves hooks behind."""
+
+    class EndsInNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 3)
+            self.bn.running_mean.fill_(0.3)  # of a trained one
+
+        def forward(self, image):
+            return self.fc(self.bn(self.conv(image)).mean((2, 3)))
+
+    extractor, image = Extractor(EndsInNorm(), feature_map=named).eval(), torch.rand(4, 3, 8, 8)
+    expected = Extractor(copy.deepcopy(extractor.network)).eval()(image).feature_map
+    if confirmed:
+        extractor.confirm(image)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(extractor)
+    assert type(converted.network.bn) is nn.SyncBatchNorm
+    for _ in range(2):
+        assert converted(image).feature_map.equal(expected)
+    assert len(converted.network.bn._forward_hooks) == 1

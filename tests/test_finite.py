@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import nn
 
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.distillers import KD
@@ -130,6 +131,32 @@ def test_no_saved_file_is_touched(net, fit, loader, tmp_path, distiller, message
     assert remember.files.keys() == {"best.ckpt", "last.ckpt"}
     assert read(tmp_path / "saved") == remember.files
     assert torch.load(tmp_path / "saved/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+class Overflowing(nn.Module):
+    """Its BatchNorm sees numbers whose variance is above float32: what it gives is finite, what it keeps is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+        self.register_buffer("mask", torch.tensor([0.0, -INF]))  # meant to be so
+
+    def forward(self, image):
+        return self.fc(self.bn(self.conv(image) * self.scale).mean((2, 3)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e22])
+def test_statistics_that_are_not_finite_are_not_saved(fit, tmp_path, scale) -> None:
+    network = Overflowing()
+    network.scale = scale
+    saving = {"callbacks": [ModelCheckpoint(tmp_path, filename="last")], "enable_checkpointing": True}
+    if scale == 1.0:
+        fit(ClassifierModule(network), **saving)
+        assert (tmp_path / "last.ckpt").is_file()
+        return
+    with pytest.raises(FloatingPointError, match=r"buffer 'network\.bn\.running_var' is not finite, although"):
+        fit(ClassifierModule(network), **saving)
+    assert not list(tmp_path.glob("*.ckpt"))
 
 
 def test_epochs_that_are_short_and_not_saved_are_looked_at_too(net, fit) -> None:

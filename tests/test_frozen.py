@@ -63,7 +63,7 @@ def test_no_forward_is_larger_than_the_chunk() -> None:
 
 @pytest.mark.parametrize("chunk", [0, -1])
 def test_wrong_chunk(chunk: int) -> None:
-    with pytest.raises(ValueError, match="chunk must be at least 1"):
+    with pytest.raises(ValueError, match="chunk must be a whole number, at least 1"):
         Frozen(Extractor(network()), chunk=chunk)
 
 

@@ -80,8 +80,18 @@ def test_values_outside_the_range(image: Tensor, span: str) -> None:
 
 
 def test_values_that_are_no_numbers() -> None:
-    with pytest.raises(ValueError, match="not a number"):
-        check_images(torch.tensor([0.0, float("nan"), 0.5]).view(1, 3, 1, 1))
+    image = torch.zeros(4, 3, 2, 2)
+    image[2, 1, 0, 1] = float("nan")
+    with pytest.raises(ValueError, match="image 2 of a batch of 4 holds values that are not a number"):
+        check_images(image)
+    with pytest.raises(ValueError, match=r"spans \[-inf, inf\]"):  # these are
+        check_images(torch.tensor([-float("inf"), 0.0, float("inf")]).view(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_batch_without_an_image(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"a batch holds no image, its shape is \(0, 3, 8, 8\)"):
+        check_images(torch.zeros(0, 3, 8, 8, dtype=dtype))
 
 
 def test_normalised_images_are_judged_as_they_were() -> None:

@@ -8,7 +8,7 @@ import tmkd_lightning
 ROOT = Path(tmkd_lightning.__file__).parent
 # From bottom to top; what stands on one line may import its neighbours, and the graph must still have no circle.
 LAYERS = [
-    {"outputs", "images", "precision", "files", "configs", "safe_files", "messages", "keys"}
+    {"outputs", "images", "precision", "files", "configs", "safe_files", "messages", "keys", "redact", "arguments"}
     | {"hysteresis", "canny", "blur"},
     {"prompts", "views", "fusion", "losses"},
     {"text", "probe", "taps", "extract", "frozen", "models", "distillers", "anchors", "cache"},

@@ -62,6 +62,19 @@ def test_class_names_that_are_refused(names: list[str], message: str) -> None:
         check_class_names(names, num_classes=3)
 
 
+def test_digits_as_class_names_are_words() -> None:
+    assert check_class_names([1, "2", 3], num_classes=3) == ["1", "2", "3"]
+    with pytest.raises(ValueError, match="'1' stands for several classes"):
+        check_class_names([1, "1"], num_classes=2)
+
+
+@pytest.mark.parametrize("name", [False, None])
+def test_class_names_that_yaml_takes_for_something_else(name: object) -> None:
+    """As it does ``no``."""
+    with pytest.raises(TypeError, match=f"class names must be words, got {name}: put quotes around it"):
+        check_class_names(["yes", name], num_classes=2)
+
+
 VIEWS = {"rgb": "a photo of a {class}", "edge": "edges of a {class}"}
 
 

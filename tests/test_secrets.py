@@ -1,4 +1,4 @@
-"""What stands in environment variables is in no file that a run writes."""
+"""Keys, in environment variables or given as options, are in no file that a run writes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 
+from tmkd_lightning import ClassifierModule
 from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.data import DigitsDataModule
+from tmkd_lightning.redact import masked, masked_words, without_secrets
 from wandb_file import read_run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -45,3 +50,111 @@ def test_no_file_of_a_run_holds_a_key(tmp_path, monkeypatch) -> None:
     assert {"best.ckpt", "last.ckpt", "resolved_config.yaml", "run_record.json", "metrics.csv"} <= names
     for name, value in SECRETS.items():
         assert [path for path, content in files.items() if value.encode() in content] == [], name
+
+
+# Keys given as options
+
+KEY, PASSWORD, TOKEN = "k3y-4c1f", "pa55w0rd-77", "t0ken-9b2e"
+seen: dict[str, str] = {}  # what got through to what trains
+
+
+class KeyLogger(CSVLogger):
+    """Takes a key, as those of services do."""
+
+    def __init__(self, save_dir: str, api_key: str, url: str) -> None:
+        super().__init__(save_dir, name="keys")
+        seen.update(api_key=api_key, url=url)
+
+
+class KeyModule(ClassifierModule):
+    """A module of a user's that takes one."""
+
+    def __init__(self, network: torch.nn.Module, service_token: str) -> None:
+        super().__init__(network)
+        seen["service_token"] = service_token
+
+
+class KeyData(DigitsDataModule):
+    """A datamodule of a user's that takes one."""
+
+    def __init__(self, password: str, image_size: int = 16) -> None:
+        super().__init__(100, image_size=image_size)
+        seen["password"] = password
+
+
+NETWORK = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
+RUN = {
+    "model": {"class_path": "test_secrets.KeyModule", "init_args": {"network": NETWORK}},
+    "data": {"class_path": "test_secrets.KeyData"},
+    "trainer": {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "limit_train_batches": 2,
+        "limit_val_batches": 2,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_file_of_a_run_holds_a_key_that_was_an_option(tmp_path, monkeypatch) -> None:
+    """As a word of the command, and in YAML that is written out in one; a resumed run is given them again."""
+    monkeypatch.chdir(tmp_path)
+    settings = tmp_path / "run.yaml"
+    settings.write_text(yaml.safe_dump(RUN))
+    url = f"https://me:{PASSWORD}@here/x"
+    options = ["--trainer.logger=test_secrets.KeyLogger", f"--trainer.logger={{save_dir: runs, api_key: {KEY}}}"]
+    options += [f"--trainer.logger.url={url}", "--model.service_token", TOKEN, f"--data.password={PASSWORD}"]
+    options = ["fit", "--config", str(settings), *options]
+    monkeypatch.setattr(sys, "argv", ["tmkd", *options])
+    for resumed in ([], ["--ckpt_path", "runs/keys/version_0/checkpoints/epoch=0-step=2.ckpt"]):
+        seen.clear()
+        tmkd([*options, *resumed])
+        assert seen == {"api_key": KEY, "url": url, "service_token": TOKEN, "password": PASSWORD}
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    names = {path.name for path in files}
+    assert {"epoch=0-step=2.ckpt", "resolved_config.yaml", "run_record.json", "hparams.yaml"} <= names
+    for secret in (KEY, PASSWORD, TOKEN):
+        assert [path for path, content in files.items() if secret.encode() in content] == []
+    (record, *_) = (content.decode() for path, content in files.items() if path.name == "run_record.json")
+    assert "--model.service_token '***'" in record
+    saved = torch.load("runs/keys/version_0/checkpoints/epoch=0-step=2.ckpt", weights_only=True)
+    assert saved["datamodule_hyper_parameters"]["image_size"] == 16
+    assert "password" not in saved["datamodule_hyper_parameters"]  # a mask would be taken for the password
+
+
+@pytest.mark.parametrize("name", ["api_key", "WANDB_API_KEY", "apiKey", "api-key", "hub.hf_token", "password", "auth"])
+def test_names_of_secrets(name) -> None:
+    assert masked({name: "x"}) == {name: "***"}
+    assert masked({name: ["x", {"class_path": "a.B", "user": "y"}]}) == {
+        name: ["***", {"class_path": "a.B", "user": "***"}]
+    }
+    assert without_secrets([{name: "x", "b": 1}]) == [{"b": 1}]
+    assert masked({name: None, "b": {name: True}, "c": {name: 3}}) == {name: None, "b": {name: True}, "c": {name: 3}}
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "num_tokens", "key", "monkey", "author", "keys", "token_dim"])
+def test_names_of_what_is_no_secret(name) -> None:
+    assert masked({name: "x"}) == without_secrets({name: "x"}) == {name: "x"}
+    assert masked_words([f"--{name}", "x", f"--{name}=x"]) == [f"--{name}", "x", f"--{name}=x"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--a.token", "x", "x"], ["--a.token", "***", "x"]),
+        (["--a.token", "--b", "x"], ["--a.token", "--b", "x"]),
+        (["--a.token=x=y", "x"], ["--a.token=***", "x"]),
+        (["--a.password", "1234"], ["--a.password", "***"]),
+        (["--a.password", "null"], ["--a.password", "null"]),
+        (["--a.secrets", "[x, y]"], ["--a.secrets", "***"]),
+        (["--l+", '[{"token": "x", "b": 1}]'], ["--l+", "[{token: '***', b: 1}]"]),
+        (["--l", "{b:  1}"], ["--l", "{b:  1}"]),
+        (["--u=http://me:x@y/z?a=b@c"], ["--u=http://me:***@y/z?a=b@c"]),
+        (["--u", "http://y:80/me:x@z"], ["--u", "http://y:80/me:x@z"]),
+    ],
+    ids=str,
+)
+def test_words_of_a_command(given, expected) -> None:
+    assert masked_words(given) == expected

@@ -18,6 +18,7 @@ from tmkd_lightning.distillers import KD, Distiller
 from tmkd_lightning.outputs import MissingPartError
 from tmkd_lightning.views import edge_view, high_frequency_view
 
+NAN, INF = float("nan"), float("inf")
 FAST = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.05)}
 
 
@@ -308,10 +309,28 @@ def test_one_object_as_both_is_refused(net) -> None:
         ({"views": ["rgb", "depth"]}, "unknown view 'depth'"),
         ({"class_names": ["a", "b"]}, "2 class names for a network of 3 classes"),
         ({"normalized_with": ((0.5,), (0.5,))}, "three values each"),
+        ({"normalized_with": ((NAN, 0, 0), (1, 1, 1))}, r"all finite; got \(nan, 0, 0\) and \(1, 1, 1\)"),
+        ({"normalized_with": ((0, 0, 0), (1, 1, NAN))}, r"all finite; got \(0, 0, 0\) and \(1, 1, nan\)"),
+        ({"temperature": INF}, "^temperature must be above 0 and finite, got inf"),
+        ({"temperature": "4"}, "^temperature must be above 0 and finite, got '4'"),
+        ({"feature_temperature": INF}, "^feature_temperature must be above 0 and finite, got inf"),
+        ({"text_temperature": 0, "text_weight": 0}, "^text_temperature must be above 0 and finite, got 0"),
+        ({"ce_weight": "a"}, "^ce_weight must be at least 0 and finite, got 'a'"),
+        ({"head_lr_factor": NAN}, "^head_lr_factor must be above 0 and finite, got nan"),
+        ({"head_lr_factor": INF}, "^head_lr_factor must be above 0 and finite, got inf"),
+        ({"text_dim": 0}, "^text_dim must be a whole number, at least 1, got 0"),
+        ({"text_head_dim": -1}, "^text_head_dim must be a whole number, at least 1, got -1"),
+        ({"fusion_hidden": 0}, "^fusion_hidden must be a whole number, at least 1, got 0"),
+        ({"fusion_hidden": True}, "^fusion_hidden must be a whole number, at least 1, got True"),
+        ({"teacher_chunk": 2.5}, "^teacher_chunk must be a whole number, at least 1, got 2.5"),
+        ({"teacher_checkpoint": 5}, "^teacher_checkpoint must be the path of a file or None, got 5"),
+        ({"optimizer": 5}, "^optimizer must be a function from parameter groups to an optimizer, got 5"),
+        ({"lr_scheduler": 5}, "^lr_scheduler must be a function from an optimizer to a scheduler or None, got 5"),
     ],
+    ids=str,
 )
 def test_bad_arguments_are_refused_at_once(net, options, message) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         TMKDModule(net(), net(), **options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tmkd_lightning.distillers.base import check_weight
+from tmkd_lightning.arguments import check_count, check_weight
 from tmkd_lightning.losses import check_temperature, text_contrast
 
 
@@ -35,6 +35,7 @@ class TextAnchor(nn.Module):
     ) -> None:
         super().__init__()
         check_temperature(temperature)
+        check_count("head_dim", head_dim)
         self.image_head = nn.Linear(student_dim, head_dim)
         self.text_head = nn.Linear(text_dim, head_dim)
         self.temperature = temperature

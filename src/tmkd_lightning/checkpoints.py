@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.files import atomic_write
+from tmkd_lightning.redact import without_secrets
 from tmkd_lightning.safe_files import read_checkpoint
 
+_ARGUMENTS = [kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)]
 _ABANDONED = 600  # seconds without a write, after which nobody writes to a file any more
 
 
@@ -50,13 +52,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return super().load_checkpoint(whole_checkpoint(Path(path)) if local else path, *options, **named)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a file on a disk; other places are Lightning's.
+        """Writes a file on a disk; other places are Lightning's. Keys among the arguments of the run are left out.
 
         Args:
             checkpoint: what to write.
             path: where to.
             storage_options: none are known.
         """
+        checkpoint = {name: without_secrets(part) if name in _ARGUMENTS else part for name, part in checkpoint.items()}
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return

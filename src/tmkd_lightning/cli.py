@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.parsing import AttributeDict
 
 from tmkd_lightning.cache import CacheError
 from tmkd_lightning.callbacks import CarriedCurve, RunRecord
@@ -28,10 +28,12 @@ from tmkd_lightning.commands.data import data_command
 from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
+from tmkd_lightning.commands.log_config import LogConfig
 from tmkd_lightning.commands.predict import predict_command
 from tmkd_lightning.commands.resume import check_same_run
 from tmkd_lightning.configs import RESOLVED_CONFIG, read_config
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
+from tmkd_lightning.redact import masked, masked_words
 from tmkd_lightning.safe_files import read_checkpoint
 from tmkd_lightning.text.openclip import TextWeightsError
 
@@ -57,16 +59,6 @@ _NOISE = (
 )
 
 
-class LogConfig(SaveConfigCallback):
-    """Saves the resolved config beside the logs, and hands it to every logger."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Logs the config; runs on rank zero only."""
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
-
-
 class TMKDCLI(LightningCLI):
     """Lightning's command line: any module, any datamodule, by class_path."""
 
@@ -74,7 +66,7 @@ class TMKDCLI(LightningCLI):
     """Where a run is resumed: the module that the config asks for, and whether the file is not the one it names."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        command = shlex.join(["tmkd", *(sys.argv[1:] if args is None else args)])
+        command = shlex.join(masked_words(["tmkd", *(sys.argv[1:] if args is None else args)]))
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -83,7 +75,7 @@ class TMKDCLI(LightningCLI):
             auto_configure_optimizers=False,  # it would optimise the teacher too
             save_config_callback=LogConfig,
             # not config.yaml: where the log folder is the working folder, that may be the one that was read
-            save_config_kwargs={"config_filename": RESOLVED_CONFIG, "overwrite": True},
+            save_config_kwargs={"config_filename": RESOLVED_CONFIG, "overwrite": True, "save_to_log_dir": False},
             trainer_defaults={"callbacks": [RunRecord(command), CarriedCurve()]},
             seed_everything_default=0,
             parser_kwargs={"description": f"Knowledge distillation. Further verbs: {', '.join(VERBS)}."},
@@ -121,6 +113,12 @@ class TMKDCLI(LightningCLI):
                 self.parser.error(str(error))
         if config.weights_only is None:
             config.weights_only = True
+
+    def after_instantiate_classes(self) -> None:
+        """Keeps keys from the loggers, to which Lightning hands what a module and a datamodule were built with."""
+        for part in (self.model, self.datamodule):
+            if part is not None:
+                part._hparams_initial = AttributeDict(masked(dict(part.hparams_initial)))
 
     def before_fit(self) -> None:
         """Has checkpoints written in one piece, those of a resumed run where it began, and starts the clock."""

@@ -67,7 +67,7 @@ class Extractor(nn.Module):
         self._map_tap = OutputTap()
         self.head.register_forward_hook(self._head_tap)
         if feature_map is not None:
-            _submodule(network, feature_map, "feature_map").register_forward_hook(self._map_tap)
+            self._map_tap.attach(_submodule(network, feature_map, "feature_map"))
 
     @property
     def head(self) -> nn.Linear:
@@ -112,8 +112,10 @@ class Extractor(nn.Module):
         """
         if not self.confirmed:
             self.confirm(image)
-        reads_map = self.keep_map and self.map_name is not None
-        self._head_tap.open, self._map_tap.open = True, reads_map
+        if self.keep_map and self.map_name is not None:
+            self._map_tap.attach(self.network.get_submodule(self.map_name))
+            self._map_tap.open = True
+        self._head_tap.open = True
         try:
             logits = self.network(self.normalize(image))
         finally:
@@ -196,7 +198,7 @@ class Extractor(nn.Module):
         maps = seen.maps(self.head_name)
         if self.map_name is None and maps:
             self.map_name = maps[-1]
-            self.network.get_submodule(maps[-1]).register_forward_hook(self._map_tap)
+            self._map_tap.attach(self.network.get_submodule(maps[-1]))
         elif self.map_name is not None and self.map_name not in maps:
             raise ValueError(
                 f"feature_map={self.map_name!r} of {self.name} is not a 4-D map whose spatial mean is the head's "

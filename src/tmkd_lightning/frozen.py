@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from tmkd_lightning.arguments import check_count
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.losses.attention import pool
 from tmkd_lightning.outputs import Output
@@ -39,8 +40,8 @@ class Frozen(nn.Module):
 
     def __init__(self, extractor: Extractor, chunk: int | None = None) -> None:
         super().__init__()
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be at least 1 image, got {chunk}")
+        if chunk is not None:
+            check_count("chunk", chunk)
         self.extractor = extractor.requires_grad_(False)
         self.chunk = chunk
         self.map_size: int | None = None

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tmkd_lightning.arguments import is_number
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -65,14 +67,17 @@ def channel_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Ten
         Mean and standard deviation, ``(3, 1, 1)`` each, float32.
 
     Raises:
-        ValueError: not three of each, or a standard deviation that is not positive.
+        ValueError: not three of each, a number that is not finite, or a standard deviation that is not positive.
 
     Example:
         >>> channel_statistics((0, 0, 0), (1, 1, 1))[1].shape
         torch.Size([3, 1, 1])
     """
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean and std need three values each, std above 0; got {tuple(mean)} and {tuple(std)}")
+    finite = all(is_number(value) and math.isfinite(value) for value in [*mean, *std])
+    if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
+        raise ValueError(
+            f"mean and std need three values each, std above 0, all finite; got {tuple(mean)} and {tuple(std)}"
+        )
     return torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
 
 
@@ -113,6 +118,10 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
             f"images must be (batch, 3, height, width), got {tuple(image.shape)}; "
             "convert greyscale images with torchvision.transforms.v2.RGB()"
         )
+    if image.numel() == 0:
+        raise ValueError(
+            f"a batch holds no image, its shape is {tuple(image.shape)}: have the DataLoader leave empty batches out"
+        )
     if image.dtype == torch.uint8:
         if normalized_with is not None:
             raise TypeError("normalized_with is set, but the images are uint8: normalised images are floating")
@@ -122,8 +131,12 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
         mean, std = (part.to(image.device) for part in normalized_with)
         image = image * std + mean
     low, high = (value.item() for value in torch.aminmax(image))
-    if math.isnan(low + high):
-        raise ValueError("images hold values that are not a number")
+    if math.isnan(low):
+        which = int(image.flatten(1).isnan().any(1).int().argmax())
+        raise ValueError(
+            f"image {which} of a batch of {len(image)} holds values that are not a number: look at what the transform "
+            "makes of it; a mean or a division over nothing gives NaN"
+        )
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
         what = "after undoing normalized_with " if normalized_with is not None else ""
         raise ValueError(

@@ -40,5 +40,4 @@ def named_network(
     if class_names is None and isinstance(network, ClassificationModule):
         class_names = fitting_class_names(network)
     names = names_or_numbers(class_names, extractor.num_classes)
-    check_class_names(names, extractor.num_classes)
-    return extractor, names
+    return extractor, check_class_names(names, extractor.num_classes)

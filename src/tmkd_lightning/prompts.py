@@ -34,32 +34,41 @@ def check_template(template: str) -> None:
         raise ValueError(f"prompt template {template!r} has no {PLACEHOLDER}: nothing would tell the classes apart")
 
 
-def check_class_names(names: Sequence[str], num_classes: int) -> None:
-    """Refuses class names that cannot stand for the classes.
+def check_class_names(names: Sequence[object], num_classes: int | None) -> list[str]:
+    """Gives class names as words, and refuses those that cannot stand for the classes.
 
     Args:
-        names: class names in the order of the labels.
-        num_classes: how many the networks have.
+        names: class names in the order of the labels; numbers, as YAML makes of digits, are taken as they are written.
+        num_classes: how many the networks have; None where nobody knows yet.
+
+    Returns:
+        The names.
 
     Raises:
-        TypeError: one word instead of a list.
+        TypeError: one word instead of a list, or a name that YAML has taken for no word.
         ValueError: another number of names, an empty name, or a name given twice.
 
     Example:
-        >>> check_class_names(["cat", "dog"], num_classes=2)
+        >>> check_class_names(["cat", 2], num_classes=2)
+        ['cat', '2']
     """
     if isinstance(names, str):
         raise TypeError(f"class names must be a list, got the word {names!r}")
-    if len(names) != num_classes:
+    strange = [name for name in names if name is None or isinstance(name, bool)]
+    if strange:
+        raise TypeError(f"class names must be words, got {strange[0]}: put quotes around it in YAML")
+    if num_classes is not None and len(names) != num_classes:
         raise ValueError(
             f"{len(names)} class names for a network of {num_classes} classes (first names: {list(names[:3])})"
         )
-    empty = [index for index, name in enumerate(names) if not name.strip()]
+    words = [str(name) for name in names]
+    empty = [index for index, word in enumerate(words) if not word.strip()]
     if empty:
         raise ValueError(f"the name of class {empty[0]} is empty: every class needs words of its own")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted({word for word in words if words.count(word) > 1})
     if twice:
         raise ValueError(f"class names must differ, but {twice[0]!r} stands for several classes")
+    return words
 
 
 def known_class_names(module: Any, data: object, phrases: bool = False) -> Iterator[list[str]]:

@@ -32,6 +32,11 @@ class InputTap(Tap):
 class OutputTap(Tap):
     """Keeps what comes out of a layer."""
 
+    def attach(self, layer: nn.Module) -> None:
+        """Has a layer call this, if it does not: ``sync_batchnorm`` puts another in its place, without hooks."""
+        if self not in layer._forward_hooks.values():
+            layer.register_forward_hook(self)
+
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """Called by the layer."""
         if self.open:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -57,6 +58,16 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         if _given_hyperparameters.get() is not None:  # the command line's config, for the checkpoint
             self.save_hyperparameters(logger=False)
+        whole: dict[str, Any] = {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "image_size": image_size,
+            "seed": seed,
+            "augmentation_replicas": augmentation_replicas,
+        }
+        for name, number in whole.items():
+            if isinstance(number, bool) or not isinstance(number, Integral):
+                raise ValueError(f"{name} must be a whole number, got {number!r}")
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}: BatchNorm cannot train on one image")
         if num_workers < 0 or image_size < 1:

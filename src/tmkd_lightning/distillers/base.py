@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import cast, get_args
 
@@ -134,25 +133,3 @@ def join(*groups: dict[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"two loss terms are named {twice[0]!r}: give one of them another name=")
         joined |= group
     return joined
-
-
-def check_weight(name: str, weight: float) -> float:
-    """Gives a loss weight back, and refuses one that is negative or not finite.
-
-    Raises:
-        ValueError: the weight is below 0, infinite or NaN; the message has its name.
-    """
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"{name} must be at least 0 and finite, got {weight}")
-    return weight
-
-
-def check_count(name: str, count: int) -> int:
-    """Gives a number of things back, and refuses one that is no whole number from 1 on.
-
-    Raises:
-        ValueError: the message has its name.
-    """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, got {count}")
-    return count

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from tmkd_lightning.distillers.base import Distiller, check_count, check_weight
+from tmkd_lightning.arguments import check_count, check_term, check_weight
+from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.losses import class_attention
 from tmkd_lightning.losses.attention import pool
 from tmkd_lightning.outputs import Output, Part
@@ -41,7 +42,7 @@ class CATKD(Distiller):
         self.weight = check_weight("weight", weight)
         self.resolution = self.map_size = check_count("resolution", resolution)
         self.normalize = normalize
-        self.name = name
+        self.name = check_term(name)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``cat_kd``; see `Distiller`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tmkd_lightning.distillers.base import Distiller, check_weight
+from tmkd_lightning.arguments import check_weight
+from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.losses import check_temperature, feature_kl
 from tmkd_lightning.outputs import Output, Part
 from tmkd_lightning.precision import in_full_precision

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tmkd_lightning.distillers.base import Distiller, check_weight
+from tmkd_lightning.arguments import check_term, check_weight
+from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.losses import check_temperature, logit_kl
 from tmkd_lightning.outputs import Output
 
@@ -36,7 +37,7 @@ class KD(Distiller):
         check_temperature(temperature)
         self.temperature = temperature
         self.weight = check_weight("weight", weight)
-        self.name = name
+        self.name = check_term(name)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``kd``; see `Distiller`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tmkd_lightning.distillers.base import Distiller, check_weight
+from tmkd_lightning.arguments import check_term, check_weight
+from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.losses import rkd_angle, rkd_distance
 from tmkd_lightning.outputs import Output, Part
 
@@ -36,7 +37,7 @@ class RKD(Distiller):
         super().__init__()
         self.distance_weight = check_weight("distance_weight", distance_weight)
         self.angle_weight = check_weight("angle_weight", angle_weight)
-        self.name = name
+        self.name = check_term(name)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``rkd``; see `Distiller`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tmkd_lightning.distillers.base import Distiller, check_weight
+from tmkd_lightning.arguments import check_term, check_weight
+from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.losses import similarity_preserving
 from tmkd_lightning.outputs import Output, Part
 
@@ -36,7 +37,7 @@ class SP(Distiller):
     def __init__(self, weight: float = 3000.0, name: str = "sp") -> None:
         super().__init__()
         self.weight = check_weight("weight", weight)
-        self.name = name
+        self.name = check_term(name)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``sp``; see `Distiller`."""

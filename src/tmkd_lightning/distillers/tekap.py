@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tmkd_lightning.distillers.base import Distiller, check_count, check_weight
+from tmkd_lightning.arguments import check_count, check_term, check_weight
+from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.losses import check_temperature, tekap_kl
 from tmkd_lightning.outputs import Output
 
@@ -54,7 +55,7 @@ class TeKAP(Distiller):
         self.teacher_share = check_weight("teacher_share", teacher_share)
         self.noise_share = check_weight("noise_share", noise_share)
         self.copies_weight = check_weight("copies_weight", copies_weight)
-        self.name = name
+        self.name = check_term(name)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``tekap``; see `Distiller`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from tmkd_lightning.arguments import check_positive
 from tmkd_lightning.precision import in_full_precision
 
 
@@ -41,9 +42,8 @@ def logit_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuses a temperature that is not positive."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    """Refuses a temperature that is not positive, or not finite."""
+    check_positive("temperature", temperature)
 
 
 def feature_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

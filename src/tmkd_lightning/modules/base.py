@@ -12,13 +12,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from tmkd_lightning.arguments import check_positive
 from tmkd_lightning.callbacks import PlateauStep, StepSeeds
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics
 from tmkd_lightning.keys import names_under
 from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained
 from tmkd_lightning.modules.batches import Normalization
-from tmkd_lightning.modules.checks import check_data_classes, has_batch_norm
+from tmkd_lightning.modules.checks import check_data_classes, check_makers, has_batch_norm
 from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
 from tmkd_lightning.modules.finite import FiniteGuard
 from tmkd_lightning.modules.metrics import classification_metrics
@@ -75,13 +76,13 @@ class ClassificationModule(WatchedModule):
         self.teacher: Any = None  # callbacks look for these two
         self.prompt_bank: Any = None
         self.asks_data, self.num_classes = num_classes == "data", self.extractor.num_classes
+        self.class_names: list[str] | None = None
         if class_names is not None:
-            check_class_names(class_names, len(class_names) if self.asks_data else self.num_classes)
-        self.class_names = None if class_names is None else [str(name) for name in class_names]
+            self.class_names = check_class_names(class_names, None if self.asks_data else self.num_classes)
         self.normalized_with = None if normalized_with is None else channel_statistics(*normalized_with)
-        if head_lr_factor <= 0:
-            raise ValueError(f"head_lr_factor must be above 0, got {head_lr_factor}")
-        self.optimizer, self.lr_scheduler, self.head_lr_factor = optimizer, lr_scheduler, head_lr_factor
+        check_makers(optimizer, lr_scheduler)
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.head_lr_factor = check_positive("head_lr_factor", head_lr_factor)
         self.compile_networks, self._ready = compile, False
         self.left_out: list[str] = []
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded

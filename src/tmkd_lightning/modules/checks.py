@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tmkd_lightning.arguments import check_count, check_positive, check_weight
 from tmkd_lightning.distillers import Distiller, Sum
-from tmkd_lightning.distillers.base import check_weight
 from tmkd_lightning.extract import Extractor
 
 
@@ -50,6 +51,35 @@ def check_loss_weights(weights: Mapping[str, float]) -> None:
     """Refuses loss weights that are negative or not finite."""
     for name, weight in weights.items():
         check_weight(f"{name}_weight", weight)
+
+
+def check_temperatures(temperatures: Mapping[str, float]) -> None:
+    """Refuses temperatures that are not positive, or not finite."""
+    for name, temperature in temperatures.items():
+        check_positive(name, temperature)
+
+
+def check_widths(widths: Mapping[str, int | None]) -> None:
+    """Refuses widths and numbers of things that are no whole numbers from 1 on; None stands for a default."""
+    for name, width in widths.items():
+        if width is not None:
+            check_count(name, width)
+
+
+def check_path(name: str, path: object) -> None:
+    """Refuses what can be no path."""
+    if path is not None and not isinstance(path, (str, PathLike)):
+        raise TypeError(f"{name} must be the path of a file or None, got {path!r}")
+
+
+def check_makers(optimizer: object, lr_scheduler: object) -> None:
+    """Refuses an optimizer or a scheduler where a function that makes it is expected."""
+    if not callable(optimizer):
+        raise TypeError(f"optimizer must be a function from parameter groups to an optimizer, got {optimizer!r}")
+    if lr_scheduler is not None and not callable(lr_scheduler):
+        raise TypeError(
+            f"lr_scheduler must be a function from an optimizer to a scheduler or None, got {lr_scheduler!r}"
+        )
 
 
 def check_teacher_checkpoint(path: str | None) -> None:

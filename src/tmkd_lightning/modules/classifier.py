@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tmkd_lightning.arguments import is_number
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.keys import save_under
 from tmkd_lightning.modules.base import ClassificationModule
@@ -112,6 +114,6 @@ class ClassifierModule(ClassificationModule):
 def _shares(shares: Sequence[float] | None, views: int) -> Tensor:
     if shares is None:
         return torch.ones(views)
-    if len(shares) != views or min(shares) <= 0:
+    if len(shares) != views or not all(is_number(share) and 0 < share < math.inf for share in shares):
         raise ValueError(f"view_shares must be {views} positive numbers, one for each view, got {list(shares)}")
     return torch.tensor(shares, dtype=torch.float32)

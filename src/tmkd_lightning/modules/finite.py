@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,11 +82,12 @@ class FiniteGuard(nn.Module):
             )
 
 
-def check_finite_parameters(module: nn.Module) -> None:
+def check_finite_weights(module: nn.Module) -> None:
     """Refuses to go on with weights that are not finite, as gradients can make them although all losses were.
 
     Args:
-        module: whose trained parameters to look at; waits for the device once.
+        module: of whose state dict to look at the trained parameters, and at buffers such as BatchNorm's statistics;
+            waits for the device once.
 
     Raises:
         FloatingPointError: one is not finite; the message names it.
@@ -93,14 +95,25 @@ def check_finite_parameters(module: nn.Module) -> None:
     Example:
         >>> layer = nn.Linear(2, 1)
         >>> _ = nn.init.constant_(layer.bias, float("inf"))
-        >>> check_finite_parameters(layer)
+        >>> check_finite_weights(layer)
         Traceback (most recent call last):
         FloatingPointError: parameter 'bias' is not finite, although all losses were: its gradients ...
     """
-    trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
-    finite = [value.detach().isfinite().all() for value in trained.values()]
-    if finite and not torch.stack(finite).all():
-        name = next(name for name, good in zip(trained, finite, strict=True) if not good)
+    saved = module.state_dict(keep_vars=True)
+    finite = {name: good for name, value in saved.items() if (good := _finite(value)) is not None}
+    if finite and not torch.stack(list(finite.values())).all():
+        name = next(name for name, good in finite.items() if not good)
+        trained = isinstance(saved[name], nn.Parameter)
+        what, cause = ("parameter", "its gradients") if trained else ("buffer", "what its layer was given")
         raise FloatingPointError(
-            f"parameter {name!r} is not finite, although all losses were: its gradients overflowed; {_REMEDY}"
+            f"{what} {name!r} is not finite, although all losses were: {cause} overflowed; {_REMEDY}"
         )
+
+
+def _finite(value: object) -> Tensor | None:
+    """Whether all of a tensor is finite, as a tensor; None for what is not trained and no buffer of numbers."""
+    if isinstance(value, nn.Parameter):
+        return value.detach().isfinite().all() if value.requires_grad else None
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return (value < math.inf).all()  # not NaN either; a mask may hold -inf
+    return None

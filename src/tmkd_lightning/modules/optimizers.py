@@ -94,9 +94,14 @@ def optimizer_config(
 
 
 def _counted(steps: float) -> float:
-    """Lightning says -1 of data without a length."""
-    if steps >= 0:
+    """Refuses a run without a step; Lightning says -1 of data without a length."""
+    if steps > 0:
         return steps
+    if steps == 0:
+        raise ValueError(
+            "there is no training batch: the training set is empty, or limit_train_batches, max_epochs or max_steps is "
+            "0"
+        )
     rank_zero_warn(
         "the training data have no length, so the learning rate stays as it is, without warm-up and decay: give "
         "max_steps or limit_train_batches, or an lr_scheduler of your own"

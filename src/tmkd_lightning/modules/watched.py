@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
 from tmkd_lightning.modules.batches import BatchModule
-from tmkd_lightning.modules.finite import FiniteGuard, check_finite_parameters
+from tmkd_lightning.modules.finite import FiniteGuard, check_finite_weights
 from tmkd_lightning.precision import at_least_float32
 
 
@@ -59,7 +59,7 @@ class WatchedModule(BatchModule):
             FloatingPointError: a loss was not finite, or a weight is not.
         """
         self.guard.check(self.all_gather if self._trains_with_others() else None)
-        check_finite_parameters(self)
+        check_finite_weights(self)
 
     def _trains_with_others(self) -> bool:
         """Whether all processes come here, and with tensors on the devices that they talk through."""
