@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -11,16 +10,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from PIL import Image
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms import v2
 
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_identity
 from tmkd_lightning.data.loader import LateLoader
 from tmkd_lightning.data.seeded import EpochSampler, Seeded, collate, leaves_one
+from tmkd_lightning.data.transforms import Transform, for_measuring, for_training
 
-Transform = Callable[[Any], Any]  # gives a Tensor; torchvision's own classes do not say so
 Loader = DataLoader[tuple[Any, ...]]
 
 
@@ -119,25 +116,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def default_train_transform(self) -> Transform:
         """Random crop, resized, and flip: customary for photos."""
-        return v2.Compose(
-            [
-                as_rgb,
-                v2.PILToTensor(),
-                v2.RandomResizedCrop(self.image_size, antialias=True),
-                v2.RandomHorizontalFlip(),
-            ]
-        )
+        return for_training(self.image_size)
 
     def default_eval_transform(self) -> Transform:
         """The middle of the image, resized: customary for photos (256 to 224 pixels and in proportion)."""
-        return v2.Compose(
-            [
-                as_rgb,
-                v2.PILToTensor(),
-                v2.Resize(round(self.image_size * 256 / 224), antialias=True),
-                v2.CenterCrop(self.image_size),
-            ]
-        )
+        return for_measuring(self.image_size)
 
     # What Lightning asks for
 
@@ -238,19 +221,3 @@ class ImageDataModule(LightningDataModule, ABC):
             sampler=sampler,
             drop_last=drop_last,
         )
-
-
-def as_rgb(image: Any) -> Any:
-    """Turns an image into RGB; one that is RGB already is not copied, which would be a tenth of the time to load it.
-
-    Args:
-        image: PIL image of any mode, or whatever else `v2.RGB` takes.
-
-    Returns:
-        The image itself, or an RGB image.
-
-    Example:
-        >>> as_rgb(Image.new("L", (2, 1), 7)).getpixel((0, 0))
-        (7, 7, 7)
-    """
-    return image if isinstance(image, Image.Image) and image.mode == "RGB" else v2.RGB()(image)

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from tmkd_lightning.data.base import ImageDataModule, Transform
+from tmkd_lightning.data.base import ImageDataModule
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.resized import resized_copies
 from tmkd_lightning.data.split import check_fraction, stratified_split
+from tmkd_lightning.data.transforms import Transform
 
 Val = Literal["held_out", "official", "test"]
 

@@ -12,10 +12,10 @@ from torchvision.datasets import CIFAR100
 from torchvision.transforms import v2
 
 from tmkd_lightning.data.archives import Archive
-from tmkd_lightning.data.base import Transform
 from tmkd_lightning.data.benchmark import BenchmarkDataModule, Val
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.prepare import prepare
+from tmkd_lightning.data.transforms import Transform
 
 
 class CIFAR100DataModule(BenchmarkDataModule):

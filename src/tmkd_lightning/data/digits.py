@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tmkd_lightning.data.base import ImageDataModule, Transform
+from tmkd_lightning.data.base import ImageDataModule
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.split import stratified_split
+from tmkd_lightning.data.transforms import Transform
 
 _NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from tmkd_lightning.data.archives import Archive
-from tmkd_lightning.data.base import Transform
 from tmkd_lightning.data.benchmark import BenchmarkDataModule, Val
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.prepare import prepare
+from tmkd_lightning.data.transforms import Transform
 
 
 class DTDDataModule(BenchmarkDataModule):

@@ -7,11 +7,12 @@ from typing import Any
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from tmkd_lightning.data.base import ImageDataModule, Transform
+from tmkd_lightning.data.base import ImageDataModule
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles, images_below
 from tmkd_lightning.data.resized import resized_copies
 from tmkd_lightning.data.split import check_fraction, stratified_split
+from tmkd_lightning.data.transforms import Transform
 
 
 class ImageFolderDataModule(ImageDataModule):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torchvision.transforms import v2
 
-from tmkd_lightning.data.base import Transform, as_rgb
 from tmkd_lightning.data.benchmark import BenchmarkDataModule
 from tmkd_lightning.data.datasets import RAFDB
+from tmkd_lightning.data.transforms import Transform, as_rgb
 
 _ADJECTIVES = ("surprised", "fearful", "disgusted", "happy", "sad", "angry", "neutral")
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from tmkd_lightning.data import DataError
-from tmkd_lightning.data.base import Transform
 from tmkd_lightning.data.image_files import ImageFiles
+from tmkd_lightning.data.transforms import Transform
 
 Batch = tuple[Tensor | None, list[str | None]]
 """The images that could be read, if any, and for each file what is wrong with it, or None."""

@@ -14,8 +14,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from tmkd_lightning.data import DataError
-from tmkd_lightning.data.base import Transform
 from tmkd_lightning.data.image_files import images_below
+from tmkd_lightning.data.transforms import Transform
 from tmkd_lightning.export.deployed import Deployed, ask
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.files import atomic_write, check_writable
