@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,49 @@ def test_what_forward_calls_and_what_no_checkpoint_holds_counts(build) -> None:
     assert identities[0] == identities[2] != identities[1]
 
 
+NET = """
+import torch
+from conftest import Net
+SLOPE = 0.0
+def act(x): return torch.nn.functional.leaky_relu(x, SLOPE)
+class Own(Net):
+    def forward(self, image): return self.fc(act(self.conv(image)).mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize(("old", "new"), [("0.0", "0.9"), ("leaky_relu(x, SLOPE)", "silu(x)")])
+def test_a_helper_of_the_teachers_code_counts(old: str, new: str) -> None:
+    """Edited between two runs, in the module beside the class or behind a constant of it."""
+    identities = []
+    for text in (NET, NET.replace(old, new), NET):
+        module = types.ModuleType("mynet")
+        exec(text, vars(module))
+        torch.manual_seed(0)
+        identities.append(teacher_identity(Extractor(module.Own()), None))
+    assert identities[0] == identities[2] != identities[1]
+
+
+def test_a_hook_on_a_layer_counts_and_the_extractors_own_do_not(net) -> None:
+    one, other, again = net(), net(), net()
+    for network in (other, again):
+        network.load_state_dict(one.state_dict())
+    other.conv.register_forward_hook(lambda module, args, output: 3 * output)
+    identities = [teacher_identity(Extractor(network), None) for network in (one, other, again)]
+    assert identities[0] == identities[2] != identities[1]
+    Extractor(again)  # which taps it once more
+    assert teacher_identity(Extractor(again), None) == identities[0]
+
+
+class Doubled(Extractor):
+    def normalize(self, image: torch.Tensor) -> torch.Tensor:
+        return 2 * super().normalize(image)
+
+
+def test_an_extractor_of_ones_own_counts(net) -> None:
+    network = net()
+    assert teacher_identity(Extractor(network), None) != teacher_identity(Doubled(network), None)
+
+
 def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:
     """So that the weights need not be read; the network's own, which they will replace, do not matter."""
     path = tmp_path / "teacher.ckpt"
@@ -142,6 +186,25 @@ def negative(image: torch.Tensor) -> torch.Tensor:
 def test_views_differ_by_order_numbers_and_function(one, other) -> None:
     assert views_identity(MultiView(one)) != views_identity(MultiView(other))
     assert views_identity(MultiView(one)) == views_identity(MultiView(list(one)))
+
+
+class Darken:
+    """Turns dark images over: which ones is in a number that the picture shown to views does not tell."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.where(image.mean((1, 2, 3), keepdim=True) < self.threshold, 1 - image, image)
+
+
+def test_numbers_of_a_view_that_is_an_object_count() -> None:
+    one, again, other = (
+        views_identity(MultiView(["rgb", View("dark", Darken(threshold), "a dark {class}")]))
+        for threshold in (0.01, 0.01, 0.35)
+    )
+    assert one == again != other
+    assert one[1][2] == other[1][2]  # the picture is the same
 
 
 def test_views_that_draw_are_refused_and_leave_the_generator_alone() -> None:
