@@ -19,6 +19,7 @@ from tmkd_lightning import Extractor, MultiView, View
 from tmkd_lightning.cache import CacheError, CacheFolder
 from tmkd_lightning.cache.folder import read_manifest, size
 from tmkd_lightning.cache.identity import teacher_identity, views_identity
+from tmkd_lightning.models import Pretrained
 from tmkd_lightning.views import edge, high_frequency, rgb
 
 
@@ -165,6 +166,17 @@ def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:
     assert teacher_identity(Extractor(net()), str(path)) == first
     path.write_bytes(b"two")
     assert teacher_identity(Extractor(net()), str(path)) != first
+
+
+def test_whether_weights_are_still_to_be_loaded_does_not_count(tmp_path: Path) -> None:
+    """They are until a checkpoint replaced them, which may be at the second of two runs with one module."""
+    path = tmp_path / "teacher.ckpt"
+    path.write_bytes(b"one")
+    network = Pretrained("resnet18", weights="IMAGENET1K_V1", num_classes=3)
+    first = teacher_identity(Extractor(network), str(path))
+    network.load_state_dict({key: value.clone() for key, value in network.state_dict().items()})
+    assert not network.pending
+    assert teacher_identity(Extractor(network), str(path)) == first
 
 
 def negative(image: torch.Tensor) -> torch.Tensor:

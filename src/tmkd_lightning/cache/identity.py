@@ -13,6 +13,7 @@ from tmkd_lightning.cache.errors import CacheError
 from tmkd_lightning.contents import digest_of_contents
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.files import sha256_of
+from tmkd_lightning.models.pretrained import Wish
 from tmkd_lightning.taps import Tap
 from tmkd_lightning.views import MultiView, View
 
@@ -84,13 +85,16 @@ def _of_pixels(image: Tensor) -> str:
 
 
 def _of_code(teacher: Extractor) -> str:
-    """Of layers with one set of weights, what they compute may differ: by what they hold, their code, or a hook."""
+    """Of layers with one set of weights, what they compute may differ: by what they hold, their code, or a hook.
+
+    How the Extractor listens to them, and whether weights are still to be loaded, makes no difference.
+    """
     state = teacher.network.state_dict(keep_vars=True).values()  # counts as weights, or comes from the checkpoint
     known = {id(tensor) for tensor in state if isinstance(tensor, Tensor)}
     return digest_of_contents(
         (type(teacher), teacher.network),
         "the teacher",
-        skip=lambda part: id(part) in known or isinstance(part, Tap),
+        skip=lambda part: id(part) in known or isinstance(part, (Tap, Wish)),
         modes=False,
     )
 
