@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tmkd_lightning import Extractor, MultiView, View
 from tmkd_lightning.cache import CacheError, CacheFolder
 from tmkd_lightning.cache.folder import read_manifest, readable_size
 from tmkd_lightning.cache.identity import teacher_identity, views_identity
+from tmkd_lightning.models import Pretrained
 from tmkd_lightning.views import edge, high_frequency, rgb
 
 
@@ -113,6 +115,49 @@ def test_what_forward_calls_and_what_no_checkpoint_holds_counts(build) -> None:
     assert identities[0] == identities[2] != identities[1]
 
 
+NET = """
+import torch
+from conftest import Net
+SLOPE = 0.0
+def act(x): return torch.nn.functional.leaky_relu(x, SLOPE)
+class Own(Net):
+    def forward(self, image): return self.fc(act(self.conv(image)).mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize(("old", "new"), [("0.0", "0.9"), ("leaky_relu(x, SLOPE)", "silu(x)")])
+def test_a_helper_of_the_teachers_code_counts(old: str, new: str) -> None:
+    """Edited between two runs, in the module beside the class or behind a constant of it."""
+    identities = []
+    for text in (NET, NET.replace(old, new), NET):
+        module = types.ModuleType("mynet")
+        exec(text, vars(module))
+        torch.manual_seed(0)
+        identities.append(teacher_identity(Extractor(module.Own()), None))
+    assert identities[0] == identities[2] != identities[1]
+
+
+def test_a_hook_on_a_layer_counts_and_the_extractors_own_do_not(net) -> None:
+    one, other, again = net(), net(), net()
+    for network in (other, again):
+        network.load_state_dict(one.state_dict())
+    other.conv.register_forward_hook(lambda module, args, output: 3 * output)
+    identities = [teacher_identity(Extractor(network), None) for network in (one, other, again)]
+    assert identities[0] == identities[2] != identities[1]
+    Extractor(again)  # which taps it once more
+    assert teacher_identity(Extractor(again), None) == identities[0]
+
+
+class Doubled(Extractor):
+    def normalize(self, image: torch.Tensor) -> torch.Tensor:
+        return 2 * super().normalize(image)
+
+
+def test_an_extractor_of_ones_own_counts(net) -> None:
+    network = net()
+    assert teacher_identity(Extractor(network), None) != teacher_identity(Doubled(network), None)
+
+
 def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:
     """So that the weights need not be read; the network's own, which they will replace, do not matter."""
     path = tmp_path / "teacher.ckpt"
@@ -121,6 +166,17 @@ def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:
     assert teacher_identity(Extractor(net()), str(path)) == first
     path.write_bytes(b"two")
     assert teacher_identity(Extractor(net()), str(path)) != first
+
+
+def test_whether_weights_are_still_to_be_loaded_does_not_count(tmp_path: Path) -> None:
+    """They are until a checkpoint replaced them, which may be at the second of two runs with one module."""
+    path = tmp_path / "teacher.ckpt"
+    path.write_bytes(b"one")
+    network = Pretrained("resnet18", weights="IMAGENET1K_V1", num_classes=3)
+    first = teacher_identity(Extractor(network), str(path))
+    network.load_state_dict({key: value.clone() for key, value in network.state_dict().items()})
+    assert not network.pending
+    assert teacher_identity(Extractor(network), str(path)) == first
 
 
 def negative(image: torch.Tensor) -> torch.Tensor:
@@ -142,6 +198,25 @@ def negative(image: torch.Tensor) -> torch.Tensor:
 def test_views_differ_by_order_numbers_and_function(one, other) -> None:
     assert views_identity(MultiView(one)) != views_identity(MultiView(other))
     assert views_identity(MultiView(one)) == views_identity(MultiView(list(one)))
+
+
+class Darken:
+    """Turns dark images over: which ones is in a number that the picture shown to views does not tell."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.where(image.mean((1, 2, 3), keepdim=True) < self.threshold, 1 - image, image)
+
+
+def test_numbers_of_a_view_that_is_an_object_count() -> None:
+    one, again, other = (
+        views_identity(MultiView(["rgb", View("dark", Darken(threshold), "a dark {class}")]))
+        for threshold in (0.01, 0.01, 0.35)
+    )
+    assert one == again != other
+    assert one[1][2] == other[1][2]  # the picture is the same
 
 
 def test_views_that_draw_are_refused_and_leave_the_generator_alone() -> None:
@@ -206,10 +281,31 @@ def test_the_head_comes_back(tmp_path: Path) -> None:
     one = folder(tmp_path)
     fill(one)
     one.write_head(np.array([[1.0, 2.0]]), np.array([3.0]))
-    assert {name: value.tolist() for name, value in one.read_head().items()} == {"weight": [[1.0, 2.0]], "bias": [3.0]}
+    shapes = {"weight": (1, 2), "bias": (1,)}
+    head = {name: value.tolist() for name, value in one.read_head(shapes).items()}
+    assert head == {"weight": [[1.0, 2.0]], "bias": [3.0]}
     (one.path / "head.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(CacheError, match=r"head.npz is damaged .*remove it"):
-        one.read_head()
+        one.read_head(shapes)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"weight": np.ones((1, 2))}, r"holds {'weight': \(1, 2\)} instead of {'weight': \(1, 2\), 'bias': \(1,\)}"),
+        ({}, "holds {} instead of"),
+        ({"weight": np.ones((2, 2)), "bias": np.ones(1)}, ".* instead of"),
+        ({"weight": np.full((1, 2), np.nan), "bias": np.ones(1)}, "holds values that are not finite numbers"),
+        ({"weight": np.array([["a", "b"]]), "bias": np.ones(1)}, "holds values that are not finite numbers"),
+    ],
+    ids=["missing", "empty", "shape", "nan", "words"],
+)
+def test_a_head_of_another_network_is_refused(tmp_path: Path, arrays, message: str) -> None:
+    one = folder(tmp_path)
+    fill(one)
+    np.savez(one.path / "head.npz", **arrays)
+    with pytest.raises(CacheError, match=rf"{one.path}/head.npz {message}.*: remove it, it is made anew"):
+        one.read_head({"weight": (1, 2), "bias": (1,)})
 
 
 def test_a_disk_that_is_too_full_is_known_before_anything_is_made(tmp_path: Path, monkeypatch) -> None:

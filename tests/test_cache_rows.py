@@ -150,6 +150,34 @@ def test_damaged_files_are_named(path: Path, damage, which: str) -> None:
     assert not (path.parent / "sprung").exists()
 
 
+def header(text: str) -> bytes:
+    """A file that says it is an array of this kind, and 64 zeros."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(64)
+
+
+@pytest.mark.parametrize("which", ["array.float32.npy", "array.float32.written.npy"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000000000000, 3)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-3, 3)}",
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3)}",  # whose rows do not lie together
+        "{'descr': '<f4', 'fortran_order': False, 'shape': ()}",
+        "{'descr': '<q9', 'fortran_order': False, 'shape': (2, 3)}",
+        "{'descr': [1], 'fortran_order': False, 'shape': (2, 3)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2, 3)}",
+        "(" * 3000,
+        "{'descr':",
+    ],
+    ids=["huge", "negative", "columns", "no rows", "type", "types", "objects", "nested", "no end"],
+)
+def test_headers_that_say_nonsense_are_named(path: Path, text: str, which: str) -> None:
+    make(path)
+    path.with_name(which).write_bytes(header(text))
+    with pytest.raises(CacheError, match=rf"(?s){which} is (missing, damaged|not an array of rows).*: remove it"):
+        RowFile(path)
+
+
 def test_another_shape_or_type_is_refused(path: Path) -> None:
     make(path)
     with pytest.raises(CacheError, match=r"holds \(6, 2, 3\) of float32 instead of \(6, 4\) of float32: remove it"):

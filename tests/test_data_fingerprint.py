@@ -49,9 +49,25 @@ def test_a_transform_that_is_a_function_counts_by_what_it_does() -> None:
         return lambda image: v2.functional.resize(image, [16, 16]) + number
 
     one, again, other = (identity(train_transform=plus(number)) for number in (1, 1, 2))
+    assert one == again != other
+
+
+class Rare:
+    """Turns over the darkest images, which may be none of the few that are looked at."""
+
+    def __init__(self, darkest: float) -> None:
+        self.darkest = darkest
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        image = v2.functional.resize(image, [16, 16])
+        return 255 - image if image.float().mean() < self.darkest else image
+
+
+def test_a_transform_that_is_an_object_counts_by_what_it_holds() -> None:
+    one, again, other = (identity(train_transform=Rare(darkest)) for darkest in (0.0, 0.0, 1.0))
     assert one == again
-    assert one["transform"] == other["transform"]
-    assert one != other
+    assert one["augmented"] == other["augmented"]
+    assert one["transform"] != other["transform"]
 
 
 @pytest.mark.parametrize("draw", [lambda: random.random() < 0.01, lambda: np.random.rand() < 0.01])

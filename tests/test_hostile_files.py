@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import pickle
 import re
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import EpsImagePlugin, Image
 from torch import nn
 
 from conftest import Net, make_images
@@ -32,6 +34,7 @@ from tmkd_lightning.cli import main as tmkd
 from tmkd_lightning.commands.finished import FinishedRun
 from tmkd_lightning.data import ImageFolderDataModule, StanfordDogsDataModule
 from tmkd_lightning.data.archives import unpack
+from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.manifest import read_entries
 from tmkd_lightning.figures import read_history
 from tmkd_lightning.models import load_weights
@@ -199,7 +202,11 @@ def test_teacher_cache(tmp_path, sprung) -> None:
     folder.path.mkdir()
     rows, head, manifest = (folder.path / name for name in ("logits.float32.npy", "head.npz", "identity.json"))
     RowFile.create(rows, 2, (3,), "float32").close()
-    doors = {rows: folder.reopen, head: folder.read_head, manifest: lambda: read_manifest(folder.path)}
+    doors = {
+        rows: folder.reopen,
+        head: lambda: folder.read_head({"weight": (2, 2)}),
+        manifest: lambda: read_manifest(folder.path),
+    }
     for path, door in doors.items():
         before = path.read_bytes() if path.exists() else None
         for content in (npy(Trap(sprung)), npz(Trap(sprung), "weight"), pickle.dumps(Trap(sprung)), tag(Trap(sprung))):
@@ -238,6 +245,27 @@ def test_lists_images_and_archives(tmp_path, sprung, form) -> None:
 
     (tmp_path / "manifest.jsonl").write_bytes(content + b'\n5\n["a"]\n')
     assert read_entries(tmp_path / "manifest.jsonl") == {}  # of copies, which are then made anew
+
+
+def test_images_that_other_programs_would_open(tmp_path, sprung, monkeypatch, capsys) -> None:
+    """PIL hands PostScript to Ghostscript, whatever the file is called; here to a program that springs the trap."""
+    program = tmp_path / "bin/gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nmkdir {sprung}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once
+    folder = tmp_path / "photos/train/cat"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(folder / f"{number}.png", format="PNG" if number else "EPS")
+    Image.init()  # all that PIL knows
+    monkeypatch.setattr(sys, "argv", ["tmkd"])
+    with pytest.raises(SystemExit, match="1 problem"):
+        main("data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", tmp_path / "photos")
+    assert f"WRONG: {folder}/0.png cannot be read as an image (cannot identify" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=rf"{folder}/0.png cannot be read as an image \(cannot identify"):
+        ImageFiles([(folder / "0.png", 0)])[0]
 
 
 # What runs leave: records, configs, curves

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -225,13 +226,17 @@ def test_another_encoder_has_another_file(tmp_path: Path) -> None:
     assert len(other.encoder.calls) == 1
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "other prompts"])
+@pytest.mark.parametrize("damage", ["empty", "half", "other prompts", "nan"])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str) -> None:
     callback(tmp_path, class_names=NAMES).setup(trainer(), module(), "fit")
     (path,) = (tmp_path / "cache").iterdir()
     whole = path.read_bytes()
     if damage == "other prompts":
         write_embeddings(path, ["a cat"], torch.ones(1, DIM), "hashing")
+    elif damage == "nan":
+        with np.load(path) as file:
+            prompts = file["prompts"].tolist()
+        write_embeddings(path, prompts, torch.full((len(prompts), DIM), torch.nan), "hashing")
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
     target, again = module(), callback(tmp_path, class_names=NAMES)
@@ -273,7 +278,9 @@ def test_not_an_encoder(encoder: object) -> None:
         PromptEmbeddings(encoder)
 
 
-@pytest.mark.parametrize("wrong", [torch.ones(2, DIM), torch.ones(9), torch.full((9, DIM), float("nan"))])
+@pytest.mark.parametrize(
+    "wrong", [torch.ones(2, DIM), torch.ones(9), torch.full((9, DIM), torch.nan), torch.zeros(9, DIM)]
+)
 def test_what_an_encoder_gives_is_checked_before_it_is_kept(tmp_path: Path, wrong: torch.Tensor) -> None:
     class Broken:
         def identity(self) -> str:

@@ -113,6 +113,27 @@ def test_damaged_file(file: Path, damage: str) -> None:
         EmbeddingFile(file).encode(PROMPTS)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "embeddings", "message"),
+    [
+        (["a", "b"], np.array([["x", "y"], ["z", "w"]]), "'embeddings' of <U1, not texts and real numbers: make it"),
+        (["a", "b"], np.eye(2, dtype=complex), "'embeddings' of complex128, not texts"),
+        (["a", "b"], np.array([["2020-01-01"]] * 2, dtype="M8[D]"), r"'embeddings' of datetime64\[D\], not texts"),
+        (["a", "b"], np.zeros((2, 4), dtype=[("x", "f4")]), "not texts and real numbers"),
+        ([b"a", b"b"], np.eye(2), r"'prompts' of type \|S1 and .*, not texts"),
+        (["a", "b"], np.array([[1.0, 0.0], [np.nan, 1.0]]), r"of 'b' \(and of 0 more\) is zero or not finite"),
+        (["a", "b"], np.array([[np.inf, 0.0], [0.0, 1e300]]), r"of 'a' \(and of 1 more\) is zero or not finite"),
+        (["a", "b"], np.array([[1.0, 0.0], [0.0, 0.0]]), "of 'b' .* no direction: make the file again"),
+        (["a", "a"], np.eye(2), r"holds 'a' \(and 0 more\) more than once.*keep one of each text"),
+    ],
+    ids=["words", "complex", "dates", "records", "bytes", "nan", "inf", "zero", "twice"],
+)
+def test_file_with_values_that_are_no_embeddings(tmp_path: Path, prompts: list, embeddings, message: str) -> None:
+    np.savez(tmp_path / "texts.npz", prompts=np.array(prompts), embeddings=embeddings)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/texts\.npz.*{message}"):
+        EmbeddingFile(tmp_path / "texts.npz").encode(["a"])
+
+
 @pytest.mark.parametrize("array", ["prompts", "embeddings"])
 def test_pickled_objects_are_not_run(tmp_path: Path, array: str) -> None:
     objects = np.empty(1, dtype=object)

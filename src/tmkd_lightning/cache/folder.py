@@ -154,18 +154,28 @@ class CacheFolder:
         with atomic_write(self.path / _HEAD) as file:
             np.savez(file, weight=weight) if bias is None else np.savez(file, weight=weight, bias=bias)
 
-    def read_head(self) -> dict[str, np.ndarray]:
+    def read_head(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
         """The teacher's head by name.
 
+        Args:
+            shapes: of its tensors, by name.
+
         Raises:
-            CacheError: it is damaged.
+            CacheError: it is damaged, or another network's.
         """
         path = self.path / _HEAD
         try:
             with np.load(path, allow_pickle=False) as file:
-                return dict(file)
+                head = dict(file)
         except Exception as error:  # on foreign bytes an unpacker raises whatever it comes to
             raise CacheError(f"{path} is damaged ({error}): remove it, it is made anew") from error
+        found = {name: value.shape for name, value in head.items()}
+        wanted = {name: tuple(shape) for name, shape in shapes.items()}
+        if found != wanted:
+            raise CacheError(f"{path} holds {found} instead of {wanted}: remove it, it is made anew")
+        if any(value.dtype.kind != "f" or not np.isfinite(value).all() for value in head.values()):
+            raise CacheError(f"{path} holds values that are not finite numbers: remove it, it is made anew")
+        return head
 
     def close(self) -> None:
         """Lets go of the files; reading or writing opens them again."""

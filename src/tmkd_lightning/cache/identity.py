@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tmkd_lightning.cache.errors import CacheError
+from tmkd_lightning.contents import digest_of_contents
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.files import sha256_of
+from tmkd_lightning.models.pretrained import Wish
+from tmkd_lightning.taps import Tap
 from tmkd_lightning.views import MultiView, View
 
 _SIDE = 64  # of the picture that views are shown
-# Its mode, its hooks, whether it is compiled: they come and go while a network is used.
-_ANY_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}
 
 
 def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, Any]:
@@ -37,7 +35,7 @@ def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, An
     """
     return {
         "name": teacher.name,
-        "network": _of_code(teacher.network),
+        "network": _of_code(teacher),
         "weights": _of_weights(teacher) if checkpoint is None else sha256_of(Path(checkpoint)),
         "head": teacher.head_name,
         "feature_map": teacher.named_map,
@@ -53,12 +51,14 @@ def views_identity(views: MultiView) -> list[list[str]]:
         views: as the teacher sees them.
 
     Returns:
-        For each view its name, its function, and a digest of what it makes of the picture.
+        For each view its name, a digest of its function, and one of what it makes of the picture.
 
     Raises:
         CacheError: a view draws random numbers, which would not come again.
     """
-    return [[view.name, _described(view), _of_view(view)] for view in views.views]
+    known = {view.name: view for view in views.views}
+    seen = {name: _of_view(view) for name, view in known.items()}  # first: what a view imports as it runs is there then
+    return [[name, digest_of_contents(view.function, f"view {name!r}"), seen[name]] for name, view in known.items()]
 
 
 def _of_view(view: View) -> str:
@@ -80,57 +80,23 @@ def _picture() -> Tensor:
     return torch.stack(waves)[None] / 2 + 0.5
 
 
-def _described(view: View) -> str:
-    function = view.function
-    words: list[object] = [function]
-    if isinstance(function, partial):
-        words = [function.func, *function.args, *sorted(function.keywords.items())]
-    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(map(repr, words)))
-
-
 def _of_pixels(image: Tensor) -> str:
     return _digest(image.mul(255).round().byte().numpy().tobytes())  # rounded: machines differ in the last digit
 
 
-def _of_code(network: nn.Module) -> str:
-    """Of layers with one set of weights, what they compute may differ: by a number they hold, or by their code."""
-    parts = [repr(network)]
-    for name, module in network.named_modules():
-        kind = type(module)
-        parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(_held(module).items())}")
-    kinds = dict.fromkeys(kind for module in network.modules() for kind in type(module).__mro__[:-1])
-    for kind in kinds:
-        if kind is not nn.Module:
-            parts += [_source(method) for method in vars(kind).values() if inspect.isroutine(method)]
-    return _digest("\n".join(parts))
+def _of_code(teacher: Extractor) -> str:
+    """Of layers with one set of weights, what they compute may differ: by what they hold, their code, or a hook.
 
-
-def _held(module: nn.Module) -> dict[str, str]:
-    """What a layer holds beside its weights: numbers, functions, and tensors that no checkpoint has."""
-    held = {key: value for key, value in vars(module).items() if key not in _ANY_MODULE}
-    held |= {key: module._buffers[key] for key in module._non_persistent_buffers_set}
-    found = {}
-    for key, value in held.items():
-        if _is_plain(value):
-            found[key] = repr(value)
-        elif isinstance(value, Tensor):
-            found[key] = _of_tensor(value)
-        elif inspect.isroutine(value):
-            found[key] = _source(value)
-    return found
-
-
-def _source(function: Any) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return repr(getattr(function, "__qualname__", function))  # typed into a prompt, or compiled
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, (bool, int, float, str))
+    How the Extractor listens to them, and whether weights are still to be loaded, makes no difference.
+    """
+    state = teacher.network.state_dict(keep_vars=True).values()  # counts as weights, or comes from the checkpoint
+    known = {id(tensor) for tensor in state if isinstance(tensor, Tensor)}
+    return digest_of_contents(
+        (type(teacher), teacher.network),
+        "the teacher",
+        skip=lambda part: id(part) in known or isinstance(part, (Tap, Wish)),
+        modes=False,
+    )
 
 
 def _of_weights(teacher: Extractor) -> str:
@@ -139,10 +105,6 @@ def _of_weights(teacher: Extractor) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()
-
-
-def _of_tensor(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype} {_digest(_bytes(tensor))}"
 
 
 def _bytes(tensor: Tensor) -> Any:

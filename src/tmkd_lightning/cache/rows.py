@@ -180,10 +180,10 @@ def _marks_of(path: Path) -> Path:
 def _load(path: Path) -> np.memmap:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # what stands in a header is parsed as Python, and may raise whatever that does
         raise CacheError(f"{path} is missing, damaged or cut off ({error}): remove it, it is made anew") from error
-    if not isinstance(array, np.memmap):
-        raise CacheError(f"{path} is not an array: remove it, it is made anew")
+    if not isinstance(array, np.memmap) or array.ndim == 0 or not array.flags.c_contiguous:
+        raise CacheError(f"{path} is not an array of rows: remove it, it is made anew")
     return array
 
 

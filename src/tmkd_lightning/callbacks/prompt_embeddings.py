@@ -24,6 +24,7 @@ from tmkd_lightning.prompts import (
     view_templates,
 )
 from tmkd_lightning.text import EmbeddingFile, OpenCLIPTextEncoder, TextEncoder, write_embeddings
+from tmkd_lightning.text.embedding_file import have_direction
 
 
 class PromptEmbeddings(Callback):
@@ -95,10 +96,11 @@ class PromptEmbeddings(Callback):
         if known is None:
             rank_zero_info(f"Encoding {len(unique)} prompts with {identity}")
             new = self.encoder.encode(unique)
-            if new.ndim != 2 or len(new) != len(unique) or not new.isfinite().all():
+            without_direction = new.ndim == 2 and not have_direction(new).all()
+            if new.ndim != 2 or len(new) != len(unique) or without_direction:
                 raise ValueError(
                     f"{type(self.encoder).__name__}.encode must give {len(unique)} finite rows, one for each prompt, "
-                    f"but gave shape {tuple(new.shape)}" + ("" if new.isfinite().all() else " with values that are not")
+                    f"but gave shape {tuple(new.shape)}" + " with rows that are zero or not finite" * without_direction
                 )
             _write_cache(path, unique, new, identity)
             known = _read_cache(path, unique)  # so that the first run and the next compute with the same bits

@@ -82,8 +82,9 @@ class TeacherCache(Callback):
             + (": the teacher will not run" if self.complete else "")
         )
         if self.complete:
-            head = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}
-            module.teacher.extractor.head.load_state_dict(head)
+            head = module.teacher.extractor.head
+            kept = self.folder.read_head({name: tensor.shape for name, tensor in head.state_dict().items()})
+            head.load_state_dict({name: torch.from_numpy(value) for name, value in kept.items()})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at what other machines have written, and will look at the first images."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tmkd_lightning.contents import digest_of_contents
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.manifest import digest_of
@@ -30,17 +30,18 @@ def training_identity(dataset: Seeded) -> dict[str, Any]:
         dataset: of training images, with replicas.
 
     Returns:
-        Plain values, digests among them: of the raw images and labels, and of a few augmented images.
+        Plain values, digests among them: of the raw images and labels, the transform, and a few augmented images.
 
     Raises:
         DataError: an image differs when it is augmented once more.
     """
+    augmented = augmentation_digest(dataset)  # first: what the transform imports as it runs is there then
     return {
         "images": len(dataset),
         "content": content_digest(dataset.samples),
         "replicas": dataset.replicas,
-        "transform": _without_addresses(repr(dataset.transform)),
-        "augmented": augmentation_digest(dataset),
+        "transform": digest_of_contents(dataset.transform, "train_transform"),
+        "augmented": augmented,
     }
 
 
@@ -118,7 +119,3 @@ def _shown(items: Iterable[Any], total: int) -> Iterable[Any]:
         items, "Reading the training images", total, unit="image", disable=hidden, leave=False
     )
     return progress
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", text)

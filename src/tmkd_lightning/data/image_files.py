@@ -13,12 +13,15 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from tmkd_lightning.data.errors import DataError
 
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What is taken for an image. PIL knows more, some of which run other programs, as PostScript does."""
+
 
 class ImageFiles(Dataset[tuple[Any, int]]):
     """Opens images by index and names the one that cannot be read.
 
     Greyscale, palette, CMYK and transparent images become RGB, 16 bits are scaled to 8, and of several frames the
-    first is taken. What a file holds is read off its bytes, not off its suffix.
+    first is taken. What a file holds is read off its bytes, not off its suffix; it must be one of `FORMATS`.
 
     Args:
         files: path and label of each image.
@@ -63,7 +66,7 @@ class ImageFiles(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, label = self.files[index]
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 return _to_rgb(image), label
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read as an image ({error}): replace or remove it") from error

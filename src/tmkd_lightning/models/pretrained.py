@@ -58,7 +58,7 @@ class Pretrained(nn.Module):
         self.network = get_model(name, weights=None, num_classes=num_classes, **self.options)
         if not head_keys(self.network):
             raise ValueError(f"{name} has no linear layer as its head, which distillation needs: choose another")
-        self._wish = _Wish(weights is not None)
+        self._wish = Wish(weights is not None)
         self.network.register_load_state_dict_pre_hook(self._wish)
         save_under(self, "network", "")
 
@@ -121,7 +121,7 @@ def load_pretrained(network: nn.Module) -> None:
             module.load_pretrained()
 
 
-class _Wish:
+class Wish:
     """Whether pretrained weights are still wanted: no longer once any have been loaded. A plain object, so that a deep
     copy of the network has one of its own, which a closure would not."""
 

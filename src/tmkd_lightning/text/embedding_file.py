@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.files import atomic_write, sha256_of
+
+_SHORTEST = 1e-12  # what is shorter is not brought to length 1
 
 
 def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tensor, identity: str) -> None:
@@ -50,7 +53,8 @@ class EmbeddingFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read or holds other arrays, or a prompt is not in it (raised by `encode`).
+        ValueError: the file cannot be read or holds other arrays, a text twice, or an embedding that is zero or not
+            finite, or a prompt is not in it (all raised by `encode`).
     """
 
     def __init__(self, path: str | Path, prompts: str = "prompts", embeddings: str = "embeddings") -> None:
@@ -92,4 +96,43 @@ class EmbeddingFile:
             )
         if vectors.ndim != 2 or texts.shape != vectors.shape[:1]:
             raise ValueError(f"{self.path}: texts of shape {texts.shape} do not fit embeddings of {vectors.shape}")
-        return [str(text) for text in texts], torch.from_numpy(vectors.astype(np.float32))
+        if texts.dtype.kind != "U" or vectors.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{self.path} holds {self.prompts!r} of type {texts.dtype} and {self.embeddings!r} of {vectors.dtype}, "
+                "not texts and real numbers: make it with `tmkd embed`, or save arrays of str and float32"
+            )
+        with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite, which is refused
+            numbers = torch.from_numpy(vectors.astype(np.float32))
+        self._check(texts.tolist(), numbers)
+        return texts.tolist(), numbers
+
+    def _check(self, texts: list[str], vectors: Tensor) -> None:
+        wrong = [text for text, directed in zip(texts, have_direction(vectors).tolist(), strict=True) if not directed]
+        if wrong:
+            raise ValueError(
+                f"{self.path}: the embedding of {wrong[0]!r} (and of {len(wrong) - 1} more) is zero or not finite, so "
+                "it has no direction: make the file again with `tmkd embed`, or leave these texts out"
+            )
+        twice = [text for text, count in Counter(texts).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"{self.path} holds {twice[0]!r} (and {len(twice) - 1} more) more than once, and does not say which "
+                "embedding is meant: keep one of each text"
+            )
+
+
+def have_direction(embeddings: Tensor) -> Tensor:
+    """Tells which embeddings can be brought to length 1.
+
+    Args:
+        embeddings: ``(N, E)``.
+
+    Returns:
+        True for those that are neither zero nor infinite nor not a number, ``(N,)``.
+
+    Example:
+        >>> have_direction(torch.tensor([[0.0, 2.0], [0.0, 0.0], [float("nan"), 1.0]])).tolist()
+        [True, False, False]
+    """
+    length = torch.linalg.vector_norm(embeddings.float(), dim=1)
+    return length.isfinite() & (length > _SHORTEST)
