@@ -89,6 +89,14 @@ def test_max_steps_is_warned_of(tmp_path, monkeypatch) -> None:
         train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", max_steps=6)
 
 
+def test_a_run_that_is_resumed_at_its_end_keeps_its_curve(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(seeded(tmkd, 7), tmp_path, epochs=1)
+    train(seeded(tmkd, 7), tmp_path, epochs=1, resume=tmp_path / "last.ckpt")
+    assert curve(tmp_path, 1) == curve(tmp_path, 0)
+    assert len(curve(tmp_path, 0)) == STEPS + 1
+
+
 def test_a_validation_that_is_left_out_is_warned_of(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     every = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=STEPS - 1, save_top_k=-1)

@@ -43,8 +43,8 @@ class CarriedCurve(Callback):
         """Takes the rows; a checkpoint that was made without this callback has none."""
         self._rows = list(csv.DictReader(checkpoint.get(CURVE, "").splitlines()))
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs them again, into the new file."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs them again, into the new file, even if there is nothing left to train."""
         for logger in _csv_loggers(trainer):
             _ = logger.experiment  # begins a new file, where the logger has not got one
             if (Path(logger.log_dir) / METRICS).is_file():
