@@ -118,7 +118,7 @@ def test_resuming_without_a_named_folder_keeps_the_best_checkpoint(tmkd_run) -> 
 def test_settings_of_the_checkpoint_that_win_are_named(tmkd_run, here) -> None:
     tmkd_run()
     with pytest.warns(UserWarning, match=r"last\.ckpt hold, and not the config's: temperature 4\.0 \(config: 2\.0\)$"):
-        tmkd_run("--ckpt_path", "runs/digits_tmkd/last.ckpt", "--model.temperature", "2")
+        tmkd_run("--ckpt_path", "./runs/digits_tmkd/last.ckpt", "--model.temperature", "2")
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmkd_run, trained, here, capsys) -> None:

@@ -139,7 +139,7 @@ class Overflowing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
-        self.register_buffer("mask", torch.tensor([0.0, -INF]))  # meant to be so
+        self.register_buffer("mask", torch.tensor([INF, -INF]))  # meant to be so
 
     def forward(self, image):
         return self.fc(self.bn(self.conv(image) * self.scale).mean((2, 3)))

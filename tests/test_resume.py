@@ -37,6 +37,13 @@ class KillAt(Callback):
             raise KilledError
 
 
+class Steps(Callback):
+    """Logs a metric that only rises."""
+
+    def on_validation_epoch_end(self, trainer, module) -> None:
+        module.log("steps", float(trainer.global_step))
+
+
 def impatient(optimizer) -> ReduceLROnPlateau:
     """Halves the learning rate after every epoch but the first."""
     return ReduceLROnPlateau(optimizer, "val/loss", factor=0.5, patience=0, threshold=10.0)
@@ -68,16 +75,17 @@ def test_a_killed_run_ends_as_an_undisturbed_one(make, step, tmp_path, monkeypat
     assert steps == list(range(EPOCHS * STEPS))  # none missing, none twice
 
 
+@pytest.mark.parametrize("make", [tmkd, partial(tmkd, lr_scheduler=impatient)], ids=["", "a schedule that watches"])
 @pytest.mark.parametrize(("step", "seen"), [(STEPS + 1, STEPS), (STEPS + 3, STEPS + 2)])
-def test_a_checkpoint_within_an_epoch_is_gone_on_from(step, seen, tmp_path, monkeypatch) -> None:
+def test_a_checkpoint_within_an_epoch_is_gone_on_from(make, step, seen, tmp_path, monkeypatch) -> None:
     """Validated twice an epoch: the images before it are not seen again, those after it are."""
     monkeypatch.chdir(tmp_path)
-    whole, _ = train(seeded(tmkd, 7), tmp_path / "a", epochs=EPOCHS, val_check_interval=0.5)
+    whole, _ = train(seeded(make, 7), tmp_path / "a", epochs=EPOCHS, val_check_interval=0.5)
     with pytest.raises(KilledError):
-        train(seeded(tmkd, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS, val_check_interval=0.5)
+        train(seeded(make, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS, val_check_interval=0.5)
     last = tmp_path / "b" / "last.ckpt"
     assert step_of(last) == seen
-    ended, _ = train(seeded(tmkd, 8), tmp_path / "b", epochs=EPOCHS, resume=last, val_check_interval=0.5)
+    ended, _ = train(seeded(make, 8), tmp_path / "b", epochs=EPOCHS, resume=last, val_check_interval=0.5)
     assert [name for name in whole if not whole[name].equal(ended[name])] == []
     assert curve(tmp_path / "b", 1) == curve(tmp_path / "a", 0)
 
@@ -103,6 +111,26 @@ def test_a_validation_that_is_left_out_is_warned_of(tmp_path, monkeypatch) -> No
     train(seeded(tmkd, 7), tmp_path, every, epochs=1, val_check_interval=STEPS - 1)
     with pytest.warns(UserWarning, match="after batch 2 and before the validation that was due there, which Lightning"):
         train(seeded(tmkd, 7), tmp_path, epochs=1, resume=tmp_path / "step=3.ckpt", val_check_interval=STEPS - 1)
+
+
+def test_where_no_validation_is_due_none_is_missed(tmp_path, monkeypatch, recwarn) -> None:
+    monkeypatch.chdir(tmp_path)
+    every = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=STEPS, save_top_k=-1)
+    train(seeded(tmkd, 7), tmp_path, every, epochs=2, check_val_every_n_epoch=2)
+    for step, due in ((STEPS, False), (2 * STEPS, True)):
+        recwarn.clear()
+        resume = tmp_path / f"step={step}.ckpt"
+        train(seeded(tmkd, 7), tmp_path, epochs=3, resume=resume, check_val_every_n_epoch=2)
+        assert any("validation that was due" in str(warning.message) for warning in recwarn) == due
+
+
+def test_an_epoch_that_was_better_is_no_end(tmp_path, monkeypatch) -> None:
+    """Without any patience: the count of bad epochs is 0, and so is the patience."""
+    monkeypatch.chdir(tmp_path)
+    stop = partial(EarlyStopping, "steps", patience=0, mode="max")
+    train(seeded(tmkd, 7), tmp_path, Steps(), stop(), epochs=1)
+    _, trainer = train(seeded(tmkd, 7), tmp_path, Steps(), stop(), epochs=2, resume=tmp_path / "last.ckpt")
+    assert trainer.global_step == 2 * STEPS
 
 
 def test_gradients_that_a_checkpoint_does_not_hold_are_warned_of(tmp_path, monkeypatch) -> None:
@@ -234,11 +262,11 @@ def test_neighbours_that_are_no_checkpoints_do_not_matter(folder) -> None:
         assert whole_checkpoint(folder / "last.ckpt").name == "best.ckpt"
 
 
-def test_lightnings_own_reading_passes_a_damaged_file_over(folder) -> None:
+def test_lightnings_own_reading_names_a_damaged_file(folder) -> None:
     """As with ckpt_path="last", whose file the trainer finds by itself."""
     (folder / "last.ckpt").write_bytes(b"")
-    with pytest.warns(UserWarning, match="passed over"):
-        assert WholeCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == 3
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off: give the path of a whole checkpoint"):
+        WholeCheckpointIO().load_checkpoint(folder / "last.ckpt")
 
 
 def test_where_nothing_is_whole_it_says_so(folder) -> None:

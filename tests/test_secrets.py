@@ -124,7 +124,9 @@ def test_no_file_of_a_run_holds_a_key_that_was_an_option(tmp_path, monkeypatch) 
     assert "password" not in saved["datamodule_hyper_parameters"]  # a mask would be taken for the password
 
 
-@pytest.mark.parametrize("name", ["api_key", "WANDB_API_KEY", "apiKey", "api-key", "hub.hf_token", "password", "auth"])
+@pytest.mark.parametrize(
+    "name", ["api_key", "WANDB_API_KEY", "apiKey", "api-key", "hub.hf_token", "password", "auth", "APIToken", "pwd"]
+)
 def test_names_of_secrets(name) -> None:
     assert masked({name: "x"}) == {name: "***"}
     assert masked({name: ["x", {"class_path": "a.B", "user": "y"}]}) == {
@@ -134,7 +136,9 @@ def test_names_of_secrets(name) -> None:
     assert masked({name: None, "b": {name: True}, "c": {name: 3}}) == {name: None, "b": {name: True}, "c": {name: 3}}
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "num_tokens", "key", "monkey", "author", "keys", "token_dim"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer", "num_tokens", "key", "monkey", "author", "keys", "token_dim", "pad_token", "cls_token"]
+)
 def test_names_of_what_is_no_secret(name) -> None:
     assert masked({name: "x"}) == without_secrets({name: "x"}) == {name: "x"}
     assert masked_words([f"--{name}", "x", f"--{name}=x"]) == [f"--{name}", "x", f"--{name}=x"]

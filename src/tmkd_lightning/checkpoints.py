@@ -38,7 +38,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """
 
     def load_checkpoint(self, path: Any, *options: Any, **named: Any) -> dict[str, Any]:
-        """Reads a file; one on a disk that is damaged is passed over, see `whole_checkpoint`.
+        """Reads a file, and says so if it is damaged.
 
         Args:
             path: of the file.
@@ -47,9 +47,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
         Returns:
             What was written.
+
+        Raises:
+            ValueError: it is damaged. Which file takes its place is for `whole_checkpoint`, where a run is resumed.
         """
-        local = "://" not in str(path) and Path(path).is_file()
-        return super().load_checkpoint(whole_checkpoint(Path(path)) if local else path, *options, **named)
+        if "://" not in str(path) and Path(path).is_file() and _is_damaged(Path(path)):
+            raise ValueError(f"{path} is damaged or cut off: give the path of a whole checkpoint")
+        return super().load_checkpoint(path, *options, **named)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes a file on a disk; other places are Lightning's. Keys among the arguments of the run are left out.

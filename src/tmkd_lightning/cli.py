@@ -97,8 +97,9 @@ class TMKDCLI(LightningCLI):
         checkpoint = config.get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():  # else it is a keyword, a link or missing, which Lightning tells
             if self.config.subcommand == "fit":
-                config.ckpt_path = str(whole_checkpoint(Path(checkpoint)))
-                self._asked = config.model.clone(), config.ckpt_path != checkpoint
+                whole = whole_checkpoint(Path(checkpoint))
+                self._asked = config.model.clone(), whole != Path(checkpoint)
+                config.ckpt_path = str(whole)
             else:
                 read_checkpoint(Path(checkpoint))
 

@@ -13,8 +13,12 @@ MASK = "***"
 """What stands in place of a key or a password."""
 
 _NAME = re.compile(
-    r"(^|_)(api_?keys?|access_?key|secret_?key|private_?key|token|password|passwd|passphrase|secrets?|auth"
-    r"|authorization)$"
+    r"(^|_)(api_?keys?|access_?key(_?id)?|secret_?key|private_?key|(api_?)?tokens?|password|passwd|pwd|passphrase"
+    r"|secrets?|credentials?|auth|authorization|bearer)$"
+)
+_OF_NETWORKS = re.compile(
+    r"(^|_)(num|n|pad|cls|class|mask|sep|unk|bos|eos|sos|start|end|stop|pool|dist|reg|register|special|image|text|extra"
+    r"|prefix|max|per|visual|patch)_tokens?$"
 )
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _IN_URL = re.compile(r"(://[^\s/:@?#]*):[^\s/?#]*@")
@@ -98,7 +102,8 @@ def _masked_text(text: str, name: str) -> str:
 
 def _is_secret(name: str) -> bool:
     last = name.rpartition(".")[2].rstrip("+").lstrip("-").replace("-", "_")
-    return _NAME.search(_CAPITAL.sub("_", last).lower()) is not None
+    words = _CAPITAL.sub("_", last).lower()
+    return _NAME.search(words) is not None and _OF_NETWORKS.search(words) is None
 
 
 def _is_hidden(value: Any, name: str) -> bool:

@@ -15,7 +15,8 @@ class PlateauStep(Callback):
     """Makes up for the scheduler's step that fell between a checkpoint and the kill.
 
     Lightning saves after validation, then lets ``ReduceLROnPlateau`` look at the metric; a resumed run begins with the
-    next epoch, and the look is lost. Our modules add this callback by themselves.
+    next epoch, and the look is lost. So it is in the first epoch of a run that is resumed within one. Our modules add
+    this callback by themselves.
     """
 
     def __init__(self) -> None:
@@ -32,11 +33,12 @@ class PlateauStep(Callback):
         """Takes them; a checkpoint that was made without this callback has none."""
         self._metrics = checkpoint.get(METRICS, {})
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Steps each scheduler that has seen fewer epochs than there were."""
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Steps each scheduler that has looked less often than it should have by now."""
+        metrics: dict[str, Any] = {**self._metrics, **trainer.callback_metrics}  # the trainer's are newer, if any
         for config in trainer.lr_scheduler_configs:
-            scheduler, seen = config.scheduler, self._metrics.get(config.monitor or "")
-            late = scheduler.last_epoch < trainer.current_epoch
+            scheduler, seen = config.scheduler, metrics.get(config.monitor or "")
+            late = config.interval == "epoch" and scheduler.last_epoch < trainer.current_epoch // config.frequency
             if isinstance(scheduler, ReduceLROnPlateau) and late and seen is not None:
                 scheduler.step(seen)
         self._metrics = {}

@@ -8,6 +8,8 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tmkd_lightning.redact import masked
+
 _OF_THE_RUN = ("class_path", "student.", "network.")  # with another module or network trained, it is another run
 _NAMED = 4  # differences that a message shows
 
@@ -51,5 +53,6 @@ def _settings(model: Namespace) -> dict[str, Any]:
 
 
 def _told(names: list[str], found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    told = [f"{name} {found.get(name)!r} (config: {wanted.get(name)!r})" for name in names[:_NAMED]]
+    shown = [(name, masked(found.get(name), name), masked(wanted.get(name), name)) for name in names[:_NAMED]]
+    told = [f"{name} {theirs!r} (config: {ours!r})" for name, theirs, ours in shown]
     return ", ".join(told + ([f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []))

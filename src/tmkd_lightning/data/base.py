@@ -81,7 +81,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.train_transform = train_transform or self.default_train_transform()
         self.eval_transform = eval_transform or self.default_eval_transform()
         self._datasets: dict[str, Seeded] = {}
-        self._before: dict[str, int] | None = None
+        self._before: dict[str, int] = {}
 
     # What a dataset says of itself
 
@@ -186,18 +186,21 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, int]:
         """What decides which images a step sees, for a run that is resumed within an epoch."""
-        processes = self.trainer.world_size if self.trainer else 1
-        return {"batch_size": self.batch_size, "seed": self.seed, "processes": processes}
+        return self._order()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Remembers what decided it."""
-        self._before = state_dict
+        self._before = {name: state_dict[name] for name in self._order() if name in state_dict}
+
+    def _order(self) -> dict[str, int]:
+        processes = self.trainer.world_size if self.trainer else 1
+        return {"batch_size": self.batch_size, "seed": self.seed, "processes": processes}
 
     def _seen(self) -> int:
         """Images of the epoch that a resumed run saw before it was cut off."""
         steps = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
-        now = self.state_dict()
-        if steps and self._before not in (None, now):
+        now = self._order()
+        if steps and self._before and self._before != now:
             raise DataError(
                 f"the checkpoint was made after {steps} steps of an epoch with {self._before}, and now they are {now}: "
                 "each step has other images. Resume with the same, or from the end of an epoch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +99,7 @@ def check_finite_weights(module: nn.Module) -> None:
         FloatingPointError: parameter 'bias' is not finite, although all losses were: its gradients ...
     """
     saved = module.state_dict(keep_vars=True)
-    finite = {name: good for name, value in saved.items() if (good := _finite(value)) is not None}
+    finite = {name: good for name, value in saved.items() if (good := _finite(name, value)) is not None}
     if finite and not torch.stack(list(finite.values())).all():
         name = next(name for name, good in finite.items() if not good)
         trained = isinstance(saved[name], nn.Parameter)
@@ -110,10 +109,14 @@ def check_finite_weights(module: nn.Module) -> None:
         )
 
 
-def _finite(value: object) -> Tensor | None:
-    """Whether all of a tensor is finite, as a tensor; None for what is not trained and no buffer of numbers."""
+def _finite(name: str, value: object) -> Tensor | None:
+    """Whether all of a tensor is finite, as a tensor; None for what is not trained and no buffer of numbers.
+
+    Masks and observers of quantization hold infinities on purpose, the statistics of a norm do not.
+    """
     if isinstance(value, nn.Parameter):
         return value.detach().isfinite().all() if value.requires_grad else None
     if isinstance(value, Tensor) and value.is_floating_point():
-        return (value < math.inf).all()  # not NaN either; a mask may hold -inf
+        statistics = name.rpartition(".")[2].startswith("running_")
+        return value.isfinite().all() if statistics else ~value.isnan().any()
     return None
