@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-METRICS = "tmkd_plateau"
+PLATEAU = "tmkd_plateau"
 """Key in checkpoints of what schedulers on a plateau were about to see: values by the metric's name."""
 
 
@@ -25,13 +25,13 @@ class PlateauStep(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the metrics as they are now."""
         names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
-        checkpoint[METRICS] = {
+        checkpoint[PLATEAU] = {
             name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes them; a checkpoint that was made without this callback has none."""
-        self._metrics = checkpoint.get(METRICS, {})
+        self._metrics = checkpoint.get(PLATEAU, {})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps each scheduler that has looked less often than it should have by now."""
