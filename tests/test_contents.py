@@ -56,15 +56,36 @@ class Slots:
     __slots__ = ("one",)
     def __init__(self): self.one = SLOPE
 class Bag(set): pass
+class Rule(type):
+    def __dir__(cls): return (lambda names: sorted(names))(vars(cls))
+class Ruled(metaclass=Rule): pass
+def closes_module():
+    import other as inside
+    return lambda x: inside.further(x)
+def by_default(x, module=other): return module.further(x)
+def by_name(x): return getattr(other, "fur" + "ther")(x)
 """
 OTHER = """
+import below
 DEPTH = 1
 def deeper(x): return x + DEPTH
-def further(x): return x - 7
+def further(x): return below.least(x - 7)
+"""
+BELOW = """
+BELOW = 0
+def least(x): return max(x, BELOW)
 """
 NAMES = ["helper", "through_module", "with_lambda", "with_object", "imports_inside", "recursive", "kept", "decorated"]
 NAMES += ["Held", "HELD", "Slots", "TABLE"]
-MADE = {"inner": "closed(6)", "slots": "Slots()", "partial": "functools.partial(helper, by=9)", "bag": "Bag('abc')"}
+MADE = {
+    "inner": "closed(6)",
+    "slots": "Slots()",
+    "Ruled": "Ruled",
+    "held module": "[other]",
+    "partial": "functools.partial(helper, by=9)",
+    "bag": "Bag('abc')",
+}
+MADE |= {"closed module": "closes_module()", "default": "by_default", "by its name": "by_name"}
 
 
 @pytest.fixture
@@ -74,14 +95,14 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def load(old: str = "", new: str = "") -> dict[str, str]:
-        assert not old or (MODULE + OTHER).count(old) == 1
-        for name, text in (("mine", MODULE), ("other", OTHER)):
+        assert not old or (MODULE + OTHER + BELOW).count(old) == 1
+        for name, text in (("below", BELOW), ("mine", MODULE), ("other", OTHER)):
             (tmp_path / f"{name}.py").write_text(text.replace(old, new) if old else text)
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
-        other, mine = (importlib.import_module(name) for name in ("other", "mine"))
-        monkeypatch.setitem(sys.modules, "other", other)
-        monkeypatch.setitem(sys.modules, "mine", mine)
+        mine = importlib.import_module("mine")
+        for name in ("below", "other", "mine"):
+            monkeypatch.setitem(sys.modules, name, sys.modules[name])
         return digests(mine)
 
     return load
@@ -98,6 +119,7 @@ def test_two_imports_of_one_source_are_one(load) -> None:
     assert load() == load()
 
 
+THROUGH_MODULES = {"through_module", "imports_inside", "closed module", "held module", "default", "by its name"}
 CALLERS = {"helper", "with_lambda", "with_object", "kept", "decorated", "Held", "HELD", "partial"}
 
 
@@ -108,8 +130,10 @@ CALLERS = {"helper", "with_lambda", "with_object", "kept", "decorated", "Held", 
         ('"p", "q"', '"p", "o"', CALLERS),
         ("by=4", "by=5", CALLERS),
         ("more=5", "more=6", CALLERS),
-        ("DEPTH = 1", "DEPTH = 2", CALLERS),
-        ("x - 7", "x - 8", {"through_module", "imports_inside"}),
+        ("DEPTH = 1", "DEPTH = 2", CALLERS | THROUGH_MODULES),
+        ("x - 7", "x - 8", THROUGH_MODULES),
+        ("BELOW = 0", "BELOW = 1", {"through_module", "imports_inside", "closed module"}),
+        ("sorted(names)", "list(names)", {"Ruled"}),
         ("shift = 2", "shift = 3", {"Held", "HELD", "with_object"}),
         ("Held(3)", "Held(4)", {"HELD", "with_object"}),
         ('"x", "y"', '"x", "w"', {"TABLE", "recursive"}),

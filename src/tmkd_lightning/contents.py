@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from tmkd_lightning.names_used import digest_of_text, library, used_by
+from tmkd_lightning.names_used import digest_of_text, library, source, used_by
 
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)}
 _DESCRIPTORS = (
@@ -40,10 +40,10 @@ def digest_of_contents(
     """Digests all that decides what an object does, as far as Python can see it.
 
     Plain values, containers, arrays and tensors count by value. Functions count by their code, constants, defaults and
-    closures, and by the functions, classes and values that the code names, wherever these are defined. Objects count
-    by the code of their class and by what they hold: what they would be pickled as. Networks count by layers, weights
-    and forward hooks. What is installed (in ``site-packages``, or with Python) counts by its name, its package's
-    version and the bytes of the file it is defined in.
+    closures, and by the functions, classes and values that the code names, wherever these are defined. Modules count by
+    the bytes of their file. Objects count by the code of their class and by what they hold: what they would be pickled
+    as. Networks count by layers, weights and forward hooks. What is installed (in ``site-packages``, or with Python)
+    counts by its name, its package's version and the bytes of the file it is defined in.
 
     Not seen are files that code reads, environment variables, and modules that it will import only when it runs. A
     Trainer does not count: it is the run's.
@@ -163,11 +163,16 @@ class _Reader:
         return ["array", str(value.shape), str(value.dtype), digest_of_text(np.ascontiguousarray(value).tobytes())]
 
     def _class(self, value: type) -> Iterable[str]:
-        name, installed = f"{value.__module__}.{value.__qualname__}", library(value.__module__)
+        module = str(value.__module__)  # Cython's kinds of classes have no name there
+        name, installed = f"{module}.{value.__qualname__}", library(module)
         if installed is not None:
             return ["installed", name, installed]
         own = {key: part for key, part in vars(value).items() if key not in _UNSAID}
-        return self._all("class", value.__qualname__, value.__bases__, own)
+        return self._all("class", value.__qualname__, type(value), value.__bases__, own)
+
+    def _python_module(self, value: types.ModuleType) -> Iterable[str]:
+        installed = library(value.__name__)  # of one's own, any name may be read by getattr: the file counts
+        return ["python module", value.__name__, installed or source(getattr(value, "__file__", None))]
 
     def _function(self, value: types.FunctionType) -> Iterable[str]:
         module = str(value.__globals__.get("__name__"))
@@ -202,7 +207,7 @@ _WAYS: list[tuple[Any, Callable[[_Reader, Any], Iterable[str]]]] = [
     ((np.ndarray, np.generic), _Reader._array),
     (nn.Module, _Reader._module),
     (type, _Reader._class),
-    (types.ModuleType, lambda reader, value: ["python module", value.__name__, str(library(value.__name__))]),
+    (types.ModuleType, _Reader._python_module),
     (types.FunctionType, _Reader._function),
     (types.MethodType, lambda reader, value: reader._all("method", value.__func__, value.__self__)),
     ((types.BuiltinFunctionType, types.MethodWrapperType), _Reader._builtin),
