@@ -7,10 +7,12 @@ import enum
 import functools
 import importlib
 import os
+import random
 import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 import types
 import warnings
 from dataclasses import dataclass
@@ -219,7 +221,11 @@ def overridden(factor: int) -> nn.Module:
         (lambda value: f"{value}".upper, "a", "b"),
         (lambda value: re.compile(value), "a", "b"),
         (lambda value: Path(value), "a", "b"),
-        (lambda value: np.random.default_rng(value), 1, 2),
+        (lambda value: np.datetime64(value), "2020-01-01", "2020-01-02"),
+        (lambda value: np.array([(1, value)], dtype="i4,f8"), 1.0, 2.0),
+        (lambda value: np.zeros(value), (0, 2), (2, 0)),
+        (lambda value: np.zeros(2, f"S{value}")[:value], 0, 1),
+        (lambda value: np.arange(6).reshape(2, 3)[:, ::value], 1, 2),
         (lambda value: slice(value), 1, 2),
         (lambda value: np.arange(4).reshape(value), (2, 2), (4, 1)),
         (lambda value: np.array([value], dtype=object), "a", "b"),
@@ -240,6 +246,40 @@ def test_equal_ones_are_one_and_others_are_not(build, one, other) -> None:
         warnings.simplefilter("error")
         first, again, different = (digest_of_contents(build(value), "thing") for value in (one, one, other))
     assert first == again != different
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        np.random.default_rng,
+        np.random.PCG64,
+        np.random.RandomState,
+        random.Random,
+        lambda seed: torch.Generator().manual_seed(seed),
+        lambda seed: random.Random(seed).uniform,
+        lambda seed: random.Random(seed).random,
+        lambda seed: np.random.default_rng(seed).normal,
+    ],
+)
+def test_the_state_of_a_generator_does_not_count(build) -> None:
+    """It is another in each run, and whoever draws from one is noticed elsewhere."""
+    one, other = (digest_of_contents([build(seed)], "augmentation") for seed in (1, 2))
+    assert one == other != digest_of_contents([None], "augmentation")
+
+
+def test_the_environment_does_not_count(monkeypatch) -> None:
+    before = digest_of_contents([os.environ, os.environ.get], "augmentation")
+    monkeypatch.setenv("JOB", "2")
+    assert digest_of_contents([os.environ, os.environ.get], "augmentation") == before
+
+
+def test_an_array_on_a_disk_is_not_copied_into_memory(tmp_path: Path) -> None:
+    held = np.memmap(tmp_path / "held", dtype=np.float32, mode="w+", shape=(1000, 1000))
+    tracemalloc.start()
+    digest_of_contents(held, "images")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < held.nbytes / 2
 
 
 def test_using_a_function_does_not_change_it() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import os
+import random
 import threading
 import types
 import weakref
@@ -27,6 +29,9 @@ _DESCRIPTORS = (
     types.WrapperDescriptorType,
 )
 _EMPTY = (type(threading.Lock()), type(threading.RLock()))  # decide nothing
+# Another in each run: to draw from them is refused where that matters.
+_CHANGING = (np.random.Generator, np.random.BitGenerator, np.random.RandomState)
+_CHANGING += (random.Random, torch.Generator, type(os.environ))
 _UNSAID = {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate_func__", "_abc_impl"}
 _UNSAID |= {"__firstlineno__", "__static_attributes__", "__annotations_cache__", "__slotnames__"}
 # Its hooks and whether it is compiled: they come and go while a network is used. Forward hooks are looked at apart.
@@ -46,7 +51,7 @@ def digest_of_contents(
     counts by its name, its package's version and the bytes of the file it is defined in.
 
     Not seen are files that code reads, environment variables, and modules that it will import only when it runs. A
-    Trainer does not count: it is the run's.
+    Trainer does not count: it is the run's. Of a random generator its type counts, not its state.
 
     Args:
         thing: any object.
@@ -146,7 +151,10 @@ class _Reader:
         return self._all("object", kind, build, args, state, items and list(items), pairs and list(pairs))
 
     def _module(self, value: nn.Module) -> Iterable[str]:
-        held = {key: part for key, part in vars(value).items() if key not in self.passing}
+        before = vars(value).get("_forward_pre_hooks", {}).values()  # some compute a tensor anew: of pruning, of norms
+        made = [getattr(hook, "name", getattr(hook, "_tensor_name", None)) for hook in before]
+        left = {key for key, part in vars(value).items() if key in made and isinstance(part, Tensor)} | self.passing
+        held = {key: part for key, part in vars(value).items() if key not in left}
         hooks = [hook for key in _HOOKS for hook in vars(value).get(key, {}).values() if not self.skip(hook)]
         return self._all("module", type(value), held, hooks)
 
@@ -160,7 +168,9 @@ class _Reader:
     def _array(self, value: np.ndarray | np.generic) -> Iterable[str]:
         if value.dtype.hasobject:
             return self._all("array", str(value.dtype), value.tolist())
-        return ["array", str(value.shape), str(value.dtype), digest_of_text(np.ascontiguousarray(value).tobytes())]
+        flat = np.ascontiguousarray(value).reshape(-1)  # bytes are looked at where they lie, on a disk perhaps
+        content = flat.view(np.uint8) if value.dtype.itemsize else b""
+        return ["array", str(value.shape), str(value.dtype), digest_of_text(content)]
 
     def _class(self, value: type) -> Iterable[str]:
         module = str(value.__module__)  # Cython's kinds of classes have no name there
@@ -207,6 +217,7 @@ _WAYS: list[tuple[Any, Callable[[_Reader, Any], Iterable[str]]]] = [
     ((np.ndarray, np.generic), _Reader._array),
     (nn.Module, _Reader._module),
     (type, _Reader._class),
+    (_CHANGING, lambda reader, value: reader._all("changing", type(value))),
     (types.ModuleType, _Reader._python_module),
     (types.FunctionType, _Reader._function),
     (types.MethodType, lambda reader, value: reader._all("method", value.__func__, value.__self__)),
