@@ -6,6 +6,7 @@ import copy
 import enum
 import functools
 import importlib
+import inspect
 import os
 import random
 import re
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from tmkd_lightning.contents import digest_of_contents
+from tmkd_lightning.contents import _Reader, digest_of_contents
 from tmkd_lightning.names_used import library, used_by
 
 MODULE = """
@@ -327,12 +328,48 @@ def test_what_cannot_be_looked_into_is_named() -> None:
     assert one == again != other
 
 
-def test_too_deep_is_an_error_of_its_own() -> None:
+def chain(first: int, length: int = 250):
+    code = [f"def f{place}(x): return f{place + 1}(x)" for place in range(1, length)]
+    scope: dict = {}
+    exec("\n".join([f"def f0(x): return f1(x + {first})", *code, f"def f{length}(x): return x"]), scope)
+    return scope["f0"]
+
+
+def test_what_is_nested_too_deeply_is_left_out_with_one_warning() -> None:
     deep: list = []
     for _ in range(5000):
         deep = [deep]
-    with pytest.raises(ValueError, match="the view is nested too deeply"):
-        digest_of_contents(deep, "the view")
+    for thing in ([deep, deep], chain(1)):
+        with pytest.warns(UserWarning, match="what is nested more than 300 levels deep in the view cannot") as caught:
+            digest_of_contents(thing, "the view")
+        assert len(caught) == 1
+    with pytest.warns(UserWarning, match="levels deep"):
+        one, again, other = (digest_of_contents(chain(first), "the view") for first in (1, 1, 2))
+    assert one == again != other
+
+
+def test_a_stack_without_room_is_no_error() -> None:
+    def below(levels: int) -> str:
+        return below(levels - 1) if levels else digest_of_contents(chain(1), "the view")
+
+    room = sys.getrecursionlimit() - len(inspect.stack()) - 100
+    with pytest.warns(UserWarning, match="the view, which is nested too deeply, cannot be looked into"):
+        assert len(below(room)) == 64
+
+
+def test_a_set_of_functions_that_call_each_other_has_one_digest() -> None:
+    """Whichever of them comes first."""
+    scope: dict = {}
+    exec("def f(x): return g(x - 1) if x else 0\ndef g(x): return f(x - 1) if x else 1", scope)
+
+    class Ordered(frozenset):
+        def __iter__(self):
+            return iter(sorted(super().__iter__(), key=lambda part: part.__name__, reverse=Ordered.back))
+
+    found = set()
+    for Ordered.back in (False, True):
+        found.add("".join(_Reader(lambda _: False, True)._set(Ordered([scope["f"], scope["g"]]))[2:]))
+    assert len(found) == 1
 
 
 # What is installed
