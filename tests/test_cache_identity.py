@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import prune, spectral_norm, weight_norm
 from torchvision.models import VisionTransformer
 
 from conftest import Net
@@ -151,6 +152,22 @@ def test_a_hook_on_a_layer_counts_and_the_extractors_own_do_not(net) -> None:
 class Doubled(Extractor):
     def normalize(self, image: torch.Tensor) -> torch.Tensor:
         return 2 * super().normalize(image)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize(
+    "wrap", [weight_norm, spectral_norm, lambda layer: prune.random_unstructured(layer, "weight", 2)]
+)
+def test_a_weight_that_a_hook_computes_does_not_count_as_code(net, wrap, tmp_path: Path) -> None:
+    """The checkpoint says what it follows from: two seeds with one checkpoint are one teacher."""
+    (tmp_path / "weights").write_bytes(b"some")
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        network = net()
+        wrap(network.conv)
+        found.append(teacher_identity(Extractor(network), str(tmp_path / "weights")))
+    assert found[0] == found[1] != teacher_identity(Extractor(net()), str(tmp_path / "weights"))
 
 
 def test_an_extractor_of_ones_own_counts(net) -> None:

@@ -6,11 +6,14 @@ import copy
 import enum
 import functools
 import importlib
+import inspect
 import os
+import random
 import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 import types
 import warnings
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from tmkd_lightning.contents import digest_of_contents
+from tmkd_lightning.contents import _Reader, digest_of_contents
 from tmkd_lightning.names_used import library, used_by
 
 MODULE = """
@@ -56,15 +59,36 @@ class Slots:
     __slots__ = ("one",)
     def __init__(self): self.one = SLOPE
 class Bag(set): pass
+class Rule(type):
+    def __dir__(cls): return (lambda names: sorted(names))(vars(cls))
+class Ruled(metaclass=Rule): pass
+def closes_module():
+    import other as inside
+    return lambda x: inside.further(x)
+def by_default(x, module=other): return module.further(x)
+def by_name(x): return getattr(other, "fur" + "ther")(x)
 """
 OTHER = """
+import below
 DEPTH = 1
 def deeper(x): return x + DEPTH
-def further(x): return x - 7
+def further(x): return below.least(x - 7)
+"""
+BELOW = """
+BELOW = 0
+def least(x): return max(x, BELOW)
 """
 NAMES = ["helper", "through_module", "with_lambda", "with_object", "imports_inside", "recursive", "kept", "decorated"]
 NAMES += ["Held", "HELD", "Slots", "TABLE"]
-MADE = {"inner": "closed(6)", "slots": "Slots()", "partial": "functools.partial(helper, by=9)", "bag": "Bag('abc')"}
+MADE = {
+    "inner": "closed(6)",
+    "slots": "Slots()",
+    "Ruled": "Ruled",
+    "held module": "[other]",
+    "partial": "functools.partial(helper, by=9)",
+    "bag": "Bag('abc')",
+}
+MADE |= {"closed module": "closes_module()", "default": "by_default", "by its name": "by_name"}
 
 
 @pytest.fixture
@@ -74,14 +98,14 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def load(old: str = "", new: str = "") -> dict[str, str]:
-        assert not old or (MODULE + OTHER).count(old) == 1
-        for name, text in (("mine", MODULE), ("other", OTHER)):
+        assert not old or (MODULE + OTHER + BELOW).count(old) == 1
+        for name, text in (("below", BELOW), ("mine", MODULE), ("other", OTHER)):
             (tmp_path / f"{name}.py").write_text(text.replace(old, new) if old else text)
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
-        other, mine = (importlib.import_module(name) for name in ("other", "mine"))
-        monkeypatch.setitem(sys.modules, "other", other)
-        monkeypatch.setitem(sys.modules, "mine", mine)
+        mine = importlib.import_module("mine")
+        for name in ("below", "other", "mine"):
+            monkeypatch.setitem(sys.modules, name, sys.modules[name])
         return digests(mine)
 
     return load
@@ -98,6 +122,7 @@ def test_two_imports_of_one_source_are_one(load) -> None:
     assert load() == load()
 
 
+THROUGH_MODULES = {"through_module", "imports_inside", "closed module", "held module", "default", "by its name"}
 CALLERS = {"helper", "with_lambda", "with_object", "kept", "decorated", "Held", "HELD", "partial"}
 
 
@@ -108,8 +133,10 @@ CALLERS = {"helper", "with_lambda", "with_object", "kept", "decorated", "Held", 
         ('"p", "q"', '"p", "o"', CALLERS),
         ("by=4", "by=5", CALLERS),
         ("more=5", "more=6", CALLERS),
-        ("DEPTH = 1", "DEPTH = 2", CALLERS),
-        ("x - 7", "x - 8", {"through_module", "imports_inside"}),
+        ("DEPTH = 1", "DEPTH = 2", CALLERS | THROUGH_MODULES),
+        ("x - 7", "x - 8", THROUGH_MODULES),
+        ("BELOW = 0", "BELOW = 1", {"through_module", "imports_inside", "closed module"}),
+        ("sorted(names)", "list(names)", {"Ruled"}),
         ("shift = 2", "shift = 3", {"Held", "HELD", "with_object"}),
         ("Held(3)", "Held(4)", {"HELD", "with_object"}),
         ('"x", "y"', '"x", "w"', {"TABLE", "recursive"}),
@@ -195,7 +222,11 @@ def overridden(factor: int) -> nn.Module:
         (lambda value: f"{value}".upper, "a", "b"),
         (lambda value: re.compile(value), "a", "b"),
         (lambda value: Path(value), "a", "b"),
-        (lambda value: np.random.default_rng(value), 1, 2),
+        (lambda value: np.datetime64(value), "2020-01-01", "2020-01-02"),
+        (lambda value: np.array([(1, value)], dtype="i4,f8"), 1.0, 2.0),
+        (lambda value: np.zeros(value), (0, 2), (2, 0)),
+        (lambda value: np.zeros(2, f"S{value}")[:value], 0, 1),
+        (lambda value: np.arange(6).reshape(2, 3)[:, ::value], 1, 2),
         (lambda value: slice(value), 1, 2),
         (lambda value: np.arange(4).reshape(value), (2, 2), (4, 1)),
         (lambda value: np.array([value], dtype=object), "a", "b"),
@@ -216,6 +247,40 @@ def test_equal_ones_are_one_and_others_are_not(build, one, other) -> None:
         warnings.simplefilter("error")
         first, again, different = (digest_of_contents(build(value), "thing") for value in (one, one, other))
     assert first == again != different
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        np.random.default_rng,
+        np.random.PCG64,
+        np.random.RandomState,
+        random.Random,
+        lambda seed: torch.Generator().manual_seed(seed),
+        lambda seed: random.Random(seed).uniform,
+        lambda seed: random.Random(seed).random,
+        lambda seed: np.random.default_rng(seed).normal,
+    ],
+)
+def test_the_state_of_a_generator_does_not_count(build) -> None:
+    """It is another in each run, and whoever draws from one is noticed elsewhere."""
+    one, other = (digest_of_contents([build(seed)], "augmentation") for seed in (1, 2))
+    assert one == other != digest_of_contents([None], "augmentation")
+
+
+def test_the_environment_does_not_count(monkeypatch) -> None:
+    before = digest_of_contents([os.environ, os.environ.get], "augmentation")
+    monkeypatch.setenv("JOB", "2")
+    assert digest_of_contents([os.environ, os.environ.get], "augmentation") == before
+
+
+def test_an_array_on_a_disk_is_not_copied_into_memory(tmp_path: Path) -> None:
+    held = np.memmap(tmp_path / "held", dtype=np.float32, mode="w+", shape=(1000, 1000))
+    tracemalloc.start()
+    digest_of_contents(held, "images")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < held.nbytes / 2
 
 
 def test_using_a_function_does_not_change_it() -> None:
@@ -263,12 +328,48 @@ def test_what_cannot_be_looked_into_is_named() -> None:
     assert one == again != other
 
 
-def test_too_deep_is_an_error_of_its_own() -> None:
+def chain(first: int, length: int = 250):
+    code = [f"def f{place}(x): return f{place + 1}(x)" for place in range(1, length)]
+    scope: dict = {}
+    exec("\n".join([f"def f0(x): return f1(x + {first})", *code, f"def f{length}(x): return x"]), scope)
+    return scope["f0"]
+
+
+def test_what_is_nested_too_deeply_is_left_out_with_one_warning() -> None:
     deep: list = []
     for _ in range(5000):
         deep = [deep]
-    with pytest.raises(ValueError, match="the view is nested too deeply"):
-        digest_of_contents(deep, "the view")
+    for thing in ([deep, deep], chain(1)):
+        with pytest.warns(UserWarning, match="what is nested more than 300 levels deep in the view cannot") as caught:
+            digest_of_contents(thing, "the view")
+        assert len(caught) == 1
+    with pytest.warns(UserWarning, match="levels deep"):
+        one, again, other = (digest_of_contents(chain(first), "the view") for first in (1, 1, 2))
+    assert one == again != other
+
+
+def test_a_stack_without_room_is_no_error() -> None:
+    def below(levels: int) -> str:
+        return below(levels - 1) if levels else digest_of_contents(chain(1), "the view")
+
+    room = sys.getrecursionlimit() - len(inspect.stack()) - 100
+    with pytest.warns(UserWarning, match="the view, which is nested too deeply, cannot be looked into"):
+        assert len(below(room)) == 64
+
+
+def test_a_set_of_functions_that_call_each_other_has_one_digest() -> None:
+    """Whichever of them comes first."""
+    scope: dict = {}
+    exec("def f(x): return g(x - 1) if x else 0\ndef g(x): return f(x - 1) if x else 1", scope)
+
+    class Ordered(frozenset):
+        def __iter__(self):
+            return iter(sorted(super().__iter__(), key=lambda part: part.__name__, reverse=Ordered.back))
+
+    found = set()
+    for Ordered.back in (False, True):
+        found.add("".join(_Reader(lambda _: False, True)._set(Ordered([scope["f"], scope["g"]]))[2:]))
+    assert len(found) == 1
 
 
 # What is installed

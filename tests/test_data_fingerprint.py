@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -68,6 +69,47 @@ def test_a_transform_that_is_an_object_counts_by_what_it_holds() -> None:
     assert one == again
     assert one["augmented"] == other["augmented"]
     assert one["transform"] != other["transform"]
+
+
+class Own(DigitsDataModule):
+    """Augments by a method."""
+
+    shift = 1
+
+    def default_train_transform(self):
+        return self.augment
+
+    def augment(self, image):
+        return v2.functional.resize(image, [16, 16]) + self.shift
+
+
+def own(shift: int = 1, **options) -> Own:
+    data = Own(train_samples=20, augmentation_replicas=2, **options)
+    data.shift = shift
+    data.setup("fit")
+    return data
+
+
+def test_of_a_datamodule_whose_method_augments_the_loaders_do_not_count() -> None:
+    first = own().training_identity()
+    for options in ({"num_workers": 1}, {"batch_size": 7}, {"seed": 3}, {"eval_transform": v2.Identity()}):
+        assert own(**options).training_identity() == first, options
+    used = own()
+    used.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    used.train_dataloader(), used.val_dataloader()
+    used.load_state_dict(used.state_dict())
+    assert used.training_identity() == first
+    assert own(shift=2).training_identity()["transform"] != first["transform"]
+
+
+def test_what_a_datamodule_was_given_counts() -> None:
+    """Its method may read ``self.hparams``."""
+    found = []
+    for options in ({"strength": 1, "batch_size": 7}, {"strength": 1, "batch_size": 8}, {"strength": 2}):
+        data = own()
+        data.save_hyperparameters(options)
+        found.append(data.training_identity()["transform"])
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize("draw", [lambda: random.random() < 0.01, lambda: np.random.rand() < 0.01])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import os
+import random
 import threading
 import types
 import weakref
@@ -12,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from tmkd_lightning.names_used import digest_of_text, library, used_by
+from tmkd_lightning.names_used import digest_of_text, library, source, used_by
 
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)}
 _DESCRIPTORS = (
@@ -27,10 +29,18 @@ _DESCRIPTORS = (
     types.WrapperDescriptorType,
 )
 _EMPTY = (type(threading.Lock()), type(threading.RLock()))  # decide nothing
+# Another in each run: to draw from them is refused where that matters.
+_CHANGING: tuple[type, ...] = (random.Random, torch.Generator, type(os.environ))
+_CHANGING += (np.random.Generator, np.random.BitGenerator, np.random.RandomState)
 _UNSAID = {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate_func__", "_abc_impl"}
 _UNSAID |= {"__firstlineno__", "__static_attributes__", "__annotations_cache__", "__slotnames__"}
 # Its hooks and whether it is compiled: they come and go while a network is used. Forward hooks are looked at apart.
 _PASSING = {*vars(nn.Module()), "_compiled_call_impl"} - {"training", "_parameters", "_buffers", "_modules"}
+# Of a datamodule: what decides which images are loaded and how. Images count apart, and may be moved.
+_LOADING = {*vars(LightningDataModule()), "_datasets", "_before", "train_transform", "eval_transform", "seed", "root"}
+_LOADING |= {"batch_size", "num_workers", "augmentation_replicas", "copies", "download"}
+_LOADING |= {"_hparams", "_hparams_initial", "_hparams_name"}
+_DEEPEST = 300  # levels within levels, which Python's stack has room for
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
@@ -40,13 +50,14 @@ def digest_of_contents(
     """Digests all that decides what an object does, as far as Python can see it.
 
     Plain values, containers, arrays and tensors count by value. Functions count by their code, constants, defaults and
-    closures, and by the functions, classes and values that the code names, wherever these are defined. Objects count
-    by the code of their class and by what they hold: what they would be pickled as. Networks count by layers, weights
-    and forward hooks. What is installed (in ``site-packages``, or with Python) counts by its name, its package's
-    version and the bytes of the file it is defined in.
+    closures, and by the functions, classes and values that the code names, wherever these are defined. Modules count by
+    the bytes of their file. Objects count by the code of their class and by what they hold: what they would be pickled
+    as. Networks count by layers, weights and forward hooks. What is installed (in ``site-packages``, or with Python)
+    counts by its name, its package's version and the bytes of the file it is defined in.
 
     Not seen are files that code reads, environment variables, and modules that it will import only when it runs. A
-    Trainer does not count: it is the run's.
+    Trainer does not count: it is the run's; nor what a datamodule is told of loading. What is nested too deeply, or
+    cannot be pickled, is named in a warning. Of a random generator its type counts, not its state.
 
     Args:
         thing: any object.
@@ -57,9 +68,6 @@ def digest_of_contents(
     Returns:
         64 hexadecimal digits, the same in all processes of one version of Python.
 
-    Raises:
-        ValueError: it is nested too deeply.
-
     Example:
         >>> from functools import partial
         >>> one, again, other = (digest_of_contents(partial(round, ndigits=n), "rounding") for n in (1, 1, 2))
@@ -69,8 +77,8 @@ def digest_of_contents(
     reader = _Reader(skip, modes)
     try:
         found = reader.of(thing, what)
-    except RecursionError as error:
-        raise ValueError(f"{what} is nested too deeply to be known by its content") from error
+    except RecursionError:  # called from deep within something else
+        reader.hidden, found = {f"{what}, which is nested too deeply,": None}, digest_of_text("hidden")
     if reader.hidden:
         rank_zero_warn(
             f"{', '.join(reader.hidden)} cannot be looked into: the teacher cache does not notice when it changes. "
@@ -85,7 +93,7 @@ class _Reader:
     def __init__(self, skip: Callable[[object], bool], modes: bool) -> None:
         self.skip = skip
         self.passing = _PASSING if modes else _PASSING | {"training"}
-        self.hidden: list[str] = []
+        self.hidden: dict[str, None] = {}  # in order, each once
         self._known: dict[int, tuple[object, str]] = {}  # the object too: while it lives, no other has its id
         self._open: dict[int, int] = {}
         self._path: list[str] = []
@@ -99,6 +107,9 @@ class _Reader:
             return self._known[key][1]
         if key in self._open:
             return digest_of_text("above", str(len(self._open) - self._open[key]))
+        if len(self._open) == _DEEPEST:
+            self.hidden[f"what is nested more than {_DEEPEST} levels deep in {self._path[0]}"] = None
+            return digest_of_text("hidden")  # elsewhere it may be less deep
         self._open[key] = len(self._open)
         self._path.append(name)
         found = digest_of_text(*self._parts(value))
@@ -129,7 +140,12 @@ class _Reader:
             yield self.of(part, f".{key}" if isinstance(key, str) else f"[{key!r}]")
 
     def _set(self, value: set[Any] | frozenset[Any]) -> list[str]:
-        return ["set", self.of(type(value)), *sorted(self._all(*value))]  # its own order is another in each process
+        kind, known, found = self.of(type(value)), self._known, []
+        for part in value:  # in an order that is another in each process: none may know what the others are
+            self._known = known if type(part) in _PLAIN else dict(known)
+            found.append(self.of(part))
+        self._known = known
+        return ["set", kind, *sorted(found)]
 
     def _object(self, value: object) -> Iterable[str]:
         kind = type(value)
@@ -137,7 +153,7 @@ class _Reader:
             by_kind = copyreg.dispatch_table.get(kind)
             reduced: Any = value.__reduce_ex__(4) if by_kind is None else by_kind(value)
         except Exception:  # a class that cannot be pickled says so as it likes
-            self.hidden.append(f"{''.join(self._path)} (a {kind.__module__}.{kind.__qualname__})")
+            self.hidden[f"{''.join(self._path)} (a {kind.__module__}.{kind.__qualname__})"] = None
             return self._all("hidden", kind, getattr(value, "__dict__", None))
         if isinstance(reduced, str):
             return self._all("named", kind, reduced, getattr(value, "__dict__", None))  # that of a cached function
@@ -146,9 +162,16 @@ class _Reader:
         return self._all("object", kind, build, args, state, items and list(items), pairs and list(pairs))
 
     def _module(self, value: nn.Module) -> Iterable[str]:
-        held = {key: part for key, part in vars(value).items() if key not in self.passing}
+        before = vars(value).get("_forward_pre_hooks", {}).values()  # some compute a tensor anew: of pruning, of norms
+        made = [getattr(hook, "name", getattr(hook, "_tensor_name", None)) for hook in before]
+        left = {key for key, part in vars(value).items() if key in made and isinstance(part, Tensor)} | self.passing
+        held = {key: part for key, part in vars(value).items() if key not in left}
         hooks = [hook for key in _HOOKS for hook in vars(value).get(key, {}).values() if not self.skip(hook)]
         return self._all("module", type(value), held, hooks)
+
+    def _data_module(self, value: LightningDataModule) -> Iterable[str]:
+        held, given = vars(value), vars(value).get("_hparams", {})  # what its method may read as self.hparams
+        return self._all("data", type(value), *({k: d[k] for k in sorted(d.keys() - _LOADING)} for d in (held, given)))
 
     def _tensor(self, value: Tensor) -> Iterable[str]:
         if value.is_meta:
@@ -160,14 +183,20 @@ class _Reader:
     def _array(self, value: np.ndarray | np.generic) -> Iterable[str]:
         if value.dtype.hasobject:
             return self._all("array", str(value.dtype), value.tolist())
-        return ["array", str(value.shape), str(value.dtype), digest_of_text(np.ascontiguousarray(value).tobytes())]
+        where = np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.dtype.itemsize else b""  # not a copy
+        return ["array", str(value.shape), str(value.dtype), digest_of_text(where)]
 
     def _class(self, value: type) -> Iterable[str]:
-        name, installed = f"{value.__module__}.{value.__qualname__}", library(value.__module__)
+        module = str(value.__module__)  # Cython's kinds of classes have no name there
+        name, installed = f"{module}.{value.__qualname__}", library(module)
         if installed is not None:
             return ["installed", name, installed]
         own = {key: part for key, part in vars(value).items() if key not in _UNSAID}
-        return self._all("class", value.__qualname__, value.__bases__, own)
+        return self._all("class", value.__qualname__, type(value), value.__bases__, own)
+
+    def _python_module(self, value: types.ModuleType) -> Iterable[str]:
+        installed = library(value.__name__)  # of one's own, any name may be read by getattr: the file counts
+        return ["python module", value.__name__, installed or source(getattr(value, "__file__", None))]
 
     def _function(self, value: types.FunctionType) -> Iterable[str]:
         module = str(value.__globals__.get("__name__"))
@@ -201,8 +230,10 @@ _WAYS: list[tuple[Any, Callable[[_Reader, Any], Iterable[str]]]] = [
     (Tensor, _Reader._tensor),
     ((np.ndarray, np.generic), _Reader._array),
     (nn.Module, _Reader._module),
+    (LightningDataModule, _Reader._data_module),
     (type, _Reader._class),
-    (types.ModuleType, lambda reader, value: ["python module", value.__name__, str(library(value.__name__))]),
+    (_CHANGING, lambda reader, value: reader._all("changing", type(value))),
+    (types.ModuleType, _Reader._python_module),
     (types.FunctionType, _Reader._function),
     (types.MethodType, lambda reader, value: reader._all("method", value.__func__, value.__self__)),
     ((types.BuiltinFunctionType, types.MethodWrapperType), _Reader._builtin),

@@ -16,6 +16,8 @@ _INSTALLED = {"site-packages", "dist-packages"}
 def used_by(function: types.FunctionType) -> dict[str, Any]:
     """Finds the globals that a function's code reads, through modules too, but not through installed ones.
 
+    A module in its closure is looked through likewise.
+
     Args:
         function: written in Python.
 
@@ -24,13 +26,13 @@ def used_by(function: types.FunctionType) -> dict[str, Any]:
 
     Example:
         >>> sorted(used_by(used_by))
-        ['_imported', '_names', 'library', 'types']
+        ['_closed', '_imported', '_names', 'library', 'types']
     """
     scope, (read, imported, named) = function.__globals__, _names(function.__code__)
     found = {name: scope[name] for name in read if name in scope}
     for name in imported:
         found |= _imported(name, scope)
-    waiting = list(found.items())
+    waiting = [*found.items(), *_closed(function)]
     seen: set[int] = set()
     while waiting:
         path, value = waiting.pop()
@@ -63,8 +65,24 @@ def library(module: str) -> str | None:
     file = next((Path(name) for name in files if name), None)
     if top == "__main__" or file is None or not _INSTALLED & set(file.parts):
         return None
-    source = digest_of_text(file.read_bytes()) if file.suffix == ".py" and file.is_file() else ""
-    return f"{top} {getattr(sys.modules.get(top), '__version__', '')} {source}"
+    return f"{top} {getattr(sys.modules.get(top), '__version__', '')} {source(file)}"
+
+
+def source(file: Path | str | None) -> str:
+    """Digests the file that a module is read from.
+
+    Args:
+        file: its path, or None for a module without one.
+
+    Returns:
+        64 hexadecimal digits; nothing if there is no such file, or it is not Python.
+
+    Example:
+        >>> len(source(__file__)), source(None)
+        (64, '')
+    """
+    path = Path(file or "")
+    return digest_of_text(path.read_bytes()) if path.suffix == ".py" and path.is_file() else ""
 
 
 def digest_of_text(*parts: str | Any) -> str:
@@ -96,6 +114,13 @@ def _names(code: types.CodeType) -> tuple[list[str], list[str], list[str]]:
             for mine, theirs in zip((read, imported, named), _names(inner), strict=True):
                 mine.update(theirs)
     return sorted(read), sorted(imported), sorted(named)
+
+
+def _closed(function: types.FunctionType) -> list[tuple[str, types.ModuleType]]:
+    """Modules in its closure; one that is not imported yet is an empty cell, or none."""
+    names = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    held = [(name, cell.cell_contents) for name, cell in names if cell != types.CellType()]
+    return [(name, value) for name, value in held if isinstance(value, types.ModuleType)]
 
 
 def _imported(name: str, scope: dict[str, Any]) -> dict[str, Any]:
