@@ -115,6 +115,15 @@ def test_resuming_without_a_named_folder_keeps_the_best_checkpoint(tmkd_run) -> 
     assert sorted(path.parent for path in folder.parent.parent.rglob("*.ckpt")) == [folder, folder]
 
 
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_checkpoint_that_is_not_there_is_told_before_anything_is_made(here, capsys, verb) -> None:
+    before = sorted(here.rglob("*"))
+    with pytest.raises(SystemExit):
+        tmkd(verb, "--config", EXAMPLES / "digits_tmkd.yaml", "--ckpt_path", "runs/nowhere.ckpt")
+    assert "there is no checkpoint runs/nowhere.ckpt" in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+
+
 def test_settings_of_the_checkpoint_that_win_are_named(tmkd_run, here) -> None:
     tmkd_run()
     with pytest.warns(UserWarning, match=r"last\.ckpt hold, and not the config's: temperature 4\.0 \(config: 2\.0\)$"):

@@ -94,8 +94,10 @@ class TMKDCLI(LightningCLI):
                 parser.error(str(error))
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        checkpoint = config.get("ckpt_path")
-        if checkpoint and Path(checkpoint).is_file():  # else it is a keyword, a link or missing, which Lightning tells
+        checkpoint = config.get("ckpt_path") or ""
+        if checkpoint.endswith(".ckpt") and "://" not in checkpoint and not Path(checkpoint).exists():
+            parser.error(f"there is no checkpoint {checkpoint}")
+        if os.path.isfile(checkpoint):  # else it is a keyword, a link or a folder, which Lightning knows
             if self.config.subcommand == "fit":
                 whole = whole_checkpoint(Path(checkpoint))
                 self._asked = config.model.clone(), whole != Path(checkpoint)
