@@ -38,6 +38,21 @@ def check_weight(name: str, weight: float) -> float:
     return weight
 
 
+def check_whole(name: str, value: int) -> int:
+    """Gives a number back, and refuses one that is not whole.
+
+    Raises:
+        ValueError: the message has its name.
+
+    Example:
+        >>> check_whole("seed", 0)
+        0
+    """
+    if not _is_whole(value):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return value
+
+
 def check_count(name: str, count: int) -> int:
     """Gives a number of things back, and refuses one that is no whole number from 1 on.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Sampler
 
+from tmkd_lightning.arguments import check_whole
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_identity
 from tmkd_lightning.data.loader import LateLoader
@@ -55,16 +55,11 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         if _given_hyperparameters.get() is not None:  # the command line's config, for the checkpoint
             self.save_hyperparameters(logger=False)
-        whole: dict[str, Any] = {
-            "batch_size": batch_size,
-            "num_workers": num_workers,
-            "image_size": image_size,
-            "seed": seed,
-            "augmentation_replicas": augmentation_replicas,
-        }
-        for name, number in whole.items():
-            if isinstance(number, bool) or not isinstance(number, Integral):
-                raise ValueError(f"{name} must be a whole number, got {number!r}")
+        self.batch_size = check_whole("batch_size", batch_size)
+        self.num_workers = check_whole("num_workers", num_workers)
+        self.image_size = check_whole("image_size", image_size)
+        self.seed = check_whole("seed", seed)
+        self.augmentation_replicas = check_whole("augmentation_replicas", augmentation_replicas)
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}: BatchNorm cannot train on one image")
         if num_workers < 0 or image_size < 1:
@@ -73,11 +68,6 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"seed must be at least 0, got {seed}")
         if augmentation_replicas < 0:
             raise ValueError(f"augmentation_replicas must be at least 0, got {augmentation_replicas}")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.image_size = image_size
-        self.seed = seed
-        self.augmentation_replicas = augmentation_replicas
         self.train_transform = train_transform or self.default_train_transform()
         self.eval_transform = eval_transform or self.default_eval_transform()
         self._datasets: dict[str, Seeded] = {}

@@ -123,10 +123,21 @@ class TMKDModule(TaughtModule):
         checks.check_loss_weights(
             {"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight}
         )
-        temperatures = {"temperature": temperature, "feature_temperature": feature_temperature}
-        checks.check_temperatures({**temperatures, "text_temperature": text_temperature})
-        checks.check_widths({"text_dim": text_dim, "text_head_dim": text_head_dim, "fusion_hidden": fusion_hidden})
-        checks.check_widths({"teacher_chunk": teacher_chunk})
+        checks.check_temperatures(
+            {
+                "temperature": temperature,
+                "feature_temperature": feature_temperature,
+                "text_temperature": text_temperature,
+            }
+        )
+        checks.check_widths(
+            {
+                "text_dim": text_dim,
+                "text_head_dim": text_head_dim,
+                "fusion_hidden": fusion_hidden,
+                "teacher_chunk": teacher_chunk,
+            }
+        )
         checks.check_path("teacher_checkpoint", teacher_checkpoint)
         checks.check_choice("fusion", fusion, ["text", "mean"])
         checks.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
