@@ -1,8 +1,11 @@
 """Any classifier as a source of outputs: the right head, the right map, and the network left as it was."""
 
 import copy
+import io
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from tmkd_lightning.extract import Extractor
+from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD
 from tmkd_lightning.outputs import MissingPartError
 from tmkd_lightning.probe import probe
 
@@ -109,7 +113,7 @@ def test_cam_averages_to_the_logits(name: str) -> None:
     assert_same_logits(extractor.head(output.embedding), output.logits)
     assert output.logits.shape == (3, CLASSES)
     assert extractor.map_name == map_name
-    extractor.require_map(reader="SP")
+    extractor.require("feature_map", reader="SP")
 
 
 @pytest.mark.parametrize("name", WITHOUT_MAP)
@@ -123,7 +127,7 @@ def test_embedding_without_a_map(name: str) -> None:
     assert_same_logits(extractor.head(output.embedding), output.logits)
     assert output.feature_map is None
     with pytest.raises(MissingPartError, match=f"SP reads feature_map, but {type(extractor.network).__name__} has no"):
-        extractor.require_map(reader="SP")
+        extractor.require("feature_map", reader="SP")
 
 
 def test_embedding_behind_a_norm() -> None:
@@ -282,6 +286,22 @@ def test_first_batch_under_autocast() -> None:
     assert output.logits.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_than_its_statistics(kind: torch.dtype) -> None:
+    """The image is normalised in float32 or better, and only then given the network's precision."""
+    network = Small().eval().to(kind)
+    extractor, image = Extractor(network), images()
+    mean, std = (torch.tensor(part, dtype=torch.float64).view(3, 1, 1) for part in (IMAGENET_MEAN, IMAGENET_STD))
+    right = ((image.double() - mean) / std).to(kind)
+    seen = extractor.normalize(image)
+    assert seen.dtype == kind
+    if kind.itemsize < 4:
+        assert (seen != right).float().mean() < 0.02  # a third, were the image rounded first
+    torch.testing.assert_close(seen, right, rtol=torch.finfo(kind).eps if kind.itemsize < 4 else 1e-6, atol=1e-6)
+    output = extractor(image)
+    assert output.logits.dtype == output.embedding.dtype == output.feature_map.dtype == kind
+
+
 def test_half_precision_network() -> None:
     extractor = Extractor(Small().eval()).to(torch.bfloat16)
     output = extractor(torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8))
@@ -296,13 +316,61 @@ def test_keep_map_off() -> None:
     assert output.embedding.shape == (2, 8)
 
 
-def test_taps_are_empty_between_calls() -> None:
-    """A tensor that stays behind would hold memory, and a deep copy of one with a history fails."""
-    extractor = Extractor(Small())
-    extractor(images())
-    extractor.network(images())  # by someone else
-    assert extractor._head_tap.value is None
-    assert extractor._map_tap.value is None
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
+
+
+def test_nothing_stays_on_a_network_between_calls() -> None:
+    """A tensor that stays behind would hold memory; a hook would be pickled along, and cannot be scripted."""
+    network = Small()
+    extractor = Extractor(network)
+    output = extractor(images())
+    assert hooks(network) == 0
+    copy.deepcopy(extractor)  # a tensor with a history could not be copied
+    file = io.BytesIO()
+    torch.save(network, file)
+    assert b"tmkd_lightning" not in file.getvalue()
+    scripted = torch.jit.script(network.eval())
+    torch.testing.assert_close(scripted(extractor.normalize(images())), network(extractor.normalize(images())))
+    assert output.embedding.grad_fn is not None
+
+
+def test_threads_that_meet_within_the_network_get_their_own_parts() -> None:
+    meeting = Barrier(2)
+
+    class Meeting(Small):
+        def forward(self, image: Tensor) -> Tensor:
+            maps = self.features(image)
+            meeting.wait()
+            logits = self.fc(self.pool(maps).flatten(1))
+            meeting.wait()
+            return logits
+
+    extractor, own = Extractor(Meeting().eval()), [images(seed=seed) for seed in range(2)]
+    wait = meeting.wait
+    meeting.wait = lambda: 0  # while one looks alone
+    with torch.no_grad():
+        expected = [extractor(image) for image in own]
+        meeting.wait = wait
+        with ThreadPoolExecutor(2) as threads:
+            for seen, right in zip(threads.map(extractor, own), expected, strict=True):
+                assert seen.embedding.equal(right.embedding)
+                assert seen.feature_map.equal(right.feature_map)
+
+
+def test_threads_get_what_their_own_images_give() -> None:
+    """Also those that come while another takes the first look, which puts the network into evaluation mode."""
+    extractor = Extractor(Small(dropout=0.0).eval())
+    own = [images(2, seed=seed) for seed in range(32)]
+    with torch.no_grad():
+        expected = [copy.deepcopy(extractor)(image) for image in own]
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(5):
+                for seen, right in zip(threads.map(extractor, own), expected, strict=True):
+                    assert seen.embedding.equal(right.embedding)
+                    assert seen.feature_map.equal(right.feature_map)
+                    assert seen.logits.equal(right.logits)
+    assert hooks(extractor.network) == 0
 
 
 @pytest.mark.parametrize("confirmed_before", [True, False])
@@ -368,8 +436,13 @@ def test_named_map_where_there_is_none() -> None:
 
 
 def test_the_right_head_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'auxiliary' was taken for the head of TwoHeads.*'main'.*head=\.\.\."):
-        Extractor(TwoHeads())(images())
+    unnamed = Extractor(TwoHeads())
+    output = unnamed(images())
+    assert output.embedding is output.feature_map is output.head_weight is None
+    with pytest.raises(MissingPartError, match=r"'auxiliary' was taken for the head of TwoHeads.*'main'.*head=\.\.\."):
+        unnamed.require("embedding", reader="L_feat")
+    with pytest.raises(ValueError, match=r"'auxiliary' was taken for the head of TwoHeads.*'main'"):
+        Extractor(TwoHeads(), head="auxiliary")(images())
     extractor = Extractor(TwoHeads(), head="main")
     output = extractor(images())
     torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.network.main.bias, output.logits)
@@ -385,8 +458,7 @@ def test_the_right_head_is_named() -> None:
         (lambda logits: {"logits": logits}, TypeError, "Ending returned a dict, expected one tensor of logits"),
         (lambda logits: logits[..., None], ValueError, r"Ending returned shape \(2, 5, 1\), expected logits"),
         (lambda logits: logits.softmax(1), ValueError, "looks like a softmax"),
-        (lambda logits: logits.log_softmax(1), ValueError, "no linear layer gives the network's output"),
-        (lambda logits: logits * 2, ValueError, "no linear layer gives the network's output"),
+        (lambda logits: logits[:, :3], ValueError, r"Ending gives 3 logits, but was taken for .* 5 .*num_classes=3"),
     ],
 )
 def test_endings_that_are_refused(ending: Callable[[Tensor], object], error: type[Exception], message: str) -> None:
@@ -394,10 +466,24 @@ def test_endings_that_are_refused(ending: Callable[[Tensor], object], error: typ
         Extractor(Ending(ending))(images())
 
 
+@pytest.mark.parametrize("ending", [lambda logits: logits.log_softmax(1), lambda logits: logits * 2])
+def test_logits_alone_where_no_linear_layer_gives_them(ending: Callable[[Tensor], Tensor]) -> None:
+    extractor = Extractor(Ending(ending).eval())
+    output = extractor(images())
+    assert output.logits.equal(extractor.network(extractor.normalize(images())))
+    assert output.embedding is output.feature_map is output.head_weight is None
+    for part in ("embedding", "head_weight"):
+        with pytest.raises(MissingPartError, match=f"SP reads {part}, which Ending .* no linear layer gives the"):
+            extractor.require(part, reader="SP")
+
+
 def test_network_that_ends_in_a_convolution() -> None:
     network = nn.Sequential(nn.Conv2d(3, CLASSES, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ValueError, match="Sequential has no linear layer"):
-        Extractor(network)
+    extractor = Extractor(network)
+    assert extractor.num_classes == CLASSES
+    assert extractor(images()).embedding is None
+    with pytest.raises(MissingPartError, match="Sequential has no head: Sequential has no linear layer"):
+        _ = extractor.embedding_dim
 
 
 def test_convolution_behind_the_last_linear_layer() -> None:
@@ -413,8 +499,11 @@ def test_convolution_behind_the_last_linear_layer() -> None:
             gate = self.gate(image.mean((2, 3))).sigmoid()
             return self.last(image * gate[..., None, None]).mean((2, 3))
 
-    with pytest.raises(ValueError, match="'gate' was taken for the head of Gated, but no linear layer gives"):
-        Extractor(Gated())(images())
+    extractor = Extractor(Gated())
+    assert extractor.num_classes == CLASSES  # not the gate's three
+    assert extractor(images()).embedding is None
+    with pytest.raises(MissingPartError, match="'gate' was taken for the head of Gated, but no linear layer gives"):
+        extractor.require("embedding", reader="L_text")
 
 
 @pytest.mark.parametrize("network", [Extractor(Small()), "resnet18", Small], ids=["extractor", "name", "class"])
@@ -490,7 +579,7 @@ def test_keep_map_is_named_and_can_be_turned_on_later() -> None:
     extractor = Extractor(tv.resnet18(num_classes=3), keep_map=False).eval()
     extractor(torch.rand(2, 3, 64, 64))
     with pytest.raises(MissingPartError, match="SP reads feature_map, but the Extractor of ResNet has keep_map=False"):
-        extractor.require_map(reader="SP")
+        extractor.require("feature_map", reader="SP")
     extractor.keep_map = True
     assert extractor(torch.rand(2, 3, 64, 64)).feature_map.shape == (2, 512, 2, 2)
 
@@ -522,13 +611,13 @@ def test_a_forward_that_fails_leaves_nothing_behind() -> None:
     with pytest.raises(RuntimeError, match="behind the head"):
         extractor(torch.rand(2, 3, 8, 8))
     copy.deepcopy(extractor)  # a tensor with a history could not be copied
-    assert not extractor._head_tap.open
+    assert hooks(network) == 0
 
 
 @pytest.mark.parametrize("named", ["bn", None])
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_a_norm_that_was_replaced_still_gives_the_map(named, confirmed) -> None:
-    """As ``sync_batchnorm`` does, which leaves hooks behind."""
+    """As ``sync_batchnorm`` does."""
 
     class EndsInNorm(nn.Module):
         def __init__(self) -> None:
@@ -547,4 +636,3 @@ def test_a_norm_that_was_replaced_still_gives_the_map(named, confirmed) -> None:
     assert type(converted.network.bn) is nn.SyncBatchNorm
     for _ in range(2):
         assert converted(image).feature_map.equal(expected)
-    assert len(converted.network.bn._forward_hooks) == 1

@@ -70,6 +70,18 @@ def test_their_batches_networks_and_statistics_train(fit, prompts) -> None:
     assert seen["pixels"].allclose(batch["pixels"], atol=1e-5)
 
 
+def test_normalised_images_are_not_normalised_again_by_a_call() -> None:
+    """A metric of one's own in a subclass: the images of the batch are normalised already."""
+    module, batch = their_module().eval(), next(iter(their_loader()))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\] but .* called on images in \[0, 1\], as self.take"):
+        module(batch["pixels"])
+    image, _ = module.take(batch)
+    assert module(image).equal(module.extractor(image).logits)
+    for bad in (torch.full((2, 3, 8, 8), float("nan")), 255 * image, image[0]):
+        with pytest.raises(ValueError, match=r"not a number|must lie in|must be"):
+            module(bad)
+
+
 def test_head_that_is_not_the_last_linear_layer_is_found_and_named(fit, prompts) -> None:
     module = TheirModule(Pyramid(3), Pyramid(3), views=["rgb"], normalized_with=(MEAN, STD), text_weight=0)
     with pytest.raises(ValueError, match=r"'squeeze' was taken for the head.*'predict'") as error:

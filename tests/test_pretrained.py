@@ -290,9 +290,9 @@ def test_the_same_network_with_and_without_weights(name: str) -> None:
 
 
 def test_modules_normalise_as_the_weights_expect() -> None:
-    statistics = [Pretrained(name, 3, weights=None).statistics for name in ("resnet18", "efficientnet_v2_l")]
-    assert statistics[0] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert statistics[1] == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    stated = [Pretrained(name, 3, weights=None).pretrained_cfg for name in ("resnet18", "efficientnet_v2_l")]
+    assert stated[0] == {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    assert stated[1] == {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     module = ClassifierModule(Pretrained("efficientnet_v2_l", 3, weights=None))
     assert module.extractor.mean.flatten().tolist() == [0.5, 0.5, 0.5]
 

@@ -126,7 +126,8 @@ class Both(TMKDModule):
         return loss
 
     def rounded(self, image: torch.Tensor) -> Any:
-        views, types = len(self.views), kinds("feature_map" in self.distiller.reads, self.teacher.map_size, "float16")
+        views = len(self.views)
+        types = kinds(True, "feature_map" in self.distiller.reads, self.teacher.map_size, "float16")
         return output_of(parts(TMKDModule.show(self, image), views, types), self.teacher, image, views)
 
 

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
 
-from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics, to_unit_float
-from tmkd_lightning.outputs import MissingPartError, Output
+from tmkd_lightning.arguments import check_count
+from tmkd_lightning.images import channel_statistics, check_images, to_unit_float
+from tmkd_lightning.normalization import Statistics, stated_statistics
+from tmkd_lightning.outputs import MissingPartError, Output, Part
 from tmkd_lightning.probe import Probe, probe
-from tmkd_lightning.taps import InputTap, OutputTap
+from tmkd_lightning.taps import ONE_AT_A_TIME, Capture, is_compiled, notice_hooks
 
 _PROBED_IMAGES = 8  # enough to tell one tensor from another, cheap for any network
+_CUSTOMARY_SIDES = (32, 224, 64)  # of images, in pixels
 
 
 class Extractor(nn.Module):
     """Runs a classifier and returns its logits with the parts of the network behind them.
 
     The head is the linear layer whose output is the network's output; the embedding is its input. The feature map is
-    the 4-D output whose spatial mean is the embedding. Both are confirmed on the first batch, without touching the
-    network's state; no network is rewritten.
+    the 4-D output whose spatial mean is the embedding. Both are looked for on the first batch, without touching the
+    network's state; no network is rewritten. A network whose logits are not those of one linear layer (an ensemble, a
+    zero-shot CLIP, one that ends in a convolution) has logits alone, which is all that many methods read.
 
     Args:
         network: classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-        mean: channel means on [0, 1] that the network expects to be subtracted.
-        std: channel standard deviations on [0, 1] that the network expects to be divided by.
+        mean: channel means on [0, 1] that the network expects to be subtracted; None for what it was trained with, if
+            it says so (timm's, open_clip's and `Pretrained` do), else ImageNet's.
+        std: channel standard deviations on [0, 1] that the network expects to be divided by; None likewise.
         head: dotted name of the head, by default the last linear layer.
         feature_map: dotted name of the layer that gives the map, by default found on the first batch.
         keep_map: whether to return the map; without it, activations are freed earlier.
+        num_classes: K, for a network that it cannot be read off; None for the width of its last linear layer.
 
     Raises:
         TypeError: `network` is not a module, or the named head is not a linear layer.
-        ValueError: there is no linear layer, or a name leads nowhere.
+        ValueError: a name leads nowhere, K cannot be read off, or parts of the network were trained with different
+            statistics.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -47,31 +55,43 @@ class Extractor(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         head: str | None = None,
         feature_map: str | None = None,
         keep_map: bool = True,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module) or isinstance(network, Extractor):
             raise TypeError(f"network must be a classifier (an nn.Module from images to logits), got {type(network)}")
         self.network = network
         self.keep_map = keep_map
-        self._head_confirmed = self._map_searched = False
-        self.head_name = _head(network) if head is None else head
-        self.map_name = self.named_map = feature_map
-        for name, values in zip(("mean", "std"), channel_statistics(mean, std), strict=True):
-            self.register_buffer(name, values)
-        self._head_tap = InputTap()
-        self._map_tap = OutputTap()
-        self.head.register_forward_hook(self._head_tap)
+        self.named_head, self.named_map = head, feature_map
+        self.head_name = last_linear(network) if head is None else head
+        self.map_name = feature_map
+        self._head_searched = self._map_searched = False
+        self._no_head = f"{self.name} has no linear layer"  # why there is no embedding, where head_name is None
+        self._shared: Capture | None = None  # of compiled code
+        if head is not None:
+            _ = self.head  # refuses a name that leads nowhere
         if feature_map is not None:
-            self._map_tap.attach(_submodule(network, feature_map, "feature_map"))
+            _submodule(network, feature_map, "feature_map")
+        stated = Statistics((), (), "as given") if mean and std else stated_statistics(network)
+        self.statistics_source = stated.source
+        for name, values in zip(
+            ("mean", "std"), channel_statistics(mean or stated.mean, std or stated.std), strict=True
+        ):
+            self.register_buffer(name, values)
+        self._num_classes = None if num_classes is None else check_count("num_classes", num_classes)
+        if self._num_classes is None and not _ends_in(network, self.head_name):
+            self.measure_classes()
 
     @property
     def head(self) -> nn.Linear:
         """The linear layer whose output is the network's output."""
+        if self.head_name is None:
+            raise MissingPartError(f"{self.name} has no head: {self._no_head}")
         head = _submodule(self.network, self.head_name, "head")
         if not isinstance(head, nn.Linear):
             raise TypeError(f"head {self.head_name!r} of {self.name} is a {type(head).__name__}, not a linear layer")
@@ -80,7 +100,7 @@ class Extractor(nn.Module):
     @property
     def confirmed(self) -> bool:
         """Whether all that is read has been checked on real images."""
-        return self._head_confirmed and (self._map_searched or not self.keep_map)
+        return self._head_searched and (self._map_searched or not self.keep_map)
 
     @property
     def name(self) -> str:
@@ -89,8 +109,18 @@ class Extractor(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K, read off the head."""
-        return self.head.out_features
+        """Number of classes K: as given, as measured, or read off the head."""
+        if self._num_classes is None and self.head_name is None:
+            raise ValueError(
+                f"how many classes {self.name} has cannot be read off it, as it has no linear layer: pass "
+                "Extractor(network, num_classes=...)"
+            )
+        return self.head.out_features if self._num_classes is None else self._num_classes
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """What the network computes in, read off its first weights."""
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), self.mean.dtype)
 
     @property
     def embedding_dim(self) -> int:
@@ -104,30 +134,35 @@ class Extractor(nn.Module):
             image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
 
         Returns:
-            Logits ``(B, K)``, embedding ``(B, D)``, map ``(B, D, h, w)`` or None, head weight ``(K, D)``.
+            Logits ``(B, K)``, embedding ``(B, D)``, map ``(B, D, h, w)`` and head weight ``(K, D)``; None for what the
+            network does not have.
 
         Raises:
             TypeError: the network does not return one tensor.
-            ValueError: its head is not what it seemed to be; the message says what was seen and what to name.
+            ValueError: its logits are not what they must be; the message says what was seen.
         """
-        if not self.confirmed:
-            self.confirm(image)
-        if self.keep_map and self.map_name is not None:
-            self._map_tap.attach(self.network.get_submodule(self.map_name))
-            self._map_tap.open = True
-        self._head_tap.open = True
+        compiling = torch.compiler.is_compiling()
+        if not self.confirmed or (compiling and self._shared is None):
+            self._prepare(image, share=compiling)
+        if self._shared is not None:
+            with nullcontext() if compiling else ONE_AT_A_TIME:
+                return self._run(image, self._shared)
+        capture = Capture()
+        capture.hang(*self._read_layers())
         try:
-            logits = self.network(self.normalize(image))
+            return self._run(image, capture)
         finally:
-            embedding, feature_map = self._head_tap.close(), self._map_tap.close()
-        return Output(_check_logits(logits, self.name), embedding, feature_map, self.head.weight)
+            capture.remove()
 
     def normalize(self, image: Tensor) -> Tensor:
         """Scales to [0, 1] where needed and subtracts and divides by the network's statistics, in its precision."""
-        return (to_unit_float(image).to(self.mean.dtype) - self.mean).div_(self.std)
+        own = self.weight_dtype
+        wide = torch.promote_types(self.mean.dtype, own)
+        return (to_unit_float(image).to(wide) - self.mean).div_(self.std).to(own)
 
+    @torch.no_grad()
     def confirm(self, image: Tensor) -> None:
-        """Checks on real images that the head is the head, and finds the map.
+        """Looks on real images for the head and the map.
 
         Runs the network once in evaluation mode, without gradients; its state, its training modes and the random
         generators are as before. Called by the first `forward`; call it yourself to fail earlier.
@@ -137,41 +172,97 @@ class Extractor(nn.Module):
 
         Raises:
             TypeError: the network does not return one tensor.
-            ValueError: its head or map is not what it seemed to be.
+            ValueError: the images are not in [0, 1]; the logits are a softmax, not finite, or of another number of
+                classes; or a head or map that was named is none.
         """
-        seen = probe(self.network, self.normalize(image[:_PROBED_IMAGES]))
+        image = image[:_PROBED_IMAGES]
+        check_images(image)
+        seen = probe(self.network, self.normalize(image))
         self._confirm_head(seen, _check_logits(seen.output, self.name))
-        self._head_confirmed = True
+        self._head_searched = True
         if self.keep_map:
             self._confirm_map(seen)
             self._map_searched = True
+        if is_compiled(self.network):
+            self.share_hooks()
+            self._head_searched = True
+
+    def compile_network(self) -> None:
+        """Compiles the network in place, once it is confirmed."""
+        self.share_hooks()
+        self.network.compile()
+
+    def share_hooks(self) -> None:
+        """Leaves the hooks on the network: compiled code must find the same ones at every forward."""
+        self.remove_hooks()
+        notice_hooks()
+        self._shared = Capture(shared=True)
+        self._shared.hang(*self._read_layers())
+
+    def remove_hooks(self) -> None:
+        """Takes hooks off that compiled code has left on the network, which can then be pickled and scripted."""
+        if self._shared is not None:
+            self._shared.remove()
+            self._shared, self._head_searched = None, False  # the next forward looks and hangs them again
+
+    def measure_classes(self) -> int | None:
+        """Counts the logits that the network really gives, by running it on a black image of a customary size.
+
+        Returns:
+            K, which `num_classes` gives from now on; None if the network takes no such image.
+        """
+        if any(getattr(module, "pending", False) is True for module in self.network.modules()):
+            return None  # a forward would fetch pretrained weights
+        for side in _CUSTOMARY_SIDES:
+            with suppress(Exception):  # whatever a network comes to on images of another size than its own
+                image = torch.zeros(1, 3, side, side, device=self.mean.device)
+                logits = probe(self.network, self.normalize(image)).output
+                if isinstance(logits, Tensor) and logits.ndim == 2:
+                    self._num_classes = None if logits.shape[1] == self._width_of_head() else logits.shape[1]
+                    return logits.shape[1]
+        return None
 
     def resize_head(self, num_classes: int) -> None:
         """Gives the network a fresh head, if its own was made for another number of classes.
 
         Args:
             num_classes: K.
+
+        Raises:
+            ValueError: it has no linear head that could be replaced.
         """
-        old = self.head
-        if old.out_features == num_classes:
+        if self.num_classes == num_classes:
             return
+        if self._width_of_head() != self.num_classes:
+            raise ValueError(
+                f"{self.name} gives {self.num_classes} logits instead of {num_classes}, and they are not those of one "
+                f"linear layer, which could be replaced: build it for {num_classes} classes"
+            )
+        old = self.head
         options = {"device": old.weight.device, "dtype": old.weight.dtype}
         new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None, **options)
         new.requires_grad_(old.weight.requires_grad).train(old.training)
-        new.register_forward_hook(self._head_tap)
-        owner, _, name = self.head_name.rpartition(".")
+        owner, _, name = str(self.head_name).rpartition(".")
         setattr(self.network.get_submodule(owner), name, new)
-        self._head_confirmed = False
+        self._num_classes, self._head_searched = None, False
 
-    def require_map(self, reader: str) -> None:
-        """Makes sure that the feature map can be had; every network has the other parts of an `Output`.
+    def require(self, part: Part, reader: str) -> None:
+        """Makes sure that a part of the output can be had, which is known after `confirm`.
 
         Args:
+            part: name of the part.
             reader: who reads it, for the message.
 
         Raises:
-            MissingPartError: the map is not kept, or the network has none, which is known after `confirm`.
+            MissingPartError: the network has none, or the map is not kept.
         """
+        if part != "logits" and self.head_name is None:
+            raise MissingPartError(
+                f"{reader} reads {part}, which {self.name} does not have: {self._no_head}; take a network that ends in "
+                "a linear layer, or methods that read logits alone (with feature_weight=0, text_weight=0)"
+            )
+        if part != "feature_map":
+            return
         if not self.keep_map:
             raise MissingPartError(f"{reader} reads feature_map, but the Extractor of {self.name} has keep_map=False")
         if self.confirmed and self.map_name is None:
@@ -181,24 +272,69 @@ class Extractor(nn.Module):
                 f"or a method that does not read maps"
             )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _prepare(self, image: Tensor, share: bool) -> None:
+        with ONE_AT_A_TIME:  # the look puts the network into evaluation mode for a moment
+            if not self.confirmed:
+                self.confirm(image)
+            if share and self._shared is None:
+                self.share_hooks()
+
+    def _run(self, image: Tensor, capture: Capture) -> Output:
+        try:
+            logits = self.network(self.normalize(image))
+        finally:
+            embedding, feature_map = capture.take()
+        weight = None if self.head_name is None else self.head.weight
+        return Output(_check_logits(logits, self.name), embedding, feature_map, weight)
+
+    def _read_layers(self) -> tuple[nn.Module | None, nn.Module | None]:
+        """The head, and the layer that gives the map, where they are read."""
+        maps = self.keep_map and self.map_name is not None
+        return (
+            None if self.head_name is None else self.head,
+            self.network.get_submodule(str(self.map_name)) if maps else None,
+        )
+
+    def _width_of_head(self) -> int | None:
+        return None if self.head_name is None else self.head.out_features
+
     def _confirm_head(self, seen: Probe, logits: Tensor) -> None:
-        if self.head_name in seen.heads:
-            return
         if not logits.isfinite().all():
             raise ValueError(f"{self.name} returned logits that are not finite on the first batch")
-        if seen.heads:
-            remedy = f"the output is that of {list(seen.heads)[-1]!r}: pass Extractor(network, head=...) with that name"
-        elif _is_softmax(logits):
-            remedy = "the output looks like a softmax: distillation needs the logits, remove it from the network"
-        else:
-            remedy = "no linear layer gives the network's output: it must end in one, with nothing behind it"
-        raise ValueError(f"{self.head_name!r} was taken for the head of {self.name}, but {remedy}")
+        if self.head_name not in seen.heads:
+            self._settle_head(list(seen.heads), logits)
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"{self.name} gives {logits.shape[1]} logits, but was taken for a network of {self.num_classes} "
+                f"classes: pass Extractor(network, num_classes={logits.shape[1]})"
+            )
+
+    def _settle_head(self, found: list[str], logits: Tensor) -> None:
+        """Decides what to do where another layer than expected gives the output, or none."""
+        if not found and _is_softmax(logits):
+            raise ValueError(
+                f"the output of {self.name} looks like a softmax: distillation needs the logits, remove it from the "
+                "network"
+            )
+        why = (
+            f"the output is that of {found[-1]!r}: pass Extractor(network, head=...) with that name"
+            if found
+            else "no linear layer gives the network's output"
+        )
+        if self.head_name is not None:
+            why = f"{self.head_name!r} was taken for the head of {self.name}, but {why}"
+            if self.named_head is not None:
+                raise ValueError(why)
+        if self._num_classes is None:
+            self._num_classes = self.num_classes
+        self._no_head = self._no_head if self.head_name is None else why
+        self.head_name = None
 
     def _confirm_map(self, seen: Probe) -> None:
-        maps = seen.maps(self.head_name)
+        maps = [] if self.head_name is None else seen.maps(self.head_name)
         if self.map_name is None and maps:
             self.map_name = maps[-1]
-            self._map_tap.attach(self.network.get_submodule(maps[-1]))
         elif self.map_name is not None and self.map_name not in maps:
             raise ValueError(
                 f"feature_map={self.map_name!r} of {self.name} is not a 4-D map whose spatial mean is the head's "
@@ -212,14 +348,10 @@ def last_linear(network: nn.Module) -> str | None:
     return names[-1] if names else None
 
 
-def _head(network: nn.Module) -> str:
-    name = last_linear(network)
-    if name is None:
-        raise ValueError(
-            f"{type(network).__name__} has no linear layer: its logits must come from one (a network that ends in a "
-            "convolution can be given global average pooling and a linear head)"
-        )
-    return name
+def _ends_in(network: nn.Module, head: str | None) -> bool:
+    """Whether a linear layer is the last of a network's layers that have weights of their own, as heads are."""
+    layers = [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return bool(layers) and layers[-1] == head
 
 
 def _submodule(network: nn.Module, name: str, argument: str) -> nn.Module:

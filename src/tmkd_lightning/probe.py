@@ -97,6 +97,7 @@ def probe(network: nn.Module, image: Tensor) -> Probe:
         stack.enter_context(_evaluating(network))
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # code that is compiled need not call these hooks
         seen._finish(network(image))
     return seen
 

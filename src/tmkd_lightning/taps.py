@@ -1,52 +1,78 @@
-"""Forward hooks that keep what passes through a layer."""
+"""Forward hooks that keep what passes through layers, each for one forward alone."""
 
 from __future__ import annotations
 
+from threading import RLock, get_ident
+
 import torch
 from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.utils.hooks import RemovableHandle
+
+ONE_AT_A_TIME = RLock()
+"""Held by forwards whose hooks are shared, and by first looks at a network."""
 
 
-class Tap:
-    """A forward hook that keeps one tensor while open. A plain object, so that a deep copy of the network and of the
-    Extractor goes on sharing it, which a closure over either would not."""
+class Capture:
+    """Keeps the input of one layer and the output of another during a forward.
 
-    def __init__(self) -> None:
-        self.open = False
-        self.value: Tensor | None = None
+    A capture belongs to one forward: its hooks hang on the layers only as long as that runs and take no notice of
+    other threads, so that threads can share a network and nothing is left on it. Compiled code must find the same
+    hooks every time: a capture that is `shared` stays where it hangs, and forwards take turns with it.
 
-    def close(self) -> Tensor | None:
-        """Gives what was kept, and keeps no more."""
-        value, self.open, self.value = self.value, False, None
-        return value
-
-
-class InputTap(Tap):
-    """Keeps what goes into a layer."""
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        """Called by the layer."""
-        if self.open:
-            self.value = args[0]
-
-
-class OutputTap(Tap):
-    """Keeps what comes out of a layer."""
-
-    def attach(self, layer: nn.Module) -> None:
-        """Has a layer call this, if it does not: ``sync_batchnorm`` puts another in its place, without hooks."""
-        if self not in layer._forward_hooks.values():
-            layer.register_forward_hook(self)
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        """Called by the layer."""
-        if self.open:
-            self.value = output
-
-
-def compile_with_taps(network: nn.Module) -> None:
-    """Compiles a network in place, hooks included.
-
-    Code compiled for another network of the class may have had other hooks; only with this guard is it not taken again.
+    Args:
+        shared: whether it serves all forwards of all threads.
     """
-    torch._dynamo.config.skip_nnmodule_hook_guards = False
-    network.compile()
+
+    def __init__(self, shared: bool = False) -> None:
+        self.thread = None if shared else get_ident()
+        self.input: Tensor | None = None
+        self.output: Tensor | None = None
+        self.handles: list[RemovableHandle] = []
+
+    def hang(self, read_input: nn.Module | None, read_output: nn.Module | None) -> None:
+        """Hangs the hooks on the layers, where there are any to read."""
+        if read_input is not None:
+            self.handles.append(read_input.register_forward_hook(self._keep_input))
+        if read_output is not None:
+            self.handles.append(read_output.register_forward_hook(self._keep_output))
+
+    def remove(self) -> None:
+        """Takes the hooks off again."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def take(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gives input and output, and holds on to neither."""
+        kept = self.input, self.output
+        self.input = self.output = None
+        return kept
+
+    def _keep_input(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.thread is None or self.thread == get_ident():
+            self.input = args[0]
+
+    def _keep_output(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.thread is None or self.thread == get_ident():
+            self.output = output
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether a network, or a part of it, runs as compiled code.
+
+    Example:
+        >>> is_compiled(nn.Sequential(nn.Linear(1, 1)))
+        False
+    """
+    return any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in network.modules())
+
+
+def notice_hooks() -> None:
+    """Has compiled code notice which hooks there are, and forgets what was compiled without them.
+
+    By default code that was compiled before a hook was hung, or for another network of the class, goes on without it.
+    """
+    if torch._dynamo.config.skip_nnmodule_hook_guards:
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch._dynamo.reset()

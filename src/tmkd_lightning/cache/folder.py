@@ -19,7 +19,7 @@ from tmkd_lightning.files import atomic_write
 MANIFEST = "identity.json"
 _HEAD = "head.npz"
 _KEY_LENGTH = 16
-_FORMAT = 1  # of the files below; another one is another identity
+_FORMAT = 2  # of the files below, and of what computes their content; another one is another identity
 
 
 class CacheFolder:
@@ -54,9 +54,8 @@ class CacheFolder:
     @property
     def complete(self) -> bool:
         """Whether everything that is read is written, for all rows."""
-        return (self.path / _HEAD).exists() and all(
-            kind in self.files and self.files[kind].complete for kind in self.kinds
-        )
+        head = "embedding" not in self.kinds or (self.path / _HEAD).exists()
+        return head and all(kind in self.files and self.files[kind].complete for kind in self.kinds)
 
     @property
     def written(self) -> int:

@@ -14,7 +14,6 @@ from tmkd_lightning.contents import digest_of_contents
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.files import sha256_of
 from tmkd_lightning.models.pretrained import Wish
-from tmkd_lightning.taps import Tap
 from tmkd_lightning.views import MultiView, View
 
 _SIDE = 64  # of the picture that views are shown
@@ -37,7 +36,7 @@ def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, An
         "name": teacher.name,
         "network": _of_code(teacher),
         "weights": _of_weights(teacher) if checkpoint is None else sha256_of(Path(checkpoint)),
-        "head": teacher.head_name,
+        "head": teacher.named_head,
         "feature_map": teacher.named_map,
         "mean": teacher.mean.flatten().tolist(),
         "std": teacher.std.flatten().tolist(),
@@ -87,14 +86,14 @@ def _of_pixels(image: Tensor) -> str:
 def _of_code(teacher: Extractor) -> str:
     """Of layers with one set of weights, what they compute may differ: by what they hold, their code, or a hook.
 
-    How the Extractor listens to them, and whether weights are still to be loaded, makes no difference.
+    Whether weights are still to be loaded makes no difference; our own code is known by the format of the cache.
     """
     state = teacher.network.state_dict(keep_vars=True).values()  # counts as weights, or comes from the checkpoint
     known = {id(tensor) for tensor in state if isinstance(tensor, Tensor)}
     return digest_of_contents(
         (type(teacher), teacher.network),
         "the teacher",
-        skip=lambda part: id(part) in known or isinstance(part, (Tap, Wish)),
+        skip=lambda part: part is Extractor or id(part) in known or isinstance(part, Wish),
         modes=False,
     )
 

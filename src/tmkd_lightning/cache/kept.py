@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.frozen import Frozen
-from tmkd_lightning.outputs import Output
+from tmkd_lightning.outputs import Output, Part
 from tmkd_lightning.precision import at_least_float32
 
 PIXELS = "pixels"
@@ -20,11 +20,17 @@ PIXELS = "pixels"
 EMBEDDING = "embedding"
 """Kind of the heads' inputs."""
 
+LOGITS = "logits"
+"""Kind of the logits of a teacher that has no head to compute them from its embedding."""
 
-def kinds(reads_map: bool, map_size: int | None, dtype: str) -> dict[str, str]:
+_PARTS: dict[str, Part] = {EMBEDDING: "embedding", LOGITS: "logits"}
+
+
+def kinds(has_head: bool, reads_map: bool, map_size: int | None, dtype: str) -> dict[str, str]:
     """Names what is kept, and in which type.
 
     Args:
+        has_head: whether the teacher has embeddings, from which its head gives the logits.
         reads_map: whether maps are.
         map_size: side in pixels that maps are pooled to, None for the size that they have.
         dtype: of the teacher's values.
@@ -33,11 +39,11 @@ def kinds(reads_map: bool, map_size: int | None, dtype: str) -> dict[str, str]:
         Types by kind.
 
     Example:
-        >>> kinds(True, 2, "float16")
+        >>> kinds(True, True, 2, "float16")
         {'pixels': 'uint32', 'embedding': 'float16', 'map_2x2': 'float16'}
     """
     maps = {"map" if map_size is None else f"map_{map_size}x{map_size}": dtype} if reads_map else {}
-    return {PIXELS: "uint32", EMBEDDING: dtype, **maps}
+    return {PIXELS: "uint32", EMBEDDING if has_head else LOGITS: dtype, **maps}
 
 
 def parts(output: Output, views: int, types: Mapping[str, str]) -> dict[str, Tensor]:
@@ -54,7 +60,7 @@ def parts(output: Output, views: int, types: Mapping[str, str]) -> dict[str, Ten
     found = {}
     for kind, dtype in types.items():
         if kind != PIXELS:
-            part = output.require("embedding" if kind == EMBEDDING else "feature_map")
+            part = output.require(_PARTS.get(kind, "feature_map"))
             found[kind] = part.unflatten(0, (views, -1)).transpose(0, 1).to(getattr(torch, dtype))
     return found
 
@@ -71,8 +77,10 @@ def output_of(kept: Mapping[str, Tensor], teacher: Frozen, image: Tensor, views:
     Returns:
         Output of ``V * B`` rows, in the order of views.
     """
-    dtype = teacher.extractor.head.weight.dtype
+    dtype = teacher.extractor.weight_dtype
     rows = {kind: part.transpose(0, 1).flatten(0, 1).to(dtype) for kind, part in kept.items()}
+    if LOGITS in rows:
+        return Output(rows[LOGITS])
     maps = [rows[kind] for kind in rows if kind != EMBEDDING]
     return teacher.from_embedding(rows[EMBEDDING], maps[0] if maps else None, image, views)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tmkd_lightning.cache import CacheError, CacheFolder
 from tmkd_lightning.cache.folder import describe_shapes, readable_size
 from tmkd_lightning.cache.identity import teacher_identity, views_identity
-from tmkd_lightning.cache.kept import PIXELS, checksums, head_tensors, kinds, output_of, parts
+from tmkd_lightning.cache.kept import EMBEDDING, LOGITS, PIXELS, checksums, head_tensors, kinds, output_of, parts
 from tmkd_lightning.models import load_pretrained
 from tmkd_lightning.outputs import Output
 
@@ -73,15 +73,17 @@ class TeacherCache(Callback):
             rank_zero_warn("TeacherCache has nothing to keep: no term of the loss reads a teacher")
             return
         identity = self._identity(trainer, module)
-        types = kinds("feature_map" in module.distiller.reads, module.teacher.map_size, self.dtype)
-        self.folder = CacheFolder(self.directory, identity, types)
+        self.folder = CacheFolder(self.directory, identity, self._kinds(module, has_head=True))
+        if EMBEDDING not in self.folder.files:
+            without = CacheFolder(self.directory, identity, self._kinds(module, has_head=False))
+            self.folder = without if LOGITS in without.files else self.folder
         self.complete = self._files_made = self.folder.complete
         rows = identity["data"]["images"] * identity["data"]["replicas"]
         rank_zero_info(
             f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there"
             + (": the teacher will not run" if self.complete else "")
         )
-        if self.complete:
+        if self.complete and EMBEDDING in self.folder.kinds:
             head = module.teacher.extractor.head
             kept = self.folder.read_head({name: tensor.shape for name, tensor in head.state_dict().items()})
             head.load_state_dict({name: torch.from_numpy(value) for name, value in kept.items()})
@@ -135,6 +137,9 @@ class TeacherCache(Callback):
         self._files_made = self._given_up = False
         self._look_at_images = True
 
+    def _kinds(self, module: Any, has_head: bool) -> dict[str, str]:
+        return kinds(has_head, "feature_map" in module.distiller.reads, module.teacher.map_size, self.dtype)
+
     def _identity(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         replicas = getattr(data, "augmentation_replicas", None)  # a foreign one has none
@@ -176,7 +181,10 @@ class TeacherCache(Callback):
         return {kind: torch.from_numpy(value).to(image.device, non_blocking=True) for kind, value in kept.items()}
 
     def _keep(self, folder: CacheFolder, module: Any, image: Tensor) -> dict[str, Tensor]:
-        found = parts(module.show(image), len(module.views), folder.kinds)
+        output = module.show(image)
+        if output.embedding is None and not self._files_made:  # only now is known that the teacher has no head
+            folder = self.folder = CacheFolder(self.directory, folder.identity, self._kinds(module, has_head=False))
+        found = parts(output, len(module.views), folder.kinds)
         values = {kind: part.cpu().numpy() for kind, part in found.items()}
         for kind, value in values.items():
             if not np.isfinite(value).all():
@@ -196,7 +204,8 @@ class TeacherCache(Callback):
     def _make_files(self, folder: CacheFolder, module: Any, shapes: dict[str, tuple[int, ...]]) -> None:
         data = folder.identity["data"]
         folder.create(data["images"] * data["replicas"], {PIXELS: (1,), **shapes})
-        folder.write_head(**head_tensors(module.teacher))
+        if EMBEDDING in shapes:
+            folder.write_head(**head_tensors(module.teacher))
         self._files_made = True
         rank_zero_info(
             f"Teacher cache: {data['replicas']} replicas of {data['images']} images, {describe_shapes(shapes)} "

@@ -143,6 +143,6 @@ def _copy(network: Extractor) -> Extractor:
 def _kept(output: Output, name: str) -> Output:
     if not output.logits.isfinite().all():
         raise ValueError(f"{name} gives logits that are not finite: was its training stopped by an error?")
-    weight = output.require("head_weight").float().cpu()
+    weight = None if output.head_weight is None else output.head_weight.float().cpu()
     rows = output.map(lambda part: part.float().cpu())
     return Output(rows.logits, rows.embedding, rows.feature_map, weight)

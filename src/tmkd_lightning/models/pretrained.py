@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Pretrained(nn.Module):
     They are not read at all if a checkpoint has been loaded before. If K is the weights' own number of classes, 1000,
     their head is kept too. Tensors have torchvision's names in state dicts.
 
-    Modules normalise images as the weights expect; an Extractor of your own takes `statistics` for that.
+    An Extractor normalises images as the weights expect, which `pretrained_cfg` says as timm's networks do.
 
     Args:
         name: torchvision's name of the network, as in ``torchvision.models.list_models()``.
@@ -42,6 +42,8 @@ class Pretrained(nn.Module):
         >>> Pretrained("resnet18", num_classes=5).pending
         True
     """
+
+    __jit_unused_properties__: ClassVar[list[str]] = ["pending", "pretrained_cfg"]
 
     def __init__(
         self, name: str, num_classes: int = 1000, weights: str | None = "DEFAULT", options: dict[str, Any] | None = None
@@ -71,10 +73,10 @@ class Pretrained(nn.Module):
         return self._wish.open
 
     @property
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Channel means and standard deviations that the weights expect; without weights, those of the default ones."""
+    def pretrained_cfg(self) -> dict[str, tuple[float, ...]]:
+        """Channel ``mean`` and ``std`` that the weights expect; without weights, those of the default ones."""
         transforms = find_weights(self.name, self.weights or "DEFAULT").transforms()
-        return tuple(transforms.mean), tuple(transforms.std)
+        return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
 
     def load_pretrained(self) -> None:
         """Reads the pretrained weights, if that is still to be done.
@@ -101,8 +103,9 @@ class Pretrained(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Classifies normalised images ``(B, 3, H, W)``; returns logits ``(B, K)``."""
-        if self.pending:
-            torch.compiler.disable(self.load_pretrained)()  # a compiler would look into the reading of files
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102
+            if self.pending:
+                torch.compiler.disable(self.load_pretrained)()  # a compiler would look into the reading of files
         logits: Tensor = self.network(image)
         return logits
 

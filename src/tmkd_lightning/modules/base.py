@@ -15,9 +15,9 @@ from torchmetrics import MetricCollection
 from tmkd_lightning.arguments import check_positive
 from tmkd_lightning.callbacks import PlateauStep, StepSeeds
 from tmkd_lightning.extract import Extractor
-from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics
+from tmkd_lightning.images import channel_statistics, check_images
 from tmkd_lightning.keys import names_under
-from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained
+from tmkd_lightning.models import PretrainedWeightsError, load_pretrained
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.checks import check_data_classes, check_makers, has_batch_norm
 from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
@@ -38,7 +38,6 @@ from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.modules.watched import WatchedModule
 from tmkd_lightning.precision import at_least_float32
 from tmkd_lightning.prompts import check_class_names
-from tmkd_lightning.taps import compile_with_taps
 
 
 class ClassificationModule(WatchedModule):
@@ -157,7 +156,7 @@ class ClassificationModule(WatchedModule):
         for extractor in self.extractors():
             extractor.confirm(image)
             if self.compile_networks:
-                compile_with_taps(extractor.network)
+                extractor.compile_network()
 
     def extractors(self) -> Iterator[Extractor]:
         """All networks that run in a training step."""
@@ -169,6 +168,12 @@ class ClassificationModule(WatchedModule):
         if skip:
             rank_zero_warn("skipping a training batch of one image: BatchNorm needs two; drop_last=True avoids it")
         return skip
+
+    def teardown(self, stage: str) -> None:
+        """Leaves nothing on the networks, which can be pickled and scripted afterwards."""
+        for part in self.modules():
+            if isinstance(part, Extractor):
+                part.remove_hooks()
 
     def no_loss(self) -> Tensor | None:
         """What a step returns for a batch that it skips: nothing, or where processes wait for each other, a zero."""
@@ -197,7 +202,21 @@ class ClassificationModule(WatchedModule):
     # Measuring
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images ``(B, 3, H, W)``, uint8 or float in [0, 1]."""
+        """Logits ``(B, K)`` of images in [0, 1], as `take` gives them, whatever batches hold.
+
+        Args:
+            image: ``(B, 3, H, W)``, uint8 or float in [0, 1]; looking at their range waits for their device.
+
+        Raises:
+            ValueError: they are outside of it, normalised perhaps, and would be normalised once more.
+        """
+        if not torch.compiler.is_compiling():
+            try:
+                check_images(image)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. A module is called on images in [0, 1], as self.take(batch) gives"
+                ) from None
         return self.extractor(image).logits
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -211,19 +230,18 @@ class ClassificationModule(WatchedModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities ``(B, K)``."""
         image, _ = self.take(batch)
-        return at_least_float32(self(image)).softmax(dim=1)
+        return at_least_float32(self.extractor(image).logits).softmax(dim=1)
 
     def _measure(self, batch: Any, metrics: MetricCollection) -> None:
         image, label = self.take_labelled(batch)
-        metrics.update(at_least_float32(self(image)), label)
+        metrics.update(at_least_float32(self.extractor(image).logits), label)
         self.log_dict(metrics, prog_bar=True, batch_size=len(label))
 
 
 def as_extractor(network: nn.Module, num_classes: NumClasses) -> Extractor:
     """Wraps a bare network; an Extractor, or the one inside a module of ours, keeps its statistics."""
     network = network.extractor if isinstance(network, ClassificationModule) else network
-    statistics = network.statistics if isinstance(network, Pretrained) else (IMAGENET_MEAN, IMAGENET_STD)
-    extractor = network if isinstance(network, Extractor) else Extractor(network, *statistics)
+    extractor = network if isinstance(network, Extractor) else Extractor(network)
     if isinstance(num_classes, int):
         extractor.resize_head(num_classes)
     return extractor

@@ -24,12 +24,20 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> No
         raise ValueError("teacher and student share weights: freezing one would freeze the other, pass a deepcopy")
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ValueError(f"student {student.name} has nothing to train: call requires_grad_(True) on it")
-    if same_classes and teacher.num_classes != student.num_classes:
+    if same_classes and classes_of(teacher, student.num_classes) != student.num_classes:
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
             f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: both must "
-            "have those of the data; if another layer is the head, name it with Extractor(network, head=...)"
+            "have those of the data; if another layer is the head, name it with Extractor(network, head=...), and if "
+            "none is, say Extractor(network, num_classes=...)"
         )
+
+
+def classes_of(teacher: Extractor, expected: int) -> int:
+    """Number of a teacher's classes; if it is not the expected one, what is taken for its head may be none."""
+    if teacher.num_classes != expected:
+        teacher.measure_classes()
+    return teacher.num_classes
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -91,8 +99,9 @@ def check_teacher_checkpoint(path: str | None) -> None:
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:
     """Refuses networks without what the methods read, and batches too small for them."""
     for part in distiller.parts:
-        for extractor in extractors if "feature_map" in part.reads else ():
-            extractor.require_map(reader=type(part).__name__)
+        for extractor in extractors:
+            for name in sorted(part.reads):
+                extractor.require(name, reader=type(part).__name__)
         if images < part.min_batch:
             raise ValueError(
                 f"{type(part).__name__} compares the images of a batch with each other, but training batches hold "

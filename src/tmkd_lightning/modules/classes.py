@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from tmkd_lightning.extract import Extractor
+from tmkd_lightning.modules.checks import classes_of
 from tmkd_lightning.modules.metrics import classification_metrics
 
 NumClasses = int | Literal["data"] | None
@@ -47,7 +48,7 @@ def check_teacher(teacher: Extractor, num_classes: int) -> None:
     Raises:
         ValueError: it was made for another number of classes.
     """
-    if teacher.num_classes != num_classes:
+    if classes_of(teacher, num_classes) != num_classes:
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes instead of {num_classes}: a fresh head would "
             "know nothing; train it on these classes, and pass it or its teacher_checkpoint"

@@ -130,14 +130,8 @@ class TMKDModule(TaughtModule):
                 "text_temperature": text_temperature,
             }
         )
-        checks.check_widths(
-            {
-                "text_dim": text_dim,
-                "text_head_dim": text_head_dim,
-                "fusion_hidden": fusion_hidden,
-                "teacher_chunk": teacher_chunk,
-            }
-        )
+        widths = {"text_dim": text_dim, "text_head_dim": text_head_dim, "fusion_hidden": fusion_hidden}
+        checks.check_widths({**widths, "teacher_chunk": teacher_chunk})
         checks.check_path("teacher_checkpoint", teacher_checkpoint)
         checks.check_choice("fusion", fusion, ["text", "mean"])
         checks.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
@@ -149,10 +143,9 @@ class TMKDModule(TaughtModule):
         self.views = MultiView(views)
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 
-        widths = self.extractor.embedding_dim, self.teacher.extractor.embedding_dim
         own = Sum(
             *([KD(temperature, logit_weight, name="logit")] if logit_weight else []),
-            *([FeatureKL(*widths, feature_temperature, noise_scale, feature_weight)] if feature_weight else []),
+            *([self._feature_kl(feature_temperature, noise_scale, feature_weight)] if feature_weight else []),
         )
         self.distiller = own if distiller is None else Sum(distiller, *own.parts)
         self.teacher.map_size = self.distiller.map_size
@@ -161,8 +154,11 @@ class TMKDModule(TaughtModule):
 
         weighs = fusion == "text" and len(self.views) > 1 and self.reads_teacher
         self.weight_net = WeightNet(text_dim, len(self.views), fusion_hidden) if weighs else None
-        anchor = (widths[0], text_dim, text_head_dim, text_temperature, text_weight)
-        self.text_anchor = TextAnchor(*anchor) if text_weight else None
+        self.text_anchor: TextAnchor | None = None
+        if text_weight:
+            self.extractor.require("embedding", reader="L_text")
+            anchor = (self.extractor.embedding_dim, text_dim, text_head_dim, text_temperature, text_weight)
+            self.text_anchor = TextAnchor(*anchor)
         self.prompt_bank = PromptBank(len(self.views), self.num_classes, text_dim) if weighs or text_weight else None
 
         save_under(self, "extractor.network", "student")
@@ -179,9 +175,17 @@ class TMKDModule(TaughtModule):
         """The student as a source of outputs."""
         return self.extractor
 
+    def _feature_kl(self, temperature: float, noise_scale: float, weight: float) -> FeatureKL:
+        student, teacher = self.extractor, self.teacher.extractor
+        for extractor in (student, teacher):
+            extractor.require("embedding", reader="L_feat")
+        return FeatureKL(student.embedding_dim, teacher.embedding_dim, temperature, noise_scale, weight)
+
     def make_ready(self, image: Tensor) -> None:
-        """Confirms both networks, and that they and the batch have what the distiller needs."""
+        """Confirms both networks, and that they and the batch have what the losses need."""
         super().make_ready(image)
+        if self.text_anchor is not None:
+            self.extractor.require("embedding", reader="L_text")
         checks.check_needs(self.distiller, list(self.extractors()), images=len(image))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -197,7 +201,7 @@ class TMKDModule(TaughtModule):
             distilled = self.distiller(student, self.target(teacher), label)
             terms = join(terms, self.train_fusion(teacher, label), distilled)
         if self.text_anchor is not None and self.prompt_bank is not None:
-            terms = join(terms, self.text_anchor(student.embedding, self.prompt_bank.anchors, label))
+            terms = join(terms, self.text_anchor(student.require("embedding"), self.prompt_bank.anchors, label))
         return self.total(terms)
 
     def train_fusion(self, teacher: Output, label: Tensor) -> dict[str, Tensor]:

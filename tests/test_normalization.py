@@ -1,0 +1,97 @@
+"""A network says with what it was trained, and is normalised so, wherever it stands."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD
+from tmkd_lightning.models import Pretrained
+
+HALF = (0.5, 0.5, 0.5)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def used(extractor: Extractor) -> tuple[list[float], list[float]]:
+    return extractor.mean.flatten().tolist(), extractor.std.flatten().tolist()
+
+
+def vit() -> nn.Module:
+    return timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, depth=1)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, *networks: nn.Module) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.stack([network(image) for network in self.networks]).mean(0)
+
+
+class Tower(nn.Module):
+    """The image tower of an open_clip model says what its images are normalised with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_mean, self.image_std = CLIP
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fc(image.mean((2, 3)))
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, torch.compile, Wrapped, nn.Sequential, copy.deepcopy], ids=str)
+def test_timms_own_statistics_wherever_the_network_stands(wrap) -> None:
+    torch.manual_seed(0)
+    extractor = Extractor(wrap(vit()))
+    assert used(extractor) == (list(HALF), list(HALF))
+    assert "says so" in extractor.statistics_source
+
+
+def test_in_a_module_teacher_and_student_each_have_their_own() -> None:
+    module = TMKDModule(vit(), Pretrained("resnet18", 3, weights=None), views=["rgb"], text_weight=0)
+    assert used(module.teacher.extractor) == (list(HALF), list(HALF))
+    assert used(module.extractor)[0] == pytest.approx(IMAGENET_MEAN)
+    assert (
+        used(ClassifierModule(torch.compile(Pretrained("efficientnet_v2_l", 3, weights=None))).extractor)[0]
+        == [0.5] * 3
+    )
+
+
+def test_open_clips_own_statistics() -> None:
+    extractor = Extractor(Wrapped(Tower()))
+    assert used(extractor)[0] == pytest.approx(CLIP[0])
+    assert used(extractor)[1] == pytest.approx(CLIP[1])
+
+
+def test_imagenets_where_nothing_is_said() -> None:
+    extractor = Extractor(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
+    assert used(extractor)[0] == pytest.approx(IMAGENET_MEAN)
+    assert used(extractor)[1] == pytest.approx(IMAGENET_STD)
+    assert extractor.statistics_source == "ImageNet's, as the network says nothing"
+
+
+def test_what_is_given_wins() -> None:
+    extractor = Extractor(vit(), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert used(extractor)[0] == pytest.approx([0.1, 0.2, 0.3])
+    assert extractor.statistics_source == "as given"
+    assert used(Extractor(vit(), mean=(0.1, 0.2, 0.3)))[1] == [0.5] * 3
+
+
+def test_parts_that_say_different_things_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"parts of Wrapped were .*networks.0 says so.*networks.1 says so.*mean="):
+        Extractor(Wrapped(vit(), Tower()))
+    assert used(Extractor(Wrapped(vit(), vit())))[0] == [0.5] * 3
+    assert used(Extractor(Wrapped(vit(), Tower()), mean=HALF, std=HALF))[0] == [0.5] * 3
+
+
+def test_a_greyscale_or_broken_statement_is_none() -> None:
+    network = Tower()
+    network.image_mean = (0.5,)
+    assert used(Extractor(network))[0] == pytest.approx(IMAGENET_MEAN)
