@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics, to_unit_float
+from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics, check_finite, to_unit_float
 from tmkd_lightning.outputs import MissingPartError, Output
 from tmkd_lightning.probe import Probe, probe
 from tmkd_lightning.taps import InputTap, OutputTap
@@ -137,9 +137,11 @@ class Extractor(nn.Module):
 
         Raises:
             TypeError: the network does not return one tensor.
-            ValueError: its head or map is not what it seemed to be.
+            ValueError: its head or map is not what it seemed to be, or an image holds values that are not finite.
         """
-        seen = probe(self.network, self.normalize(image[:_PROBED_IMAGES]))
+        image = image[:_PROBED_IMAGES]
+        check_finite(image)  # or the network would be blamed
+        seen = probe(self.network, self.normalize(image))
         self._confirm_head(seen, _check_logits(seen.output, self.name))
         self._head_confirmed = True
         if self.keep_map:
