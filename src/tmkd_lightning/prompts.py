@@ -228,6 +228,14 @@ class PromptBank(nn.Module):
         """An empty bank for another number of classes."""
         return PromptBank(len(self.embeddings), num_classes, self.anchors.shape[1])
 
-    def rows(self) -> Tensor:
-        """The embeddings of a class's views side by side, ``(K, V * E)``."""
-        return self.embeddings.transpose(0, 1).flatten(1)
+    def rows(self, label: Tensor | None = None) -> Tensor:
+        """The embeddings of a class's views side by side.
+
+        Args:
+            label: classes ``(B,)``, None for all.
+
+        Returns:
+            ``(B, V * E)``, or ``(K, V * E)`` of all.
+        """
+        embeddings = self.embeddings if label is None else self.embeddings[:, label]
+        return embeddings.transpose(0, 1).flatten(1)

@@ -48,6 +48,8 @@ class TMKDModule(TaughtModule):
         temperature: T of L_logit.
         feature_temperature: T of L_feat.
         text_temperature: τ of L_text.
+        text_negatives: with how many other classes, drawn anew at every step, L_text contrasts those of a batch; None
+            for all, which is dear where there are thousands.
         noise_scale: λ, how strongly the teacher's embedding is perturbed in L_feat.
         num_classes: K, for which networks made for another number are given fresh heads; ``data`` for that of the
             datamodule, None for that of the networks.
@@ -92,6 +94,7 @@ class TMKDModule(TaughtModule):
         temperature: float = 4.0,
         feature_temperature: float = 4.0,
         text_temperature: float = 0.07,
+        text_negatives: int | None = None,
         noise_scale: float = 0.1,
         num_classes: NumClasses = None,
         class_names: Sequence[str] | None = None,
@@ -134,6 +137,7 @@ class TMKDModule(TaughtModule):
             {
                 "text_dim": text_dim,
                 "text_head_dim": text_head_dim,
+                "text_negatives": text_negatives,
                 "fusion_hidden": fusion_hidden,
                 "teacher_chunk": teacher_chunk,
             }
@@ -161,7 +165,7 @@ class TMKDModule(TaughtModule):
 
         weighs = fusion == "text" and len(self.views) > 1 and self.reads_teacher
         self.weight_net = WeightNet(text_dim, len(self.views), fusion_hidden) if weighs else None
-        anchor = (widths[0], text_dim, text_head_dim, text_temperature, text_weight)
+        anchor = (widths[0], text_dim, text_head_dim, text_temperature, text_weight, text_negatives)
         self.text_anchor = TextAnchor(*anchor) if text_weight else None
         self.prompt_bank = PromptBank(len(self.views), self.num_classes, text_dim) if weighs or text_weight else None
 
