@@ -248,3 +248,17 @@ def test_a_network_asked_by_itself_does_not_take_the_blame(net) -> None:
     torch.nn.init.constant_(sick.fc.bias, float("nan"))
     with pytest.raises(ValueError, match="Net returned logits that are not finite on the first batch"):
         ClassifierModule(sick)(torch.rand(3, 3, 8, 8))
+
+
+def test_figures_of_a_finished_run_are_from_all_over_the_split(net) -> None:
+    from tmkd_lightning.commands.watch import watch
+
+    module = ClassifierModule(net())
+    data = Foreign(DataLoader(Rows(), 4))
+    for split in ("val", "test"):
+        seen = watch(module, {"network": module.extractor}, data, split, batches=3, accelerator="cpu")
+        assert seen.label.bincount(minlength=3).tolist() == [4, 4, 4]
+        assert sorted(seen.example_label.tolist()) == [0, 1, 2]
+    assert len(watch(module, {"network": module.extractor}, data, accelerator="cpu").label) == 60
+    assert isinstance(data.val_dataloader(), DataLoader)  # the datamodule is as it was
+    assert "val_dataloader" not in vars(data)

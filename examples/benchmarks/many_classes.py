@@ -8,7 +8,7 @@ and no texts; with texts, contrasted with all classes; and with texts and some s
 floor, which has the same heads: forward, backward and optimizer of the student alone and a forward of the teacher for
 each view. Each is a process of its own, for the memory: of the device, or on a CPU the most that the process ever held,
 the making of the text embeddings included. The last columns say how many times as much the most classes take as the
-fewest. Medians over the steps of one run; writes runs/many_classes.json.
+fewest. Times are the least of the steps of one run; writes runs/many_classes.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -117,9 +116,7 @@ def measure(classes: int, kind: str, batch_size: int, negatives: int, steps: int
         most = torch.cuda.max_memory_allocated() / 1e6
     else:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return {f"{name}, ms": 1e3 * statistics.median(values[WARM_UP:]) for name, values in seconds.items()} | {
-        "memory, MB": most
-    }
+    return {f"{name}, ms": 1e3 * min(values[WARM_UP:]) for name, values in seconds.items()} | {"memory, MB": most}
 
 
 def main() -> None:
@@ -131,13 +128,18 @@ def main() -> None:
     parser.add_argument("--only", help=argparse.SUPPRESS)  # what one process measures, and its number of classes
     options = parser.parse_args()
     if options.only:
-        print(json.dumps(measure(options.classes[0], options.only, options.batch_size, options.negatives, options.steps)))
+        print(
+            json.dumps(measure(options.classes[0], options.only, options.batch_size, options.negatives, options.steps))
+        )
         return
     rows = []
     for kind in ("floor", "mean", "texts", "texts, sampled"):
         few, many = (in_its_own_process(classes, kind) for classes in options.classes)
         times = {f"{name.split(',')[0]} x": many[name] / few[name] for name in few}
-        rows += [{"": kind, "classes": options.classes[0], **few}, {"": kind, "classes": options.classes[1], **many, **times}]
+        rows += [
+            {"": kind, "classes": options.classes[0], **few},
+            {"": kind, "classes": options.classes[1], **many, **times},
+        ]
     print_table(rows)
     write("many_classes", rows)
 
