@@ -114,6 +114,11 @@ def test_no_step_waits(net, prompts, fit, method, objective) -> None:
     assert not waits(module, fit, callbacks=[prompts()])
 
 
+def test_sampled_negatives_wait_for_nothing(net, prompts, fit) -> None:
+    options = {"views": ["rgb", edge(rounds=8)], "text_negatives": 1, "optimizer": sgd}
+    assert not waits(TMKDModule(net(16), net(), **options), fit, callbacks=[prompts()])
+
+
 def test_exact_edges_look_at_the_device_and_nothing_else_does(net, prompts, fit) -> None:
     """Whether edges still grow is known on the device alone; a bounded number of rounds does not ask."""
     seen = waits(TMKDModule(net(16), net(), optimizer=sgd), fit, callbacks=[prompts()])

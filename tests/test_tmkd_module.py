@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, View
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, StepSeeds, TeacherCheck
 from tmkd_lightning.distillers import KD, Distiller
 from tmkd_lightning.outputs import MissingPartError
 from tmkd_lightning.views import edge_view, high_frequency_view
@@ -586,3 +586,46 @@ def test_networks_are_laid_out_for_fast_convolutions_and_stay_the_same(net, fit)
     for network in (module.student, module.teacher.extractor.network):
         assert network.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(value.equal(before[key]) for key, value in module.student.named_parameters())
+
+
+def test_views_are_weighed_for_the_classes_of_the_batch_alone(net) -> None:
+    """Eleven classes and four images: the same weights and gradients as from all classes, from four rows."""
+    module = TMKDModule(net(16, num_classes=11), net(num_classes=11))
+    module.prompt_bank.fill(torch.randn(3, 11, 512), torch.randn(11, 512))
+    label, given = torch.tensor([9, 2, 9, 0]), []
+    module.weight_net.register_forward_pre_hook(lambda _, args: given.append(len(args[0])))
+    weights = module.view_weights(label)
+    (weights * torch.arange(12.0).view(4, 3)).sum().backward()
+    ours = [parameter.grad.clone() for parameter in module.weight_net.parameters()]
+    module.weight_net.zero_grad()
+    every = module.weight_net(module.prompt_bank.embeddings.permute(1, 0, 2).reshape(11, -1))[label]
+    (every * torch.arange(12.0).view(4, 3)).sum().backward()
+    assert weights.allclose(every, atol=1e-6)
+    for mine, parameter in zip(ours, module.weight_net.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-5)
+    module.view_weights(torch.arange(11))  # as many images as classes: all at once, each once
+    assert given == [4, 11, 11]
+
+
+def test_as_many_negatives_as_asked_for_and_no_others(net) -> None:
+    module = TMKDModule(net(16), net(), text_negatives=7, views=["rgb"])
+    assert module.text_anchor.negatives == 7
+    with pytest.raises(ValueError, match="text_negatives must be"):
+        TMKDModule(net(16), net(), text_negatives=0)
+
+
+def test_sampled_negatives_are_those_of_the_step(net, prompts, fit) -> None:
+    """A step draws by its place in the run: what was drawn before, here one more number, changes nothing."""
+
+    class Draws(Callback):
+        def on_train_epoch_start(self, *_) -> None:
+            torch.rand(1)
+
+    networks = net(16), net()
+    states = []
+    for callbacks in ([], [Draws()]):
+        torch.manual_seed(0)
+        module = TMKDModule(*copy.deepcopy(networks), text_negatives=1, optimizer=FAST["optimizer"])
+        fit(module, callbacks=[prompts(), StepSeeds(5), *callbacks], max_epochs=1)
+        states.append(module.state_dict())
+    assert all(value.equal(states[1][key]) for key, value in states[0].items())

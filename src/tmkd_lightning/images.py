@@ -99,12 +99,13 @@ def denormalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (image * std + mean).clamp(0, 1)
 
 
-def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = None) -> None:
+def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = None, batch: str = "batch") -> None:
     """Refuses a batch that is not what the views and networks expect; meant for the host, before the transfer.
 
     Args:
         image: a batch as the DataLoader gave it.
         normalized_with: mean and standard deviation, ``(3, 1, 1)`` each, if the batch arrives normalised.
+        batch: what messages call it, such as ``validation batch``.
 
     Raises:
         TypeError: not a tensor of uint8 or floating type.
@@ -120,7 +121,7 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
         )
     if image.numel() == 0:
         raise ValueError(
-            f"a batch holds no image, its shape is {tuple(image.shape)}: have the DataLoader leave empty batches out"
+            f"a {batch} holds no image, its shape is {tuple(image.shape)}: have the DataLoader leave empty batches out"
         )
     if image.dtype == torch.uint8:
         if normalized_with is not None:
@@ -132,14 +133,41 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
         image = image * std + mean
     low, high = (value.item() for value in torch.aminmax(image))
     if math.isnan(low):
-        which = int(image.flatten(1).isnan().any(1).int().argmax())
         raise ValueError(
-            f"image {which} of a batch of {len(image)} holds values that are not a number: look at what the transform "
+            f"{_place(image.isnan(), batch)} holds values that are not a number: look at what the transform "
             "makes of it; a mean or a division over nothing gives NaN"
         )
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
         what = "after undoing normalized_with " if normalized_with is not None else ""
+        place = _place((image < -_TOLERANCE) | (image > 1 + _TOLERANCE), batch)
         raise ValueError(
-            f"images must lie in [0, 1] {what}but this batch spans [{low:.3g}, {high:.3g}]; if they arrive normalised, "
-            "pass normalized_with=(mean, std) as your transform uses it; if they are 0..255, hand them over as uint8"
+            f"images must lie in [0, 1] {what}but this batch spans [{low:.3g}, {high:.3g}] ({place} is the first "
+            "outside); if they arrive normalised, pass normalized_with=(mean, std) as your transform uses it; if they "
+            "are 0..255, hand them over as uint8"
         )
+
+
+def check_finite(image: Tensor) -> None:
+    """Refuses images with a NaN or infinity, whatever their range.
+
+    Args:
+        image: the first batch that a network sees, ``(B, ...)``.
+
+    Raises:
+        ValueError: an image holds one.
+
+    Example:
+        >>> check_finite(torch.tensor([[0.0], [float("nan")]]))
+        Traceback (most recent call last):
+        ValueError: image 1 of a first batch of 2 holds values that are not finite: look at what ...
+    """
+    bad = ~image.isfinite()
+    if bad.any():
+        raise ValueError(
+            f"{_place(bad, 'first batch')} holds values that are not finite: look at what the transform makes of it"
+        )
+
+
+def _place(bad: Tensor, batch: str) -> str:
+    """Names the first image with a bad value."""
+    return f"image {int(bad.flatten(1).any(1).int().argmax())} of a {batch} of {len(bad)}"

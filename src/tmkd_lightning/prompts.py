@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ def check_class_names(names: Sequence[object], num_classes: int | None) -> list[
     empty = [index for index, word in enumerate(words) if not word.strip()]
     if empty:
         raise ValueError(f"the name of class {empty[0]} is empty: every class needs words of its own")
-    twice = sorted({word for word in words if words.count(word) > 1})
+    twice = sorted(word for word, count in Counter(words).items() if count > 1)
     if twice:
         raise ValueError(f"class names must differ, but {twice[0]!r} stands for several classes")
     return words
@@ -227,6 +228,14 @@ class PromptBank(nn.Module):
         """An empty bank for another number of classes."""
         return PromptBank(len(self.embeddings), num_classes, self.anchors.shape[1])
 
-    def rows(self) -> Tensor:
-        """The embeddings of a class's views side by side, ``(K, V * E)``."""
-        return self.embeddings.transpose(0, 1).flatten(1)
+    def rows(self, label: Tensor | None = None) -> Tensor:
+        """The embeddings of a class's views side by side.
+
+        Args:
+            label: classes ``(B,)``, None for all.
+
+        Returns:
+            ``(B, V * E)``, or ``(K, V * E)`` of all.
+        """
+        embeddings = self.embeddings if label is None else self.embeddings[:, label]
+        return embeddings.transpose(0, 1).flatten(1)

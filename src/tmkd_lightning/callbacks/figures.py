@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 
-from tmkd_lightning.callbacks.first_batches import first_batches
+from tmkd_lightning.callbacks.validation_batches import validation_batches
 from tmkd_lightning.figures import (
     FIGURES,
     History,
@@ -28,7 +28,7 @@ from tmkd_lightning.figures import (
     render,
     write,
 )
-from tmkd_lightning.figures.curves import ACCURACY, FUSION
+from tmkd_lightning.figures.curves import ACCURACIES, FUSION
 from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import run_name
 from tmkd_lightning.figures.save import check_format
@@ -51,7 +51,8 @@ class Figures(Callback):
         folder: where the files go; by default ``figures`` in the folder of the trainer's first logger. Each epoch that
             is drawn has a folder of its own in it.
         examples: how many images to show in views and attention, one of each class.
-        batches: how many validation batches to look at, None for all.
+        batches: how many batches of validation images to look at, from all over the first validation set where its
+            images can be had by index; None for all. ``limit_val_batches`` holds here too.
         seed: of t-SNE.
 
     Raises:
@@ -107,7 +108,8 @@ class Figures(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the accuracy."""
-        accuracy = trainer.callback_metrics.get(ACCURACY)
+        logged = trainer.callback_metrics
+        accuracy = next((logged[name] for name in ACCURACIES if name in logged), None)
         if accuracy is not None and not trainer.sanity_checking:
             self._history.accuracy[trainer.current_epoch] = accuracy.item()
 
@@ -161,7 +163,7 @@ class Figures(Callback):
             roles = ("network",) if module.teacher is None else ("student", "teacher")
             networks = dict(zip(roles, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
             names = names_or_numbers(fitting_class_names(module), module.num_classes)
-            images = map(module.take_labelled, first_batches(trainer, batches))
+            images = map(module.take_labelled, validation_batches(trainer, batches)[0])
             return look(networks, images, names, self.examples)
 
         return Material(shown, module.views, lambda: {self._run: self._history}, self.seed)

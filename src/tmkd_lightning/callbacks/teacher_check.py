@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from tmkd_lightning.callbacks.first_batches import first_batches
+from tmkd_lightning.callbacks.validation_batches import validation_batches
 
 _NEAR_CHANCE = 2.0  # times the accuracy of guessing
 _RUINED = 0.8  # of the accuracy on the plain image
@@ -17,13 +17,16 @@ _MEAN = "mean of views"
 
 
 class TeacherCheck(Callback):
-    """Measures the teacher on a few validation batches when training starts, on each view and on their mean.
+    """Measures the teacher on a few validation images when training starts, on each view and on their mean.
 
-    Prints one line. Warns if the teacher is hardly better than guessing, or if a view takes a fifth or more of its
-    accuracy: then train it on its views (``ClassifierModule(views=...)``), weaken the view, or leave it out.
+    The images are from all over the first validation set, since those of a folder come sorted by class. Prints one
+    line. Warns if the teacher is hardly better than guessing or says one class to all images, or if a view takes a
+    fifth or more of its accuracy: then train it on its views (``ClassifierModule(views=...)``), weaken the view, or
+    leave it out.
 
     Args:
-        batches: how many batches to look at, 0 for none. Each process looks at its own.
+        batches: how many batches of images to look at, 0 for none; no more than ``limit_val_batches`` or
+            ``fast_dev_run`` let validation read. Each process looks at its own.
 
     Raises:
         ValueError: `batches` is negative.
@@ -41,36 +44,48 @@ class TeacherCheck(Callback):
         if module.teacher is None or self.batches == 0 or not module.runs_teacher:
             return
         with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
-            shown = [_look(module, batch) for batch in first_batches(trainer, self.batches)]
+            batches, spread = validation_batches(trainer, self.batches)
+            shown = [_look(module, batch) for batch in batches]
         name = module.teacher.extractor.name
         if not shown:
             rank_zero_info(f"Teacher {name} was not measured: there are no validation batches")
             return
-        right = {view: torch.cat([one[view] for one in shown]).float() for view in shown[0]}
-        accuracy = {view: part.mean().item() for view, part in right.items()}
+        label = torch.cat([its for _, its in shown])
+        answers = {view: torch.cat([one[view] for one, _ in shown]) for view in shown[0][0]}
+        accuracy = {view: (answer == label).float().mean().item() for view, answer in answers.items()}
         rank_zero_info(
-            f"Teacher {name} on {len(right['rgb'])} validation images, top-1: "
+            f"Teacher {name} on {len(label)} validation images{_which(label, len(shown), spread)}, top-1: "
             + ", ".join(f"{view} {value:.1%}" for view, value in accuracy.items())
         )
-        _warn(accuracy, module.num_classes)
+        one_answer = len(answers["rgb"].unique()) == 1 < len(label.unique())
+        _warn(accuracy, module.num_classes, int(answers["rgb"][0]) if one_answer else None)
 
 
-def _look(module: Any, batch: Any) -> dict[str, Tensor]:
-    """Which images ``(B,)`` the teacher gets right: plain, in each view, and in the mean of several views."""
+def _look(module: Any, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
+    """The teacher's answers ``(B,)``: plain, in each view, and in the mean of several views; and the labels."""
     image, label = module.take_labelled(batch)
     logits = {"rgb": module.teacher(image).logits}
     logits |= {view.name: module.teacher(view(image)).logits for view in module.views.views if view.name != "rgb"}
     if len(module.views) > 1:
         logits[_MEAN] = torch.stack([logits[name] for name in module.views.names]).mean(0)
-    return {name: part.argmax(1) == label for name, part in logits.items()}
+    return {name: part.argmax(1) for name, part in logits.items()}, label
 
 
-def _warn(accuracy: dict[str, float], num_classes: int) -> None:
+def _which(label: Tensor, batches: int, spread: bool) -> str:
+    """What the images do not stand for, in brackets."""
+    said = [] if spread else [f"the first {batches} batches, as this loader gives no others by index"]
+    if len(label) > 1 and len(label.unique()) == 1:
+        said.append(f"all of class {int(label[0])}, so this says little")
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def _warn(accuracy: dict[str, float], num_classes: int, only_answer: int | None) -> None:
     plain = accuracy["rgb"]
-    if plain < min(_NEAR_CHANCE / num_classes, (1 + 1 / num_classes) / 2):
+    if only_answer is not None or plain < min(_NEAR_CHANCE / num_classes, (1 + 1 / num_classes) / 2):
+        all_alike = "" if only_answer is None else f", and it says class {only_answer} to every image"
         rank_zero_warn(
-            f"The teacher is hardly better than guessing (top-1 {plain:.1%}, guessing {1 / num_classes:.1%}): were its "
-            "weights loaded (teacher_checkpoint), and are its normalisation and the class order right?"
+            f"The teacher is hardly better than guessing (top-1 {plain:.1%}, guessing {1 / num_classes:.1%}{all_alike})"
+            ": were its weights loaded (teacher_checkpoint), and are its normalisation and the class order right?"
         )
         return
     for name, value in accuracy.items():

@@ -52,7 +52,7 @@ def draw(
         data: datamodule by class_path; by default the one that the run was trained on.
         split: whose images to show, val or test.
         examples: how many images to show in views and attention, one of each class.
-        batches: how many batches to look at, by default all.
+        batches: how many batches of images to look at, from all over the split; by default all.
         run: folder with the run's metrics.csv, or that file; by default where the checkpoint lies.
         page: file for all figures on one page, .png or .pdf.
         formats: of the files, png and pdf by default.

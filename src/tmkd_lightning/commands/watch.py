@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch.utils._pytree import tree_leaves
 
+from tmkd_lightning.callbacks.validation_batches import spread_over
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.figures import Observer, Seen
 from tmkd_lightning.modules.base import ClassificationModule
@@ -49,7 +52,7 @@ def watch(
         data: where the images are.
         split: ``val`` or ``test``; of several loaders, the first counts.
         examples: as in `look`.
-        batches: how many to look at, None for all.
+        batches: how many to look at, from all over the split where its images can be had by index; None for all.
         accelerator: Lightning's.
 
     Returns:
@@ -73,5 +76,22 @@ def watch(
         callbacks=[_Watch(observer)],
     )
     measure = {"val": trainer.validate, "test": trainer.test}[split]
-    measure(module, datamodule=data, verbose=False)
+    with _spread(data, f"{split}_dataloader", batches):
+        measure(module, datamodule=data, verbose=False)
     return observer.seen()
+
+
+@contextmanager
+def _spread(data: LightningDataModule, name: str, batches: int | None) -> Iterator[None]:
+    """Has a datamodule give images from all over a split: its first batches may hold one class or two."""
+    make = getattr(data, name)
+
+    def first_loader() -> Any:
+        loader = next(iter(tree_leaves(make())), None)
+        return loader if batches is None else spread_over(loader, batches) or loader
+
+    vars(data)[name] = first_loader  # of this one datamodule, for as long as it is asked
+    try:
+        yield
+    finally:
+        del vars(data)[name]

@@ -17,6 +17,8 @@ FUSION = "fusion/"
 """What stands before the names of views in logs."""
 ACCURACY = "val/top1"
 """The accuracy that is drawn, in logs."""
+ACCURACIES = (ACCURACY, f"{ACCURACY}/dataloader_idx_0")
+"""Its names: the second where there are several validation sets, of which the first is drawn."""
 
 _WEIGHTS = "Mean weight of each view in the fused teacher, as logged"
 _ACCURACY = "Top-1 on the validation images"
@@ -147,7 +149,7 @@ def history_of(text: str, path: Path) -> History:
         weights = {name: _by_epoch(rows, name) for name in rows[0] if name and name.startswith(FUSION)}
         return History(
             weights={name.removeprefix(FUSION): values for name, values in weights.items() if values},
-            accuracy=_by_epoch(rows, ACCURACY),
+            accuracy=next(filter(None, (_by_epoch(rows, name) for name in ACCURACIES)), {}),
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as metrics ({error}): it is damaged, or not CSVLogger's") from error

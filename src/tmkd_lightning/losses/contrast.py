@@ -1,6 +1,8 @@
-"""Contrast of images with the texts of all classes (Eq. 11)."""
+"""Contrast of images with the texts of classes (Eq. 11)."""
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,8 +13,10 @@ from tmkd_lightning.precision import in_full_precision
 
 
 @in_full_precision
-def text_contrast(student: Tensor, text: Tensor, label: Tensor, temperature: float) -> Tensor:
-    """How badly an image's embedding picks its own class's text among all classes' texts.
+def text_contrast(
+    student: Tensor, text: Tensor, label: Tensor, temperature: float, left_out: Tensor | None = None
+) -> Tensor:
+    """How badly an image's embedding picks its own class's text among the classes' texts.
 
     InfoNCE with one positive, the text of the image's class, and ``K - 1`` negatives, those of the other classes.
 
@@ -21,6 +25,7 @@ def text_contrast(student: Tensor, text: Tensor, label: Tensor, temperature: flo
         text: embeddings of each class's text in the common space, ``(K, E)``; normalised here.
         label: classes of the images, ``(B,)``, in 0..K-1.
         temperature: τ, above 0.
+        left_out: which texts do not take part, ``(K,)``, of classes that no image is of; None for none.
 
     Returns:
         Scalar, at least 0: the mean over the batch.
@@ -39,4 +44,6 @@ def text_contrast(student: Tensor, text: Tensor, label: Tensor, temperature: flo
         raise ValueError(f"student is {student.shape[1]} wide and text {text.shape[1]}: project both to one width")
     check_temperature(temperature)
     similarity = unit(student) @ unit(text).T
+    if left_out is not None:
+        similarity = similarity.masked_fill(left_out, -math.inf)
     return F.cross_entropy(similarity / temperature, label)

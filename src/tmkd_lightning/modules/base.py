@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from tmkd_lightning.arguments import check_positive
 from tmkd_lightning.callbacks import PlateauStep, StepSeeds
@@ -22,7 +21,7 @@ from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.checks import check_data_classes, check_makers, has_batch_norm
 from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
 from tmkd_lightning.modules.finite import FiniteGuard
-from tmkd_lightning.modules.metrics import classification_metrics
+from tmkd_lightning.modules.metrics import LoaderMetrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
 from tmkd_lightning.modules.quiet import silence_intended
 from tmkd_lightning.modules.resumed import check_resumed
@@ -43,7 +42,8 @@ from tmkd_lightning.prompts import check_class_names
 class ClassificationModule(WatchedModule):
     """A classifier in Lightning: everything but the training step.
 
-    Validation and test log ``top1``, ``top5`` and ``recall`` (macro) of the classifier alone.
+    Validation and test log ``loss``, ``top1``, ``top5`` and ``recall`` (macro) of the classifier alone, of each
+    DataLoader by itself.
 
     Args:
         network: the classifier that is trained.
@@ -86,7 +86,7 @@ class ClassificationModule(WatchedModule):
         self.left_out: list[str] = []
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.guard = FiniteGuard()
-        self.val_metrics, self.test_metrics = (classification_metrics(self.num_classes, s) for s in ("val/", "test/"))
+        self.val_metrics, self.test_metrics = (LoaderMetrics(self.num_classes, prefix) for prefix in ("val/", "test/"))
         self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
 
     def remember(self, arguments: dict[str, Any]) -> None:
@@ -219,23 +219,26 @@ class ClassificationModule(WatchedModule):
                 ) from None
         return self.extractor(image).logits
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measures the classifier alone."""
-        self._measure(batch, self.val_metrics)
+        self._measure(batch, batch_idx, self.val_metrics)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measures the classifier alone."""
-        self._measure(batch, self.test_metrics)
+        self._measure(batch, batch_idx, self.test_metrics)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Class probabilities ``(B, K)``."""
+        if batch_idx == 0:
+            self.check(batch)
         image, _ = self.take(batch)
         return at_least_float32(self.extractor(image).logits).softmax(dim=1)
 
-    def _measure(self, batch: Any, metrics: MetricCollection) -> None:
+    def _measure(self, batch: Any, batch_idx: int, metrics: LoaderMetrics) -> None:
+        if batch_idx == 0:
+            self.check(batch)  # as in training: the batch may have come by another hook than ours
         image, label = self.take_labelled(batch)
-        metrics.update(at_least_float32(self.extractor(image).logits), label)
-        self.log_dict(metrics, prog_bar=True, batch_size=len(label))
+        metrics.log(self, at_least_float32(self.extractor(image).logits), label)
 
 
 def as_extractor(network: nn.Module, num_classes: NumClasses) -> Extractor:

@@ -7,10 +7,19 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 
 from tmkd_lightning.images import check_images, denormalize, to_unit_float
 from tmkd_lightning.modules.checks import check_labels, describe
+
+_BATCH: dict[RunningStage | None, str] = {
+    RunningStage.TRAINING: "training batch",
+    RunningStage.SANITY_CHECKING: "validation batch",
+    RunningStage.VALIDATING: "validation batch",
+    RunningStage.TESTING: "test batch",
+    RunningStage.PREDICTING: "prediction batch",
+}
 
 Normalization = tuple[Sequence[float], Sequence[float]]
 
@@ -75,8 +84,9 @@ class BatchModule(LightningModule):
     def check(self, batch: Any) -> None:
         """Refuses a batch whose images or labels are not what they must be."""
         image, label = self.unpack(batch)
-        check_images(image, self.normalized_with)
-        if label is not None and not self.trainer.predicting:
+        stage = None if self._trainer is None else self.trainer.state.stage
+        check_images(image, self.normalized_with, _BATCH.get(stage, "batch"))
+        if label is not None and stage != RunningStage.PREDICTING:
             check_labels(label, len(image), self.num_classes)
 
     def take(self, batch: Any) -> tuple[Tensor, Tensor | None]:

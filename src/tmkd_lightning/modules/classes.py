@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.modules.checks import classes_of
-from tmkd_lightning.modules.metrics import classification_metrics
+from tmkd_lightning.modules.metrics import LoaderMetrics
 
 NumClasses = int | Literal["data"] | None
 
@@ -36,8 +36,8 @@ def resize(module: Any, num_classes: int) -> None:
             check_teacher(extractor, num_classes)
         extractor.resize_head(num_classes)
     module.num_classes = num_classes
-    module.val_metrics = classification_metrics(num_classes, "val/")
-    module.test_metrics = classification_metrics(num_classes, "test/")
+    module.val_metrics = LoaderMetrics(num_classes, "val/")
+    module.test_metrics = LoaderMetrics(num_classes, "test/")
     if module.prompt_bank is not None:
         module.prompt_bank = module.prompt_bank.resized(num_classes)
 

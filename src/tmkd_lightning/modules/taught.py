@@ -125,5 +125,9 @@ class TaughtModule(ClassificationModule):
         """Weights ``(B, V)`` of the views for each image's class (Eq. 3 and 4), each row summing to 1."""
         if self.weight_net is None or self.prompt_bank is None:
             return torch.full((len(label), len(self.views)), 1 / len(self.views), device=label.device)
-        weights: Tensor = self.weight_net(self.prompt_bank.rows())
+        weights: Tensor
+        if len(label) < self.num_classes:  # those of the other classes are not needed
+            weights = self.weight_net(self.prompt_bank.rows(label))
+            return weights
+        weights = self.weight_net(self.prompt_bank.rows())
         return weights[label]

@@ -48,6 +48,8 @@ class TMKDModule(TaughtModule):
         temperature: T of L_logit.
         feature_temperature: T of L_feat.
         text_temperature: τ of L_text.
+        text_negatives: with how many other classes, drawn anew at every step, L_text contrasts those of a batch; None
+            for all, which is dear where there are thousands.
         noise_scale: λ, how strongly the teacher's embedding is perturbed in L_feat.
         num_classes: K, for which networks made for another number are given fresh heads; ``data`` for that of the
             datamodule, None for that of the networks.
@@ -92,6 +94,7 @@ class TMKDModule(TaughtModule):
         temperature: float = 4.0,
         feature_temperature: float = 4.0,
         text_temperature: float = 0.07,
+        text_negatives: int | None = None,
         noise_scale: float = 0.1,
         num_classes: NumClasses = None,
         class_names: Sequence[str] | None = None,
@@ -131,7 +134,7 @@ class TMKDModule(TaughtModule):
             }
         )
         widths = {"text_dim": text_dim, "text_head_dim": text_head_dim, "fusion_hidden": fusion_hidden}
-        checks.check_widths({**widths, "teacher_chunk": teacher_chunk})
+        checks.check_widths({**widths, "text_negatives": text_negatives, "teacher_chunk": teacher_chunk})
         checks.check_path("teacher_checkpoint", teacher_checkpoint)
         checks.check_choice("fusion", fusion, ["text", "mean"])
         checks.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
@@ -157,8 +160,8 @@ class TMKDModule(TaughtModule):
         self.text_anchor: TextAnchor | None = None
         if text_weight:
             self.extractor.require("embedding", reader="L_text")
-            anchor = (self.extractor.embedding_dim, text_dim, text_head_dim, text_temperature, text_weight)
-            self.text_anchor = TextAnchor(*anchor)
+            anchor = (text_dim, text_head_dim, text_temperature, text_weight, text_negatives)
+            self.text_anchor = TextAnchor(self.extractor.embedding_dim, *anchor)
         self.prompt_bank = PromptBank(len(self.views), self.num_classes, text_dim) if weighs or text_weight else None
 
         save_under(self, "extractor.network", "student")
