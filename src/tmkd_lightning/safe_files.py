@@ -14,7 +14,7 @@ _PARTS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "call
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Reads what ``torch.save`` wrote, if it is nothing but tensors and plain types.
+    """Reads what ``torch.save`` wrote, if it is nothing but tensors and plain types, or a ``.safetensors`` file.
 
     Args:
         path: the file.
@@ -35,6 +35,8 @@ def read_checkpoint(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: is the path right, and was the network trained?")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
@@ -65,6 +67,16 @@ def check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
             raise ValueError(f"{path} is damaged, or of other code: its {name} should be a mapping and is {found}")
     if not all(isinstance(key, str) for key in checkpoint["state_dict"]):
         raise ValueError(f"{path} is damaged, or of other code: its state_dict has keys that are no names")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file, or is damaged ({error})") from error
 
 
 def _cause(path: Path, error: Exception) -> str:
