@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics, to_unit_float
 from tmkd_lightning.outputs import MissingPartError, Output
 from tmkd_lightning.probe import Probe, probe
-from tmkd_lightning.taps import InputTap, OutputTap
+from tmkd_lightning.taps import InputTap, OutputTap, out_of_compilers
 
 _PROBED_IMAGES = 8  # enough to tell one tensor from another, cheap for any network
 
@@ -56,10 +56,10 @@ class Extractor(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module) or isinstance(network, Extractor):
             raise TypeError(f"network must be a classifier (an nn.Module from images to logits), got {type(network)}")
-        self.network = network
+        self.network, self.compiled = out_of_compilers(network)  # by their owner; modules compile these parts again
         self.keep_map = keep_map
         self._head_confirmed = self._map_searched = False
-        self.head_name = _head(network) if head is None else head
+        self.head_name = _head(self.network) if head is None else head
         self.map_name = self.named_map = feature_map
         for name, values in zip(("mean", "std"), channel_statistics(mean, std), strict=True):
             self.register_buffer(name, values)
@@ -67,7 +67,7 @@ class Extractor(nn.Module):
         self._map_tap = OutputTap()
         self.head.register_forward_hook(self._head_tap)
         if feature_map is not None:
-            self._map_tap.attach(_submodule(network, feature_map, "feature_map"))
+            self._map_tap.attach(_submodule(self.network, feature_map, "feature_map"))
 
     @property
     def head(self) -> nn.Linear:

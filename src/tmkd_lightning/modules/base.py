@@ -149,15 +149,15 @@ class ClassificationModule(WatchedModule):
             self._ready = True
 
     def make_ready(self, image: Tensor) -> None:
-        """Confirms what was found out about the networks by their names, then compiles them if asked to.
+        """Confirms what was found out about the networks by their names, then compiles them if asked to, by an argument or by their owner.
 
         Args:
             image: of the first batch, ``(B, 3, H, W)`` in [0, 1].
         """
         for extractor in self.extractors():
             extractor.confirm(image)
-            if self.compile_networks:
-                compile_with_taps(extractor.network)
+            for part in [""] if self.compile_networks else extractor.compiled:
+                compile_with_taps(extractor.network.get_submodule(part))
 
     def extractors(self) -> Iterator[Extractor]:
         """All networks that run in a training step."""
