@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tmkd_lightning.arguments import check_positive
-from tmkd_lightning.callbacks import PlateauStep, StepSeeds
+from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, channel_statistics
 from tmkd_lightning.keys import names_under
@@ -86,6 +86,7 @@ class ClassificationModule(WatchedModule):
         self.compile_networks, self._ready = compile, False
         self.left_out: list[str] = []
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
+        self.trained_class_names: list[str] | None = None  # of the data that it was trained on
         self.guard = FiniteGuard()
         self.val_metrics, self.test_metrics = (classification_metrics(self.num_classes, s) for s in ("val/", "test/"))
         self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
@@ -99,7 +100,7 @@ class ClassificationModule(WatchedModule):
         """Asks the data for the number of classes, if told to: callbacks must find everything in its final size."""
         if self.asks_data:
             resize(self, of_data(self.trainer))
-        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep()])
+        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep(), ClassNamesCheck()])
 
     def prepare_data(self) -> None:
         """Reads the weights on one process first, which fetches those that are not on the machine."""
