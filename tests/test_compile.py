@@ -68,7 +68,8 @@ def whole(network: nn.Module) -> nn.Module:
 def test_checkpoints_of_compiled_networks_have_bare_names(net, fit, compiled, tmp_path, wrap) -> None:
     student, teacher = net(), net(16)
     module = TMKDModule(wrap(teacher), wrap(student), distiller=KD(), views=["rgb"], feature_weight=0, text_weight=0)
-    assert module.student is student and module.teacher.extractor.network is teacher
+    assert module.student is student
+    assert module.teacher.extractor.network is teacher
     trainer = fit(module, max_epochs=1)
     parts = [student.conv, teacher.conv]
     assert compiled == ([student, parts[0], teacher, parts[1]] if wrap is whole else parts)
@@ -95,4 +96,5 @@ def test_a_compiled_network_is_found_out_like_any_other(net) -> None:
     extractor = Extractor(whole(plain)).eval()
     found = extractor(image)
     assert (extractor.head_name, extractor.map_name, extractor.name) == ("fc", "relu", "Net")
-    assert found.feature_map.equal(expected.feature_map) and found.embedding.equal(expected.embedding)
+    assert found.feature_map.equal(expected.feature_map)
+    assert found.embedding.equal(expected.embedding)

@@ -90,13 +90,13 @@ def learned_classes(module: Any) -> list[ClassList]:
         module: a module of ours.
     """
     known = {"the checkpoint": module.saved_class_names, "training": module.trained_class_names}
-    fitting = {source: fitting_names(module, names) for source, names in known.items()}
+    fitting = {source: fitting_names(names, module.num_classes) for source, names in known.items()}
     return [ClassList(source, names) for source, names in fitting.items() if names is not None]
 
 
 def given_classes(module: Any) -> ClassList | None:
     """What a module's argument calls the classes."""
-    names = fitting_names(module, module.class_names)
+    names = fitting_names(module.class_names, module.num_classes)
     return None if names is None else ClassList("the argument class_names", names)
 
 
@@ -107,7 +107,7 @@ def data_classes(module: Any, data: object) -> ClassList | None:
         module: a module of ours.
         data: a datamodule or None; a foreign one may have something else by that name.
     """
-    names = fitting_names(module, getattr(data, "class_names", None))
+    names = fitting_names(getattr(data, "class_names", None), module.num_classes)
     return None if names is None else ClassList("the data", names)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
 _WRAPPED = "_orig_mod"  # where torch.compile keeps the network
 
 

@@ -150,7 +150,7 @@ class ClassificationModule(WatchedModule):
             self._ready = True
 
     def make_ready(self, image: Tensor) -> None:
-        """Confirms what was found out about the networks by their names, then compiles them if asked to, by an argument or by their owner.
+        """Confirms what was found out about the networks by their names, then compiles what was to be compiled.
 
         Args:
             image: of the first batch, ``(B, 3, H, W)`` in [0, 1].

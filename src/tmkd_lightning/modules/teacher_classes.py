@@ -82,7 +82,7 @@ def _names_in(path: Path, module: Any) -> Iterable[list[str]]:
         content = read_checkpoint(path, tensors=False)
         keys = (TRAINED_CLASS_NAMES, CLASS_NAMES) if isinstance(content, Mapping) else ()
         names = [content.get(key) for key in keys]
-    fitting = (fitting_names(module, each) for each in names)
+    fitting = (fitting_names(each, module.num_classes) for each in names)
     numbers = [str(label) for label in range(module.num_classes)]  # as exports call classes without names
     return [each for each in fitting if each is not None and each != numbers]
 
