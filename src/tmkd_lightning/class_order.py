@@ -89,9 +89,10 @@ def learned_classes(module: Any) -> list[ClassList]:
     Args:
         module: a module of ours.
     """
-    known = {"the checkpoint": module.saved_class_names, "training": module.trained_class_names}
-    fitting = {source: fitting_names(names, module.num_classes) for source, names in known.items()}
-    return [ClassList(source, names) for source, names in fitting.items() if names is not None]
+    known = (module.saved_class_names, module.trained_class_names)
+    source = "training" if module.saved_class_names is None else "the checkpoint"
+    fitting = (fitting_names(names, module.num_classes) for names in known)
+    return [ClassList(source, names) for names in fitting if names is not None]
 
 
 def given_classes(module: Any) -> ClassList | None:
