@@ -17,6 +17,8 @@ from conftest import Net, make_images
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.class_order import ClassList, check_same_classes
+from tmkd_lightning.commands import figures
+from tmkd_lightning.commands.watch import watch
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.export import export_student
@@ -194,6 +196,24 @@ def test_names_for_export_and_prediction(tmp_path: Path) -> None:
         predict_folder(module, tmp_path, tmp_path / "a.csv", transform=nn.Identity(), class_names=PERMUTED)
     options: dict[str, Any] = {"format": "state_dict", "image_size": 8, "class_names": ["kitten", "dog", "emu"]}
     assert export_student(module, tmp_path / "a.safetensors", **options)["class_names"] == '["kitten", "dog", "emu"]'
+
+
+def test_figures_hold_runs_and_data_against_each_other(checkpoint: Path) -> None:
+    runs = [ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True) for _ in range(2)]
+    figures._check_same_classes({"a": runs[0], "b": runs[1]})
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint and 'emu' in the data"):
+        watch(runs[0], {"a": runs[0].extractor}, Data(PERMUTED), accelerator="cpu")
+    runs[1].saved_class_names = runs[1].trained_class_names = PERMUTED
+    with pytest.raises(ValueError, match="other classes: class 0 is 'cat' in run a and 'emu' in run b"):
+        figures._check_same_classes({"a": runs[0], "b": runs[1]})
+
+
+def test_figures_put_the_teacher_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher, path = teacher_file(tmp_path, ["dog", "emu", "cat"])
+    module = taught(path)
+    module.saved_class_names = ANIMALS  # as its checkpoint says
+    assert figures._teacher(module, path).head.weight.equal(teacher.fc.weight[[2, 0, 1]])
+    assert "3 of 3 classes move" in capsys.readouterr().out
 
 
 # Teachers
