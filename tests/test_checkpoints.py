@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fakes import Trap
@@ -217,10 +218,156 @@ def test_what_is_wrong_with_a_file_is_said_without_bad_advice(tmp_path: Path, co
 
 
 def test_two_networks_that_fit_are_named(tmp_path: Path) -> None:
-    both = {f"{who}.{key}": value for who in ("ema", "model") for key, value in saved().items()}
+    both = {f"{who}.{key}": value for seed, who in enumerate(("ema", "model")) for key, value in saved(seed).items()}
     torch.save({"state_dict": both}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"several networks that fit, under \['ema\.', 'model\.'\]"):
         load_weights(network(), tmp_path / "last.ckpt")
+    for key in ("ema", "ema.", "state_dict.ema"):
+        target = network(seed=9)
+        load_weights(target, tmp_path / "last.ckpt", key=key)
+        assert_loaded(target, saved(0))
+
+
+RAW, AVERAGE = saved(1), saved(2)
+WEIGHTS = {key: value for key, value in AVERAGE.items() if key in dict(network().named_parameters())}
+
+
+def behind(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "places"),
+    [
+        ({"state_dict": RAW, "state_dict_ema": AVERAGE}, ["state_dict", "state_dict_ema"]),  # timm
+        (
+            {"model": RAW, "model_ema": {**behind("module.", AVERAGE), "n_averaged": torch.ones(())}},
+            None,
+        ),  # torchvision
+        ({"state_dict": RAW, "teacher_ema": AVERAGE}, ["state_dict", "teacher_ema"]),
+        ({"student": behind("module.", RAW), "teacher": AVERAGE}, ["student.module", "teacher"]),  # DINO
+        ({"model": RAW, "ema": {"decay": 0.9, "shadow": WEIGHTS}}, ["model", "ema.shadow"]),  # without statistics
+        ({"state_dict": behind("net.", AVERAGE), "current_model_state": behind("net.", RAW)}, None),  # WeightAveraging
+        (
+            {"state_dict": RAW, "callbacks": {"StochasticWeightAveraging": {"average_model_state": AVERAGE}}},
+            ["state_dict", "callbacks.StochasticWeightAveraging.average_model_state"],
+        ),
+        ({**RAW, "ema": AVERAGE}, ["", "ema"]),
+        ({"state_dict": {**behind("net.", RAW), **behind("teacher_ema.", AVERAGE)}}, ["net.", "teacher_ema."]),
+    ],
+)
+def test_raw_and_averaged_weights_are_both_named(tmp_path: Path, content: dict, places: list[str] | None) -> None:
+    torch.save({"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, **content}, tmp_path / "a.pth")
+    target = network()
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match=r"a\.pth holds several networks that fit, under \[.*key=\.\.\.") as caught:
+        load_weights(target, tmp_path / "a.pth")
+    assert places is None or f"under {places}:" in str(caught.value)
+    assert_loaded(target, before)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("model", RAW), ("model_ema", AVERAGE), ("model_ema.module", AVERAGE), ("inner.deep", RAW), ("inner", RAW)],
+)
+def test_a_key_chooses(tmp_path: Path, key: str, expected: dict[str, Tensor]) -> None:
+    inner = {"deep": behind("_orig_mod.module.", RAW)}
+    torch.save({"model": RAW, "model_ema": behind("module.", AVERAGE), "inner": inner}, tmp_path / "a.pth")
+    target = network()
+    load_weights(target, tmp_path / "a.pth", key=key)
+    assert_loaded(target, expected)
+
+
+def test_a_key_that_is_not_there(tmp_path: Path) -> None:
+    torch.save({"model": RAW, "model_ema": AVERAGE}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"no weights under 'model_e': its parts are \['model', 'model_ema'\]"):
+        load_weights(network(), tmp_path / "a.pth", key="model_e")
+
+
+@pytest.mark.parametrize("average", [copy.deepcopy(RAW), RAW], ids=["equal", "one object"])
+def test_the_same_weights_twice_are_no_question(tmp_path: Path, average: dict[str, Tensor]) -> None:
+    torch.save({"model": RAW, "model_ema": behind("module.", average)}, tmp_path / "a.pth")
+    target = network()
+    load_weights(target, tmp_path / "a.pth")
+    assert_loaded(target, RAW)
+
+
+def test_an_average_that_differs_in_its_statistics_alone_is_another(tmp_path: Path) -> None:
+    average = {**RAW, "1.running_mean": RAW["1.running_mean"] + 1}
+    torch.save({"model": RAW, "model_ema": average}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="several networks that fit"):
+        load_weights(network(), tmp_path / "a.pth")
+
+
+def test_raw_and_averaged_weights_of_other_classes(tmp_path: Path) -> None:
+    heads = [
+        {
+            key: value[:1].repeat(5, *[1] * (value.ndim - 1)) if key in ("3.weight", "3.bias") else value
+            for key, value in state.items()
+        }
+        for state in (RAW, AVERAGE)
+    ]
+    torch.save({"model": heads[0], "model_ema": heads[1]}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"under \['model', 'model_ema'\]"):
+        load_weights(network(), tmp_path / "a.pth")
+
+
+def test_a_network_of_another_size_is_no_rival(tmp_path: Path) -> None:
+    torch.save({"model": network(width=5).state_dict(), "small": RAW}, tmp_path / "a.pth")
+    target = network()
+    load_weights(target, tmp_path / "a.pth")
+    assert_loaded(target, RAW)
+
+
+# Compiled networks
+
+
+PREFIXES = {
+    "whole": lambda key: f"_orig_mod.{key}",
+    "a layer": lambda key: key.replace("1.", "1._orig_mod."),
+    "both": lambda key: f"_orig_mod.{key.replace('1.', '1._orig_mod.')}",
+    "in DDP": lambda key: f"module._orig_mod.{key}",
+    "around DDP": lambda key: f"_orig_mod.module.{key}",
+}
+
+
+@pytest.mark.parametrize("place", PREFIXES)
+def test_what_a_compiler_put_before_the_names_is_taken_off(tmp_path: Path, place: str) -> None:
+    torch.save({PREFIXES[place](key): value for key, value in RAW.items()}, tmp_path / "a.pth")
+    target = network()
+    load_weights(target, tmp_path / "a.pth")
+    assert_loaded(target, RAW)
+
+
+@pytest.mark.parametrize("compiled_file", [False, True])
+def test_into_a_compiled_network(tmp_path: Path, compiled_file: bool) -> None:
+    torch.save(behind("_orig_mod." if compiled_file else "", RAW), tmp_path / "a.pth")
+    whole, part = torch.compile(network()), network()
+    part[0] = torch.compile(part[0])
+    for target in (whole, part):
+        load_weights(target, tmp_path / "a.pth")
+    assert_loaded(whole._orig_mod, RAW)
+    assert part.state_dict()["0._orig_mod.weight"].equal(RAW["0.weight"])
+    torch.save(of_classes(5), tmp_path / "b.pth")
+    with pytest.warns(UserWarning, match="b.pth has 5 classes"):
+        load_weights(whole, tmp_path / "b.pth")
+
+
+# Safetensors
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(behind("model.", RAW), tmp_path / "a.safetensors")
+    target = network()
+    load_weights(target, tmp_path / "a.safetensors")
+    assert_loaded(target, RAW)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(100)])
+def test_damaged_safetensors(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file, or is damaged"):
+        load_weights(network(), tmp_path / "a.safetensors")
 
 
 def of_classes(count: int, width: int = 4) -> dict[str, Tensor]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from PIL import Image
 
 from fakes import make_cub, make_dtd
 from tmkd_lightning.cli import main as tmkd
-from tmkd_lightning.data import CUB200DataModule, DataError, ImageFolderDataModule, RAFDBDataModule
+from tmkd_lightning.data import CUB200DataModule, DataError, DigitsDataModule, ImageFolderDataModule, RAFDBDataModule
 
 CUB = ["data", "check", "--data", "tmkd_lightning.data.CUB200DataModule", "--data.root"]
 
@@ -50,8 +51,6 @@ def test_a_dataset_with_its_own_validation_split(tmp_path, capsys) -> None:
 
 
 def test_a_split_that_may_be_missing(tmp_path, capsys) -> None:
-    from PIL import Image
-
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir(parents=True)
         for index in range(3):
@@ -69,3 +68,24 @@ def test_classes_of_data_that_are_still_to_be_loaded(tmp_path) -> None:
         _ = CUB200DataModule(str(tmp_path)).num_classes
     make_cub(tmp_path, classes=3)
     assert CUB200DataModule(str(tmp_path), download=True).num_classes == 3
+
+
+def test_classes_of_one_name(tmp_path, capsys) -> None:
+    """What else there is to see is looked at all the same."""
+    for name in ("a_b", "a b"):
+        for index in range(2):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / f"{index}.png")
+    with pytest.raises(SystemExit, match=r"^1 problem"):
+        tmkd(["data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "WRONG: " + f"{tmp_path}/train/a b and {tmp_path}/train/a_b would both be called 'a b'" in printed
+    assert "train: 2 images of 2 classes" in printed
+
+
+def test_classes_of_one_name_in_a_dataset_of_your_own() -> None:
+    class Mine(DigitsDataModule):
+        class_names = property(lambda self: ["zero", "one", "one_", *"3456789"])
+
+    with pytest.raises(DataError, match="class 1 and class 2 would both be called 'one'"):
+        Mine(image_size=8).setup("fit")

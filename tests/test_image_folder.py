@@ -321,6 +321,25 @@ def test_transforms_of_one_s_own(root: Path) -> None:
     assert {value for image, _ in data.val_dataloader() for value in image.unique().tolist()} == {125, 5}
 
 
+@pytest.mark.parametrize(("one", "other"), [("a_b", "a b"), ("a_b", "a__b"), ("a b", "a b ")])
+def test_folders_that_would_give_classes_one_name_are_named(root: Path, one: str, other: str) -> None:
+    fill(root / "train", f"{one}/0.png", f"{other}/0.png", f"{one}/1.png", f"{other}/1.png")
+    first, second = sorted((one, other))
+    message = f"train/{first} and .*train/{second} would both be called 'a b'"
+    with pytest.raises(DataError, match=message):
+        module(root).setup("fit")
+    with pytest.raises(DataError, match=message):
+        module(root).prepare_data()
+
+
+def test_letters_may_be_told_apart_by_their_case(root: Path) -> None:
+    fill(root / "train", *(f"{name}/{index}.png" for name in "aA" for index in range(2)))
+    data = module(root)
+    data.prepare_data()
+    data.setup("fit")
+    assert data.class_names[:2] == ["A", "a"]
+
+
 def test_a_folder_that_moved_away_after_setup_is_named(root: Path) -> None:
     data = module(root)
     data.setup("fit")

@@ -11,7 +11,7 @@ LAYERS = [
     {"contents", "names_used", "arguments"},
     {"outputs", "images", "precision", "files", "configs", "safe_files", "messages", "keys", "redact"}
     | {"hysteresis", "canny", "blur"},
-    {"prompts", "views", "fusion", "losses"},
+    {"prompts", "class_order", "views", "fusion", "losses"},
     {"text", "probe", "taps", "normalization", "extract", "frozen", "models", "distillers", "anchors", "cache"},
     {"figures"},
     {"callbacks"},

@@ -235,6 +235,16 @@ def test_export_says_if_classes_have_no_names(changed, tmp_path, monkeypatch, ca
     assert "by number" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["export", "predict"])
+def test_names_may_be_others_and_not_in_another_order(checkpoint, tmp_path, verb) -> None:
+    names = DigitsDataModule().class_names
+    files = {"export": ["--output", str(tmp_path / "a.onnx")], "predict": ["--images", ".", "--output", "a.csv"]}[verb]
+    command = [verb, "--checkpoint", str(checkpoint), *files]
+    with pytest.raises(ValueError, match="class 0 is 'zero' in the checkpoint and 'nine' in the names given"):
+        tmkd([*command, "--class_names", f"[{', '.join(reversed(names))}]"])
+    assert restore(checkpoint).names(["none", *names[1:]])[0] == "none"
+
+
 def test_export_asks_for_a_size_that_nobody_knows(changed, tmp_path) -> None:
     path = changed(lambda content: content.pop("datamodule_hyper_parameters"))
     command = ["export", "--checkpoint", str(path), "--output", str(tmp_path / "student.onnx")]

@@ -13,7 +13,7 @@ from tmkd_lightning.images import channel_statistics, check_images, to_unit_floa
 from tmkd_lightning.normalization import Statistics, stated_statistics
 from tmkd_lightning.outputs import MissingPartError, Output, Part
 from tmkd_lightning.probe import Probe, probe
-from tmkd_lightning.taps import ONE_AT_A_TIME, Capture, is_compiled, notice_hooks
+from tmkd_lightning.taps import ONE_AT_A_TIME, Capture, is_compiled, notice_hooks, out_of_compilers
 
 _PROBED_IMAGES = 8  # enough to tell one tensor from another, cheap for any network
 _CUSTOMARY_SIDES = (32, 224, 64)  # of images, in pixels
@@ -65,10 +65,10 @@ class Extractor(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module) or isinstance(network, Extractor):
             raise TypeError(f"network must be a classifier (an nn.Module from images to logits), got {type(network)}")
-        self.network = network
+        self.network, self.compiled = out_of_compilers(network)  # by their owner; modules compile these parts again
         self.keep_map = keep_map
         self.named_head, self.named_map = head, feature_map
-        self.head_name = last_linear(network) if head is None else head
+        self.head_name = last_linear(self.network) if head is None else head
         self.map_name = feature_map
         self._head_searched = self._map_searched = False
         self._no_head = f"{self.name} has no linear layer"  # why there is no embedding, where head_name is None
@@ -76,15 +76,15 @@ class Extractor(nn.Module):
         if head is not None:
             _ = self.head  # refuses a name that leads nowhere
         if feature_map is not None:
-            _submodule(network, feature_map, "feature_map")
-        stated = Statistics((), (), "as given") if mean and std else stated_statistics(network)
+            _submodule(self.network, feature_map, "feature_map")
+        stated = Statistics((), (), "as given") if mean and std else stated_statistics(self.network)
         self.statistics_source = stated.source
         for name, values in zip(
             ("mean", "std"), channel_statistics(mean or stated.mean, std or stated.std), strict=True
         ):
             self.register_buffer(name, values)
         self._num_classes = None if num_classes is None else check_count("num_classes", num_classes)
-        if self._num_classes is None and not _ends_in(network, self.head_name):
+        if self._num_classes is None and not _ends_in(self.network, self.head_name):
             self.measure_classes()
 
     @property
@@ -187,10 +187,13 @@ class Extractor(nn.Module):
             self.share_hooks()
             self._head_searched = True
 
-    def compile_network(self) -> None:
-        """Compiles the network in place, once it is confirmed."""
-        self.share_hooks()
-        self.network.compile()
+    def compile_network(self, whole: bool) -> None:
+        """Compiles the network in place once it is confirmed, or what its owner had compiled of it."""
+        parts = [""] if whole else self.compiled
+        if parts:
+            self.share_hooks()
+        for part in parts:
+            self.network.get_submodule(part).compile()
 
     def share_hooks(self) -> None:
         """Leaves the hooks on the network: compiled code must find the same ones at every forward."""

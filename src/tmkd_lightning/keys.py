@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+_COMPILED = "_orig_mod."
 _NAMED = 5  # keys to name in a message
 
 # The first two are hooks and not overrides of state_dict, so that they also act where the module is a part of another
@@ -66,6 +67,16 @@ def names_under(module: nn.Module, *parts: str) -> list[str]:
     """
     tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
     return [name for name in tensors if name.split(".")[0] in parts]
+
+
+def uncompiled(name: str) -> str:
+    """The name of a tensor without what ``torch.compile`` puts before it, of the whole network or of a layer.
+
+    Example:
+        >>> uncompiled("_orig_mod.layer1._orig_mod.weight")
+        'layer1.weight'
+    """
+    return name.replace(_COMPILED, "")
 
 
 def differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tmkd_lightning.class_order import ClassList, check_same_classes
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.prompts import check_class_names, fitting_class_names, names_or_numbers
@@ -17,14 +18,14 @@ def named_network(
     Args:
         network: a TMKDModule, whose student is meant, a ClassifierModule, or an Extractor.
         class_names: names in the order of the labels; None for those that the module, its datamodule or the checkpoint
-            it came from knows, or else the numbers of the classes.
+            it came from knows, or else the numbers of the classes. Others rename the classes, and do not reorder them.
 
     Returns:
         The network with its normalisation, and the names.
 
     Raises:
         TypeError: neither a module of this library nor an Extractor.
-        ValueError: the names cannot stand for the classes.
+        ValueError: the names cannot stand for the classes, or are the known ones in another order.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -37,7 +38,32 @@ def named_network(
             f"expected a TMKDModule, a ClassifierModule or an Extractor, got {type(network).__name__}: wrap a bare "
             "network as Extractor(network), with the mean and std that it expects"
         )
-    if class_names is None and isinstance(network, ClassificationModule):
-        class_names = fitting_class_names(network)
-    names = names_or_numbers(class_names, extractor.num_classes)
-    return extractor, check_class_names(names, extractor.num_classes)
+    known = fitting_class_names(network) if isinstance(network, ClassificationModule) else None
+    return extractor, chosen_names(class_names, known, "the module", extractor.num_classes)
+
+
+def chosen_names(given: Sequence[str] | None, known: Sequence[str] | None, source: str, num_classes: int) -> list[str]:
+    """Decides on the names of the classes.
+
+    Args:
+        given: names that were asked for, or None.
+        known: names that the network was trained with, or None.
+        source: who knows those, for the message.
+        num_classes: K.
+
+    Returns:
+        The given names, else those that are known, else the numbers of the classes.
+
+    Raises:
+        ValueError: the names cannot stand for the classes, or are the known ones in another order.
+
+    Example:
+        >>> chosen_names(["kitten", "dog"], ["cat", "dog"], "the checkpoint", num_classes=2)
+        ['kitten', 'dog']
+    """
+    if given is None:
+        return check_class_names(names_or_numbers(known, num_classes), num_classes)
+    names = check_class_names(given, num_classes)
+    if known is not None:
+        check_same_classes([ClassList(source, known)], ClassList("the names given", names), None)
+    return names

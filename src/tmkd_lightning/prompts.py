@@ -116,6 +116,23 @@ def fitting_class_names(module: Any, data: object = None) -> list[str] | None:
     return next((names for names in known_class_names(module, data) if len(names) == module.num_classes), None)
 
 
+def fitting_names(names: object, num_classes: int) -> list[str] | None:
+    """Gives names if there is another for each class, else None; a foreign datamodule's may be anything.
+
+    Args:
+        names: of classes, perhaps.
+        num_classes: K.
+
+    Example:
+        >>> fitting_names(("cat", 2), num_classes=2), fitting_names(5, num_classes=2)
+        (['cat', '2'], None)
+    """
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, int)) for name in names):
+        return None
+    words = [str(name) for name in names]
+    return words if len(set(words)) == len(words) == num_classes else None
+
+
 def names_or_numbers(names: Sequence[str] | None, num_classes: int) -> list[str]:
     """Gives class names, or where nobody knows them the numbers of the classes.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tmkd_lightning.models.recipes import without_weights
 from tmkd_lightning.modules.base import as_extractor
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.state import CLASS_NAMES, LEFT_OUT, NUM_CLASSES
+from tmkd_lightning.named import chosen_names
 from tmkd_lightning.safe_files import check_parts, read_checkpoint
 
 _CALLS = {  # argument that holds the network: how the module is loaded in Python
@@ -47,6 +48,19 @@ class Restored:
         """Side of the run's images in pixels, or None where the checkpoint does not say."""
         size = None if self.data is None else self.data.get("image_size")
         return size if isinstance(size, int) else None
+
+    def names(self, given: Sequence[str] | None) -> list[str] | None:
+        """What to call the classes, or None where nobody knows.
+
+        Args:
+            given: names that were asked for instead of the run's, or None.
+
+        Raises:
+            ValueError: the names cannot stand for the classes, or are the run's in another order.
+        """
+        if given is None:
+            return self.class_names
+        return chosen_names(given, self.class_names, "the checkpoint", self.extractor.num_classes)
 
 
 def restore(path: str | Path) -> Restored:

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 _PARTS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "callbacks")
 
 
-def read_checkpoint(path: Path) -> Any:
-    """Reads what ``torch.save`` wrote, if it is nothing but tensors and plain types.
+def read_checkpoint(path: Path, tensors: bool = True) -> Any:
+    """Reads what ``torch.save`` wrote, if it is nothing but tensors and plain types, or a ``.safetensors`` file.
 
     Args:
         path: the file.
+        tensors: whether any are looked at; if not, those of large files may stay on the disk.
 
     Returns:
         Its content, on the CPU.
@@ -35,12 +38,31 @@ def read_checkpoint(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: is the path right, and was the network trained?")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mapped = not tensors and zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely (weights_only=True): {_cause(path, error)}"
         ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Reads the words that stand beside the tensors of a ``.safetensors`` file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is something else, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file, or is damaged ({error})") from error
 
 
 def check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -65,6 +87,13 @@ def check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
             raise ValueError(f"{path} is damaged, or of other code: its {name} should be a mapping and is {found}")
     if not all(isinstance(key, str) for key in checkpoint["state_dict"]):
         raise ValueError(f"{path} is damaged, or of other code: its state_dict has keys that are no names")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file, or is damaged ({error})") from error
 
 
 def _cause(path: Path, error: Exception) -> str:

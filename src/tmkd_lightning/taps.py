@@ -1,4 +1,4 @@
-"""Forward hooks that keep what passes through layers, each for one forward alone."""
+"""Forward hooks that keep what passes through layers, each for one forward alone, and compilers that heed them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from threading import RLock, get_ident
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.utils.hooks import RemovableHandle
 
 ONE_AT_A_TIME = RLock()
 """Held by forwards whose hooks are shared, and by first looks at a network."""
+
+_WRAPPED = "_orig_mod"  # where torch.compile keeps the network
 
 
 class Capture:
@@ -58,6 +59,34 @@ class Capture:
             self.output = output
 
 
+def out_of_compilers(network: nn.Module) -> tuple[nn.Module, list[str]]:
+    """Takes a network, and each of its layers, out of what ``torch.compile`` has put around it.
+
+    Inside of that wrapper layers have longer names, which no checkpoint should have, and hooks come too late.
+
+    Args:
+        network: any; layers of it that are wrapped are put in the place of their wrappers.
+
+    Returns:
+        The network itself, and the dotted names of what was wrapped.
+
+    Example:
+        >>> network = nn.Sequential(torch.compile(nn.Linear(2, 2)), nn.ReLU())
+        >>> bare, names = out_of_compilers(network)
+        >>> list(bare.state_dict()), names
+        (['0.weight', '0.bias'], ['0'])
+    """
+    names = []
+    while (inner := network._modules.get(_WRAPPED)) is not None:
+        network, names = inner, [""]
+    for name, layer in list(network.named_modules()):
+        for child, wrapper in list(layer._modules.items()):
+            while wrapper is not None and (inner := wrapper._modules.get(_WRAPPED)) is not None:
+                layer._modules[child] = wrapper = inner
+                names.append(f"{name}.{child}".removeprefix(".").replace(f"{_WRAPPED}.", ""))
+    return network, names
+
+
 def is_compiled(network: nn.Module) -> bool:
     """Whether a network, or a part of it, runs as compiled code.
 
@@ -65,7 +94,7 @@ def is_compiled(network: nn.Module) -> bool:
         >>> is_compiled(nn.Sequential(nn.Linear(1, 1)))
         False
     """
-    return any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in network.modules())
+    return any(module._compiled_call_impl is not None for module in network.modules())
 
 
 def notice_hooks() -> None:

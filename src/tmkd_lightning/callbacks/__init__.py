@@ -1,6 +1,7 @@
 """What happens around training: texts before it, the teacher beside it, figures and records of it."""
 
 from tmkd_lightning.callbacks.carried_curve import CarriedCurve
+from tmkd_lightning.callbacks.class_names_check import ClassNamesCheck
 from tmkd_lightning.callbacks.figures import Figures
 from tmkd_lightning.callbacks.plateau_step import PlateauStep
 from tmkd_lightning.callbacks.prompt_embeddings import PromptEmbeddings
@@ -12,6 +13,7 @@ from tmkd_lightning.callbacks.teacher_check import TeacherCheck
 
 __all__ = [
     "CarriedCurve",
+    "ClassNamesCheck",
     "Figures",
     "PlateauStep",
     "PromptEmbeddings",

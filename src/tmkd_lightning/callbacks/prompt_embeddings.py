@@ -15,10 +15,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
+from tmkd_lightning.class_order import ClassList, check_same_classes
 from tmkd_lightning.prompts import (
     ANCHOR_TEMPLATE,
     PromptBank,
     check_class_names,
+    fitting_names,
     known_class_names,
     prompts_of,
     view_templates,
@@ -75,7 +77,11 @@ class PromptEmbeddings(Callback):
 
     def _class_names(self, data: object, module: Any) -> list[str]:
         if self.class_names is not None:
-            return [str(name) for name in self.class_names]
+            given = ClassList("PromptEmbeddings", [str(name) for name in self.class_names])
+            for source, known in (("TMKDModule", module.class_names), ("the data", getattr(data, "class_names", None))):
+                names = fitting_names(known, len(given.names))
+                check_same_classes([ClassList(source, names)] if names else [], given, None)  # other words are welcome
+            return list(given.names)
         for names in known_class_names(module, data, phrases=True):
             return names
         raise ValueError(

@@ -152,7 +152,7 @@ class TeacherCache(Callback):
         if module.teacher_checkpoint is None:
             load_pretrained(extractor.network)
         return {
-            "teacher": teacher_identity(extractor, module.teacher_checkpoint),
+            "teacher": teacher_identity(extractor, module.teacher_checkpoint) | _of_file(module),
             "views": views_identity(module.views),
             "data": data.training_identity(),
             "normalized_with": undone and [part.flatten().tolist() for part in undone],
@@ -218,6 +218,12 @@ class TeacherCache(Callback):
             warnings.warn(
                 f"The teacher cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2
             )
+
+
+def _of_file(module: Any) -> dict[str, Any]:
+    """What of the teacher's file is taken, and in which order its classes are, where that is not the whole as it is."""
+    chosen = {"key": module.teacher_key, "class_order": module.teacher_order()}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def _check_same(kept: np.ndarray, seen: np.ndarray, folder: CacheFolder) -> None:

@@ -30,10 +30,11 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     problems = []
-    try:
-        data.prepare_data()
-    except DataError as error:
-        problems.append(str(error))  # what else is wrong is still looked for
+    for look in (data.prepare_data, data.check_classes):
+        try:
+            look()
+        except DataError as error:
+            problems.append(str(error))  # what else is wrong is still looked for
     for split in ("train", "val", "test"):
         try:
             samples, names = data.samples(split), data.class_names

@@ -27,7 +27,7 @@ def export(
         format: onnx, torch_export or state_dict.
         input: type of the images that the file takes, float in [0, 1] or uint8.
         image_size: side of the images in pixels, by default that of the run's data; another one is warned of.
-        class_names: names in the order of the labels, by default those that the run knew.
+        class_names: other names for the classes, in the order of the labels; by default those that the run knew.
 
     Raises:
         ValueError: nothing says how large the images are; or what `restore` and `export_student` raise.
@@ -38,7 +38,7 @@ def export(
         raise ValueError(f"{checkpoint} does not say how large its images were: pass --image_size")
     if restored.image_size not in (None, size):
         print(f"WARNING: images of the run were {restored.image_size} pixels, not {size}", file=sys.stderr)
-    names = restored.class_names if class_names is None else class_names
+    names = restored.names(class_names)
     written = export_student(restored.extractor, output, format=format, input=input, image_size=size, class_names=names)
     print(f"{output}: {written['network']} as {format}, checked against the module")
     print(f"  input    {written['input']}, (batch, 3, {size}, {size})")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 
+from tmkd_lightning.class_order import ClassList, learned_classes
 from tmkd_lightning.commands.finished import FinishedRun
 from tmkd_lightning.commands.watch import watch
 from tmkd_lightning.extract import Extractor
@@ -21,6 +23,7 @@ from tmkd_lightning.figures.save import check_format
 from tmkd_lightning.files import check_writable
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
+from tmkd_lightning.modules.teacher_classes import describe_order, reorder_head, teacher_order
 
 _SPLITS = {"val": "validation", "test": "test"}
 
@@ -128,6 +131,8 @@ def _networks(runs: Mapping[str, Any], paths: Sequence[Path], teacher: bool | st
     for one, path in zip(runs.values(), paths, strict=True):
         _check_finite(one.extractor, path)
     (title, module), *others = runs.items()
+    for name, other in others:
+        _check_same_classes({title: module, name: other})
     shown: dict[str, Extractor] = {title: module.extractor}
     if module.teacher is None and isinstance(teacher, str):
         raise ValueError(f"run {title} has no teacher, so {teacher} has no place: name a second run with against")
@@ -136,18 +141,33 @@ def _networks(runs: Mapping[str, Any], paths: Sequence[Path], teacher: bool | st
         if weights is None:  # what is built anew would be another teacher
             print(f"no teacher is shown: run {title} names no file with its weights; name one with teacher")
         else:
-            shown["teacher"] = _teacher(module.teacher.extractor, weights)
+            shown["teacher"] = _teacher(module, weights)
     return shown | {name: other.extractor for name, other in others}
 
 
-def _teacher(extractor: Extractor, weights: str) -> Extractor:
+def _teacher(module: Any, weights: str) -> Extractor:
+    extractor: Extractor = module.teacher.extractor
     if not Path(weights).is_file():
         raise FileNotFoundError(
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
         )
-    load_weights(extractor, weights, replace_head=False)
+    rows = teacher_order(module, weights, data=None)  # those that the run knew
+    key = module.teacher_key if weights == module.teacher_checkpoint else None
+    load_weights(extractor, weights, replace_head=False, key=key)
+    if rows is not None:
+        print(describe_order(weights, rows))
+        reorder_head(extractor.head, rows)
     _check_finite(extractor, Path(weights))
     return extractor
+
+
+def _check_same_classes(runs: Mapping[str, Any]) -> None:
+    """Refuses two runs of other classes; the first one's are held against the data by itself."""
+    (_, first), (_, second) = [(title, learned_classes(module)) for title, module in runs.items()]
+    pairs = list(product(first, second))
+    if pairs and not any(one.same(other) for one, other in pairs):
+        one, other = (ClassList(f"run {title}", pair.names) for title, pair in zip(runs, pairs[0], strict=True))
+        raise ValueError(f"the runs have learned other classes: {one.against(other)}; compare runs on the same data")
 
 
 def _check_finite(extractor: Extractor, path: Path) -> None:

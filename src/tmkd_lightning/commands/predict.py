@@ -38,7 +38,7 @@ def predict(
         num_workers: processes that load.
         image_size: side in pixels to which images are resized and cropped as ImageFolderDataModule does; by default
             they are prepared as the run's own datamodule did for validation.
-        class_names: names in the order of the labels, by default those that the run knew.
+        class_names: other names for the classes, in the order of the labels; by default those that the run knew.
         device: where to compute, such as cpu or cuda; by default a GPU if there is one.
 
     Raises:
@@ -46,7 +46,7 @@ def predict(
     """
     restored = restore(checkpoint)
     prepared = _datamodule(restored, checkpoint) if image_size is None else _resizing(images, image_size)
-    names = restored.class_names if class_names is None else class_names
+    names = restored.names(class_names)
     count, unreadable = predict_folder(
         restored.extractor,
         images,

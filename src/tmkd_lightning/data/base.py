@@ -12,7 +12,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Sampler
 
 from tmkd_lightning.arguments import check_whole
-from tmkd_lightning.data.errors import DataError
+from tmkd_lightning.data.errors import DataError, check_told_apart
 from tmkd_lightning.data.fingerprint import training_identity
 from tmkd_lightning.data.loader import LateLoader
 from tmkd_lightning.data.seeded import EpochSampler, Seeded, collate, leaves_one
@@ -104,6 +104,15 @@ class ImageDataModule(LightningDataModule, ABC):
         """Number of classes."""
         return len(self.class_names)
 
+    def check_classes(self) -> None:
+        """Looks whether each class has a name of its own, in `setup` and for ``tmkd data check``.
+
+        Raises:
+            DataError: two classes would be called the same.
+        """
+        names = self.class_names
+        check_told_apart(names, [f"class {label}" for label in range(len(names))])
+
     def default_train_transform(self) -> Transform:
         """Random crop, resized, and flip: customary for photos."""
         return for_training(self.image_size)
@@ -124,6 +133,7 @@ class ImageDataModule(LightningDataModule, ABC):
                     (self.train_transform, self.augmentation_replicas) if train else (self.eval_transform, 0)
                 )
                 self._datasets[split] = Seeded(self.samples(split), transform, self.seed, replicas)
+        self.check_classes()
 
     def training_identity(self) -> dict[str, Any]:
         """What decides the pixels of the training images; all of them are read once. See `TeacherCache`.

@@ -8,7 +8,7 @@ from typing import Any
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from tmkd_lightning.data.base import ImageDataModule
-from tmkd_lightning.data.errors import DataError
+from tmkd_lightning.data.errors import DataError, check_told_apart
 from tmkd_lightning.data.image_files import ImageFiles, images_below
 from tmkd_lightning.data.resized import resized_copies
 from tmkd_lightning.data.split import check_fraction, stratified_split
@@ -72,10 +72,15 @@ class ImageFolderDataModule(ImageDataModule):
         """Names of the folders in ``train``, with blanks for underscores."""
         return [name.replace("_", " ") for name in self._folders()]
 
+    def check_classes(self) -> None:
+        """Looks whether each folder gives a name of its own; see `ImageDataModule`."""
+        check_told_apart(self.class_names, [self.root / "train" / name for name in self._folders()])
+
     def prepare_data(self) -> None:
         """Looks through all folders once, so that what is missing is known before anything starts; resizes images."""
         splits = [split for split in ("train", "val", "test") if split == "train" or (self.root / split).is_dir()]
         images = [ImageFiles(self._files(split)) for split in splits]
+        self.check_classes()
         if self.copies:
             self.copies.make(images)
 

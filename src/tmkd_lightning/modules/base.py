@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from tmkd_lightning.arguments import check_positive
-from tmkd_lightning.callbacks import PlateauStep, StepSeeds
+from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.images import channel_statistics, check_images
 from tmkd_lightning.keys import names_under
@@ -85,6 +85,7 @@ class ClassificationModule(WatchedModule):
         self.compile_networks, self._ready = compile, False
         self.left_out: list[str] = []
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
+        self.trained_class_names: list[str] | None = None  # of the data that it was trained on
         self.guard = FiniteGuard()
         self.val_metrics, self.test_metrics = (LoaderMetrics(self.num_classes, prefix) for prefix in ("val/", "test/"))
         self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
@@ -98,7 +99,7 @@ class ClassificationModule(WatchedModule):
         """Asks the data for the number of classes, if told to: callbacks must find everything in its final size."""
         if self.asks_data:
             resize(self, of_data(self.trainer))
-        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep()])
+        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep(), ClassNamesCheck()])
 
     def prepare_data(self) -> None:
         """Reads the weights on one process first, which fetches those that are not on the machine."""
@@ -148,15 +149,14 @@ class ClassificationModule(WatchedModule):
             self._ready = True
 
     def make_ready(self, image: Tensor) -> None:
-        """Confirms what was found out about the networks by their names, then compiles them if asked to.
+        """Confirms what was found out about the networks by their names, then compiles what was to be compiled.
 
         Args:
             image: of the first batch, ``(B, 3, H, W)`` in [0, 1].
         """
         for extractor in self.extractors():
             extractor.confirm(image)
-            if self.compile_networks:
-                extractor.compile_network()
+            extractor.compile_network(whole=self.compile_networks)
 
     def extractors(self) -> Iterator[Extractor]:
         """All networks that run in a training step."""

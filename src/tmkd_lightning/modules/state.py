@@ -19,6 +19,9 @@ NUM_CLASSES = "tmkd_num_classes"
 CLASS_NAMES = "tmkd_class_names"
 """Key in checkpoints of the class names, or of None where the run knew none."""
 
+TRAINED_CLASS_NAMES = "tmkd_trained_class_names"
+"""Key in checkpoints of what the data of the training call the classes, or of None."""
+
 _PLAIN = (type(None), bool, int, float, str)
 _EXPECTED = {"self", "__class__", "teacher", "student", "network", "optimizer", "lr_scheduler"}  # always passed anew
 
@@ -52,6 +55,7 @@ def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint[LEFT_OUT] = module.left_out
     checkpoint[NUM_CLASSES] = module.num_classes
     checkpoint[CLASS_NAMES] = fitting_class_names(module)
+    checkpoint[TRAINED_CLASS_NAMES] = module.trained_class_names
 
 
 def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
@@ -68,6 +72,7 @@ def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
     if missing:
         raise ValueError(f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again")
     module.saved_class_names = checkpoint.get(CLASS_NAMES)
+    module.trained_class_names = checkpoint.get(TRAINED_CLASS_NAMES)
 
 
 def _is_plain(value: object) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
@@ -16,6 +17,7 @@ from tmkd_lightning.fusion import WeightNet, fuse
 from tmkd_lightning.models import load_pretrained, load_weights
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.modules.teacher_classes import describe_order, reorder_head, teacher_order
 from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.outputs import Output
 from tmkd_lightning.prompts import PromptBank
@@ -28,6 +30,7 @@ class TaughtModule(ClassificationModule):
     Attributes:
         teacher: the frozen teacher.
         teacher_checkpoint: file with its weights, or None.
+        teacher_key: part of that file, or None.
         teacher_cache: the trainer's TeacherCache, if there is one.
         views: what the teacher sees.
         distiller: what reads the teacher's outputs.
@@ -37,6 +40,7 @@ class TaughtModule(ClassificationModule):
 
     teacher: Frozen
     teacher_checkpoint: str | None
+    teacher_key: str | None
     teacher_cache: TeacherCache | None = None
     views: MultiView
     distiller: Sum
@@ -74,8 +78,11 @@ class TaughtModule(ClassificationModule):
         return callbacks + not_in_trainer(self.trainer, wanted)
 
     def setup(self, stage: str) -> None:
-        """Refuses to train without text embeddings."""
+        """Refuses to train without text embeddings; says if the teacher's classes stand in another order."""
         super().setup(stage)
+        rows = self.teacher_order() if stage == "fit" and self.reads_teacher else None
+        if rows is not None:
+            rank_zero_warn(describe_order(str(self.teacher_checkpoint), rows))
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
 
@@ -88,8 +95,21 @@ class TaughtModule(ClassificationModule):
     def _read_teacher(self) -> None:
         if self.teacher_checkpoint is None:
             load_pretrained(self.teacher.extractor.network)
-        else:
-            load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False)
+            return
+        rows = self.teacher_order()
+        load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False, key=self.teacher_key)
+        if rows is not None:
+            reorder_head(self.teacher.extractor.head, rows)
+
+    def teacher_order(self) -> list[int] | None:
+        """Row of the head in the teacher's file for each label, where the file has the classes in another order.
+
+        Raises:
+            ValueError: the file names other classes than the data.
+        """
+        if self.teacher_checkpoint is None:
+            return None
+        return teacher_order(self, self.teacher_checkpoint, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def teach(self, image: Tensor, label: Tensor) -> Output:
         """Fuses what the teacher says of all views.

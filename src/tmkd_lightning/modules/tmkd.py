@@ -59,6 +59,7 @@ class TMKDModule(TaughtModule):
         fusion_hidden: width of the WeightNet's hidden layer.
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
         teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time.
+        teacher_key: part of that file where it holds several networks that fit, such as ``state_dict_ema``.
         compile: whether to compile both networks before the first step.
         teacher_chunk: most images, of all views, in one forward of the teacher; None for all at once, or on a CPU for
             pieces of one view.
@@ -103,6 +104,7 @@ class TMKDModule(TaughtModule):
         fusion_hidden: int = 256,
         normalized_with: Normalization | None = None,
         teacher_checkpoint: str | None = None,
+        teacher_key: str | None = None,
         compile: bool = False,
         teacher_chunk: int | None = None,
         head_lr_factor: float = 1.0,
@@ -142,7 +144,7 @@ class TMKDModule(TaughtModule):
         teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
         checks.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
         self.teacher = Frozen(teacher, teacher_chunk)
-        self.teacher_checkpoint = teacher_checkpoint
+        self.teacher_checkpoint, self.teacher_key = teacher_checkpoint, teacher_key
         self.views = MultiView(views)
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 
