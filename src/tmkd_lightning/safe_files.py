@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-_PARTS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "callbacks")
+from tmkd_lightning.configs import check_extent
+
+_ARGUMENTS = ("hyper_parameters", "datamodule_hyper_parameters")
+_PARTS = ("state_dict", *_ARGUMENTS, "callbacks")
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -36,11 +39,17 @@ def read_checkpoint(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: is the path right, and was the network trained?")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely (weights_only=True): {_cause(path, error)}"
         ) from error
+    for name in _ARGUMENTS if isinstance(content, Mapping) else ():
+        try:
+            check_extent(content.get(name))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a checkpoint that can be read safely, in its {name}: {error}") from error
+    return content
 
 
 def check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
