@@ -184,4 +184,4 @@ def _names(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.is_file()}
+        return {entry.name for entry in entries if (entry.is_file(follow_symlinks=False) or os.path.isfile(entry))}
