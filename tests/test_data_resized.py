@@ -34,6 +34,7 @@ from tmkd_lightning.data import (
 )
 from tmkd_lightning.data import resized as resized_module
 from tmkd_lightning.data.image_files import ImageFiles
+from tmkd_lightning.data.manifest import Entry, digest_of, write_entries
 from tmkd_lightning.data.resized import ResizedCopies
 
 SIDE = 32
@@ -161,13 +162,39 @@ def test_edges_between_colours_stay_sharp(tmp_path: Path) -> None:
 
 def test_a_turned_photo_is_turned_as_its_original(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned; nothing here obeys it
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
     images = ImageFiles([(photo(tmp_path / "a.jpg", quality=95, exif=exif), 0)])
     copies = ResizedCopies(tmp_path, SIDE)
     copies.make([images])
-    assert copies.of(images)[0][0].size == (53, 32)
+    upright = v2.functional.resize(images[0][0], [SIDE], antialias=True)
+    assert upright.size == (32, 53)  # it lies as 80 by 48 pixels
+    assert off(copies.of(images)[0][0], upright).mean() < 3
     with Image.open(copies.of(images).files[0][0]) as copy:
-        assert 0x0112 not in copy.getexif()
+        assert (copy.size, copy.info.get("exif")) == ((32, 53), None)
+
+
+def test_copies_of_before_images_were_upright_are_not_read(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    original = photo(tmp_path / "a.jpg", exif=exif)
+    old = tmp_path / ".resized" / "32-jpeg95-1"
+    photo(old / "a.jpg")
+    status = original.stat()
+    entry = Entry("a.jpg", status.st_size, status.st_mtime_ns, digest_of(original), (old / "a.jpg").stat().st_size)
+    write_entries(old / "manifest.jsonl", [entry])
+    images = ImageFiles([(original, 0)])
+    copies = ResizedCopies(tmp_path, SIDE)
+    with pytest.raises(DataError, match=r"is not the file that .*-2 knows"):
+        copies.of(images)
+    copies.make([images])
+    assert copies.of(images)[0][0].size == (32, 53)
+
+
+def test_the_name_of_an_original_may_be_as_long_as_can_be(tmp_path: Path) -> None:
+    images = ImageFiles([(photo(tmp_path / f"{'a' * 251}.png"), 0)])
+    copies = ResizedCopies(tmp_path, SIDE)
+    copies.make([images])
+    assert copies.of(images)[0][0].size == (53, 32)
 
 
 # What is made again
@@ -282,7 +309,7 @@ def test_another_side_is_another_folder(root: Path) -> None:
 
 def test_another_quality_or_version_is_another_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {ResizedCopies(root, SIDE).folder}
-    for name, value in {"_QUALITY": 90, "_FORMAT": 2}.items():
+    for name, value in {"_QUALITY": 90, "_FORMAT": 3}.items():
         monkeypatch.setattr(resized_module, name, value)
         folders.add(ResizedCopies(root, SIDE).folder)
     assert len(folders) == 3
@@ -393,7 +420,7 @@ def test_a_read_only_root_says_what_helps(root: Path, read_only: Callable[[], No
     with pytest.raises(DataError) as caught:
         module(root).prepare_data()
     assert str(caught.value) == (
-        f"{root}/.resized/32-jpeg95-1 cannot be written to ([Errno 30] Read-only file system): make a folder of links "
+        f"{root}/.resized/32-jpeg95-2 cannot be written to ([Errno 30] Read-only file system): make a folder of links "
         f"to what is in {root}, and let root be that folder; or leave resize_to out"
     )
 

@@ -1,12 +1,18 @@
 """Files are whole or not there."""
 
+import errno
+import io
 import os
+import resource
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from tmkd_lightning.files import atomic_write, check_writable
+from tmkd_lightning.checkpoints import WholeCheckpointIO
+from tmkd_lightning.files import atomic_write, check_writable, is_stream, unfinished
 
 
 def test_makes_folder_and_file(tmp_path: Path) -> None:
@@ -87,3 +93,162 @@ def test_places_that_take_no_file(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "in the way"
     with pytest.raises(IsADirectoryError, match="is a folder: give the name of a file"):
         check_writable(tmp_path)
+
+
+# Links, pipes and devices
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("old")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to("../data/file")
+    (tmp_path / "here" / "again").symlink_to("link")
+    with atomic_write(tmp_path / "here" / "again") as file:
+        file.write(b"whole")
+        assert (tmp_path / "data" / "file").read_text() == "old"
+    assert [(tmp_path / "here" / name).is_symlink() for name in ("link", "again")] == [True, True]
+    assert (tmp_path / "data" / "file").read_text() == "whole"
+    assert sorted(os.listdir(tmp_path / "data") + os.listdir(tmp_path / "here")) == ["again", "file", "link"]
+
+
+def test_a_link_to_what_is_not_there_yet(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "file")
+    check_writable(tmp_path / "link")
+    with atomic_write(tmp_path / "link") as file:
+        file.write(b"whole")
+    assert (tmp_path / "new" / "file").read_text() == "whole"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    for write in (check_writable, lambda path: atomic_write(path).__enter__()):
+        with pytest.raises(OSError, match="cannot be written: its links lead in a circle"):
+            write(tmp_path / "one")
+
+
+def test_a_pipe_gets_the_bytes_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    check_writable(tmp_path / "pipe")
+    with atomic_write(tmp_path / "pipe") as file:
+        file.write(b"whole")
+    assert os.read(reader, 100) == b"whole"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_device_stays(tmp_path: Path) -> None:
+    (tmp_path / "nowhere").symlink_to(os.devnull)
+    for path in (Path(os.devnull), tmp_path / "nowhere"):
+        check_writable(path)
+        with atomic_write(path) as file:
+            file.write(b"whole")
+        assert stat.S_ISCHR(path.stat().st_mode)
+    assert (tmp_path / "nowhere").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_standard_output(tmp_path: Path, name: str, capfd) -> None:
+    """It is a file here, which is neither emptied nor replaced."""
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    path = tmp_path / name
+    check_writable(path)
+    assert is_stream(path)
+    print("before")
+    with atomic_write(path) as file:
+        file.write(b"whole\n")
+    print("after")
+    assert capfd.readouterr().out == "before\nwhole\nafter\n"
+
+
+def test_what_a_process_has_open(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with atomic_write(Path(f"/dev/fd/{writer}")) as file:
+        file.write(b"whole")
+    os.write(writer, b", and open")
+    assert os.read(reader, 100) == b"whole, and open"
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127, "a" * 250 + ".ckpt"])
+def test_names_as_long_as_can_be(tmp_path: Path, name: str) -> None:
+    check_writable(tmp_path / name)
+    with atomic_write(tmp_path / name) as file:
+        file.write(b"whole")
+        (part,) = os.listdir(tmp_path)
+        assert part.startswith(unfinished(tmp_path / name))
+    assert os.listdir(tmp_path) == [name]
+    assert unfinished(tmp_path / name) != unfinished(tmp_path / f"{name[:-1]}b")
+
+
+# A full disk
+
+
+class _Full(io.RawIOBase):
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EFBIG, "the file is larger than the disk or the limits of the process allow"),
+    ],
+)
+@pytest.mark.parametrize("write", ["write", "torch", "numpy", "fsync"])
+def test_a_full_disk_is_told_with_the_name(tmp_path: Path, monkeypatch, number: int, told: str, write: str) -> None:
+    """torch.save turns it into an error of its own, ``unexpected pos 704 vs 598``."""
+    path = tmp_path / "last.ckpt"
+    path.write_text("old")
+    error = OSError(number, os.strerror(number))
+    writers = {
+        "write": lambda file: _Full(error).write(b"x"),
+        "torch": lambda file: torch.save({"state_dict": torch.zeros(1000)}, _Full(error)),
+        "numpy": lambda file: np.savez(_Full(error), a=np.zeros(9)),
+        "fsync": lambda file: monkeypatch.setattr(os, "fsync", lambda _: _Full(error).write(b"x")),
+    }
+    with pytest.raises(OSError, match=rf"{path} cannot be written: {told}; a file that was") as caught:  # noqa: SIM117
+        with atomic_write(path) as file:
+            writers[write](file)
+    assert caught.value.errno == number
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_a_full_disk_of_before_is_not_this_one(tmp_path: Path) -> None:
+    def emergency() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            with atomic_write(tmp_path / "elsewhere"):
+                raise ValueError("something else") from None
+
+    with pytest.raises(ValueError, match="something else"):
+        emergency()
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint({"global_step": 3}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"{path} cannot be written: the file is larger than the disk or the limits"):
+            WholeCheckpointIO().save_checkpoint({"weight": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.load(path, weights_only=True) == {"global_step": 3}
+    assert os.listdir(tmp_path) == ["last.ckpt"]

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ from tmkd_lightning.cache.errors import CacheError
 from tmkd_lightning.cache.folder import CacheFolder, read_manifest
 from tmkd_lightning.cache.rows import RowFile
 from tmkd_lightning.callbacks import PromptEmbeddings
+from tmkd_lightning.checkpoints import step_of
 from tmkd_lightning.cli import main as tmkd
 from tmkd_lightning.commands.finished import FinishedRun
-from tmkd_lightning.data import ImageFolderDataModule, StanfordDogsDataModule
+from tmkd_lightning.data import DataError, ImageFolderDataModule, StanfordDogsDataModule
 from tmkd_lightning.data.archives import unpack
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.manifest import read_entries
@@ -339,6 +341,77 @@ def unsafe(source: str) -> list[str]:
         ):
             found.append(ast.unparse(node))
     return found
+
+
+# Nested so deep, or so often, that nothing could walk through it
+
+
+def deep(levels: int = 5000) -> list:
+    """Not deeper than what pickles: what reads a file does so without recursion."""
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def wide() -> list:
+    """Ten to the power of twelve references to one word."""
+    value: list = ["ha"]
+    for _ in range(12):
+        value = [value] * 10
+    return value
+
+
+def nested(path: Path, arguments: dict) -> None:
+    """A checkpoint with these arguments; the pickler's own recursion is given room."""
+    import threading
+
+    def write() -> None:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(100_000)
+        torch.save({"state_dict": {"fc.weight": torch.ones(1)}, "epoch": 0, **arguments}, path)
+        sys.setrecursionlimit(limit)
+
+    size = threading.stack_size(512 * 2**20)
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    threading.stack_size(size)
+
+
+@pytest.mark.parametrize("part", ["hyper_parameters", "datamodule_hyper_parameters"])
+@pytest.mark.parametrize(
+    ("value", "told"), [(deep, "is nested more than 100 levels deep"), (wide, "unfolds to more than 200,000 values")]
+)
+def test_arguments_in_checkpoints_that_no_walk_comes_to_the_end_of(tmp_path, part, value, told) -> None:
+    path = tmp_path / "last.ckpt"
+    nested(path, {part: {"student": value()}})
+    message = rf"^{path} is not a checkpoint that can be read safely, in its {part}: it {told}"
+    for door in (restore, rebuild, step_of, FinishedRun):
+        with pytest.raises(ValueError, match=message):
+            door(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"teacher": ' + b"[" * 900 + b"]" * 900 + b"}"]
+)
+def test_manifests_that_are_nested(tmp_path, content, capsys) -> None:
+    folder = tmp_path / "0123"
+    folder.mkdir()
+    (folder / "identity.json").write_bytes(content)
+    main("cache", "list", "--directory", str(tmp_path))
+    assert "0123  DAMAGED: " in capsys.readouterr().out
+    (tmp_path / "manifest.jsonl").write_bytes(content + b'\n[["a"], 1, 1, "cae6", 0]\n["1.png", 1, 1, "cae6", 0]\n')
+    assert list(read_entries(tmp_path / "manifest.jsonl")) == ["1.png"]
+
+
+def test_archives_that_are_nested(tmp_path) -> None:
+    """Each header says that a longer name follows, which is read by recursion."""
+    header = tarfile.TarInfo("name")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
+    (tmp_path / "birds.tar").write_bytes((header.tobuf() + b"name\0".ljust(512, b"\0")) * 5000)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/birds.tar cannot be unpacked \(.*\): remove it, and load"):
+        unpack(tmp_path / "birds.tar", tmp_path, ["birds"])
 
 
 def test_no_code_of_ours_unpickles() -> None:

@@ -8,8 +8,8 @@ import tmkd_lightning
 ROOT = Path(tmkd_lightning.__file__).parent
 # From bottom to top; what stands on one line may import its neighbours, and the graph must still have no circle.
 LAYERS = [
-    {"contents", "names_used", "arguments"},
-    {"outputs", "images", "precision", "files", "configs", "safe_files", "messages", "keys", "redact"}
+    {"contents", "names_used", "arguments", "messages"},
+    {"outputs", "images", "precision", "files", "configs", "safe_files", "keys", "redact"}
     | {"hysteresis", "canny", "blur"},
     {"prompts", "class_order", "views", "fusion", "losses"},
     {"text", "probe", "taps", "normalization", "extract", "frozen", "models", "distillers", "anchors", "cache"},

@@ -127,6 +127,70 @@ def test_broken_images_are_left_out_and_named(folder, module, tmp_path) -> None:
         assert float(row["probability"]) == pytest.approx(expected(module, folder / row["file"]).max().item(), rel=1e-4)
 
 
+def test_one_image_never_costs_the_others(folder, module, tmp_path) -> None:
+    """Whatever is wrong with it: its size, what it is, or what a transform makes of it."""
+    Image.new("1", (1, 60_000)).save(folder / "line.png")
+    (folder / "link.png").symlink_to("gone.png")
+    os.mkfifo(folder / "pipe.png")
+    for index, level in enumerate((11, 12, 13, 14)):
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(folder / f"t{index}.png")
+    whole = v2.Compose([CROP, v2.ToDtype(torch.float32, scale=True)])
+
+    def transform(image: Image.Image) -> object:
+        level = image.getpixel((0, 0))[0] if image.getpixel((0, 0))[1] == 0 else 0
+        if level == 11:
+            raise MemoryError
+        if level == 12:
+            raise KeyError("crop")
+        return {13: None, 14: torch.full((3, 8, 8), torch.nan)}.get(level, whole(image))
+
+    count, problems = predict_folder(module, folder, tmp_path / "out.csv", transform=transform, batch_size=4)
+    told = [
+        ("line.png", "it has 1x60000 pixels, and a side may be at most 50 times the other"),
+        ("link.png", "it is a link that leads nowhere"),
+        ("pipe.png", "it is a pipe, a socket or a device, not a file"),
+        ("t0.png", "cannot be transformed (MemoryError)"),
+        ("t1.png", "cannot be transformed (KeyError: 'crop')"),
+        ("t2.png", "cannot be transformed (TypeError: the transform gives a NoneType instead of a tensor)"),
+        ("t3.png", "cannot be transformed (ValueError: the transform gives values that are not finite)"),
+    ]
+    assert count == 9
+    assert len(problems) == len(told)
+    assert all(
+        problem.startswith(str(folder / name)) and cause in problem
+        for problem, (name, cause) in zip(problems, told, strict=True)
+    )
+    for row in rows(tmp_path / "out.csv"):
+        assert float(row["probability"]) == pytest.approx(expected(module, folder / row["file"]).max().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "＝"])
+def test_no_cell_is_a_formula(module, tmp_path, start) -> None:
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in (f"{start}1+1.png", f"sub/{start}1.png", "1=1.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+    names = [f"{start}cmd|' /C calc'!A0", f"'{start}", "'s ant"]
+    options = {"transform": CROP, "class_names": names, "top": 3, "all_classes": True}
+    predict_folder(module, tmp_path / "images", tmp_path / "out.csv", **options)
+    found = rows(tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not [cell for cell in cells if cell.startswith(start)]
+    assert {row["file"] for row in found} == {f"./{start}1+1.png", f"sub/{start}1.png", "1=1.png"}
+    assert all((tmp_path / "images" / row["file"]).is_file() for row in found)  # the path is still one
+    shown = {row[column] for row in found for column in ("class", "class_2", "class_3")}
+    assert shown == {f"'{names[0]}", f"''{start}", "'s ant"}
+
+
+def test_into_a_pipe(folder, module, tmp_path) -> None:
+    predict_folder(module, folder, tmp_path / "out.csv", transform=CROP)
+    reader, writer = os.pipe()
+    predict_folder(module, folder, f"/dev/fd/{writer}", transform=CROP)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        assert file.read() == (tmp_path / "out.csv").read_bytes()
+
+
 # What is refused: an older file stays
 
 
@@ -144,6 +208,14 @@ def test_images_that_can_none_be_read(folder, module, tmp_path) -> None:
     for path in folder.rglob("*.png"):
         path.write_bytes(b"x")
     refuse(module, folder, r"none of the 9 images in .* can be read; the first: .*0\.png", tmp_path, DataError)
+
+
+def test_a_transform_that_fails_at_all(folder, module, tmp_path) -> None:
+    def fails(image: Image.Image) -> None:
+        raise RuntimeError("no such crop")
+
+    message = r"none of the 9 images .*0\.png cannot be transformed \(RuntimeError: no such crop\)"
+    refuse(module, folder, message, tmp_path, DataError, transform=fails)
 
 
 def test_a_folder_without_images(module, tmp_path) -> None:
@@ -305,6 +377,22 @@ def test_what_is_left_out_is_said(run, verb, tmp_path, capsys) -> None:
     assert "out.csv: 1 images, 1 left out that cannot be read\n" in printed.out
     assert "LEFT OUT: " in printed.err
     assert "bad.png cannot be read as an image" in printed.err
+
+
+def test_all_that_is_left_out_is_named_and_steers_no_terminal(run, verb, tmp_path, capfd) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "good.png")
+    for index in range(40):
+        (tmp_path / "images" / f"\x1b[31m\n{index}.png").write_bytes(b"x")
+    verb[4] = str(tmp_path / "images")
+    tmkd([*verb[:6], "/dev/stdout", *verb[7:]])
+    printed = capfd.readouterr()
+    assert [line.split(",")[0] for line in printed.out.splitlines()] == ["file", "good.png"]  # and no other word
+    assert "/dev/stdout: 1 images, 40 left out that cannot be read" in printed.err
+    left_out = [line for line in printed.err.splitlines() if line.startswith("LEFT OUT: ")]
+    assert len(left_out) == 40
+    assert all(line.isprintable() for line in left_out)
+    assert all(any(rf"\x1b[31m\n{index}.png cannot be read" in line for line in left_out) for index in range(40))
 
 
 def test_without_a_folder_of_images_the_verb_says_so(verb, capsys) -> None:

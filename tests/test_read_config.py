@@ -10,8 +10,17 @@ import yaml
 
 from tmkd_lightning.cli import main
 from tmkd_lightning.configs import read_config
+from tmkd_lightning.redact import masked_words
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits_student.yaml"
+
+LAUGHS = b"a0: &a0 [ha]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (level, level, b", ".join([b"*a%d" % (level - 1)] * 10)) for level in range(1, 12)
+)
+MERGED = b"a0: &a0 {x: 1}\n" + b"".join(  # already safe_load would not come to an end
+    b"a%d: &a%d {<<: [%s]}\n" % (level, level, b", ".join([b"*a%d" % (level - 1)] * 10)) for level in range(1, 12)
+)
+WIDE = b"a: &a [%s]\nb: [%s]\n" % (b", ".join([b"1"] * 20_000), b", ".join([b"*a"] * 20_000))
 
 
 @pytest.mark.parametrize(
@@ -24,6 +33,12 @@ DIGITS = Path(__file__).parent.parent / "examples" / "digits_student.yaml"
         (b"a: \x00", "safely: unacceptable character #x0000: special characters are not allowed in position 3"),
         (b"[" * 5000, "safely: "),
         (b"a: 2024-13-01", "safely: month must be in 1..12"),
+        (b"a: " + b"[" * 150 + b"]" * 150, "safely: it is nested more than 100 levels deep"),
+        (b"a: &a [*a]", "safely: it is nested more than 100 levels deep"),
+        (b"a: &a {b: *a}", "safely: it is nested more than 100 levels deep"),
+        (LAUGHS, "safely: it unfolds to more than 200,000 values"),
+        (MERGED, "safely: it unfolds to more than 200,000 values"),
+        (WIDE, "safely: it unfolds to more than 200,000 values"),
         (b"", "it holds no mapping"),
         (b"- a", "it holds no mapping"),
     ],
@@ -68,3 +83,27 @@ def test_what_is_no_file_of_a_config_is_left_to_the_parser(tmp_path, monkeypatch
     with pytest.raises(SystemExit):
         main(["fit", "--config", "gone.yaml"])
     assert "gone.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["fit", "embed", "data"])
+@pytest.mark.parametrize("option", ["--config", "--data"])
+def test_configs_that_no_walk_would_come_to_the_end_of(tmp_path, monkeypatch, capsys, verb, option) -> None:
+    """Named for all of a run or for a part of it."""
+    (tmp_path / "run.yaml").write_bytes(LAUGHS)
+    monkeypatch.setattr(sys, "argv", ["tmkd", verb, *["check"] * (verb == "data"), option, str(tmp_path / "run.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    message = f"{tmp_path}/run.yaml is not a config that can be read safely: it unfolds to more than 200,000 values"
+    assert message in capsys.readouterr().err
+
+
+def test_many_values_and_aliases_that_were_meant(tmp_path) -> None:
+    (tmp_path / "run.yaml").write_text("names: [" + "ant, " * 50_000 + "bee]\na: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}")
+    config = read_config(tmp_path / "run.yaml")
+    assert len(config["names"]) == 50_001
+    assert (config["b"], config["c"]) == ({"x": 1}, {"x": 1, "y": 2})
+
+
+def test_words_of_a_command_are_masked_in_a_moment() -> None:
+    assert masked_words(["--data", LAUGHS.decode()])[0] == "--data"

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.files import atomic_write, unfinished
 from tmkd_lightning.redact import without_secrets
 from tmkd_lightning.safe_files import read_checkpoint
 
@@ -74,10 +74,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 def _remove_left_by_kills(path: Path) -> None:
     """Unfinished files of runs that were killed while they wrote; each is as large as a checkpoint."""
-    for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    path = path.resolve()  # where it is a link, they lie beside what it leads to
+    for part in path.parent.glob(f"{glob.escape(unfinished(path))}*"):
         with suppress(FileNotFoundError):  # another process has just moved it to its place, or removed it as we do
-            if time.time() - unfinished.stat().st_mtime > _ABANDONED:
-                unfinished.unlink()
+            if time.time() - part.stat().st_mtime > _ABANDONED:
+                part.unlink()
 
 
 def step_of(path: Path) -> int | None:

@@ -31,7 +31,8 @@ from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.log_config import LogConfig
 from tmkd_lightning.commands.predict import predict_command
 from tmkd_lightning.commands.resume import check_same_run
-from tmkd_lightning.configs import RESOLVED_CONFIG, read_config
+from tmkd_lightning.configs import RESOLVED_CONFIG, load_yaml, read_config
+from tmkd_lightning.messages import printable
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
 from tmkd_lightning.redact import masked, masked_words
 from tmkd_lightning.safe_files import read_checkpoint
@@ -87,11 +88,10 @@ class TMKDCLI(LightningCLI):
 
         Whoever reads the file next would not tell the name.
         """
-        for path in _configs(sys.argv[1:] if args is None else args):
-            try:
-                read_config(path)
-            except ValueError as error:
-                parser.error(str(error))
+        try:
+            _check_configs(sys.argv[1:] if args is None else args)
+        except ValueError as error:
+            parser.error(str(error))
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         checkpoint = config.get("ckpt_path") or ""
@@ -137,23 +137,31 @@ class TMKDCLI(LightningCLI):
         _print_summary(self.trainer, time.monotonic() - self._start)
 
 
-def _configs(args: ArgsType) -> list[Path]:
-    """Files that are named as configs; one that is missing, or a config written out, is the parser's to tell."""
+def _check_configs(args: ArgsType) -> None:
+    """Refuses files that are named as configs, of all or of a part; one that is missing is the parser's to tell.
+
+    Raises:
+        ValueError: one cannot be read safely.
+    """
     words = [] if not isinstance(args, list) else [str(word) for word in args]
-    named = [value for word, value in pairwise(words) if word in ("--config", "-c")]
-    named += [word.partition("=")[2] for word in words if word.startswith(("--config=", "-c="))]
-    return [Path(name) for name in named if os.path.isfile(name)]
+    pairs = [*pairwise(words), *(tuple(word.split("=", 1)) for word in words if "=" in word)]
+    for option, value in pairs:
+        if option in ("--config", "-c") and os.path.isfile(value):
+            read_config(Path(value))
+        elif option.startswith("--") and value.endswith((".yaml", ".yml")) and os.path.isfile(value):
+            load_yaml(Path(value))
 
 
 @rank_zero_only
 def _print_summary(trainer: Trainer, seconds: float) -> None:
     rows = [(name, f"{value.item():.4f}") for name, value in sorted(trainer.callback_metrics.items()) if "val/" in name]
     print(f"\n{trainer.current_epoch} epochs, {trainer.global_step} steps, {seconds:.0f} s")
-    print("\n".join(f"  last epoch  {name:<11} {value}" for name, value in rows))
+    print("\n".join(f"  last epoch  {printable(name):<11} {value}" for name, value in rows))
     for checkpoint in trainer.checkpoint_callbacks:
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
             score = checkpoint.best_model_score.item()
-            print(f"  best epoch  {checkpoint.monitor:<11} {score:.4f}  {_relative(checkpoint.best_model_path)}")
+            path = printable(_relative(checkpoint.best_model_path))
+            print(f"  best epoch  {checkpoint.monitor:<11} {score:.4f}  {path}")
 
 
 def _relative(path: str) -> str:
@@ -181,11 +189,13 @@ def main(args: Sequence[str] | None = None) -> None:
         TMKDCLI(args)
         return
     try:
+        _check_configs(list(arguments))
         VERBS[verb](arguments[1:])
     except _ERRORS as error:
         if args is not None:
             raise
-        print(f"tmkd {arguments[0]}: error: {error}", file=sys.stderr)
+        message = printable(error, keep="\n")
+        print(f"tmkd {arguments[0]}: error: {message}", file=sys.stderr)
         sys.exit(2)
 
 

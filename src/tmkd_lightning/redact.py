@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from tmkd_lightning.configs import parse_yaml
+
 MASK = "***"
 """What stands in place of a key or a password."""
 
@@ -89,8 +91,8 @@ def masked_words(words: Sequence[str]) -> list[str]:
 
 def _masked_text(text: str, name: str) -> str:
     try:
-        config = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        config = parse_yaml(text)
+    except (yaml.YAMLError, ValueError):
         config = None
     if not isinstance(config, (dict, list)) or _is_secret(name):
         return text if text.lower() in ("null", "true", "false") else str(masked(text, name))

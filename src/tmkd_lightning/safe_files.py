@@ -12,7 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-_PARTS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "callbacks")
+from tmkd_lightning.configs import check_extent
+
+_ARGUMENTS = ("hyper_parameters", "datamodule_hyper_parameters")
+_PARTS = ("state_dict", *_ARGUMENTS, "callbacks")
 
 
 def read_checkpoint(path: Path, tensors: bool = True) -> Any:
@@ -42,11 +45,17 @@ def read_checkpoint(path: Path, tensors: bool = True) -> Any:
         return _read_safetensors(path)
     try:
         mapped = not tensors and zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely (weights_only=True): {_cause(path, error)}"
         ) from error
+    for name in _ARGUMENTS if isinstance(content, Mapping) else ():
+        try:
+            check_extent(content.get(name))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a checkpoint that can be read safely, in its {name}: {error}") from error
+    return content
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -196,7 +196,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         identity = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CacheError(f"{path / MANIFEST} cannot be read ({error}): remove {path}") from error
     if not isinstance(identity, dict):
         raise CacheError(f"{path / MANIFEST} is not of a teacher cache")

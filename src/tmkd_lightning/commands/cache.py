@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tmkd_lightning.cache import CacheError, RowFile
 from tmkd_lightning.cache.folder import MANIFEST, on_disk, read_manifest, readable_size
+from tmkd_lightning.messages import printable, short
 
 _SHOWN = 20  # damaged rows to name
 
@@ -28,12 +29,14 @@ def list_caches(directory: str) -> None:
             about = read_manifest(folder)
             data, views = about["data"], ", ".join(view[0] for view in about["views"])
             images = f"{data['replicas']} replicas of {data['images']} images"
-            print(f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {readable_size(_size_of(folder))}")
+            told = f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {readable_size(_size_of(folder))}"
+            print(printable(told))
             for path, file in _arrays(folder):
                 state = f"{file.written} of {file.rows} rows" if isinstance(file, RowFile) else f"DAMAGED: {file}"
-                print(f"  {path.name.removesuffix('.npy'):24} {state}")
-        except (CacheError, KeyError, TypeError) as error:
-            print(f"{folder.name}  DAMAGED: {error}")
+                print(printable(f"  {path.name.removesuffix('.npy'):24} {state}"))
+        except (CacheError, LookupError, TypeError, RecursionError) as error:
+            cause = error if isinstance(error, CacheError) else short(error, kind=True)
+            print(printable(f"{folder.name}  DAMAGED: {cause}"))
 
 
 def check_caches(directory: str, key: str = "") -> None:
@@ -56,9 +59,9 @@ def check_caches(directory: str, key: str = "") -> None:
                 if rows:
                     file.forget(rows)
                 file.close()
-                print(f"{folder.name}  {path.name}: {file.written} rows are whole" + _named(rows))
+                print(printable(f"{folder.name}  {path.name}: {file.written} rows are whole" + _named(rows)))
             else:
-                print(f"{folder.name}  {file}")
+                print(printable(f"{folder.name}  {file}"))
             damages += len(rows) + isinstance(file, CacheError)
     if damages:
         raise SystemExit(f"{damages} damage(s) found")
@@ -80,7 +83,7 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
     for folder in _folders(directory, key):
         freed = _size_of(folder)
         shutil.rmtree(folder)
-        print(f"{folder.name}  removed, {readable_size(freed)}")
+        print(printable(f"{folder.name}  removed, {readable_size(freed)}"))
 
 
 def cache_command(args: Sequence[str]) -> None:

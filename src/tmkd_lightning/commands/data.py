@@ -12,8 +12,8 @@ from jsonargparse import auto_cli
 from tqdm import tqdm
 
 from tmkd_lightning.data import DataError, ImageDataModule
-
-_SHOWN = 20  # problems to print
+from tmkd_lightning.data.image_files import ImageFiles
+from tmkd_lightning.messages import printable
 
 
 def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> None:
@@ -29,7 +29,7 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    problems = []
+    problems, turned, count = [], 0, 0
     for look in (data.prepare_data, data.check_classes):
         try:
             look()
@@ -39,18 +39,20 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
         try:
             samples, names = data.samples(split), data.class_names
         except DataError as error:
-            print(f"{split}: none" + ("" if str(error) in problems else f" ({error})"))
+            print(f"{split}: none" + ("" if str(error) in problems else f" ({printable(error)})"))
             if split == "train":
                 problems.append(str(error))
             continue
         labels, unreadable = _read(samples, split, workers)
         _print_counts(split, Counter(labels), names, per_class)
         problems += unreadable
+        turned, count = turned + (samples.turned() if isinstance(samples, ImageFiles) else 0), count + len(labels)
+    print(f"{turned} of {count} images carry an EXIF orientation other than upright" + ": read upright" * (turned > 0))
     problems = list(dict.fromkeys(problems))
-    for problem in problems[:_SHOWN]:
-        print(f"WRONG: {problem}")
+    for problem in problems:
+        print(f"WRONG: {printable(problem)}")
     if problems:
-        raise SystemExit(f"{len(problems)} problem(s) found" + (f", {_SHOWN} shown" if len(problems) > _SHOWN else ""))
+        raise SystemExit(f"{len(problems)} problem(s) found")
     print("All images can be read.")
 
 
@@ -78,4 +80,4 @@ def _print_counts(split: str, counts: Counter[int], names: Sequence[str], per_cl
     each = [counts[label] for label in range(len(names))]
     print(f"{split}: {sum(each)} images of {sum(count > 0 for count in each)} classes, {min(each)} to {max(each)} each")
     if per_class:
-        print("\n".join(f"  {count:6} {name}" for name, count in zip(names, each, strict=True)))
+        print("\n".join(f"  {count:6} {printable(name)}" for name, count in zip(names, each, strict=True)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from tmkd_lightning.data import ImageDataModule
+from tmkd_lightning.messages import printable
 from tmkd_lightning.prompts import TEMPLATES, check_class_names, prompts_of, view_templates
 from tmkd_lightning.text import OpenCLIPTextEncoder, TextEncoder, write_embeddings
 
@@ -39,7 +40,7 @@ def embed(
     chosen = view_templates({**TEMPLATES, **(templates or {})}, replacement=None)
     prompts = list(dict.fromkeys(prompt for template in chosen.values() for prompt in prompts_of(template, names)))
     write_embeddings(output, prompts, encoder.encode(prompts), encoder.identity())
-    print(f"{output}: {len(prompts)} prompts of {len(names)} classes in the views {', '.join(chosen)}")
+    print(printable(f"{output}: {len(prompts)} prompts of {len(names)} classes in the views {', '.join(chosen)}"))
 
 
 def embed_command(args: Sequence[str]) -> None:

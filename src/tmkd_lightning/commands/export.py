@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jsonargparse import auto_cli
 
 from tmkd_lightning.export.student import FormatName, Input, export_student
+from tmkd_lightning.messages import printable
 from tmkd_lightning.restored import restore
 
 
@@ -40,7 +41,7 @@ def export(
         print(f"WARNING: images of the run were {restored.image_size} pixels, not {size}", file=sys.stderr)
     names = restored.names(class_names)
     written = export_student(restored.extractor, output, format=format, input=input, image_size=size, class_names=names)
-    print(f"{output}: {written['network']} as {format}, checked against the module")
+    print(f"{printable(output)}: {printable(written['network'])} as {format}, checked against the module")
     print(f"  input    {written['input']}, (batch, 3, {size}, {size})")
     print(f"  classes  {restored.extractor.num_classes}" + ("" if names else ", called by number: pass --class_names"))
 

@@ -21,6 +21,7 @@ from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import run_folder, run_name
 from tmkd_lightning.figures.save import check_format
 from tmkd_lightning.files import check_writable
+from tmkd_lightning.messages import printable
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
 from tmkd_lightning.modules.teacher_classes import describe_order, reorder_head, teacher_order
@@ -82,7 +83,7 @@ def draw(
         histories=lambda: _histories(finished, run),
         seed=seed,
     )
-    made = drawings(material, names or FIGURES, left_out=None if names else print)
+    made = drawings(material, names or FIGURES, left_out=None if names else lambda text: print(printable(text)))
     if not made:
         raise ValueError(f"there is nothing to draw of {checkpoint}, for the reasons above")
     source = f"From {', against '.join(one.source for one in finished.values())}"
@@ -94,7 +95,7 @@ def draw(
     if page is not None:
         files[Path(page)] = render(page_of(list(made.values()), of_images), _kind(page))
     write_files(files)
-    print("\n".join(str(path) for path in files))
+    print("\n".join(map(printable, files)))
 
 
 def figures_command(args: Sequence[str]) -> None:
@@ -139,7 +140,7 @@ def _networks(runs: Mapping[str, Any], paths: Sequence[Path], teacher: bool | st
     if module.teacher is not None and teacher is not False:
         weights = module.teacher_checkpoint if teacher is True else teacher
         if weights is None:  # what is built anew would be another teacher
-            print(f"no teacher is shown: run {title} names no file with its weights; name one with teacher")
+            print(f"no teacher is shown: run {printable(title)} names no file with its weights; name one with teacher")
         else:
             shown["teacher"] = _teacher(module, weights)
     return shown | {name: other.extractor for name, other in others}

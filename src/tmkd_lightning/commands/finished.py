@@ -16,6 +16,7 @@ from tmkd_lightning.configs import RESOLVED_CONFIG, read_config
 from tmkd_lightning.figures.curves import History, history_of, read_history
 from tmkd_lightning.figures.drawing import NothingToShowError
 from tmkd_lightning.figures.run import run_folder, run_name
+from tmkd_lightning.messages import printable
 from tmkd_lightning.restored import build_data
 from tmkd_lightning.safe_files import read_checkpoint
 
@@ -90,7 +91,8 @@ class FinishedRun:
         if path is not None:
             return read_history(path)
         if run is None and self._content.get(CURVE):
-            print(f"curves of run {run_name(self.folder)} end at its checkpoint: no {METRICS} in {place} goes on there")
+            name = run_name(self.folder)
+            print(printable(f"curves of run {name} end at its checkpoint: no {METRICS} in {place} goes on there"))
             return history_of(self._content[CURVE], self.checkpoint)
         raise NothingToShowError(
             f"no {METRICS} in {place} or a folder in it belongs to {self.checkpoint}: train with Lightning's "

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from jsonargparse import auto_cli
 
 from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
+from tmkd_lightning.files import is_stream
+from tmkd_lightning.messages import printable
 from tmkd_lightning.predict.folder import predict_folder
 from tmkd_lightning.restored import Restored, build_data, restore
-
-_SHOWN = 20  # images to name that cannot be read
 
 
 def predict(
@@ -60,12 +61,13 @@ def predict(
         num_workers=num_workers,
         device=device,
     )
-    for problem in unreadable[:_SHOWN]:
-        print(f"LEFT OUT: {problem}", file=sys.stderr)
+    for problem in unreadable:
+        print(f"LEFT OUT: {printable(problem)}", file=sys.stderr)
     left_out = f", {len(unreadable)} left out that cannot be read" if unreadable else ""
     by_number = "" if names else "; classes are called by number: pass --class_names"
-    print(f"{output}: {count} images{left_out}{by_number}")
-    print(f"  prepared as {type(prepared).__name__} does for validation, {prepared.image_size} pixels")
+    told = sys.stderr if is_stream(Path(output).expanduser()) else sys.stdout  # which may be the output
+    print(f"{printable(output)}: {count} images{left_out}{by_number}", file=told)
+    print(f"  prepared as {type(prepared).__name__} does for validation, {prepared.image_size} pixels", file=told)
 
 
 def predict_command(args: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ import gzip
 import os
 import shutil
 import tarfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -74,11 +73,13 @@ def unpack(archive: Path, root: Path, names: Sequence[str]) -> None:
             tar.extractall(scratch, filter="data")
         for name in names:
             os.replace(scratch / name, root / name)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        reason = str(error).splitlines()[0]  # the rest lists what each kind of compression thinks of it
+    except DataError:
+        raise
+    except Exception as error:  # on foreign bytes tarfile and what decompresses for it raise whatever they come to
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            raise DataError(f"{archive} cannot be unpacked in {root} ({error}): nothing of it was kept") from error
+        reason = (str(error) or repr(error)).splitlines()[0]  # the rest lists what each compression thinks of it
         raise DataError(f"{archive} cannot be unpacked ({reason}): remove it, and load it again") from error
-    except OSError as error:
-        raise DataError(f"{archive} cannot be unpacked in {root} ({error}): nothing of it was kept") from error
     finally:
         _remove(scratch)
 

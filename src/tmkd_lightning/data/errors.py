@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tmkd_lightning.messages import printable
+
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file or folder and what would help."""
+    """Data that cannot be used; the message names the file or folder and what would help.
+
+    Names of files are foreign text: what would steer a terminal is escaped.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def check_told_apart(names: Sequence[object], sources: Sequence[object]) -> None:

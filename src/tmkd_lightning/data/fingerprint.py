@@ -20,6 +20,7 @@ from tmkd_lightning.data.manifest import digest_of
 from tmkd_lightning.data.seeded import Seeded
 
 _THREADS = 4
+_READ = b"upright\n"  # how `ImageFiles` makes pixels of bytes: what was stored of other pixels is not these images'
 _PROBES = 32  # images that are augmented to see what the augmentation does
 
 
@@ -65,7 +66,8 @@ def content_digest(samples: Any) -> str:
     if isinstance(samples, ImageFiles):
         paths = [path for path, _ in samples.files]
         with ThreadPoolExecutor(_THREADS) as threads:
-            return _digest(zip(_shown(threads.map(_of_file, paths), len(paths)), samples.labels, strict=True))
+            files = zip(_shown(threads.map(_of_file, paths), len(paths)), samples.labels, strict=True)
+            return _digest(files, hashlib.sha256(_READ))
     read = (samples[index] for index in range(len(samples)))
     return _digest((_of_pixels(image), label) for image, label in _shown(read, len(samples)))
 
@@ -106,8 +108,8 @@ def _of_pixels(image: Any) -> str:
     return hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
 
 
-def _digest(parts: Iterable[tuple[str, int]]) -> str:
-    whole = hashlib.sha256()
+def _digest(parts: Iterable[tuple[str, int]], whole: Any = None) -> str:
+    whole = whole or hashlib.sha256()
     for content, label in parts:
         whole.update(f"{content} {label}\n".encode())
     return whole.hexdigest()

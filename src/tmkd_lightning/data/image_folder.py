@@ -8,8 +8,9 @@ from typing import Any
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from tmkd_lightning.data.base import ImageDataModule
+from tmkd_lightning.data.below import dangling, images_below
 from tmkd_lightning.data.errors import DataError, check_told_apart
-from tmkd_lightning.data.image_files import ImageFiles, images_below
+from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.resized import resized_copies
 from tmkd_lightning.data.split import check_fraction, stratified_split
 from tmkd_lightning.data.transforms import Transform
@@ -18,6 +19,7 @@ from tmkd_lightning.data.transforms import Transform
 class ImageFolderDataModule(ImageDataModule):
     """Images in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``, at any depth below a class.
 
+    Linked folders are followed.
     Classes are the folders of ``train``, in alphabetical order. Where there is no ``val``, a part of every class is
     held out of ``train``, the same for one seed. ``test`` is only needed for testing and prediction.
 
@@ -35,8 +37,8 @@ class ImageFolderDataModule(ImageDataModule):
         eval_transform: likewise for validation, test and prediction, instead of resize and central crop.
 
     Raises:
-        DataError: a missing or empty folder, a class in ``val`` or ``test`` that ``train`` lacks, or an image that
-            cannot be read (when it is loaded); the message names it.
+        DataError: a missing or empty folder, a class in ``val`` or ``test`` that ``train`` lacks, a link that leads
+            nowhere, or an image that cannot be read (when it is loaded); the message names it.
     """
 
     def __init__(
@@ -78,8 +80,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Looks through all folders once, so that what is missing is known before anything starts; resizes images."""
-        splits = [split for split in ("train", "val", "test") if split == "train" or (self.root / split).is_dir()]
-        images = [ImageFiles(self._files(split)) for split in splits]
+        splits = [split for split in ("train", "val", "test") if split == "train" or self._has(split)]
+        images = [ImageFiles(self._files(split)).check("mend, replace or remove it") for split in splits]
         self.check_classes()
         if self.copies:
             self.copies.make(images)
@@ -90,16 +92,22 @@ class ImageFolderDataModule(ImageDataModule):
         return self.copies.of(images) if self.copies else images
 
     def _originals(self, split: str) -> ImageFiles:
-        if split == "test" or (self.root / "val").is_dir():
+        if split == "test" or self._has("val"):
             return ImageFiles(self._files(split))
         train = ImageFiles(self._files("train"))
         kept, held_out = stratified_split(train.labels, self.val_fraction, self.seed, self._folders())
         return train.select(kept if split == "train" else held_out)
 
+    def _has(self, split: str) -> bool:
+        """Whether there is a folder of a split; one that is a link which leads nowhere was meant to be there."""
+        _check_links([path for path in dangling(self.root) if path.name == split])
+        return (self.root / split).is_dir()
+
     def _folders(self) -> list[str]:
         train = self.root / "train"
         if not train.is_dir():
             raise DataError(f"no folder {train}: images are expected in {self.root}/train/<class>/")
+        _check_links(dangling(train))
         folders = sorted(path.name for path in train.iterdir() if path.is_dir() and not path.name.startswith("."))
         if not folders:
             raise DataError(f"{train} holds no folders: images are expected in {train}/<class>/")
@@ -110,6 +118,7 @@ class ImageFolderDataModule(ImageDataModule):
         if not folder.is_dir():
             raise DataError(f"no folder {folder}: images are expected in {folder}/<class>/")
         classes = self._folders()
+        _check_links(dangling(folder))
         strangers = sorted({path.name for path in folder.iterdir() if path.is_dir()} - set(classes))
         strangers = [name for name in strangers if not name.startswith(".")]
         if strangers:
@@ -122,3 +131,8 @@ class ImageFolderDataModule(ImageDataModule):
         if not files:
             raise DataError(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})")
         return files
+
+
+def _check_links(links: list[Path]) -> None:
+    if links:
+        raise DataError(f"{links[0]} is a link that leads nowhere: mend or remove it")

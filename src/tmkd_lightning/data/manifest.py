@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from tmkd_lightning.data.image_files import why_no_file
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -56,6 +58,8 @@ def digest_of(path: Path) -> str:
         >>> digest_of(path)
         'cae66941d9efbd404e4d88758ea67670'
     """
+    if problem := why_no_file(path):  # a pipe would be waited for without end
+        raise OSError(f"it {problem}")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
@@ -101,9 +105,9 @@ def read_entries(path: Path) -> dict[str, Entry]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             entry = Entry(*json.loads(line))
-        except (ValueError, TypeError):  # no JSON, or not that of an entry
+            entries[entry.name] = entry
+        except (ValueError, TypeError, RecursionError):  # no JSON, or not that of an entry
             continue
-        entries[entry.name] = entry
     return entries
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from tmkd_lightning.data.manifest import Entry, digest_of, read_entries, to_line
 from tmkd_lightning.data.prepare import alone
 
 _QUALITY = 95  # of JPEG, with a colour for each pixel: compact lossless formats are decoded slower than the originals
-_FORMAT = 1  # to be raised when copies would be made differently: what is part of the folder's name makes new copies
+_FORMAT = 2  # to be raised when copies would be made differently: what is part of the folder's name makes new copies
 _AT_ONCE = 256  # images that wait for a thread
 _REMEDY = "make a folder of links to what is in {}, and let root be that folder; or leave resize_to out"
 
@@ -25,7 +26,7 @@ _REMEDY = "make a folder of links to what is in {}, and let root be that folder;
 class ResizedCopies:
     """Copies of the images below a root whose short side is larger than wanted; the others are read themselves.
 
-    They lie in ``<root>/.resized/<side>-jpeg95-1``, under the names of the originals, next to a manifest of what they
+    They lie in ``<root>/.resized/<side>-jpeg95-2``, under the names of the originals, next to a manifest of what they
     were made from. A copy takes its name once it is complete, and then gets its line in the manifest: a process that is
     killed loses the few copies it had in hand. The folder may be removed at any time.
 
@@ -98,7 +99,7 @@ class ResizedCopies:
             if entry is None or not entry.is_of(path):
                 raise DataError(f"{path} is not the file that {self.folder} knows: call prepare_data() before setup")
             files.append((self.folder / name if entry.copy_size else path, label))
-        return ImageFiles(files)
+        return ImageFiles(files, [path for path, _ in _files(images)])
 
     @property
     def _manifest(self) -> Path:
@@ -160,7 +161,8 @@ class ResizedCopies:
             return 0
         copy = self.folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        part = copy.with_name(f".{copy.name}.part")
+        mark = hashlib.blake2b(os.fsencode(copy.name), digest_size=16).hexdigest()  # the name may be as long as can be
+        part = copy.with_name(f".{mark}.part")
         resized = v2.functional.resize(image, [self.side], antialias=True)
         resized.save(part, "JPEG", quality=_QUALITY, subsampling=0)
         size = part.stat().st_size
@@ -186,7 +188,7 @@ def resized_copies(root: Path, resize_to: int | None, image_size: int, own_eval:
 
     Example:
         >>> resized_copies(Path("data"), 256, image_size=224, own_eval=False).folder.as_posix()
-        'data/.resized/256-jpeg95-1'
+        'data/.resized/256-jpeg95-2'
         >>> resized_copies(Path("data"), 224, image_size=224, own_eval=False)
         Traceback (most recent call last):
         ValueError: resize_to must be at least 256 for an image_size of 224, got 224: images would be enlarged again

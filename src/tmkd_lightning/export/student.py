@@ -18,7 +18,7 @@ from tmkd_lightning.export.onnx_file import OnnxFile
 from tmkd_lightning.export.program_file import ProgramFile
 from tmkd_lightning.export.weights_file import WeightsFile
 from tmkd_lightning.extract import Extractor
-from tmkd_lightning.files import atomic_write, check_writable
+from tmkd_lightning.files import atomic_write, check_writable, is_stream
 from tmkd_lightning.messages import short
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.named import named_network
@@ -78,6 +78,8 @@ def export_student(
     """
     path = Path(output)
     kind = _format(format, path)
+    if is_stream(path):
+        raise ValueError(f"{path} is a pipe or a device, and what is written is run to check it: name a file")
     _check_input(input, format, image_size)
     extractor, names = named_network(network, class_names)
     deployed = Deployed(extractor)

@@ -1,4 +1,4 @@
-"""Image files in batches, in which one that cannot be read is a message instead of an end."""
+"""Image files in batches, in which one that cannot be read or transformed is a message instead of an end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from tmkd_lightning.data import DataError
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.transforms import Transform
+from tmkd_lightning.messages import short
 
 Batch = tuple[Tensor | None, list[str | None]]
 """The images that could be read, if any, and for each file what is wrong with it, or None."""
@@ -52,8 +53,18 @@ class _Images(Dataset[Tensor | str]):
             image, _ = self.images[index]
         except DataError as error:
             return str(error)
-        tensor: Tensor = self.transform(image)
-        return tensor
+        try:
+            return _checked(self.transform(image))
+        except Exception as error:  # it is the user's code, and may stumble over one image
+            return str(DataError(f"{self.images.files[index][0]} cannot be transformed ({short(error, kind=True)})"))
+
+
+def _checked(image: object) -> Tensor:
+    if not isinstance(image, Tensor):
+        raise TypeError(f"the transform gives a {type(image).__name__} instead of a tensor")
+    if image.is_floating_point() and not image.isfinite().all():
+        raise ValueError("the transform gives values that are not finite")
+    return image
 
 
 def _collate(items: list[Tensor | str]) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from io import TextIOWrapper
@@ -14,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from tmkd_lightning.data import DataError
-from tmkd_lightning.data.image_files import images_below
+from tmkd_lightning.data.below import images_below
 from tmkd_lightning.data.transforms import Transform
 from tmkd_lightning.export.deployed import Deployed, ask
 from tmkd_lightning.extract import Extractor
@@ -25,6 +26,8 @@ from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.named import named_network
 from tmkd_lightning.predict.batches import Batch, image_batches
+
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # how a cell begins that a spreadsheet computes, the wide ones in Asia
 
 
 def predict_folder(
@@ -45,7 +48,11 @@ def predict_folder(
 
     The columns are ``file`` (its path below the folder), ``class`` and ``probability``, then ``class_2`` and
     ``probability_2`` and so on, then a column ``p(<class>)`` for each class, in the order of the labels. An image that
-    cannot be read has no line. The file takes its name once it is complete; the network is left as it is.
+    cannot be read or transformed has no line. The file takes its name once it is complete; the network is left as it
+    is.
+
+    Spreadsheets take a cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula. So ``file`` then begins with
+    ``./``, which is the same path, and the name of such a class with an apostrophe.
 
     Args:
         network: a TMKDModule, whose student is asked, a ClassifierModule, or an Extractor.
@@ -84,12 +91,12 @@ def predict_folder(
         text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
         table = csv.writer(text)
         table.writerow(_header(names, top, all_classes))
-        unreadable = []
+        shown, unreadable = [_word(name) for name in names], []
         for place, answer in zip(files, progress, strict=True):
             if isinstance(answer, str):
                 unreadable.append(answer)
             else:
-                table.writerow([place.relative_to(folder).as_posix(), *_row(answer, names, top, all_classes)])
+                table.writerow([_path(place.relative_to(folder)), *_row(answer, shown, top, all_classes)])
         if len(unreadable) == len(files):
             raise DataError(f"none of the {len(files)} images in {folder} can be read; the first: {unreadable[0]}")
         text.detach()
@@ -136,6 +143,16 @@ def _header(names: Sequence[str], top: int, all_classes: bool) -> list[str]:
     ranks = ["", *(f"_{rank}" for rank in range(2, top + 1))]
     best = [f"{column}{rank}" for rank in ranks for column in ("class", "probability")]
     return ["file", *best, *([f"p({name})" for name in names] if all_classes else [])]
+
+
+def _path(place: Path) -> str:
+    """Below the folder, never a formula."""
+    return f"./{place.as_posix()}" if _FORMULA.match(place.as_posix()) else place.as_posix()
+
+
+def _word(name: str) -> str:
+    """The name of a class, never a formula; without the apostrophe it is the name again."""
+    return f"'{name}" if _FORMULA.match(name.lstrip("'")) else name
 
 
 def _row(probabilities: Tensor, names: Sequence[str], top: int, all_classes: bool) -> list[str]:

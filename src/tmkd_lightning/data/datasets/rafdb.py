@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tmkd_lightning.data.below import images_below
 from tmkd_lightning.data.datasets.listed import ListedImages
 from tmkd_lightning.data.datasets.tables import look_up, read_table
 from tmkd_lightning.data.errors import DataError
-from tmkd_lightning.data.image_files import images_below
 
 _LIST = "EmoLabel/list_patition_label.txt"  # sic
 _NUMBERS = {str(number): number - 1 for number in range(1, 8)}
