@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -10,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from tmkd_lightning.export import export_student
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD
-from tmkd_lightning.models import Pretrained
+from tmkd_lightning.models import Pretrained, load_weights
 
 HALF = (0.5, 0.5, 0.5)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -95,3 +98,59 @@ def test_a_greyscale_or_broken_statement_is_none() -> None:
     network = Tower()
     network.image_mean = (0.5,)
     assert used(Extractor(network))[0] == pytest.approx(IMAGENET_MEAN)
+
+
+# Files that say it
+
+
+def trained(tmp_path: Path, **statistics: Any) -> Path:
+    """A checkpoint of a network that was trained on images normalised so."""
+    module = ClassifierModule(Extractor(Tower(), **statistics))
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "best.ckpt")
+    return tmp_path / "best.ckpt"
+
+
+def plain() -> nn.Module:
+    network = Tower()
+    del network.image_mean, network.image_std
+    return network
+
+
+def test_a_teachers_checkpoint_says_with_what_it_was_trained(fit, tmp_path, caplog) -> None:
+    path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    module = TMKDModule(plain(), plain(), teacher_checkpoint=str(path), views=["rgb"], feature_weight=0, text_weight=0)
+    fit(module, max_epochs=1)
+    assert used(module.teacher.extractor)[0] == pytest.approx([0.1, 0.2, 0.3])
+    assert used(module.teacher.extractor)[1] == pytest.approx([0.4, 0.5, 0.6])
+    assert used(module.extractor)[0] == pytest.approx(IMAGENET_MEAN)  # the student's own
+    assert "was trained on images normalised with mean (0.1, 0.2, 0.3)" in caplog.text
+
+
+def test_a_bare_network_says_it_to_the_extractor_that_comes_later(tmp_path) -> None:
+    network = plain()
+    load_weights(network, trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
+    assert used(Extractor(network))[0] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_an_export_says_it(tmp_path) -> None:
+    export_student(Extractor(Tower()), tmp_path / "student.safetensors", format="state_dict", image_size=8)
+    network = plain()
+    load_weights(network, tmp_path / "student.safetensors")
+    assert used(Extractor(network))[0] == pytest.approx(CLIP[0])
+
+
+def test_statistics_that_were_given_stay_and_the_difference_is_said(tmp_path) -> None:
+    path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    extractor = Extractor(plain(), mean=HALF, std=HALF)
+    with pytest.warns(UserWarning, match=r"mean \(0.1, 0.2, 0.3\).*but the Extractor of Tower was given others"):
+        load_weights(extractor, path)
+    assert used(extractor)[0] == [0.5] * 3
+
+
+def test_the_look_at_the_teacher_says_what_is_used(fit, loader, caplog) -> None:
+    module = TMKDModule(Tower(), plain(), views=["rgb"], feature_weight=0, text_weight=0)
+    fit(module, val=loader(), max_epochs=1)
+    assert "normalised with mean 0.4815, 0.4578, 0.4082 and std 0.2686, 0.2613, 0.2758 (Tower says so)" in caplog.text
+    module = TMKDModule(plain(), plain(), views=["rgb"], feature_weight=0, text_weight=0)
+    fit(module, val=loader(), max_epochs=1)
+    assert "(ImageNet's, as the network says nothing)" in caplog.text

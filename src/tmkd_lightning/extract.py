@@ -77,12 +77,8 @@ class Extractor(nn.Module):
             _ = self.head  # refuses a name that leads nowhere
         if feature_map is not None:
             _submodule(self.network, feature_map, "feature_map")
-        stated = Statistics((), (), "as given") if mean and std else stated_statistics(self.network)
-        self.statistics_source = stated.source
-        for name, values in zip(
-            ("mean", "std"), channel_statistics(mean or stated.mean, std or stated.std), strict=True
-        ):
-            self.register_buffer(name, values)
+        self._given = mean, std
+        self.read_statistics()
         self._num_classes = None if num_classes is None else check_count("num_classes", num_classes)
         if self._num_classes is None and not _ends_in(self.network, self.head_name):
             self.measure_classes()
@@ -194,6 +190,20 @@ class Extractor(nn.Module):
             self.share_hooks()
         for part in parts:
             self.network.get_submodule(part).compile()
+
+    def read_statistics(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Takes the mean and std that were given, or else those that the network says it was trained with.
+
+        Returns:
+            Mean and std.
+        """
+        mean, std = self._given
+        stated = Statistics((), (), "as given") if mean and std else stated_statistics(self.network)
+        self.statistics_source = stated.source
+        taken = mean or stated.mean, std or stated.std
+        for name, value in zip(("mean", "std"), channel_statistics(*taken), strict=True):
+            self.register_buffer(name, value.to(getattr(self, name, value)))
+        return taken
 
     def share_hooks(self) -> None:
         """Leaves the hooks on the network: compiled code must find the same ones at every forward."""

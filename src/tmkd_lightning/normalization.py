@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -29,8 +30,8 @@ class Statistics(NamedTuple):
 def stated_statistics(network: nn.Module) -> Statistics:
     """Reads the statistics off a network, also where it is wrapped or compiled; ImageNet's if it says nothing.
 
-    timm's networks and `Pretrained` have a ``pretrained_cfg``, open_clip's image towers ``image_mean`` and
-    ``image_std``. torchvision's own networks say nothing.
+    timm's networks and `Pretrained` have a ``pretrained_cfg``; open_clip's image towers, and networks whose weights
+    were read from a file that says it, ``image_mean`` and ``image_std``. torchvision's own networks say nothing.
 
     Args:
         network: any module.
@@ -63,11 +64,34 @@ def stated_statistics(network: nn.Module) -> Statistics:
     return Statistics(IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, as the network says nothing")
 
 
+def state_statistics(network: nn.Module, mean: Triple, std: Triple) -> bool:
+    """Has a network say with what it was trained, if it says something else so far.
+
+    Args:
+        network: whose weights were read from a file.
+        mean: of each channel, on [0, 1], as the file has it.
+        std: of each channel, on [0, 1].
+
+    Returns:
+        Whether that is news.
+
+    Example:
+        >>> network = nn.Linear(1, 1)
+        >>> state_statistics(network, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), stated_statistics(network).mean
+        (True, (0.5, 0.5, 0.5))
+    """
+    known = stated_statistics(network)
+    said = (*known.mean, *known.std)
+    if all(math.isclose(one, other, abs_tol=1e-6) for one, other in zip(said, (*mean, *std), strict=True)):
+        return False
+    network.image_mean, network.image_std = mean, std  # type: ignore[assignment]
+    return True
+
+
 def _stated(module: nn.Module) -> tuple[Triple, Triple] | None:
     config: Any = getattr(module, "pretrained_cfg", None)  # foreign networks: most have none
-    if isinstance(config, Mapping):
+    pair = getattr(module, "image_mean", None), getattr(module, "image_std", None)
+    if pair == (None, None) and isinstance(config, Mapping):
         pair = config.get("mean"), config.get("std")
-    else:
-        pair = getattr(module, "image_mean", None), getattr(module, "image_std", None)
     triples = [tuple(map(float, part)) for part in pair if isinstance(part, (tuple, list)) and len(part) == 3]
     return (triples[0], triples[1]) if len(triples) == 2 else None

@@ -56,6 +56,7 @@ class TeacherCheck(Callback):
         rank_zero_info(
             f"Teacher {name} on {len(label)} validation images{_which(label, len(shown), spread)}, top-1: "
             + ", ".join(f"{view} {value:.1%}" for view, value in accuracy.items())
+            + f"; normalised with {_statistics(module.teacher.extractor)}"
         )
         one_answer = len(answers["rgb"].unique()) == 1 < len(label.unique())
         _warn(accuracy, module.num_classes, int(answers["rgb"][0]) if one_answer else None)
@@ -69,6 +70,13 @@ def _look(module: Any, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
     if len(module.views) > 1:
         logits[_MEAN] = torch.stack([logits[name] for name in module.views.names]).mean(0)
     return {name: part.argmax(1) for name, part in logits.items()}, label
+
+
+def _statistics(extractor: Any) -> str:
+    mean, std = (
+        ", ".join(f"{value:.4g}" for value in part.flatten().tolist()) for part in (extractor.mean, extractor.std)
+    )
+    return f"mean {mean} and std {std} ({extractor.statistics_source})"
 
 
 def _which(label: Tensor, batches: int, spread: bool) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
 
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.keys import differences, uncompiled
 from tmkd_lightning.models.head import head_to_keep
 from tmkd_lightning.models.networks_in import find_network
-from tmkd_lightning.safe_files import read_checkpoint
+from tmkd_lightning.normalization import Triple, state_statistics
+from tmkd_lightning.safe_files import read_checkpoint, read_metadata
 
 
 def load_weights(
@@ -22,6 +26,9 @@ def load_weights(
     In a checkpoint with more in it, the network is found by its keys, whatever stands before them. Of several that fit,
     such as the raw weights and their average, `key` must say which is meant. Weights for another number of classes are
     loaded but for the head (an Extractor's, else the last linear layer), which stays as it is; a warning says so.
+
+    If a file of ours says with which mean and std the network was trained, the network says so from then on: an
+    Extractor around it that was not told otherwise normalises with them.
 
     Args:
         network: where the weights go, or an Extractor around it; unchanged if they do not fit.
@@ -49,7 +56,8 @@ def load_weights(
     network = network if extractor is None else extractor.network
     own = {uncompiled(name): name for name in network.state_dict()}  # one that is compiled has longer names
     wanted = {uncompiled(name): value for name, value in network.state_dict(keep_vars=True).items()}
-    found = find_network(read_checkpoint(path), wanted, path, key)
+    content = read_checkpoint(path)
+    found = find_network(content, wanted, path, key)
     found = {own.get(name, name): value for name, value in found.items()}
     kept = head_to_keep(network, found, None if extractor is None else extractor.head_name) if replace_head else {}
     fitting = {**found, **kept}
@@ -57,9 +65,32 @@ def load_weights(
     if problems:
         raise ValueError(f"{path} does not fit {type(network).__name__}: " + "; ".join(problems))
     network.load_state_dict({name: fitting[name] for name in own.values()})
+    statistics = _statistics(content, path)
+    if statistics is not None and state_statistics(network, *statistics):
+        said = f"{path} was trained on images normalised with mean {statistics[0]} and std {statistics[1]}"
+        if extractor is None:
+            rank_zero_info(f"{said}, as an Extractor around {type(network).__name__} will do")
+        elif extractor.read_statistics() == statistics:
+            rank_zero_info(f"{said}, and so are those of {extractor.name} from now on")
+        else:
+            rank_zero_warn(f"{said}, but the Extractor of {extractor.name} was given others: are they right?")
     if kept:
         name = next(iter(kept))
         rank_zero_warn(
             f"{path} has {len(found[name])} classes and {type(network).__name__} {len(kept[name])}: all was loaded but "
             f"the head {name.rpartition('.')[0]!r}, which stays as it is"
         )
+
+
+def _statistics(content: Any, path: Path) -> tuple[Triple, Triple] | None:
+    """Mean and std that a checkpoint or an export of ours names."""
+    if path.suffix == ".safetensors":
+        named = [json.loads(read_metadata(path).get(name, "null")) for name in ("mean", "std")]
+    else:
+        state = content.get("state_dict") if isinstance(content, Mapping) else None
+        found = [state.get(f"extractor.{name}") if isinstance(state, Mapping) else None for name in ("mean", "std")]
+        named = [part.flatten().tolist() if isinstance(part, Tensor) else None for part in found]
+    if not all(isinstance(part, list) and len(part) == 3 for part in named):
+        return None
+    mean, std = (tuple(float(f"{value:.7g}") for value in part) for part in named)  # as it was written before float32
+    return mean, std
