@@ -2,16 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sized
+from typing import Any
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
+
+TRAINING_DATA = "tmkd_training_data"
+"""Key in checkpoints of the numbers of training batches and images."""
 
 
-def check_resumed(trainer: Trainer) -> None:
+def write_training_data(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Writes into a checkpoint how much there was to train on, if anything.
+
+    Args:
+        trainer: of the run.
+        checkpoint: as Lightning gives it to a module.
+    """
+    if trainer.train_dataloader is not None:
+        checkpoint[TRAINING_DATA] = _training_data(trainer)
+
+
+def _training_data(trainer: Trainer) -> dict[str, float]:
+    """Batches of an epoch in this process, and images of all processes where the loaders say how many they have."""
+    loaders = [loader for loader in tree_leaves(trainer.train_dataloader) if isinstance(loader, DataLoader)]
+    sizes = [len(loader.dataset) for loader in loaders if isinstance(loader.dataset, Sized)]
+    images = {"images": sum(sizes)} if sizes else {}
+    return {"batches": trainer.num_training_batches, **images}
+
+
+def widen(module: Any) -> None:
+    """Prepares a module for the weights of a checkpoint in double precision, which would be rounded to its own.
+
+    Lightning reads a checkpoint first, and only then makes the module one of double precision.
+
+    Args:
+        module: about to read a checkpoint.
+    """
+    if module._trainer is not None and module.trainer.precision == "64-true":
+        module.double()
+
+
+def check_same_data(trainer: Trainer, before: Mapping[str, float] | None) -> None:
+    """Refuses to go on within an epoch whose training data have another size now.
+
+    Args:
+        trainer: about to train on its first batch.
+        before: sizes that a checkpoint holds, or None.
+
+    Raises:
+        ValueError: they are others.
+    """
+    now, batches = _training_data(trainer), trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    if before and batches and before != now:
+        raise ValueError(
+            f"the checkpoint was made after {batches} batches of an epoch of {_told(before)}, and now there are "
+            f"{_told(now)}: the rest would be other images. Resume with the same data, or from the end of an epoch"
+        )
+
+
+def check_resumed(trainer: Trainer, before: Mapping[str, float] | None) -> None:
     """Warns of what Lightning does not take up where it was, and ends a run that had stopped early.
 
     Args:
         trainer: that has read a checkpoint and is about to train on.
+        before: how much there was to train on, as the checkpoint has it, or None.
     """
+    now = _training_data(trainer)
+    if before and before != now:
+        rank_zero_warn(
+            f"the checkpoint is of a run that trained on {_told(before)} in an epoch, and now there are {_told(now)}: "
+            "from here on it is another run, and a schedule that counts steps goes on at another place"
+        )
     if trainer.max_steps != -1:
         rank_zero_warn(
             "resuming a run with max_steps: Lightning then takes up another epoch than that of the checkpoint, so "
@@ -49,3 +113,7 @@ def _validation_was_due(trainer: Trainer, batches: int) -> bool:
     whole = batches >= trainer.num_training_batches  # then Lightning counts the epoch already
     epochs = trainer.current_epoch + (0 if whole else 1)
     return epochs % trainer.check_val_every_n_epoch == 0 and batches % trainer.val_check_batch == 0
+
+
+def _told(sizes: Mapping[str, float]) -> str:
+    return " and ".join(f"{number} {name}" for name, number in sizes.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ NUM_CLASSES = "tmkd_num_classes"
 CLASS_NAMES = "tmkd_class_names"
 """Key in checkpoints of the class names, or of None where the run knew none."""
 
+LR = "tmkd_lr"
+"""Key in checkpoints of the learning rate that was set, as by ``Tuner.lr_find``, or of None."""
+
 _PLAIN = (type(None), bool, int, float, str)
 _EXPECTED = {"self", "__class__", "teacher", "student", "network", "optimizer", "lr_scheduler"}  # always passed anew
 
@@ -33,6 +37,26 @@ def save_plain_hyperparameters(module: LightningModule, arguments: Mapping[str, 
     given = _given_hyperparameters.get()
     plain = {name: value for name, value in arguments.items() if _is_plain(value)}
     module.save_hyperparameters(plain if given is None else given)
+
+
+def constructor_arguments(module: object) -> dict[str, Any]:
+    """What the constructor of a module's own class was called with; for a subclass, that is the subclass's.
+
+    Args:
+        module: whose constructor is running.
+
+    Returns:
+        Arguments by name, those of its ``**kwargs`` among them. What is passed without a name, as ``*args``, is left
+        out.
+    """
+    arguments: dict[str, Any] = {}
+    frame = inspect.currentframe()
+    while frame is not None:
+        names, _, free, values = inspect.getargvalues(frame)
+        if frame.f_code.co_name == "__init__" and names and values.get(names[0]) is module:
+            arguments = {**{name: values[name] for name in names[1:]}, **(values[free] if free else {})}
+        frame = frame.f_back
+    return arguments
 
 
 def objects_among(arguments: Mapping[str, Any]) -> list[str]:
@@ -52,10 +76,11 @@ def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint[LEFT_OUT] = module.left_out
     checkpoint[NUM_CLASSES] = module.num_classes
     checkpoint[CLASS_NAMES] = fitting_class_names(module)
+    checkpoint[LR] = module.lr
 
 
 def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Takes the class names from a checkpoint; refuses one whose views or method, objects it lacks, were not passed.
+    """Takes class names and learning rate from a checkpoint; refuses one whose views or method, objects it lacks, were not passed.
 
     Args:
         module: a module of ours.
@@ -68,6 +93,7 @@ def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
     if missing:
         raise ValueError(f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again")
     module.saved_class_names = checkpoint.get(CLASS_NAMES)
+    module.lr = checkpoint.get(LR)
 
 
 def _is_plain(value: object) -> bool:
