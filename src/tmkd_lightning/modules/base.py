@@ -25,7 +25,7 @@ from tmkd_lightning.modules.finite import FiniteGuard
 from tmkd_lightning.modules.metrics import classification_metrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, configure, take_up_lr
 from tmkd_lightning.modules.quiet import silence_intended
-from tmkd_lightning.modules.resumed import TRAINING_DATA, check_resumed, check_same_data, widen, write_training_data
+from tmkd_lightning.modules.resumed import check_same_data, read_run, take_up_run, write_run
 from tmkd_lightning.modules.schedulers import cover_added_groups
 from tmkd_lightning.modules.sigterm import ToldToEnd
 from tmkd_lightning.modules.state import (
@@ -90,7 +90,7 @@ class ClassificationModule(WatchedModule):
         self.head_lr_factor = check_positive("head_lr_factor", head_lr_factor)
         self.compile_networks, self._ready = compile, False
         self.left_out: list[str] = []
-        self.trained_on: dict[str, float] | None = None  # of the checkpoint that was loaded
+        self.run_before: dict[str, Any] = {}  # of the checkpoint that was loaded
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.guard = FiniteGuard()
         self.val_metrics, self.test_metrics = (classification_metrics(self.num_classes, s) for s in ("val/", "test/"))
@@ -143,14 +143,14 @@ class ClassificationModule(WatchedModule):
     def on_train_start(self) -> None:
         """Sees to it that a run is resumed where it was."""
         if self.trainer.ckpt_path:
-            check_resumed(self.trainer, self.trained_on)
+            take_up_run(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
         self.guard.begin(self.current_epoch, batch_idx)
         if not self._ready:
             if self.trainer.ckpt_path:
-                check_same_data(self.trainer, self.trained_on)
+                check_same_data(self)
             self.check(batch)  # a datamodule with a transfer hook of its own replaces ours
             image, _ = self.take_labelled(batch)
             if len(image) == 1 and has_batch_norm(self.extractor):
@@ -190,13 +190,12 @@ class ClassificationModule(WatchedModule):
         """Keeps the last good checkpoint: nothing is saved after a loss, or with weights, that are not finite."""
         self.check_finite()
         write_facts(self, checkpoint)
-        write_training_data(self.trainer, checkpoint)
+        write_run(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Asks for objects that the checkpoint could not hold; takes its number of classes where none is known."""
         read_facts(self, checkpoint)
-        self.trained_on = checkpoint.get(TRAINING_DATA)
-        widen(self)
+        read_run(self, checkpoint)
         if self.asks_data and NUM_CLASSES in checkpoint:
             take_classes(self, checkpoint[NUM_CLASSES], attached=self._trainer is not None)
 

@@ -7,25 +7,44 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-TRAINING_DATA = "tmkd_training_data"
-"""Key in checkpoints of the numbers of training batches and images."""
+RUN = "tmkd_run"
+"""Key in checkpoints of how much the run trained on in an epoch, and of the names of parameters that did not train."""
 
 
-def write_training_data(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Writes into a checkpoint how much there was to train on, if anything.
+def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Writes into a checkpoint what a resumed run is held against.
 
     Args:
-        trainer: of the run.
-        checkpoint: as Lightning gives it to a module.
+        module: a module of ours.
+        checkpoint: as Lightning gives it to the module.
     """
-    if trainer.train_dataloader is not None:
-        checkpoint[TRAINING_DATA] = _training_data(trainer)
+    loaded = module.trainer.train_dataloader is not None
+    checkpoint[RUN] = {
+        "sizes": _sizes(module.trainer) if loaded else None,
+        "frozen": [name for name, parameter in _own(module) if not parameter.requires_grad],
+    }
 
 
-def _training_data(trainer: Trainer) -> dict[str, float]:
+def read_run(module: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Takes that from a checkpoint, and gets ready for weights in double precision.
+
+    Lightning reads a checkpoint first, and only then makes the module one of double precision: its weights would be
+    rounded to float32 on the way.
+
+    Args:
+        module: a module of ours.
+        checkpoint: as Lightning gives it to the module.
+    """
+    module.run_before = checkpoint.get(RUN) or {}
+    if module._trainer is not None and module.trainer.precision == "64-true":
+        module.double()
+
+
+def _sizes(trainer: Trainer) -> dict[str, float]:
     """Batches of an epoch in this process, and images of all processes where the loaders say how many they have."""
     loaders = [loader for loader in tree_leaves(trainer.train_dataloader) if isinstance(loader, DataLoader)]
     sizes = [len(loader.dataset) for loader in loaders if isinstance(loader.dataset, Sized)]
@@ -33,29 +52,22 @@ def _training_data(trainer: Trainer) -> dict[str, float]:
     return {"batches": trainer.num_training_batches, **images}
 
 
-def widen(module: Any) -> None:
-    """Prepares a module for the weights of a checkpoint in double precision, which would be rounded to its own.
-
-    Lightning reads a checkpoint first, and only then makes the module one of double precision.
-
-    Args:
-        module: about to read a checkpoint.
-    """
-    if module._trainer is not None and module.trainer.precision == "64-true":
-        module.double()
+def _own(module: Any) -> list[tuple[str, nn.Parameter]]:
+    """Parameters that are not the teacher's."""
+    return [one for one in module.named_parameters() if not one[0].startswith("teacher.")]
 
 
-def check_same_data(trainer: Trainer, before: Mapping[str, float] | None) -> None:
+def check_same_data(module: Any) -> None:
     """Refuses to go on within an epoch whose training data have another size now.
 
     Args:
-        trainer: about to train on its first batch.
-        before: sizes that a checkpoint holds, or None.
+        module: a module of ours, about to train on its first batch.
 
     Raises:
-        ValueError: they are others.
+        ValueError: they have.
     """
-    now, batches = _training_data(trainer), trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    before, now = module.run_before.get("sizes"), _sizes(module.trainer)
+    batches = module.trainer.fit_loop.epoch_loop.batch_progress.current.completed
     if before and batches and before != now:
         raise ValueError(
             f"the checkpoint was made after {batches} batches of an epoch of {_told(before)}, and now there are "
@@ -63,14 +75,19 @@ def check_same_data(trainer: Trainer, before: Mapping[str, float] | None) -> Non
         )
 
 
-def check_resumed(trainer: Trainer, before: Mapping[str, float] | None) -> None:
-    """Warns of what Lightning does not take up where it was, and ends a run that had stopped early.
+def take_up_run(module: Any) -> None:
+    """Has train what trained, warns of what is not taken up where it was, and ends a run that had stopped early.
+
+    Lightning's ``BaseFinetuning`` gives the optimizer its groups again, and leaves frozen what it had unfrozen.
 
     Args:
-        trainer: that has read a checkpoint and is about to train on.
-        before: how much there was to train on, as the checkpoint has it, or None.
+        module: a module of ours that has read a checkpoint and is about to train on.
     """
-    now = _training_data(trainer)
+    trainer = module.trainer
+    if "frozen" in module.run_before:
+        for name, parameter in _own(module):
+            parameter.requires_grad = name not in module.run_before["frozen"]
+    before, now = module.run_before.get("sizes"), _sizes(trainer)
     if before and before != now:
         rank_zero_warn(
             f"the checkpoint is of a run that trained on {_told(before)} in an epoch, and now there are {_told(now)}: "

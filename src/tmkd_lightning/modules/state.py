@@ -80,7 +80,7 @@ def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Takes class names and learning rate from a checkpoint; refuses one whose views or method, objects it lacks, were not passed.
+    """Takes what the run knew from a checkpoint; refuses one whose views or method, objects it lacks, were not passed.
 
     Args:
         module: a module of ours.
