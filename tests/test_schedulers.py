@@ -43,18 +43,18 @@ class Rates(Callback):
 
 
 class Later(BaseFinetuning):
-    """Trains the head at first, and the convolution from an epoch on."""
+    """Trains the head at first, and the rest from an epoch on."""
 
     def __init__(self, epoch: int = 1, lr: float | None = 0.01) -> None:
         super().__init__()
         self.epoch, self.lr = epoch, lr
 
     def freeze_before_training(self, pl_module) -> None:
-        self.freeze(pl_module.network.conv)
+        self.freeze([pl_module.network.conv, pl_module.network.bn], train_bn=False)
 
     def finetune_function(self, pl_module, epoch, optimizer) -> None:
         if epoch == self.epoch:
-            self.unfreeze_and_add_param_group(pl_module.network.conv, optimizer, lr=self.lr)
+            self.unfreeze_and_add_param_group([pl_module.network.conv, pl_module.network.bn], optimizer, lr=self.lr)
 
 
 def sgd(params) -> torch.optim.Optimizer:

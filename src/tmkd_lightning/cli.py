@@ -34,7 +34,7 @@ from tmkd_lightning.commands.predict import predict_command
 from tmkd_lightning.commands.resume import check_same_run
 from tmkd_lightning.configs import RESOLVED_CONFIG, read_config
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
-from tmkd_lightning.modules.sigterm import STATUS, say_told_to_end
+from tmkd_lightning.modules.sigterm import end_outside_of_loops
 from tmkd_lightning.redact import masked, masked_words
 from tmkd_lightning.safe_files import read_checkpoint
 from tmkd_lightning.text.openclip import TextWeightsError
@@ -132,8 +132,7 @@ class TMKDCLI(LightningCLI):
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         if not self.trainer.received_sigterm:  # Lightning's handler was not asked first
-            say_told_to_end(self.trainer)
-            sys.exit(STATUS)
+            end_outside_of_loops(self.trainer)
 
     def before_fit(self) -> None:
         """Has checkpoints written in one piece, those of a resumed run where it began, and each epoch logged."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
-from typing import Any
+from collections.abc import Iterable, Mapping, Sized
+from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
+T = TypeVar("T")
+
 RUN = "tmkd_run"
-"""Key in checkpoints of how much the run trained on in an epoch, and of the names of parameters that did not train."""
+"""Key in checkpoints of how much the run trained on in an epoch, and of the names of what did not train."""
 
 
 def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
@@ -25,7 +27,8 @@ def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
     loaded = module.trainer.train_dataloader is not None
     checkpoint[RUN] = {
         "sizes": _sizes(module.trainer) if loaded else None,
-        "frozen": [name for name, parameter in _own(module) if not parameter.requires_grad],
+        "frozen": [name for name, parameter in _own(module.named_parameters()) if not parameter.requires_grad],
+        "still": [name for name, norm in _norms(module) if not norm.track_running_stats],
     }
 
 
@@ -52,9 +55,13 @@ def _sizes(trainer: Trainer) -> dict[str, float]:
     return {"batches": trainer.num_training_batches, **images}
 
 
-def _own(module: Any) -> list[tuple[str, nn.Parameter]]:
-    """Parameters that are not the teacher's."""
-    return [one for one in module.named_parameters() if not one[0].startswith("teacher.")]
+def _own(named: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+    """What is not the teacher's."""
+    return [(name, part) for name, part in named if not name.startswith("teacher.")]
+
+
+def _norms(module: Any) -> list[tuple[str, _BatchNorm]]:
+    return [(name, part) for name, part in _own(module.named_modules()) if isinstance(part, _BatchNorm)]
 
 
 def check_same_data(module: Any) -> None:
@@ -84,9 +91,11 @@ def take_up_run(module: Any) -> None:
         module: a module of ours that has read a checkpoint and is about to train on.
     """
     trainer = module.trainer
-    if "frozen" in module.run_before:
-        for name, parameter in _own(module):
+    if module.run_before:
+        for name, parameter in _own(module.named_parameters()):
             parameter.requires_grad = name not in module.run_before["frozen"]
+        for name, norm in _norms(module):  # BaseFinetuning freezes their statistics so
+            norm.track_running_stats = name not in module.run_before["still"]
     before, now = module.run_before.get("sizes"), _sizes(trainer)
     if before and before != now:
         rank_zero_warn(

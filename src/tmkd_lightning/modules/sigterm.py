@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 _GRACE = 20.0  # seconds; what hangs for longer while a process ends waits for one that is gone
@@ -27,7 +28,7 @@ class ToldToEnd(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the place of Lightning's handler, where there are several processes."""
+        """Takes the place of Lightning's handler, where it is not the only process."""
         end_on_sigterm(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,10 +55,31 @@ class ToldToEnd(Callback):
             say_told_to_end(trainer)
 
 
+def end_outside_of_loops(trainer: Trainer) -> None:
+    """Ends a process where Lightning's loops do not run in it, and those that it has begun.
+
+    Args:
+        trainer: of the run.
+
+    Raises:
+        SystemExit: with status 143.
+    """
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(signal.SIGTERM)
+    if not (isinstance(launcher, _MultiProcessingLauncher) and launcher.procs):  # those say where they were
+        say_told_to_end(trainer)
+    sys.exit(STATUS)
+
+
 def say_told_to_end(trainer: Trainer) -> None:
-    """Writes one line to stderr, with the place of the last checkpoint where one was trained."""
-    where = f": {_last_checkpoint(trainer)}" if trainer.state.fn == "fit" else ""
-    print(f"received SIGTERM and ends{where}", file=sys.stderr, flush=True)
+    """Writes one line to stderr: which of several processes was told, and where the last checkpoint of a training is."""
+    line = "received SIGTERM and ends"
+    if trainer.world_size > 1:
+        line = f"process {trainer.global_rank} of {trainer.world_size} {line}, and the others with it"
+    if trainer.state.fn == "fit":
+        line += f": {_last_checkpoint(trainer)}"
+    print(line, file=sys.stderr, flush=True)
 
 
 def _last_checkpoint(trainer: Trainer) -> str:
@@ -70,7 +92,7 @@ def _last_checkpoint(trainer: Trainer) -> str:
 
 
 def end_on_sigterm(trainer: Trainer) -> None:
-    """Ends a process of several at SIGTERM, in the place of Lightning's handler.
+    """Ends a process of several, or one that another has begun, at SIGTERM, in the place of Lightning's handler.
 
     Lightning's asks all other processes first, and waits forever where they were not told as well. Here nothing is
     asked: loggers are closed, a message says which process was told, and its exit status of 143 and its closed
@@ -81,16 +103,13 @@ def end_on_sigterm(trainer: Trainer) -> None:
         trainer: of the run, once it has set up its own handlers, so from ``on_train_start`` on. It takes them away
             again when the run is over, this one too.
     """
-    if trainer.world_size == 1 or threading.current_thread() is not threading.main_thread():
+    alone = trainer.world_size == 1 and not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    if alone or threading.current_thread() is not threading.main_thread():
         return
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # once is enough
-        print(
-            f"process {trainer.global_rank} of {trainer.world_size} received SIGTERM and ends, and the others with it",
-            file=sys.stderr,
-            flush=True,
-        )
+        say_told_to_end(trainer)
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.Signals(number))
         last = threading.Timer(_GRACE, os._exit, args=(STATUS,))
