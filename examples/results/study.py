@@ -39,11 +39,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     vectors = options.output / "vectors.npz"
     train.keep_vectors(options.vectors, options.array, vectors)
-    data = (options.output, options.root, options.images)
+    data = (options.output, options.root, options.images, options.precision)
     run_all(
         {f"teacher_{name}": partial(train.teacher, *data, options.teacher_epochs, name) for name in TEACHERS}, options
     )

@@ -28,7 +28,7 @@ from tmkd_lightning.views import MultiView, View
 PROMPT = "a {class}"
 
 
-def teacher(folder: Path, root: Path, images: int, epochs: int, name: str) -> dict[str, Any]:
+def teacher(folder: Path, root: Path, images: int, precision: Any, epochs: int, name: str) -> dict[str, Any]:
     """Trains WRN-10-2 on plain images or on its views, and keeps its weights; measures it on each view."""
     start = time.monotonic()
     seed_everything(0, verbose=False)
@@ -37,7 +37,7 @@ def teacher(folder: Path, root: Path, images: int, epochs: int, name: str) -> di
     shares = [0.4, 0.3, 0.3] if len(views) > 1 else None
     network = large()
     module = ClassifierModule(network, views=views, view_shares=shares, **_optimisation(epochs))
-    _fit(module, data, epochs, [])
+    _fit(module, data, epochs, precision, [])
     torch.save(network.state_dict(), folder / f"teacher_{name}.pt")
     return {"seconds": time.monotonic() - start, **accuracies(network, data)}
 
@@ -70,7 +70,9 @@ def accuracy(network: WideResNet, data: Photos, names: Sequence[str | View]) -> 
     return dict(zip([*views.names, "mean of views"], (100 * right / len(data.samples("test"))).tolist(), strict=True))
 
 
-def student(folder: Path, root: Path, images: int, vectors: Path, epochs: int, condition: Condition, seed: int) -> Any:
+def student(
+    folder: Path, root: Path, images: int, precision: Any, vectors: Path, epochs: int, condition: Condition, seed: int
+) -> Any:
     """Trains one student."""
     start = time.monotonic()
     seed_everything(seed, verbose=False)
@@ -86,7 +88,7 @@ def student(folder: Path, root: Path, images: int, vectors: Path, epochs: int, c
         module = Measured(load_teacher(folder, condition.teacher), network, **options)
         texts = PromptEmbeddings(EmbeddingFile(vectors), templates=PROMPT, cache_dir=str(folder / "texts"))
         callbacks = [texts, TeacherCheck(0), TeacherCache(str(folder / "cache"))]
-    trainer = _fit(module, data, epochs, callbacks)
+    trainer = _fit(module, data, epochs, precision, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     test = trainer.test(module, datamodule=data, verbose=False)[0]
     shares = module.shares() if isinstance(module, Measured) else {}
@@ -113,11 +115,11 @@ def _optimisation(epochs: int) -> dict[str, Any]:
     }
 
 
-def _fit(module: LightningModule, data: Photos, epochs: int, callbacks: list[Callback]) -> Trainer:
+def _fit(module: LightningModule, data: Photos, epochs: int, precision: Any, callbacks: list[Callback]) -> Trainer:
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        precision="bf16-mixed",
+        precision=precision,
         logger=False,
         limit_val_batches=0,
         callbacks=callbacks,

@@ -5,25 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
-import time
+import threading
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.parsing import AttributeDict
 
 from tmkd_lightning.cache import CacheError
 from tmkd_lightning.callbacks import CarriedCurve, RunRecord
 from tmkd_lightning.checkpoints import WholeCheckpointIO, keep_folders, whole_checkpoint
 from tmkd_lightning.commands.cache import cache_command
+from tmkd_lightning.commands.closing import Closing, LogEveryEpoch, warn_of_other_runs
 from tmkd_lightning.commands.data import data_command
 from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
@@ -34,6 +35,7 @@ from tmkd_lightning.commands.resume import check_same_run
 from tmkd_lightning.configs import RESOLVED_CONFIG, load_yaml, read_config
 from tmkd_lightning.messages import printable
 from tmkd_lightning.models.imagenet import PretrainedWeightsError
+from tmkd_lightning.modules.sigterm import end_outside_of_loops
 from tmkd_lightning.redact import masked, masked_words
 from tmkd_lightning.safe_files import read_checkpoint
 from tmkd_lightning.text.openclip import TextWeightsError
@@ -56,8 +58,8 @@ _NOISE = (
     r"(?s).*was deprecated in v4\.\d+\.0 and will be removed in v5.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
-    r".*The number of training batches .* is smaller than the logging interval.*",
 )
+_LOGS_TOO_SELDOM = r".*The number of training batches .* is smaller than the logging interval.*"
 
 
 class TMKDCLI(LightningCLI):
@@ -118,23 +120,33 @@ class TMKDCLI(LightningCLI):
             config.weights_only = True
 
     def after_instantiate_classes(self) -> None:
-        """Keeps keys from the loggers, to which Lightning hands what a module and a datamodule were built with."""
+        """Keeps keys from the loggers, to which Lightning hands what a module and a datamodule were built with.
+
+        From here on SIGTERM is answered, also where Lightning's loops do not yet run and see to it.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._end)
         for part in (self.model, self.datamodule):
             if part is not None:
                 part._hparams_initial = AttributeDict(masked(dict(part.hparams_initial)))
 
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if not self.trainer.received_sigterm:  # Lightning's handler was not asked first
+            end_outside_of_loops(self.trainer)
+
     def before_fit(self) -> None:
-        """Has checkpoints written in one piece, those of a resumed run where it began, and starts the clock."""
+        """Has checkpoints written in one piece, those of a resumed run where it began, and each epoch logged."""
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's own
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         checkpoint = self.config.fit.ckpt_path
         if checkpoint and Path(checkpoint).is_file():
             keep_folders(self.trainer, Path(checkpoint))
-        self._start = time.monotonic()
-
-    def after_fit(self) -> None:
-        """Closes with a table: best and last epoch are different things."""
-        _print_summary(self.trainer, time.monotonic() - self._start)
+        else:
+            warn_of_other_runs(self.trainer)
+        self.trainer.callbacks.insert(0, Closing())  # type: ignore[attr-defined]
+        if self.config.fit.trainer.log_every_n_steps is None:
+            warnings.filterwarnings("ignore", message=_LOGS_TOO_SELDOM)
+            self.trainer.callbacks.insert(0, LogEveryEpoch())  # type: ignore[attr-defined]
 
 
 def _check_configs(args: ArgsType) -> None:
@@ -150,22 +162,6 @@ def _check_configs(args: ArgsType) -> None:
             read_config(Path(value))
         elif option.startswith("--") and value.endswith((".yaml", ".yml")) and os.path.isfile(value):
             load_yaml(Path(value))
-
-
-@rank_zero_only
-def _print_summary(trainer: Trainer, seconds: float) -> None:
-    rows = [(name, f"{value.item():.4f}") for name, value in sorted(trainer.callback_metrics.items()) if "val/" in name]
-    print(f"\n{trainer.current_epoch} epochs, {trainer.global_step} steps, {seconds:.0f} s")
-    print("\n".join(f"  last epoch  {printable(name):<11} {value}" for name, value in rows))
-    for checkpoint in trainer.checkpoint_callbacks:
-        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
-            score = checkpoint.best_model_score.item()
-            path = printable(_relative(checkpoint.best_model_path))
-            print(f"  best epoch  {checkpoint.monitor:<11} {score:.4f}  {path}")
-
-
-def _relative(path: str) -> str:
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -186,7 +182,12 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if args is None else args
     verb = _verb(arguments)
     if verb is None:
-        TMKDCLI(args)
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            TMKDCLI(args)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
         return
     try:
         _check_configs(list(arguments))

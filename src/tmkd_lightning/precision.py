@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -53,3 +55,24 @@ def in_full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 def _widen(value: object) -> object:
     return at_least_float32(value) if isinstance(value, Tensor) else value
+
+
+def warn_of_slow_precision(precision: str | int | None, device: torch.device) -> None:
+    """Says that bfloat16 is slow, where a CPU only imitates it.
+
+    Args:
+        precision: the Trainer's, such as ``bf16-mixed``.
+        device: where the run is.
+    """
+    if device.type == "cpu" and str(precision).startswith("bf16") and not _cpu_has_bfloat16():
+        rank_zero_warn(
+            f"this CPU has no instructions for bfloat16 (avx512_bf16 or amx), so precision={precision} is several "
+            "times slower than 32-true: use 32-true"
+        )
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether it computes in bfloat16 itself; true of those that are not asked, which are not x86."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
 from tmkd_lightning.arguments import check_whole
@@ -205,6 +206,12 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"the checkpoint was made after {steps} steps of an epoch with {self._before}, and now they are {now}: "
                 "each step has other images. Resume with the same, or from the end of an epoch"
             )
+        if self.trainer and self.trainer.ckpt_path and self._before and self._before != now:
+            rank_zero_warn(
+                f"the checkpoint is of a run with {self._before}, and now they are {now}: from here on it is another "
+                "run than the one that was cut off"
+            )
+        self._before = {}
         return self.batch_size * steps
 
     def _loader(

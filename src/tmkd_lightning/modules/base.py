@@ -22,12 +22,14 @@ from tmkd_lightning.modules.checks import check_data_classes, check_makers, has_
 from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
 from tmkd_lightning.modules.finite import FiniteGuard
 from tmkd_lightning.modules.metrics import LoaderMetrics
-from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, optimizer_config, parameter_groups
+from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, configure, take_up_lr
 from tmkd_lightning.modules.quiet import silence_intended
-from tmkd_lightning.modules.resumed import check_resumed
-from tmkd_lightning.modules.sigterm import end_on_sigterm
+from tmkd_lightning.modules.resumed import check_same_data, read_run, take_up_run, write_run
+from tmkd_lightning.modules.schedulers import cover_added_groups
+from tmkd_lightning.modules.sigterm import ToldToEnd
 from tmkd_lightning.modules.state import (
     NUM_CLASSES,
+    constructor_arguments,
     objects_among,
     read_facts,
     save_plain_hyperparameters,
@@ -35,7 +37,7 @@ from tmkd_lightning.modules.state import (
 )
 from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.modules.watched import WatchedModule
-from tmkd_lightning.precision import at_least_float32
+from tmkd_lightning.precision import at_least_float32, warn_of_slow_precision
 from tmkd_lightning.prompts import check_class_names
 
 
@@ -52,7 +54,8 @@ class ClassificationModule(WatchedModule):
         class_names: names of the classes in the order of the labels, for prompts and figures.
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
         optimizer: makes the optimizer from parameter groups.
-        lr_scheduler: makes a scheduler from the optimizer, stepped once an epoch; None for warm-up and step decay.
+        lr_scheduler: makes a scheduler from the optimizer, or Lightning's dict around one; None for warm-up and step
+            decay.
         head_lr_factor: learning-rate factor of all that is trained beside the network.
         compile: whether to compile the networks before the first step.
     """
@@ -81,17 +84,21 @@ class ClassificationModule(WatchedModule):
         self.normalized_with = None if normalized_with is None else channel_statistics(*normalized_with)
         check_makers(optimizer, lr_scheduler)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.lr: float | None = None  # base learning rate in place of the optimizer's own: Tuner.lr_find sets it
+        self.configured_lr: float | None = None
         self.head_lr_factor = check_positive("head_lr_factor", head_lr_factor)
         self.compile_networks, self._ready = compile, False
         self.left_out: list[str] = []
+        self.run_before: dict[str, Any] = {}  # of the checkpoint that was loaded
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.trained_class_names: list[str] | None = None  # of the data that it was trained on
         self.guard = FiniteGuard()
         self.val_metrics, self.test_metrics = (LoaderMetrics(self.num_classes, prefix) for prefix in ("val/", "test/"))
         self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
 
-    def remember(self, arguments: dict[str, Any]) -> None:
-        """Saves the hyperparameters that a checkpoint may hold, and notes those that it may not."""
+    def remember(self) -> None:
+        """Saves the constructor's arguments that a checkpoint may hold, and notes those that it may not."""
+        arguments = constructor_arguments(self)
         save_plain_hyperparameters(self, arguments)
         self.left_out = objects_among(arguments)
 
@@ -99,7 +106,7 @@ class ClassificationModule(WatchedModule):
         """Asks the data for the number of classes, if told to: callbacks must find everything in its final size."""
         if self.asks_data:
             resize(self, of_data(self.trainer))
-        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep(), ClassNamesCheck()])
+        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep(), ClassNamesCheck(), ToldToEnd()])
 
     def prepare_data(self) -> None:
         """Reads the weights on one process first, which fetches those that are not on the machine."""
@@ -113,7 +120,7 @@ class ClassificationModule(WatchedModule):
         check_data_classes(self.trainer, self.extractor)
         if stage != "fit":
             return
-        self._ready = False  # other data, perhaps
+        self._ready = self.guard.watching = False  # other data, perhaps; a learning rate may be searched for first
         for extractor in self.extractors():  # convolutions are faster so, and DDP must not see strides change
             extractor.network.to(memory_format=torch.channels_last)
         self.read_weights()
@@ -130,17 +137,20 @@ class ClassificationModule(WatchedModule):
         """Insists on pretrained weights, unless a checkpoint has brought others."""
         super().on_fit_start()
         load_pretrained(self.extractor.network)
+        take_up_lr(self)
+        warn_of_slow_precision(self.trainer.precision, self.device)
 
     def on_train_start(self) -> None:
-        """Sees to it that no process outlives another that was told to end, and that a run is resumed where it was."""
-        end_on_sigterm(self.trainer)
+        """Sees to it that a run is resumed where it was."""
         if self.trainer.ckpt_path:
-            check_resumed(self.trainer)
+            take_up_run(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""
         self.guard.begin(self.current_epoch, batch_idx)
         if not self._ready:
+            if self.trainer.ckpt_path:
+                check_same_data(self)
             self.check(batch)  # a datamodule with a transfer hook of its own replaces ours
             image, _ = self.take_labelled(batch)
             if len(image) == 1 and has_batch_norm(self.extractor):
@@ -185,19 +195,23 @@ class ClassificationModule(WatchedModule):
         """Keeps the last good checkpoint: nothing is saved after a loss, or with weights, that are not finite."""
         self.check_finite()
         write_facts(self, checkpoint)
+        write_run(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Asks for objects that the checkpoint could not hold; takes its number of classes where none is known."""
         read_facts(self, checkpoint)
+        read_run(self, checkpoint)
         if self.asks_data and NUM_CLASSES in checkpoint:
             take_classes(self, checkpoint[NUM_CLASSES], attached=self._trainer is not None)
 
     def configure_optimizers(self) -> Any:
         """The network at the base learning rate, everything beside it at `head_lr_factor` times that."""
-        optimizer = self.optimizer(parameter_groups(self, self.extractor))
-        for group in optimizer.param_groups[1:]:
-            group["lr"] *= self.head_lr_factor
-        return optimizer_config(optimizer, self.lr_scheduler, lambda: self.trainer.estimated_stepping_batches)
+        return configure(self)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Steps a scheduler, over parameter groups that were added since too."""
+        cover_added_groups(scheduler)
+        super().lr_scheduler_step(scheduler, metric)
 
     # Measuring
 

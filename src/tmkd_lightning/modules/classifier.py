@@ -37,7 +37,8 @@ class ClassifierModule(ClassificationModule):
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
         compile: whether to compile the network before the first step.
         optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
-        lr_scheduler: makes a scheduler from the optimizer, stepped once an epoch; None for warm-up and step decay.
+        lr_scheduler: makes a scheduler from the optimizer, or Lightning's dict around one; None for warm-up and step
+            decay. Stepped once an epoch, OneCycleLR and CyclicLR after every step, where the dict says no other.
 
     Raises:
         ValueError: an unknown view, shares that do not fit the views, or a network without a linear head.
@@ -62,7 +63,6 @@ class ClassifierModule(ClassificationModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.001, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        arguments = dict(locals())
         super().__init__(
             network,
             num_classes=num_classes,
@@ -73,7 +73,7 @@ class ClassifierModule(ClassificationModule):
             head_lr_factor=1.0,
             compile=compile,
         )
-        self.remember(arguments)
+        self.remember()
         self.views = MultiView(("rgb",) if views is None else views)
         self.view_shares = _shares(view_shares, len(self.views))
         save_under(self, "extractor.network", "network")

@@ -31,11 +31,12 @@ class FiniteGuard(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
-        self.place = (0, 0)
+        self.place, self.watching = (0, 0), True
         self.register_buffer("first", torch.tensor([-1, -1, -1, -1]), persistent=False)  # step, epoch, batch, term
 
     def reset(self) -> None:
-        """Forgets, for a run that begins."""
+        """Forgets, for a run that begins; from here on it watches."""
+        self.watching = True
         self.first.fill_(-1)
 
     def begin(self, epoch: int, batch: int) -> None:
@@ -55,6 +56,8 @@ class FiniteGuard(nn.Module):
             names: of the terms, the same at every step.
             values: of the terms, ``(len(names),)``.
         """
+        if not self.watching:
+            return
         self.names = names
         bad = ~values.isfinite()
         place = [torch.full_like(self.first[0], number) for number in (step, *self.place)]

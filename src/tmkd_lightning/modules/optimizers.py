@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
+
+from tmkd_lightning.modules.schedulers import scheduler_config
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
-LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | dict[str, Any]]
 
 # In epochs of the paper's 120: linear warm-up, then a tenth at each milestone (our choice; the paper says "warm-up and
 # stepwise decay" and no more).
@@ -67,30 +68,75 @@ def parameter_groups(module: nn.Module, network: nn.Module) -> list[dict[str, An
     return [{"params": group} for group in (first, rest) if group]
 
 
+def configure(module: Any) -> dict[str, Any]:
+    """Makes a module's optimizer and schedule.
+
+    The network trains at the base learning rate, everything beside it at `head_lr_factor` times that. The base rate is
+    the optimizer's own, or the module's ``lr`` where that is set.
+
+    Args:
+        module: a module of ours.
+
+    Returns:
+        What ``configure_optimizers`` returns.
+    """
+    optimizer: Optimizer = module.optimizer(parameter_groups(module, module.extractor))
+    groups = optimizer.param_groups
+    module.configured_lr = module.lr
+    if module.lr is not None:
+        base = groups[0]["lr"]
+        for group in groups:
+            group["lr"] = module.lr * (group["lr"] / base if base else 1.0)
+    trained = any(parameter.requires_grad for parameter in module.extractor.parameters())
+    for group in groups[1 if trained else 0 :]:
+        group["lr"] *= module.head_lr_factor
+    config = optimizer_config(
+        optimizer, module.lr_scheduler, lambda: module.trainer.estimated_stepping_batches, module.trainer.max_epochs
+    )
+    scheduler = config["lr_scheduler"]["scheduler"]
+    if isinstance(scheduler, (OneCycleLR, CyclicLR)) and (module.lr is not None or module.head_lr_factor != 1):
+        rank_zero_warn(
+            f"{type(scheduler).__name__} sets the learning rates itself, from its max_lr: lr and head_lr_factor change "
+            "nothing; give max_lr as a list with a rate for each parameter group"
+        )
+    return config
+
+
 def optimizer_config(
-    optimizer: Optimizer, lr_scheduler: LRSchedulerCallable | None, steps: Callable[[], float]
+    optimizer: Optimizer,
+    lr_scheduler: LRSchedulerCallable | None,
+    steps: Callable[[], float],
+    epochs: int | None = None,
 ) -> dict[str, Any]:
     """Puts optimizer and schedule together as Lightning wants them.
 
     Args:
         optimizer: of the run.
-        lr_scheduler: makes the user's scheduler, stepped once an epoch; None for the default one.
+        lr_scheduler: makes the user's scheduler, or Lightning's dict around one; None for the default one.
         steps: gives the number of optimizer steps in the run.
+        epochs: ``max_epochs`` of the run.
 
     Returns:
         What ``configure_optimizers`` returns.
     """
-    if lr_scheduler is None:
-        schedule: dict[str, Any] = {
-            "scheduler": LambdaLR(optimizer, partial(learning_rate_factor, steps=_counted(steps()))),
-            "interval": "step",
-        }
-    else:
-        scheduler = lr_scheduler(optimizer)
-        schedule = {"scheduler": scheduler}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            schedule["monitor"] = scheduler.monitor
-    return {"optimizer": optimizer, "lr_scheduler": schedule}
+    if lr_scheduler is not None:
+        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(lr_scheduler(optimizer), steps, epochs)}
+    count = _counted(steps())
+
+    def factor(step: int) -> float:  # no partial, whose state a resumed run would look for by the group's number
+        return learning_rate_factor(step, count)
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def take_up_lr(module: Any) -> None:
+    """Makes optimizer and schedule again where ``lr`` was set since, as by the callback LearningRateFinder.
+
+    Args:
+        module: a module of ours that is about to be trained.
+    """
+    if module.lr != module.configured_lr:
+        module.trainer.strategy.setup_optimizers(module.trainer)
 
 
 def _counted(steps: float) -> float:

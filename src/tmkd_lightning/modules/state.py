@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,9 @@ CLASS_NAMES = "tmkd_class_names"
 TRAINED_CLASS_NAMES = "tmkd_trained_class_names"
 """Key in checkpoints of what the data of the training call the classes, or of None."""
 
+LR = "tmkd_lr"
+"""Key in checkpoints of the learning rate that was set, as by ``Tuner.lr_find``, or of None."""
+
 _PLAIN = (type(None), bool, int, float, str)
 _EXPECTED = {"self", "__class__", "teacher", "student", "network", "optimizer", "lr_scheduler"}  # always passed anew
 
@@ -36,6 +40,26 @@ def save_plain_hyperparameters(module: LightningModule, arguments: Mapping[str, 
     given = _given_hyperparameters.get()
     plain = {name: value for name, value in arguments.items() if _is_plain(value)}
     module.save_hyperparameters(plain if given is None else given)
+
+
+def constructor_arguments(module: object) -> dict[str, Any]:
+    """What the constructor of a module's own class was called with; for a subclass, that is the subclass's.
+
+    Args:
+        module: whose constructor is running.
+
+    Returns:
+        Arguments by name, those of its ``**kwargs`` among them. What is passed without a name, as ``*args``, is left
+        out.
+    """
+    arguments: dict[str, Any] = {}
+    frame = inspect.currentframe()
+    while frame is not None:
+        names, _, free, values = inspect.getargvalues(frame)
+        if frame.f_code.co_name == "__init__" and names and values.get(names[0]) is module:
+            arguments = {**{name: values[name] for name in names[1:]}, **(values[free] if free else {})}
+        frame = frame.f_back
+    return arguments
 
 
 def objects_among(arguments: Mapping[str, Any]) -> list[str]:
@@ -56,10 +80,11 @@ def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint[NUM_CLASSES] = module.num_classes
     checkpoint[CLASS_NAMES] = fitting_class_names(module)
     checkpoint[TRAINED_CLASS_NAMES] = module.trained_class_names
+    checkpoint[LR] = module.lr
 
 
 def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Takes the class names from a checkpoint; refuses one whose views or method, objects it lacks, were not passed.
+    """Takes what the run knew from a checkpoint; refuses one whose views or method, objects it lacks, were not passed.
 
     Args:
         module: a module of ours.
@@ -73,6 +98,7 @@ def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
         raise ValueError(f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again")
     module.saved_class_names = checkpoint.get(CLASS_NAMES)
     module.trained_class_names = checkpoint.get(TRAINED_CLASS_NAMES)
+    module.lr = checkpoint.get(LR)
 
 
 def _is_plain(value: object) -> bool:

@@ -65,7 +65,8 @@ class TMKDModule(TaughtModule):
             pieces of one view.
         head_lr_factor: learning-rate factor of projector, text heads and WeightNet.
         optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
-        lr_scheduler: makes a scheduler from the optimizer, stepped once an epoch; None for warm-up and step decay.
+        lr_scheduler: makes a scheduler from the optimizer, or Lightning's dict around one; None for warm-up and step
+            decay. Stepped once an epoch, OneCycleLR and CyclicLR after every step, where the dict says no other.
 
     Raises:
         ValueError: teacher and student have different classes or are one object, or an argument is out of its range.
@@ -111,7 +112,6 @@ class TMKDModule(TaughtModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.001, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        arguments = dict(locals())
         super().__init__(
             student,
             num_classes=num_classes,
@@ -122,7 +122,7 @@ class TMKDModule(TaughtModule):
             head_lr_factor=head_lr_factor,
             compile=compile,
         )
-        self.remember(arguments)
+        self.remember()
         distiller = Sum(*distiller) if isinstance(distiller, (list, tuple)) else distiller
         logit_weight = checks.weight_beside(distiller, logit_weight)
         checks.check_loss_weights(
