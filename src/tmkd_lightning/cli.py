@@ -29,6 +29,7 @@ from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.log_config import LogConfig
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.commands.predict import predict_command
 from tmkd_lightning.commands.resume import check_same_run
 from tmkd_lightning.configs import RESOLVED_CONFIG, read_config
@@ -70,6 +71,7 @@ class TMKDCLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
+            parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would optimise the teacher too
@@ -185,7 +187,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except _ERRORS as error:
         if args is not None:
             raise
-        print(f"tmkd {arguments[0]}: error: {error}", file=sys.stderr)
+        print(f"tmkd {arguments[0]}: error: {masked(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 

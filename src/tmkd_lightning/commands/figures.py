@@ -10,6 +10,7 @@ from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.commands.finished import FinishedRun
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.commands.watch import watch
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.figures import FIGURES, Material, check_names, drawings, figure_of, page_of, render
@@ -96,7 +97,7 @@ def draw(
 
 def figures_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    auto_cli(draw, args=list(args), as_positional=False, prog="tmkd figures")
+    auto_cli(draw, args=list(args), as_positional=False, prog="tmkd figures", parser_class=Parser)
 
 
 def _check(names: list[str] | None, kinds: list[str], output: Path, page: str | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import auto_cli
 
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
 from tmkd_lightning.predict.folder import predict_folder
 from tmkd_lightning.restored import Restored, build_data, restore
@@ -70,7 +71,7 @@ def predict(
 
 def predict_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict")
+    auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict", parser_class=Parser)
 
 
 def _resizing(images: str, image_size: int) -> ImageDataModule:
