@@ -96,7 +96,9 @@ class TMKDCLI(LightningCLI):
                 parser.error(str(error))
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        checkpoint = config.get("ckpt_path") or ""
+        checkpoint = os.path.expanduser(config.get("ckpt_path") or "")
+        if checkpoint:
+            config.ckpt_path = checkpoint
         if checkpoint.endswith(".ckpt") and "://" not in checkpoint and not Path(checkpoint).exists():
             parser.error(f"there is no checkpoint {checkpoint}")
         if os.path.isfile(checkpoint):  # else it is a keyword, a link or a folder, which Lightning knows
@@ -144,7 +146,7 @@ def _configs(args: ArgsType) -> list[Path]:
     words = [] if not isinstance(args, list) else [str(word) for word in args]
     named = [value for word, value in pairwise(words) if word in ("--config", "-c")]
     named += [word.partition("=")[2] for word in words if word.startswith(("--config=", "-c="))]
-    return [Path(name) for name in named if os.path.isfile(name)]
+    return [path for name in named if (path := Path(os.path.expanduser(name))).is_file()]
 
 
 @rank_zero_only
@@ -175,8 +177,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a class_path may name a module of the user's project, as with python -m
+    if os.getcwd() not in sys.path:  # a class_path may name a module of the user's project
+        sys.path.append(os.getcwd())  # behind what is installed: a yaml.py there is not the package yaml
     arguments = sys.argv[1:] if args is None else args
     verb = _verb(arguments)
     if verb is None:

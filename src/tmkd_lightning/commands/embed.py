@@ -54,5 +54,5 @@ def _names(class_names: list[str] | None, file: str | None, data: ImageDataModul
     if data is not None:
         return data.class_phrases
     if file is not None:
-        return [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
+        return [line.strip() for line in Path(file).expanduser().read_text().splitlines() if line.strip()]
     return list(class_names or [])

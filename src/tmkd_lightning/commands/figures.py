@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -66,8 +67,9 @@ def draw(
     """
     names = [name.strip() for name in which.split(",")] if isinstance(which, str) else which
     kinds = ["png", "pdf"] if formats is None else formats
-    _check(names, kinds, Path(output), page)
-    paths = [Path(path) for path in (checkpoint, against) if path]
+    folder, page = Path(output).expanduser(), None if page is None else os.path.expanduser(page)
+    _check(names, kinds, folder, page)
+    paths = [Path(path).expanduser() for path in (checkpoint, against) if path]
     runs = dict(zip(_titles(paths), map(rebuild, paths), strict=True))
     module: Any = next(iter(runs.values()))  # with views
     finished = dict(zip(runs, map(FinishedRun, paths), strict=True))
@@ -88,7 +90,7 @@ def draw(
     files: dict[Path, bytes] = {}
     for name, drawing in made.items():
         figure = figure_of(drawing, f"{source}." if name == "curves" else of_images)
-        files |= {Path(output) / f"{name}.{kind}": render(figure, kind) for kind in kinds}
+        files |= {folder / f"{name}.{kind}": render(figure, kind) for kind in kinds}
     if page is not None:
         files[Path(page)] = render(page_of(list(made.values()), of_images), _kind(page))
     write_files(files)
@@ -142,12 +144,13 @@ def _networks(runs: Mapping[str, Any], paths: Sequence[Path], teacher: bool | st
 
 
 def _teacher(extractor: Extractor, weights: str) -> Extractor:
-    if not Path(weights).is_file():
+    path = Path(weights).expanduser()
+    if not path.is_file():
         raise FileNotFoundError(
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
         )
-    load_weights(extractor, weights, replace_head=False)
-    _check_finite(extractor, Path(weights))
+    load_weights(extractor, path, replace_head=False)
+    _check_finite(extractor, path)
     return extractor
 
 
@@ -164,4 +167,6 @@ def _check_finite(extractor: Extractor, path: Path) -> None:
 
 def _histories(finished: Mapping[str, FinishedRun], run: str | None) -> dict[str, History]:
     (title, first), *others = finished.items()
-    return {title: first.history(Path(run) if run else None)} | {name: other.history() for name, other in others}
+    return {title: first.history(Path(run).expanduser() if run else None)} | {
+        name: other.history() for name, other in others
+    }

@@ -76,7 +76,7 @@ def export_student(
         >>> torch.export.load(path).module()(torch.rand(4, 3, 32, 32)).shape, written["class_names"]
         (torch.Size([4, 2]), '["cat", "dog"]')
     """
-    path = Path(output)
+    path = Path(output).expanduser()
     kind = _format(format, path)
     _check_input(input, format, image_size)
     extractor, names = named_network(network, class_names)

@@ -41,7 +41,7 @@ def load_weights(network: nn.Module | Extractor, path: str | Path, *, replace_he
         >>> network.weight.tolist()
         [[1.0, 1.0]]
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     extractor = network if isinstance(network, Extractor) else None
     network = network if extractor is None else extractor.network
     wanted = network.state_dict()
