@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seen import make_seen
-from tmkd_lightning.figures import NothingToShowError, activation, attention, figure_of
+from tmkd_lightning.figures import Attention, NothingToShowError, activation, attention, figure_of
 
 
 def enlarged(small: list[list[float]], height: int, width: int) -> list[list[float]]:
@@ -81,10 +81,29 @@ def test_the_figure_shows_the_data() -> None:
 @pytest.mark.parametrize(
     "flat", [torch.full((1, 1, 1, 1), 7.3), torch.full((1, 1, 3, 3), -2.0), torch.zeros(1, 1, 2, 2)]
 )
-def test_a_flat_map_shows_nothing(flat: Tensor) -> None:
-    """Rounding must not be stretched into a pattern."""
+def test_a_flat_map_is_in_the_middle(flat: Tensor) -> None:
+    """Rounding must not be stretched into a pattern, and the lowest value would be a claim too."""
     noise = 1e-7 * torch.arange(flat[0, 0].numel()).view(flat.shape) * flat
-    assert activation(flat + noise, torch.tensor([0]), size=(32, 32)).max() < 0.1
+    shown = activation(flat + noise, torch.tensor([0]), size=(32, 32))
+    torch.testing.assert_close(shown, torch.full((1, 32, 32), 0.5))
+
+
+def test_the_figure_says_which_maps_show_no_place() -> None:
+    cam = torch.tensor([[1.0, 1, 1, 1], [0, 0, 0, 1], [0, 0, math.nan, 1], [0, 0, 0, 0]]).view(4, 1, 2, 2)
+    maps = activation(cam, torch.zeros(4, dtype=torch.long), size=(7, 5))
+    data = Attention(
+        image=torch.rand(4, 3, 7, 5),
+        label=torch.zeros(4, dtype=torch.long),
+        names=["student"],
+        maps=maps[None],
+        predicted=torch.zeros(1, 4, dtype=torch.long),
+        probability=torch.ones(1, 4),
+        class_names=["cat"],
+    )
+    remarks = [[text.get_text() for text in axis.texts] for axis in figure_of(data).axes]
+    assert remarks[1::2] == [["uniform"], [], ["not finite"], ["uniform"]]
+    assert data.note.endswith("A map that is the same everywhere says uniform.")
+    assert "uniform" not in dataclasses.replace(data, maps=maps[None, 1:2].expand(1, 4, -1, -1)).note
 
 
 def test_a_network_without_a_map_is_named() -> None:

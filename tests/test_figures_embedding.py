@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from sklearn.manifold import TSNE, trustworthiness
 
 from seen import make_seen
-from tmkd_lightning.figures import NothingToShowError, embedding, figure_of
+from tmkd_lightning.figures import Embedding, NothingToShowError, embedding, figure_of
 from tmkd_lightning.figures.drawing import COLOURS
 
 LABEL = [0, 2, 3, 2, 0, 3, 2, 2, 0, 3, 3, 0]
@@ -76,3 +77,14 @@ def test_too_little_to_show() -> None:
         embedding(dataclasses.replace(seen, outputs={**seen.outputs, "teacher": collapsed}))
     with pytest.raises(ValueError, match="classes must be 1 to 40, got 41"):
         embedding(seen, classes=41)
+
+
+def test_a_long_legend_lies_within_the_figure_and_tells_all_classes_apart() -> None:
+    names = [f"the long name of the class {label}" for label in range(40)]
+    data = Embedding(["student"], torch.randn(1, 80, 2), torch.arange(80) % 40, names, seed=0)
+    figure = figure_of(data, "From run a.")
+    (legend,) = figure.legends
+    assert len({text.get_text() for text in legend.get_texts()}) == 40
+    box = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert box.y0 > figure._supxlabel.get_window_extent().y1  # the caption
+    assert box.x1 <= figure.bbox.width

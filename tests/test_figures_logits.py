@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from seen import make_seen
 from tmkd_lightning import Output
-from tmkd_lightning.figures import figure_of, logits
+from tmkd_lightning.figures import Logits, figure_of, logits, page_of
 
 LABEL = [0, 2, 3, 2, 0, 3, 2, 2, 0, 3, 3, 0]
 
@@ -78,3 +79,46 @@ def test_the_caption_says_which_class_and_why() -> None:
 def test_a_class_without_images_cannot_be_the_focus() -> None:
     with pytest.raises(ValueError, match="focus must be a class with images, got 1"):
         logits(make_seen(LABEL), focus=1)
+
+
+BIRDS = [
+    *("black footed albatross", "black footed tern", "black tern", "black throated blue warbler"),
+    *("a name so long that nobody would read it to its end, one", "a name so long that nobody would read it, two"),
+    *(
+        "a name so long that is cut in its middle as well, the end",
+        "a name so long that is cut in another middle, the end",
+    ),
+]
+
+
+def shown(classes: int, networks: int, class_names: list[str]) -> Logits:
+    means = torch.randn(networks, classes, classes) * 5
+    names = [f"run {index}" for index in range(networks)]
+    return Logits(names, means, 0, torch.arange(min(classes, 20)), class_names[:classes], hardest=True)
+
+
+def test_names_are_whole_or_told_apart() -> None:
+    figure = figure_of(shown(8, 1, BIRDS))
+    heat, _, bars = figure.axes
+    for ticks in (heat.get_xticklabels(), heat.get_yticklabels(), bars.get_xticklabels()):
+        names = [tick.get_text() for tick in ticks]
+        assert names[:3] == BIRDS[:3]
+        assert len(set(names)) == 8
+        assert max(map(len, names)) <= 24
+
+
+@pytest.mark.parametrize("on_a_page", [False, True])
+@pytest.mark.parametrize(("classes", "networks"), [(1, 4), (2, 1), (2, 2), (8, 3), (12, 3), (200, 4)])
+def test_no_label_is_cut_off(classes: int, networks: int, on_a_page: bool) -> None:
+    data = shown(classes, networks, BIRDS + [f"class {index}" for index in range(192)])
+    figure = page_of([data], "From run a.") if on_a_page else figure_of(data, "From run a.")
+    whole = FigureCanvasAgg(figure).get_renderer()
+    labels = [text for axis in figure.axes for text in (axis.xaxis.label, axis.yaxis.label, axis.title)]
+    names = [tick for axis in figure.axes for tick in axis.get_xticklabels() if not tick.get_text().startswith("class")]
+    assert sum(text.get_text() == "mean logit" for text in labels) == 2
+    for text in [*labels, *(names if classes <= 12 else [])]:
+        box = text.get_window_extent(whole)
+        if text.get_text():
+            assert min(box.x0, box.y0) > -1, text
+            assert box.x1 < figure.bbox.width + 1, text
+            assert box.y1 < figure.bbox.height + 1, text

@@ -103,7 +103,7 @@ def test_no_file_of_a_run_holds_a_key_that_was_an_option(tmp_path, monkeypatch) 
     monkeypatch.chdir(tmp_path)
     settings = tmp_path / "run.yaml"
     settings.write_text(yaml.safe_dump(RUN))
-    url = f"https://me:{PASSWORD}@here/x"
+    url = f"https://me:{PASSWORD}@here/x?token={TOKEN}"
     options = ["--trainer.logger=test_secrets.KeyLogger", f"--trainer.logger={{save_dir: runs, api_key: {KEY}}}"]
     options += [f"--trainer.logger.url={url}", "--model.service_token", TOKEN, f"--data.password={PASSWORD}"]
     options = ["fit", "--config", str(settings), *options]
@@ -124,9 +124,20 @@ def test_no_file_of_a_run_holds_a_key_that_was_an_option(tmp_path, monkeypatch) 
     assert "password" not in saved["datamodule_hyper_parameters"]  # a mask would be taken for the password
 
 
-@pytest.mark.parametrize(
-    "name", ["api_key", "WANDB_API_KEY", "apiKey", "api-key", "hub.hf_token", "password", "auth", "APIToken", "pwd"]
-)
+SECRET_NAMES = """
+api_key WANDB_API_KEY apiKey api-key hub.hf_token password auth APIToken pwd license_key licence_key encryption_key
+signing_key key cookie session_cookie pat github_pat webhook slack_webhook_url token refresh_token token2 tokens
+AccountKey SharedAccessKey AWSAccessKeyId aws_secret_access_key private_key client_secret wandb_key dbpassword
+db_pass passphrase jwt bearer Authorization Proxy-Authorization X-Api-Key connection_string credentials
+"""
+OTHER_NAMES = """
+tokenizer num_tokens class_token text_tokens token_dim pad_token cls_token max_new_tokens monkey author keys
+monitor_key teacher_key student_key sort_key keypoints keyboard keyword pattern path patience compat patch high_pass
+forward_pass secretary tokens_per_batch auth_mode key_file
+"""
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES.split())
 def test_names_of_secrets(name) -> None:
     assert masked({name: "x"}) == {name: "***"}
     assert masked({name: ["x", {"class_path": "a.B", "user": "y"}]}) == {
@@ -134,14 +145,109 @@ def test_names_of_secrets(name) -> None:
     }
     assert without_secrets([{name: "x", "b": 1}]) == [{"b": 1}]
     assert masked({name: None, "b": {name: True}, "c": {name: 3}}) == {name: None, "b": {name: True}, "c": {name: 3}}
+    assert masked_words([f"--{name}", "x", f"--a.{name}=x", "x"]) == [f"--{name}", "***", f"--a.{name}=***", "x"]
 
 
-@pytest.mark.parametrize(
-    "name", ["tokenizer", "num_tokens", "key", "monkey", "author", "keys", "token_dim", "pad_token", "cls_token"]
-)
+@pytest.mark.parametrize("name", OTHER_NAMES.split())
 def test_names_of_what_is_no_secret(name) -> None:
     assert masked({name: "x"}) == without_secrets({name: "x"}) == {name: "x"}
     assert masked_words([f"--{name}", "x", f"--{name}=x"]) == [f"--{name}", "x", f"--{name}=x"]
+    assert masked(f"{name}=x; {name}: x, https://h/?{name}=x") == f"{name}=x; {name}: x, https://h/?{name}=x"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://h/x?token=S&b=1", "https://h/x?token=***&b=1"),
+        ("https://h/x?a=1&api_key=S#f", "https://h/x?a=1&api_key=***#f"),
+        ("https://h/x?key=S", "https://h/x?key=***"),
+        ("https://h/x#access_token=S&state=2", "https://h/x#access_token=***&state=2"),
+        ("https://h/c?sv=1&sig=S%2B&se=3", "https://h/c?sv=1&sig=***&se=3"),
+        ("https://h/c?X-Amz-Signature=S&X-Amz-Date=3", "https://h/c?X-Amz-Signature=***&X-Amz-Date=3"),
+        ("https://me:S@h/x", "https://me:***@h/x"),
+        ("https://me:S/#@h/x", "https://me:***@h/x"),
+        ("git+https://S@github.com/a/b", "git+https://***@github.com/a/b"),
+        ("postgresql://user:S@h/db", "postgresql://user:***@h/db"),
+        ("redis://:S@h:6379/0", "redis://:***@h:6379/0"),
+        ("mongodb+srv://u:S@h/db?authSource=admin", "mongodb+srv://u:***@h/db?authSource=admin"),
+        ("https://hooks.slack.com/services/S/S", "https://hooks.slack.com/***"),
+        ("https://discord.com/api/webhooks/1/S", "https://discord.com/api/webhooks/***"),
+        ("Server=h;User Id=u;Password=S S;Encrypt=1", "Server=h;User Id=u;Password=***;Encrypt=1"),
+        ("AccountName=n;AccountKey=S==;EndpointSuffix=c", "AccountName=n;AccountKey=***;EndpointSuffix=c"),
+        ("host=h user=u password=S", "host=h user=u password=***"),
+        ("Authorization: Bearer S", "Authorization: ***"),
+        ("Bearer S", "Bearer ***"),
+        ("X-Api-Key: S", "X-Api-Key: ***"),
+        ("Cookie: a=S; b=S", "Cookie: ***"),
+        ("curl --token S --get h", "curl --token *** --get h"),
+        ("{'api_key': 'S', 'auth': {'u': 'S'}, 'id': 3}", "{'api_key': ***, 'auth': ***, 'id': 3}"),
+        (r'{"api_key": "S\"S", "id": 3}', '{"api_key": ***, "id": 3}'),
+        ("Namespace(api_key='S', id=3)", "Namespace(api_key=***, id=3)"),
+    ],
+)
+def test_secrets_within_a_text(text, expected) -> None:
+    assert masked({"a": [text]}) == {"a": [expected]}
+    assert without_secrets({"a": text, "b": 1}) == {"b": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ssh://git@github.com/a",
+        "https://h/@scope/x?a=1",
+        "http://y:80/me:x@z",
+        "a photo of a {class}, key: value",
+        "the token is a pall bearer of the secret",
+        "runs/key=3/token=4/x",
+        "state_dict_ema",
+    ],
+)
+def test_texts_without_secrets(text) -> None:
+    assert masked(text) == text
+    assert without_secrets({"teacher_key": text}) == {"teacher_key": text}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.logger=test_secrets.KeyLogger", f"--trainer.logger={{save_dir: a, api_key: {KEY}, nope: 3}}"],
+        ["--trainer.logger=test_secrets.KeyLogger", f"--trainer.logger={{save_dir: a, api_key: [{KEY}, {KEY}]}}"],
+        [f"--trainer.logger.api_key={KEY}"],
+        ["--trainer.api_key", KEY],
+        ["--trainer.max_epochs", f"https://me:{KEY}@h"],
+        [f"--model={{class_path: test_secrets.KeyModule, init_args: {{service_token: {KEY}, wrong: 3}}}}"],
+    ],
+)
+def test_an_error_does_not_repeat_a_key(options, tmp_path, capsys) -> None:
+    settings = tmp_path / "run.yaml"
+    settings.write_text(yaml.safe_dump(RUN))
+    given = ["--model.service_token=x", "--data.password=x"]
+    with pytest.raises(SystemExit, match="2"):
+        tmkd(["fit", "--config", str(settings), *given, *options])
+    told = capsys.readouterr().err
+    assert "***" in told
+    assert KEY not in told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["embed", "--output=a.npz", f"--encoder={{class_path: HashingTextEncoder, init_args: {{api_key: {KEY}}}}}"],
+        ["data", "check", f"--data={{class_path: DigitsDataModule, init_args: {{api_key: {KEY}}}}}"],
+        ["export", "--output=a.onnx", f"--checkpoint=https://me:{KEY}@h/a.ckpt"],
+        ["cache", "list", "--directory=a", f"--token={KEY}"],
+        ["predict", "--images=a", "--output=a.csv", "--checkpoint=a", "--token", KEY],
+        ["figures", "--checkpoint=a.ckpt", f"--data=https://h?token={KEY}"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_error_of_a_verb_does_not_repeat_a_key(command, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["tmkd", *command])
+    with pytest.raises(SystemExit, match="2"):
+        tmkd()
+    told = capsys.readouterr().err
+    assert "***" in told
+    assert KEY not in told
 
 
 @pytest.mark.parametrize(
@@ -153,7 +259,10 @@ def test_names_of_what_is_no_secret(name) -> None:
         (["--a.password", "1234"], ["--a.password", "***"]),
         (["--a.password", "null"], ["--a.password", "null"]),
         (["--a.secrets", "[x, y]"], ["--a.secrets", "***"]),
-        (["--l+", '[{"token": "x", "b": 1}]'], ["--l+", "[{token: '***', b: 1}]"]),
+        (["--l+", '[{"token": "x", "b": 1}]'], ["--l+", '[{"token": ***, "b": 1}]']),
+        (["--l", "{token: x, b: 1}"], ["--l", "{token: ***, b: 1}"]),
+        (["--header", "Authorization: Bearer x"], ["--header", "Authorization: ***"]),
+        (["--header+=Cookie: a=x; b=x", "url=https://h?token=x"], ["--header+=Cookie: ***", "url=https://h?token=***"]),
         (["--l", "{b:  1}"], ["--l", "{b:  1}"]),
         (["--u=http://me:x@y/z?a=b@c"], ["--u=http://me:***@y/z?a=b@c"]),
         (["--u", "http://y:80/me:x@z"], ["--u", "http://y:80/me:x@z"]),

@@ -1,8 +1,11 @@
 """Text teachers: the stand-in, embeddings from a file, and CLIP from local weights in open_clip's own formats."""
 
 import gc
+import importlib.machinery
 import json
 import pickle
+import sys
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fakes import Trap
-from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder, TextEncoder, write_embeddings
+from tmkd_lightning.text import (
+    EmbeddingFile,
+    HashingTextEncoder,
+    OpenCLIPTextEncoder,
+    TextEncoder,
+    openclip,
+    write_embeddings,
+)
 from tmkd_lightning.text.openclip import TextWeightsError
 
 PROMPTS = ["a photo of a cat", "an edge enhanced image of a dog", "a photo of a {fish}"]
@@ -397,3 +407,86 @@ def test_an_array_alone_is_no_file_of_embeddings(tmp_path: Path) -> None:
     np.save(tmp_path / "texts.npy", np.eye(2))
     with pytest.raises(ValueError, match="not a readable file of text embeddings"):
         EmbeddingFile(tmp_path / "texts.npy").encode(["cat"])
+
+
+# A folder whose config names a tokenizer of the hub
+
+
+def with_hub_tokenizer(folder: Path) -> None:
+    config = {"model_cfg": TINY | {"text_cfg": TINY["text_cfg"] | {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP"}}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config | {"preprocess_cfg": {}}))
+    torch.save(tiny_clip().state_dict(), folder / "open_clip_pytorch_model.bin")
+
+
+@pytest.fixture
+def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """A stand-in for the package, which need not be installed: CLIP's own tokenizer, and what it was asked for."""
+    asked: dict[str, object] = {}
+
+    class AutoTokenizer:
+        @staticmethod
+        def from_pretrained(source: object, **options: object) -> Callable[..., object]:
+            asked.update(options, source=source)
+            tokenize = open_clip.SimpleTokenizer(context_length=16)
+            return lambda texts, **_: types.SimpleNamespace(input_ids=tokenize(texts))
+
+    module = types.ModuleType("transformers")
+    module.AutoTokenizer = AutoTokenizer  # type: ignore[attr-defined]
+    module.__spec__ = importlib.machinery.ModuleSpec("transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    return asked
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.txt", "vocab.json", "spiece.model"])
+def test_tokenizer_of_a_folder_is_read_there_and_not_fetched(
+    folder: Path, transformers: dict[str, object], file: str
+) -> None:
+    with_hub_tokenizer(folder)
+    (folder / file).write_text("{}")
+    embeddings = OpenCLIPTextEncoder(pretrained=str(folder)).encode(PROMPTS)
+    torch.testing.assert_close(embeddings, embed(tiny_clip(), PROMPTS))
+    assert str(transformers["source"]) == str(folder)
+    assert transformers["local_files_only"] is True
+
+
+def test_folder_without_its_tokenizer(folder: Path, transformers: dict[str, object], monkeypatch) -> None:
+    """Found before the weights are loaded, and nothing is asked of the hub."""
+    with_hub_tokenizer(folder)
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("the weights were loaded first"))
+    message = rf"the folder {folder} holds no tokenizer.*needs that of timm/ViT-B-16-SigLIP: copy tokenizer\.json, "
+    with pytest.raises(TextWeightsError, match=message):
+        OpenCLIPTextEncoder(pretrained=str(folder)).encode(PROMPTS)
+    assert transformers == {}
+
+
+def test_tokenizer_needs_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_hub_tokenizer(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr(openclip, "find_spec", lambda name: None)
+    with pytest.raises(TextWeightsError, match=rf"folder {folder}.*needs the package transformers: pip install trans"):
+        OpenCLIPTextEncoder(pretrained=str(folder)).encode(PROMPTS)
+
+
+def test_damaged_tokenizer(folder: Path, transformers: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(source: object, **options: object) -> None:
+        raise OSError("no tokenizer")
+
+    with_hub_tokenizer(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(sys.modules["transformers"].AutoTokenizer, "from_pretrained", damaged)
+    with pytest.raises(TextWeightsError, match=rf"could not be read from the folder {folder}.*\(no tokenizer\)"):
+        OpenCLIPTextEncoder(pretrained=str(folder)).encode(PROMPTS)
+
+
+def test_tokenizer_of_a_name_that_cannot_be_fetched(
+    tmp_path: Path, tiny_name: str, transformers: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(source: object, **options: object) -> None:
+        raise OSError("no network")
+
+    torch.save(tiny_clip().state_dict(), tmp_path / "weights.pt")
+    open_clip.factory._MODEL_CONFIGS[tiny_name]["text_cfg"]["hf_tokenizer_name"] = "timm/tiny"
+    monkeypatch.setattr(sys.modules["transformers"].AutoTokenizer, "from_pretrained", offline)
+    with pytest.raises(TextWeightsError, match=r"of CLIP tiny-clip could not be fetched.*a folder that holds"):
+        OpenCLIPTextEncoder(tiny_name, str(tmp_path / "weights.pt")).encode(PROMPTS)

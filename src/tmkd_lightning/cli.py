@@ -30,6 +30,7 @@ from tmkd_lightning.commands.embed import embed_command
 from tmkd_lightning.commands.export import export_command
 from tmkd_lightning.commands.figures import figures_command
 from tmkd_lightning.commands.log_config import LogConfig
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.commands.predict import predict_command
 from tmkd_lightning.commands.resume import check_same_run
 from tmkd_lightning.configs import RESOLVED_CONFIG, load_yaml, read_config
@@ -73,6 +74,7 @@ class TMKDCLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
+            parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would optimise the teacher too
@@ -96,7 +98,9 @@ class TMKDCLI(LightningCLI):
             parser.error(str(error))
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        checkpoint = config.get("ckpt_path") or ""
+        checkpoint = os.path.expanduser(config.get("ckpt_path") or "")
+        if checkpoint:
+            config.ckpt_path = checkpoint
         if checkpoint.endswith(".ckpt") and "://" not in checkpoint and not Path(checkpoint).exists():
             parser.error(f"there is no checkpoint {checkpoint}")
         if os.path.isfile(checkpoint):  # else it is a keyword, a link or a folder, which Lightning knows
@@ -158,10 +162,11 @@ def _check_configs(args: ArgsType) -> None:
     words = [] if not isinstance(args, list) else [str(word) for word in args]
     pairs = [*pairwise(words), *(tuple(word.split("=", 1)) for word in words if "=" in word)]
     for option, value in pairs:
-        if option in ("--config", "-c") and os.path.isfile(value):
-            read_config(Path(value))
-        elif option.startswith("--") and value.endswith((".yaml", ".yml")) and os.path.isfile(value):
-            load_yaml(Path(value))
+        path = Path(value).expanduser()
+        if option in ("--config", "-c") and path.is_file():
+            read_config(path)
+        elif option.startswith("--") and value.endswith((".yaml", ".yml")) and path.is_file():
+            load_yaml(path)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -177,8 +182,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a class_path may name a module of the user's project, as with python -m
+    if os.getcwd() not in sys.path:  # a class_path may name a module of the user's project
+        sys.path.append(os.getcwd())  # behind what is installed: a yaml.py there is not the package yaml
     arguments = sys.argv[1:] if args is None else args
     verb = _verb(arguments)
     if verb is None:
@@ -195,7 +200,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except _ERRORS as error:
         if args is not None:
             raise
-        message = printable(error, keep="\n")
+        message = masked(printable(error, keep="\n"))
         print(f"tmkd {arguments[0]}: error: {message}", file=sys.stderr)
         sys.exit(2)
 

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
-from tmkd_lightning.configs import parse_yaml
-
 MASK = "***"
 """What stands in place of a key or a password."""
 
+_KEY = (  # of these kinds and services; `sort_key` and `teacher_key` are plain words
+    "access|account|admin|api|app|application|auth|aws|azure|client|comet|crypto|decryption|deploy|encryption|gcp|github"
+    "|gitlab|hf|hmac|licen[cs]e|master|openai|private|root|secret|server|service|session|shared|signing|ssh|storage"
+    "|subscription|tls|wandb"
+)
+_OF_NETWORKS = (  # tokens that are no keys
+    "additional|blank|bos|class|cls|dist|end|eos|eot|extra|image|input|latent|mask|max|min|n|new|num|output|pad|padding"
+    "|patch|per|pool|prefix|prompt|query|reg|register|sep|sos|special|start|stop|text|total|unk|vision|visual"
+)
 _NAME = re.compile(
-    r"(^|_)(api_?keys?|access_?key(_?id)?|secret_?key|private_?key|(api_?)?tokens?|password|passwd|pwd|passphrase"
-    r"|secrets?|credentials?|auth|authorization|bearer)$"
+    rf"key|pass|(?!(.*_)?({_OF_NETWORKS})_tokens?$)(.*_)?(({_KEY})_?keys?(_id)?|(api|auth|access)?tokens?|jwt|pat|pwd"
+    r"|\w*pass(word|wd|phrase|code)s?|(db|user)_?pass|secrets?|credentials?|auth(orization)?|bearer|cookies?"
+    r"|webhooks?(_ur[li])?|connection_?string|shared_access_signature)(_?\d+)?"
 )
-_OF_NETWORKS = re.compile(
-    r"(^|_)(num|n|pad|cls|class|mask|sep|unk|bos|eos|sos|start|end|stop|pool|dist|reg|register|special|image|text|extra"
-    r"|prefix|max|per|visual|patch)_tokens?$"
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_IN_URL = re.compile(  # user:password@, also with / and # in it; token@; https://hooks.slack.com/...; or Bearer ...
+    r"(:/{1,2}[^\s/:@?#]{0,99}:)(?:[^\s/?#]{0,999}|(?!\d+[/?#])[^\s@]{0,999})(?=@)|(\bhttps?:/{1,2})[^\s/:@?#]{1,999}(?=@)"
+    r"|(\bhttps?://(?:hooks\.[^\s/]{1,99}|\S{1,99}/webhooks?)/)[^\s'\"]+|((?:^[Bb]|\bB)earer +)[^\s'\",]+"
 )
-_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_IN_URL = re.compile(r"(://[^\s/:@?#]*):[^\s/?#]*@")
+_PAIR = re.compile(  # Password=...; 'api_key': '...' Authorization: ... &sig=... --token ...
+    r"(?<![/\w.-])([\w.-]+)(['\"]?\s*[=:]\s*| +(?=[^\s-]))"
+)
+_PLAIN = {"?": r"[^&#\s'\">]*", "{": r"[^,}\n]*", "=": r"[^;\n]*", ":": r".*", "": r"\S*"}  # ends of what has no quotes
+_QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"|\[[^]]*\]|\{[^}]*\}|"
+_VALUE = {place: re.compile(_QUOTED + rest) for place, rest in _PLAIN.items()}
 
 
 def masked(config: Any, name: str = "") -> Any:
-    """Masks the values of options that are named like keys or passwords, and passwords in URLs.
+    """Masks the values of options that are named like keys or passwords, and such parts of URLs and of other text.
 
     Args:
         config: plain values, nested in any way.
@@ -47,7 +57,7 @@ def masked(config: Any, name: str = "") -> Any:
         return type(config)(masked(part, name) for part in config)
     if not isinstance(config, str):
         return config
-    return MASK if config and _is_secret(name) else _IN_URL.sub(rf"\1:{MASK}@", config)
+    return MASK if config and _is_secret(name) else _in_text(config)
 
 
 def without_secrets(config: Any) -> Any:
@@ -75,37 +85,38 @@ def masked_words(words: Sequence[str]) -> list[str]:
 
     Example:
         >>> masked_words(["fit", "--logger.api_key", "5up3r", "--logger={api_key: 5up3r, id: 1}"])
-        ['fit', '--logger.api_key', '***', "--logger={api_key: '***', id: 1}"]
+        ['fit', '--logger.api_key', '***', '--logger={api_key: ***, id: 1}']
     """
     result, name = [], ""  # of the option that the next word belongs to
     for word in words:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            result.append(name + equals + _masked_text(value, name))
-            name = "" if equals else name
-        else:
-            result.append(_masked_text(word, name))
-            name = ""
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        plain = value.lower() in ("", "null", "true", "false")
+        result.append(option + equals + (value if plain else masked(value, option or name)))
+        name = "" if equals else option
     return result
 
 
-def _masked_text(text: str, name: str) -> str:
-    try:
-        config = parse_yaml(text)
-    except (yaml.YAMLError, ValueError):
-        config = None
-    if not isinstance(config, (dict, list)) or _is_secret(name):
-        return text if text.lower() in ("null", "true", "false") else str(masked(text, name))
-    hidden = masked(config)
-    if hidden == config:
-        return text
-    return yaml.safe_dump(hidden, default_flow_style=True, width=math.inf, sort_keys=False).strip()
+def _in_text(text: str) -> str:
+    text = _IN_URL.sub(lambda found: next(filter(None, found.groups())) + MASK, text)
+    result, end = "", 0
+    for pair in _PAIR.finditer(text):
+        name, sign = pair.groups()
+        in_query = text[max(pair.start() - 1, 0) : pair.start()] in ("?", "&", "#")
+        hides = _is_secret(name) or (in_query and name.lower().endswith(("sig", "signature")))
+        if name == "key" and not in_query and sign[0] not in "'\"":
+            hides = False  # "key: value" may be any text
+        if sign.isspace() and not name.startswith("--"):
+            hides = False  # "the token is" too
+        if hides and pair.start() >= end:
+            result += text[end : pair.end()] + MASK
+            place = "?" if in_query else "{" if "{" in text[: pair.start()] else sign.strip(" '\"")
+            end = _VALUE[place].match(text, pair.end()).end()  # type: ignore[union-attr]  # it may be empty
+    return result + text[end:]
 
 
 def _is_secret(name: str) -> bool:
     last = name.rpartition(".")[2].rstrip("+").lstrip("-").replace("-", "_")
-    words = _CAPITAL.sub("_", last).lower()
-    return _NAME.search(words) is not None and _OF_NETWORKS.search(words) is None
+    return _NAME.fullmatch(_CAPITAL.sub("_", last).lower()) is not None
 
 
 def _is_hidden(value: Any, name: str) -> bool:

@@ -80,7 +80,7 @@ def restore(path: str | Path) -> Restored:
         ValueError: it cannot be read safely, is not of ``tmkd fit``, or its network cannot be built or is another one
             here; the message says what would help.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     checkpoint = read_checkpoint(path)
     role = _role(checkpoint, path)
     settings = checkpoint["hyper_parameters"]

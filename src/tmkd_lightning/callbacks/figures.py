@@ -81,7 +81,7 @@ class Figures(Callback):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.which, self.every_n_epochs, self.formats = which, every_n_epochs, formats
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else Path(folder).expanduser()
         self.examples, self.batches, self.seed = examples, batches, seed
         self._history = History()
         self._drawn = -1  # the step

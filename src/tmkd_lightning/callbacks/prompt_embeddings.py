@@ -39,7 +39,8 @@ class PromptEmbeddings(Callback):
         class_names: what to write into the prompts, in the order of the labels; by default the module's
             `class_names`, else the datamodule's `class_phrases` or `class_names`, else those of the checkpoint.
         templates: prompt templates by view name, or one for all views and the anchors, instead of the views' own.
-        cache_dir: folder of the files, by default ``$XDG_CACHE_HOME/tmkd_lightning`` or ``~/.cache/tmkd_lightning``.
+        cache_dir: folder of the files, by default ``$XDG_CACHE_HOME/tmkd_lightning`` or ``~/.cache/tmkd_lightning``;
+            where there is no home folder either, nothing is kept.
 
     Raises:
         TypeError: `encoder` is not a TextEncoder.
@@ -60,7 +61,7 @@ class PromptEmbeddings(Callback):
         self.encoder = encoder
         self.class_names = class_names
         self.templates = templates
-        self.cache_dir = Path(cache_dir) if cache_dir is not None else _default_cache_dir()
+        self.cache_dir = _default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fills the bank, if the module has one and is about to train."""
@@ -97,7 +98,7 @@ class PromptEmbeddings(Callback):
         unique = list(dict.fromkeys(prompts))
         identity = self.encoder.identity()
         key = hashlib.sha256(json.dumps([identity, unique]).encode()).hexdigest()[:32]
-        path = self.cache_dir / f"prompts-{key}.npz"
+        path = None if self.cache_dir is None else self.cache_dir / f"prompts-{key}.npz"
         known = _read_cache(path, unique)
         if known is None:
             rank_zero_info(f"Encoding {len(unique)} prompts with {identity}")
@@ -115,12 +116,13 @@ class PromptEmbeddings(Callback):
         return known[torch.tensor([row[prompt] for prompt in prompts])]
 
 
-def _default_cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tmkd_lightning"
+def _default_cache_dir() -> Path | None:
+    folder = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    return None if folder.parts[:1] == ("~",) else folder / "tmkd_lightning"  # a container's user may have no home
 
 
-def _read_cache(path: Path, prompts: list[str]) -> Tensor | None:
-    if not path.is_file():
+def _read_cache(path: Path | None, prompts: list[str]) -> Tensor | None:
+    if path is None or not os.path.isfile(path):  # Path.is_file raises in the home folder of somebody else
         return None
     try:
         return EmbeddingFile(path).encode(prompts)
@@ -129,7 +131,13 @@ def _read_cache(path: Path, prompts: list[str]) -> Tensor | None:
         return None
 
 
-def _write_cache(path: Path, prompts: list[str], embeddings: Tensor, identity: str) -> None:
+def _write_cache(path: Path | None, prompts: list[str], embeddings: Tensor, identity: str) -> None:
+    if path is None:
+        rank_zero_warn(
+            "The text embeddings are not kept, so the next run encodes them anew: there is no home folder to keep them "
+            "in. Set HOME or XDG_CACHE_HOME, or pass PromptEmbeddings(cache_dir=...)"
+        )
+        return
     try:
         write_embeddings(path, prompts, embeddings, identity)
     except OSError as error:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tmkd_lightning.cache import CacheError, RowFile
 from tmkd_lightning.cache.folder import MANIFEST, on_disk, read_manifest, readable_size
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.messages import printable, short
 
 _SHOWN = 20  # damaged rows to name
@@ -89,7 +90,7 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
 def cache_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
     verbs: dict[str, Any] = {"list": list_caches, "check": check_caches, "remove": remove_caches}
-    auto_cli(verbs, args=list(args), as_positional=False, prog="tmkd cache")
+    auto_cli(verbs, args=list(args), as_positional=False, prog="tmkd cache", parser_class=Parser)
 
 
 def _folders(directory: str, key: str = "") -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import auto_cli
 from tqdm import tqdm
 
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.data import DataError, ImageDataModule
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.messages import printable
@@ -58,7 +59,7 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
 
 def data_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    auto_cli({"check": check}, args=list(args), as_positional=False, prog="tmkd data")
+    auto_cli({"check": check}, args=list(args), as_positional=False, prog="tmkd data", parser_class=Parser)
 
 
 def _read(samples: Any, split: str, workers: int) -> tuple[list[int], list[str]]:

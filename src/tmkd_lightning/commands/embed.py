@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.messages import printable
 from tmkd_lightning.prompts import TEMPLATES, check_class_names, prompts_of, view_templates
@@ -45,7 +46,7 @@ def embed(
 
 def embed_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    auto_cli(embed, args=list(args), as_positional=False, prog="tmkd embed")
+    auto_cli(embed, args=list(args), as_positional=False, prog="tmkd embed", parser_class=Parser)
 
 
 def _names(class_names: list[str] | None, file: str | None, data: ImageDataModule | None) -> list[str]:
@@ -54,5 +55,5 @@ def _names(class_names: list[str] | None, file: str | None, data: ImageDataModul
     if data is not None:
         return data.class_phrases
     if file is not None:
-        return [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
+        return [line.strip() for line in Path(file).expanduser().read_text().splitlines() if line.strip()]
     return list(class_names or [])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import auto_cli
 
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.export.student import FormatName, Input, export_student
 from tmkd_lightning.messages import printable
 from tmkd_lightning.restored import restore
@@ -48,4 +49,4 @@ def export(
 
 def export_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    auto_cli(export, args=list(args), as_positional=False, prog="tmkd export")
+    auto_cli(export, args=list(args), as_positional=False, prog="tmkd export", parser_class=Parser)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.class_order import ClassList, learned_classes
 from tmkd_lightning.commands.finished import FinishedRun
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.commands.watch import watch
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.figures import FIGURES, Material, check_names, drawings, figure_of, page_of, render
@@ -69,8 +71,9 @@ def draw(
     """
     names = [name.strip() for name in which.split(",")] if isinstance(which, str) else which
     kinds = ["png", "pdf"] if formats is None else formats
-    _check(names, kinds, Path(output), page)
-    paths = [Path(path) for path in (checkpoint, against) if path]
+    folder, page = Path(output).expanduser(), None if page is None else os.path.expanduser(page)
+    _check(names, kinds, folder, page)
+    paths = [Path(path).expanduser() for path in (checkpoint, against) if path]
     runs = dict(zip(_titles(paths), map(rebuild, paths), strict=True))
     module: Any = next(iter(runs.values()))  # with views
     finished = dict(zip(runs, map(FinishedRun, paths), strict=True))
@@ -91,7 +94,7 @@ def draw(
     files: dict[Path, bytes] = {}
     for name, drawing in made.items():
         figure = figure_of(drawing, f"{source}." if name == "curves" else of_images)
-        files |= {Path(output) / f"{name}.{kind}": render(figure, kind) for kind in kinds}
+        files |= {folder / f"{name}.{kind}": render(figure, kind) for kind in kinds}
     if page is not None:
         files[Path(page)] = render(page_of(list(made.values()), of_images), _kind(page))
     write_files(files)
@@ -100,7 +103,7 @@ def draw(
 
 def figures_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    auto_cli(draw, args=list(args), as_positional=False, prog="tmkd figures")
+    auto_cli(draw, args=list(args), as_positional=False, prog="tmkd figures", parser_class=Parser)
 
 
 def _check(names: list[str] | None, kinds: list[str], output: Path, page: str | None) -> None:
@@ -148,17 +151,18 @@ def _networks(runs: Mapping[str, Any], paths: Sequence[Path], teacher: bool | st
 
 def _teacher(module: Any, weights: str) -> Extractor:
     extractor: Extractor = module.teacher.extractor
-    if not Path(weights).is_file():
+    path = Path(weights).expanduser()
+    if not path.is_file():
         raise FileNotFoundError(
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
         )
-    rows = teacher_order(module, weights, data=None)  # those that the run knew
+    rows = teacher_order(module, path, data=None)  # those that the run knew
     key = module.teacher_key if weights == module.teacher_checkpoint else None
-    load_weights(extractor, weights, replace_head=False, key=key)
+    load_weights(extractor, path, replace_head=False, key=key)
     if rows is not None:
-        print(describe_order(weights, rows))
+        print(describe_order(path, rows))
         reorder_head(extractor.head, rows)
-    _check_finite(extractor, Path(weights))
+    _check_finite(extractor, path)
     return extractor
 
 
@@ -184,4 +188,6 @@ def _check_finite(extractor: Extractor, path: Path) -> None:
 
 def _histories(finished: Mapping[str, FinishedRun], run: str | None) -> dict[str, History]:
     (title, first), *others = finished.items()
-    return {title: first.history(Path(run) if run else None)} | {name: other.history() for name, other in others}
+    return {title: first.history(Path(run).expanduser() if run else None)} | {
+        name: other.history() for name, other in others
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from tmkd_lightning.commands.parser import Parser
 from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
 from tmkd_lightning.files import is_stream
 from tmkd_lightning.messages import printable
@@ -72,7 +73,7 @@ def predict(
 
 def predict_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict")
+    auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict", parser_class=Parser)
 
 
 def _resizing(images: str, image_size: int) -> ImageDataModule:

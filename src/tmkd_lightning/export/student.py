@@ -76,7 +76,7 @@ def export_student(
         >>> torch.export.load(path).module()(torch.rand(4, 3, 32, 32)).shape, written["class_names"]
         (torch.Size([4, 2]), '["cat", "dog"]')
     """
-    path = Path(output)
+    path = Path(output).expanduser()
     kind = _format(format, path)
     if is_stream(path):
         raise ValueError(f"{path} is a pipe or a device, and what is written is run to check it: name a file")

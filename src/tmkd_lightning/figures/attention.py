@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
 from tmkd_lightning.figures.look import Seen
-from tmkd_lightning.figures.names import wrapped
+from tmkd_lightning.figures.names import distinct, wrapped
 from tmkd_lightning.figures.views import show_image
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _CELL = 1.0  # inches
 _STRENGTH = 0.55  # of a map over its image
+_LETTERS = 32  # of a name
+_REMARK: Any = {"fontsize": 7, "color": "white", "bbox": {"facecolor": "#333333", "edgecolor": "none", "pad": 1.5}}
 _ROUNDING = 1e-5  # of the largest value; what differs by less is the same
 
 
@@ -52,28 +54,40 @@ class Attention:
     @property
     def note(self) -> str:
         """What is shown, and how it was made."""
-        return (
+        text = (
             "Class activation maps of the true class, enlarged bilinearly, each from its lowest (dark) to its highest "
             "value (bright). Below: the predicted class and its probability."
         )
+        plain = any(_without_shape(one) for maps in self.maps for one in maps)
+        return text + (" A map that is the same everywhere says uniform." if plain else "")
 
     def draw(self, figure: FigureBase) -> None:
         """A row for each image: the image, then one map for each network over it."""
         axes = figure.subplots(len(self.image), 1 + len(self.names), squeeze=False)
+        names = distinct(self.class_names, _LETTERS)
         for row, label in enumerate(self.label.tolist()):
             show_image(axes[row, 0], self.image[row])
-            axes[row, 0].set_ylabel(wrapped(self.class_names[label], 16), fontsize=7)
+            axes[row, 0].set_ylabel(wrapped(names[label], 16, lines=3), fontsize=7)
             for column, maps in enumerate(self.maps):
                 axis = axes[row, 1 + column]
                 show_image(axis, self.image[row].mean(0).expand(3, -1, -1))  # grey: colours are the map's
                 axis.imshow(maps[row].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=_STRENGTH, interpolation="nearest")
+                if why := _without_shape(maps[row]):
+                    axis.text(0.5, 0.5, why, transform=axis.transAxes, ha="center", va="center", **_REMARK)
                 guess = int(self.predicted[column, row])
                 right = guess == label
-                answer = f"{'✓' if right else '✗'} {self.class_names[guess]} {self.probability[column, row]:.0%}"
+                answer = f"{'✓' if right else '✗'} {names[guess]} {self.probability[column, row]:.0%}"
                 colour = COLOURS[0] if right else COLOURS[1]
-                axis.set_xlabel(wrapped(answer, 18), fontsize=6.5, labelpad=1.5, color=colour)
+                axis.set_xlabel(wrapped(answer, 18, lines=3), fontsize=6.5, labelpad=1.5, color=colour)
         for axis, name in zip(axes[0], ["image", *self.names], strict=True):
             axis.set_title(wrapped(name, 15))
+
+
+def _without_shape(one: Tensor) -> str:
+    """What a map is called that shows no place; nothing for any other."""
+    if not one.isfinite().all():
+        return "not finite"
+    return "uniform" if one.amax() - one.amin() < 1e-3 else ""  # any other reaches from 0 to 1
 
 
 def attention(seen: Seen) -> Attention:
@@ -117,7 +131,7 @@ def activation(cam: Tensor, label: Tensor, size: tuple[int, int]) -> Tensor:
         size: height H and width W of the images.
 
     Returns:
-        ``(B, H, W)`` in [0, 1]; a map that is the same everywhere is 0.
+        ``(B, H, W)`` in [0, 1]; 0.5 where a map is the same everywhere, NaN where it is not finite.
 
     Source: Zhou et al. 2016, section 2; bilinear enlargement and stretching are customary, the paper says neither.
 
@@ -128,5 +142,5 @@ def activation(cam: Tensor, label: Tensor, size: tuple[int, int]) -> Tensor:
     own = cam[torch.arange(len(cam)), label].unsqueeze(1)
     low, high = own.amin((2, 3), keepdim=True), own.amax((2, 3), keepdim=True)
     rounding = _ROUNDING * own.abs().amax((2, 3), keepdim=True) + torch.finfo(own.dtype).tiny
-    stretched = (own - low) / torch.maximum(high - low, rounding)
+    stretched = torch.where(high - low <= rounding, 0.5, (own - low) / (high - low))  # NaN stays
     return F.interpolate(stretched, size=size, mode="bilinear", align_corners=False).squeeze(1)

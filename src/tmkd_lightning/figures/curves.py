@@ -129,6 +129,7 @@ def read_history(path: Path) -> History:
         >>> read_history(path)
         History(weights={'rgb': {0: 0.5}}, accuracy={0: 0.5})
     """
+    path = Path(path).expanduser()
     return history_of(path.read_text(encoding="utf-8", errors="replace"), path)
 
 

@@ -81,7 +81,8 @@ def blank(size: tuple[float, float]) -> Figure:
 
 def settle(figure: Figure) -> None:
     """Gives everything its place once and for all: laid out anew for each file, a figure would move a little."""
-    figure.draw_without_rendering()
+    for _ in range(3):  # one time does not do where panels keep their shape: labels would be cut off
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 

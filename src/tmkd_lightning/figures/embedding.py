@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
 from tmkd_lightning.figures.look import Seen
-from tmkd_lightning.figures.names import shortened, wrapped
+from tmkd_lightning.figures.names import distinct, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PANEL = 1.9  # inches
 _MARKERS = "o^sDv"  # with eight colours, forty classes
 _LARGE = 12  # classes in a legend of normal size
+_LINE = 0.11  # inches, of a larger one
 _PERPLEXITY = 30.0  # scikit-learn's
 
 
@@ -42,7 +43,7 @@ class Embedding:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
-        return max(3.4, _PANEL * len(self.names) + 1.2), _PANEL + 0.7
+        return max(3.4, _PANEL * len(self.names) + 1.4), max(_PANEL + 0.7, _LINE * len(self.label.unique()) + 0.8)
 
     @property
     def note(self) -> str:
@@ -54,11 +55,13 @@ class Embedding:
     def draw(self, figure: FigureBase) -> None:
         """A panel for each network; a class has the same colour and mark in all."""
         axes = figure.subplots(1, len(self.names), squeeze=False)[0]
+        shown = self.label.unique().tolist()
+        short = distinct([self.class_names[label] for label in shown], 20)
         for axis, name, points in zip(axes, self.names, self.points, strict=True):
             axis.set(title=wrapped(name, 26), xticks=[], yticks=[])
             axis.spines[:].set_visible(True)
             axis.set_box_aspect(1)
-            for place, label in enumerate(self.label.unique().tolist()):
+            for place, label in enumerate(shown):
                 x, y = points[self.label == label].T.numpy()
                 axis.scatter(
                     x,
@@ -68,7 +71,7 @@ class Embedding:
                     alpha=0.85,
                     color=COLOURS[place % len(COLOURS)],
                     marker=_MARKERS[place // len(COLOURS)],
-                    label=shortened(self.class_names[label], 18),
+                    label=short[place],
                 )
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(

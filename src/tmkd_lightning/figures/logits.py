@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tmkd_lightning.figures.drawing import COLOURS
 from tmkd_lightning.figures.look import Seen
-from tmkd_lightning.figures.names import shortened, wrapped
+from tmkd_lightning.figures.names import distinct, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _PANEL = 1.7  # inches
 _NAMED = 12  # classes whose names fit beside a panel
+_LETTERS = 24  # of a name
+_LETTER = 0.055  # inches, of those beside a panel
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Logits:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches."""
-        longest = max(map(len, self._labels()))
-        return max(3.4, _PANEL * len(self.names) + 1.4), 2 * _PANEL + 0.7 + 0.04 * longest
+        below, beside = (max(map(len, names), default=0) for names in (self._labels(), self._beside()))
+        width, height = _PANEL * len(self.names) + 1.2, 2 * _PANEL + 0.5 + 0.05 * below
+        return max(3.4, width + _LETTER * beside), height + _LETTER * beside
 
     @property
     def note(self) -> str:
@@ -57,25 +60,27 @@ class Logits:
 
     def draw(self, figure: FigureBase) -> None:
         """A heat map for each network above bars of all."""
-        grid = figure.add_gridspec(2, len(self.names), height_ratios=[1.5, 1])
-        self._draw_means(figure, [figure.add_subplot(grid[0, column]) for column in range(len(self.names))])
+        widths = [1.0] * len(self.names) + [0.06]
+        grid = figure.add_gridspec(2, len(widths), height_ratios=[1.5, 1], width_ratios=widths)
+        *axes, bar = [figure.add_subplot(grid[0, column]) for column in range(len(widths))]
+        self._draw_means(figure, axes, bar)
         self._draw_top(figure.add_subplot(grid[1, :]))
 
-    def _draw_means(self, figure: FigureBase, axes: list[Axes]) -> None:
-        short = [shortened(name, 10) for name in self.class_names]
+    def _draw_means(self, figure: FigureBase, axes: list[Axes], bar: Axes) -> None:
+        names = self._beside()
         limit = self.means.nan_to_num().abs().max().item() or 1.0
         for axis, name, mean in zip(axes, self.names, self.means, strict=True):
             image = axis.imshow(mean.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set_facecolor("#BBBBBB")
             axis.set_title(wrapped(name, 24))
             axis.spines[:].set_visible(False)
-            if len(short) <= _NAMED:
-                axis.set_xticks(range(len(short)), short, rotation=90, fontsize=6)
-                axis.set_yticks(range(len(short)), short, fontsize=6)
+            if names:
+                axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+                axis.set_yticks(range(len(names)), names, fontsize=6)
             axis.tick_params(length=0, labelleft=axis is axes[0])
         axes[0].set_ylabel("true class")
         axes[len(axes) // 2].set_xlabel("logit of class")
-        figure.colorbar(image, ax=axes, label="mean logit", shrink=0.8)
+        figure.colorbar(image, cax=bar, label="mean logit")  # in a column of its own, which has room for the label
 
     def _draw_top(self, axis: Axes) -> None:
         width = 0.8 / len(self.names)
@@ -92,7 +97,12 @@ class Logits:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(self.names))
 
     def _labels(self) -> list[str]:
-        return [shortened(self.class_names[label], 16) for label in self.top.tolist()]
+        names = distinct(self.class_names, _LETTERS)
+        return [names[label] for label in self.top.tolist()]
+
+    def _beside(self) -> list[str]:
+        """Names beside the panels; none where they are too many."""
+        return distinct(self.class_names, _LETTERS) if len(self.class_names) <= _NAMED else []
 
 
 def logits(seen: Seen, focus: int | None = None, top: int = 20) -> Logits:

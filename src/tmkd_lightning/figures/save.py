@@ -50,6 +50,7 @@ def write(files: Mapping[Path, bytes]) -> None:
     Raises:
         OSError: a file cannot be written; then none has been.
     """
+    files = {Path(path).expanduser(): content for path, content in files.items()}
     for path in files:
         check_writable(path)
     with ExitStack() as stack:

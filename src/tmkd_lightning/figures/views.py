@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tmkd_lightning.figures.drawing import NothingToShowError
 from tmkd_lightning.figures.look import Seen
-from tmkd_lightning.figures.names import wrapped
+from tmkd_lightning.figures.names import distinct, wrapped
 from tmkd_lightning.views import MultiView
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Views:
     def draw(self, figure: FigureBase) -> None:
         """A row for each image, a column for each view."""
         axes = figure.subplots(len(self.titles), len(self.names), squeeze=False)
+        short = dict(zip(names := list(dict.fromkeys(self.titles)), distinct(names, 28), strict=True))
         for row, title in enumerate(self.titles):
             for column, name in enumerate(self.names):
                 axis = axes[row, column]
@@ -53,7 +54,7 @@ class Views:
                 if row == 0:
                     axis.set_title(name.replace("_", " "))
                 if column == 0:
-                    axis.set_ylabel(wrapped(title, 14), fontsize=7)
+                    axis.set_ylabel(wrapped(short[title], 14, lines=3), fontsize=7)
 
 
 def views_of(seen: Seen, views: MultiView) -> Views:

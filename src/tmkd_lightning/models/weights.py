@@ -51,7 +51,7 @@ def load_weights(
         >>> network.weight.tolist()
         [[1.0, 1.0]]
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     extractor = network if isinstance(network, Extractor) else None
     network = network if extractor is None else extractor.network
     own = {uncompiled(name): name for name in network.state_dict()}  # one that is compiled has longer names

@@ -34,7 +34,7 @@ def rebuild(checkpoint: str | Path) -> ClassificationModule:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or was not made by the command line, or a part of it cannot be built.
     """
-    path = Path(checkpoint)
+    path = Path(checkpoint).expanduser()
     content = read_checkpoint(path)
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of a run: it has no state_dict")

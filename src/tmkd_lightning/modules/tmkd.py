@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -144,7 +145,8 @@ class TMKDModule(TaughtModule):
         teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
         checks.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
         self.teacher = Frozen(teacher, teacher_chunk)
-        self.teacher_checkpoint, self.teacher_key = teacher_checkpoint, teacher_key
+        self.teacher_checkpoint = None if teacher_checkpoint is None else os.path.expanduser(teacher_checkpoint)
+        self.teacher_key = teacher_key
         self.views = MultiView(views)
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 

@@ -36,7 +36,7 @@ def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tenso
         "embeddings": embeddings.detach().float().numpy(),
         "encoder": np.array(identity),
     }
-    with atomic_write(Path(path)) as file:
+    with atomic_write(Path(path).expanduser()) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes only its own keyword
 
 
@@ -58,7 +58,7 @@ class EmbeddingFile:
     """
 
     def __init__(self, path: str | Path, prompts: str = "prompts", embeddings: str = "embeddings") -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.prompts = prompts
         self.embeddings = embeddings
         if not self.path.is_file():

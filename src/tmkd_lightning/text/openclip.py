@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +22,8 @@ if TYPE_CHECKING:  # open_clip is slow to import and only needed where prompts a
     from open_clip import CLIP
 
 log = logging.getLogger(__name__)
+
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # one of them makes a tokenizer of the hub
 
 
 class TextWeightsError(RuntimeError):
@@ -31,13 +36,14 @@ class OpenCLIPTextEncoder:
     Args:
         model_name: open_clip's name of the architecture. OpenAI's weights need a ``-quickgelu`` one.
         pretrained: open_clip's tag of the weights (fetched once, then cached), a weights file, or a folder with
-            ``open_clip_config.json`` and weights (then `model_name` is not used).
+            ``open_clip_config.json`` and weights (then `model_name` is not used), and the files of its tokenizer where
+            the config names one of the hub. Nothing is fetched then.
         cache_dir: where fetched weights are kept, by default the hub's own cache.
         batch_size: prompts in one forward.
 
     Raises:
         ValueError: an unknown model, an unknown tag, or weights and architecture of different activations.
-        TextWeightsError: the weights cannot be fetched or read (raised by `encode`).
+        TextWeightsError: weights or tokenizer cannot be fetched or read (raised by `encode`).
 
     Source: CLIP ViT-B/32 as in the paper.
 
@@ -56,8 +62,8 @@ class OpenCLIPTextEncoder:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 prompt, got {batch_size}")
         self.model_name = model_name
-        self.pretrained = pretrained
-        self.cache_dir = cache_dir
+        self.pretrained = os.path.expanduser(pretrained)
+        self.cache_dir = None if cache_dir is None else os.path.expanduser(cache_dir)
         self.batch_size = batch_size
 
     def identity(self) -> str:
@@ -71,11 +77,11 @@ class OpenCLIPTextEncoder:
     @torch.no_grad()  # not inference_mode: the embeddings are used in training
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Encodes prompts; see `TextEncoder`."""
-        import open_clip
-
-        name = f"local-dir:{self.pretrained}" if Path(self.pretrained).is_dir() else self.model_name
+        local = Path(self.pretrained).is_dir()
+        name = f"local-dir:{self.pretrained}" if local else self.model_name
+        options = {"local_files_only": True} if local and _needs_tokenizer(Path(self.pretrained)) else {}
         model = self._load(name)
-        tokens = open_clip.get_tokenizer(name)(list(prompts))
+        tokens = self._tokens(name, options, prompts)
         pieces = [model.encode_text(piece, normalize=True) for piece in tokens.split(self.batch_size)]
         return torch.cat(pieces).float()
 
@@ -98,6 +104,18 @@ class OpenCLIPTextEncoder:
             raise TextWeightsError(self._help(error)) from error
         return model.eval()
 
+    def _tokens(self, name: str, options: dict[str, bool], prompts: Sequence[str]) -> Tensor:
+        import open_clip
+
+        try:
+            tokens: Tensor = open_clip.get_tokenizer(name, cache_dir=self.cache_dir, **options)(list(prompts))
+            return tokens
+        except Exception as error:  # transformers' and the hub's own
+            place = "fetched: without a network, pass a folder that holds it with the weights as pretrained"
+            if options:
+                place = f"read from the folder {self.pretrained}: copy all files of its tokenizer there"
+            raise TextWeightsError(f"the tokenizer of CLIP {name} could not be {place} ({error})") from error
+
     def _help(self, error: Exception) -> str:
         if Path(self.pretrained).exists():
             return f"CLIP weights in {self.pretrained} could not be loaded: {error}"
@@ -108,6 +126,28 @@ class OpenCLIPTextEncoder:
             "use EmbeddingFile; or, to try things without meaning in the text, use HashingTextEncoder. "
             f"What went wrong: {error}"
         )
+
+
+def _needs_tokenizer(folder: Path) -> bool:
+    """Whether the config names a tokenizer of the hub, whose files then must be there, so that nothing is fetched."""
+    config: Any = {}
+    with suppress(OSError, ValueError):  # open_clip says what is wrong with it
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    try:
+        name = config["model_cfg"]["text_cfg"]["hf_tokenizer_name"]
+    except (KeyError, TypeError):
+        return False
+    if name and not any(path for pattern in _VOCABULARIES for path in folder.glob(pattern)):
+        raise TextWeightsError(
+            f"the folder {folder} holds no tokenizer, and its open_clip_config.json needs that of {name}: copy "
+            "tokenizer.json, tokenizer_config.json and special_tokens_map.json from there into the folder"
+        )
+    if name and find_spec("transformers") is None:
+        raise TextWeightsError(
+            f"the tokenizer in the folder {folder}, that of {name}, needs the package transformers: "
+            "pip install transformers"
+        )
+    return bool(name)
 
 
 def _check_tag(model_name: str, tag: str) -> None:
@@ -137,7 +177,10 @@ def _cached_as(encoder: OpenCLIPTextEncoder) -> str:
     repository = weights.get("hf_hub", "").rstrip("/")
     if repository:
         return f"the folder {Path(encoder.cache_dir or HF_HUB_CACHE) / ('models--' + repository.replace('/', '--'))}"
-    return f"the file {Path(encoder.cache_dir or Path.home() / '.cache/clip') / Path(weights.get('url', '')).name}"
+    folder = encoder.cache_dir or os.path.expanduser(
+        "~/.cache/clip"
+    )  # as open_clip has it, also where there is no home
+    return f"the file {Path(folder) / Path(weights.get('url', '')).name}"
 
 
 @contextmanager
