@@ -49,7 +49,11 @@ class Tower(nn.Module):
         return self.fc(image.mean((2, 3)))
 
 
-@pytest.mark.parametrize("wrap", [lambda net: net, torch.compile, Wrapped, nn.Sequential, copy.deepcopy], ids=str)
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda net: net, torch.compile, Wrapped, nn.Sequential, copy.deepcopy],
+    ids=["bare", "torch.compile", "own wrapper", "sequential", "copy"],
+)
 def test_timms_own_statistics_wherever_the_network_stands(wrap) -> None:
     torch.manual_seed(0)
     extractor = Extractor(wrap(vit()))
