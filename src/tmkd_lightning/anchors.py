@@ -72,8 +72,8 @@ class TextAnchor(nn.Module):
 def sample_classes(label: Tensor, num_classes: int, others: int) -> tuple[Tensor, Tensor]:
     """Draws classes that are not in a batch, each as likely as any other; nothing waits for the device.
 
-    How many classes a batch holds is known on the device alone, so there are always ``B + others`` rows, or K if that is
-    less, of which those that are too many are marked.
+    How many classes a batch holds is known on the device alone, so there are always ``B + others`` rows, or K if that
+    is less, of which those that are too many are marked.
 
     Args:
         label: of the batch, ``(B,)``, in 0..K-1.
@@ -81,7 +81,7 @@ def sample_classes(label: Tensor, num_classes: int, others: int) -> tuple[Tensor
         others: how many to draw.
 
     Returns:
-        Classes ``(min(B + others, K),)``, no two the same: those of the batch, then others. And which of them are too many.
+        Classes ``(min(B + others, K),)``, no two the same: those of the batch, then others. And which are too many.
 
     Example:
         >>> chosen, left_out = sample_classes(torch.tensor([7, 7]), num_classes=9, others=3)
