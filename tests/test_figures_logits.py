@@ -10,7 +10,7 @@ import torch
 
 from seen import make_seen
 from tmkd_lightning import Output
-from tmkd_lightning.figures import figure_of, logits
+from tmkd_lightning.figures import NothingToShowError, figure_of, logits
 
 LABEL = [0, 2, 3, 2, 0, 3, 2, 2, 0, 3, 3, 0]
 
@@ -78,3 +78,9 @@ def test_the_caption_says_which_class_and_why() -> None:
 def test_a_class_without_images_cannot_be_the_focus() -> None:
     with pytest.raises(ValueError, match="focus must be a class with images, got 1"):
         logits(make_seen(LABEL), focus=1)
+
+
+def test_thousands_of_classes_are_left_out_before_anything_is_computed() -> None:
+    many = dataclasses.replace(make_seen([0], classes=1, names=("student",), examples=1), class_names=["a"] * 21_000)
+    with pytest.raises(NothingToShowError, match="a map of 21000 by 21000 mean logits cannot be read"):
+        logits(many)
