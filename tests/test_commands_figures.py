@@ -96,14 +96,14 @@ def test_every_figure_of_two_runs_into_files_and_a_page(here, capsys) -> None:
 
 
 def test_networks_are_those_of_the_runs_and_the_trained_teacher(here, drawn) -> None:
-    figures("--checkpoint", TMKD, "--against", KD, "--which", "logits", "--batches", "2", *DIGITS)
+    figures("--checkpoint", TMKD, "--against", KD, "--which", "logits", *DIGITS)
     (data,) = drawn["data"]
     assert isinstance(data, Logits)
     assert data.names == ["digits_tmkd", "teacher", "digits_kd"]
     assert data.class_names[:3] == ["zero", "one", "two"]
     from tmkd_lightning.data import DigitsDataModule
 
-    digits = DigitsDataModule(image_size=16, batch_size=200)
+    digits = DigitsDataModule(image_size=16, batch_size=1000)  # all of them
     digits.setup("validate")
     image, label = next(iter(digits.val_dataloader()))
     paths = [TMKD, "runs/digits_teacher/best.ckpt", KD]
@@ -127,7 +127,7 @@ def test_captions_say_run_checkpoint_and_seed(here, drawn) -> None:
 
 
 def test_a_split_and_its_first_images(here, drawn) -> None:
-    figures("--checkpoint", TMKD, "--which", "[attention]", "--split", "test", "--examples", "3", "--batches", "1")
+    figures("--checkpoint", TMKD, "--which", "[attention]", "--split", "test", "--examples", "3")
     (data,) = drawn["data"]
     assert isinstance(data, Attention)
     from tmkd_lightning.data import DigitsDataModule
@@ -203,7 +203,7 @@ def test_a_later_test_of_a_run_changes_nothing(here, drawn) -> None:
     assert drawn["source"][:2] == drawn["source"][2:]
     before, after = drawn["data"][:2], drawn["data"][2:]
     assert before[0] == after[0]
-    assert before[1].means[0].equal(after[1].means[0])
+    assert before[1].means[0].nan_to_num().equal(after[1].means[0].nan_to_num())
 
 
 def test_a_checkpoint_of_weights_alone_asks_the_folder(here, drawn) -> None:

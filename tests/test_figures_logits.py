@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from seen import make_seen
 from tmkd_lightning import Output
-from tmkd_lightning.figures import Logits, figure_of, logits, page_of
+from tmkd_lightning.figures import Logits, NothingToShowError, figure_of, logits, page_of
 
 LABEL = [0, 2, 3, 2, 0, 3, 2, 2, 0, 3, 3, 0]
 
@@ -122,3 +122,9 @@ def test_no_label_is_cut_off(classes: int, networks: int, on_a_page: bool) -> No
             assert min(box.x0, box.y0) > -1, text
             assert box.x1 < figure.bbox.width + 1, text
             assert box.y1 < figure.bbox.height + 1, text
+
+
+def test_thousands_of_classes_are_left_out_before_anything_is_computed() -> None:
+    many = dataclasses.replace(make_seen([0], classes=1, names=("student",), examples=1), class_names=["a"] * 21_000)
+    with pytest.raises(NothingToShowError, match="a map of 21000 by 21000 mean logits cannot be read"):
+        logits(many)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tmkd_lightning.figures.drawing import COLOURS
+from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
 from tmkd_lightning.figures.look import Seen
 from tmkd_lightning.figures.names import distinct, wrapped
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 _PANEL = 1.7  # inches
+_MOST = 5000  # classes: their map has the square of that, and a page some hundred pixels a side
 _NAMED = 12  # classes whose names fit beside a panel
 _LETTERS = 24  # of a name
 _LETTER = 0.055  # inches, of those beside a panel
@@ -117,8 +118,14 @@ def logits(seen: Seen, focus: int | None = None, top: int = 20) -> Logits:
         The figure's data.
 
     Raises:
+        NothingToShowError: there are more than 5000 classes.
         ValueError: `focus` is not a class with images.
     """
+    classes = len(seen.class_names)
+    if classes > _MOST:
+        raise NothingToShowError(
+            f"a map of {classes} by {classes} mean logits cannot be read; it takes {_MOST} at most"
+        )
     means = torch.stack([class_means(output.logits, seen.label) for output in seen.outputs.values()])
     own = next(iter(seen.outputs.values()))
     hardest = _hardest(own.logits, seen.label)
