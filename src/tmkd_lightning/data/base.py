@@ -111,7 +111,7 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             DataError: two classes would be called the same.
         """
-        names = self.class_names
+        names: list[str] = self.class_names or []  # a subclass may know none
         check_told_apart(names, [f"class {label}" for label in range(len(names))])
 
     def default_train_transform(self) -> Transform:
