@@ -27,8 +27,8 @@ def printable(text: object, keep: str = "") -> str:
         keep: characters that may stay, such as the end of a line.
 
     Example:
-        >>> printable("\x1b[2Jant\n.png, 蟻.png")
-        '\\x1b[2Jant\\n.png, 蟻.png'
+        >>> print(printable("\\x1b[2Jant\\n.png, 蟻.png"))
+        \\x1b[2Jant\\n.png, 蟻.png
     """
     escaped = (
         letter.encode("unicode_escape").decode() if _steers(letter) and letter not in keep else letter
