@@ -27,7 +27,7 @@ def printable(text: object, keep: str = "") -> str:
         keep: characters that may stay, such as the end of a line.
 
     Example:
-        >>> print(printable(chr(27) + "[2Jant" + chr(10) + ".png, 蟻.png"))
+        >>> print(printable("\\x1b[2Jant\\n.png, 蟻.png"))
         \\x1b[2Jant\\n.png, 蟻.png
     """
     escaped = (
