@@ -241,7 +241,9 @@ def found(net, tmp_path, monkeypatch):
         torch.manual_seed(0)
         module = ClassifierModule(net(4, 10), optimizer=sgd)
         module.lr = lr
-        callbacks: list[Callback] = [LearningRateFinder(num_training_steps=24, **options)] if search == "callback" else []
+        callbacks: list[Callback] = (
+            [LearningRateFinder(num_training_steps=24, **options)] if search == "callback" else []
+        )
         trainer = small(max_epochs=8, limit_val_batches=0, callbacks=callbacks)
         if search == "tuner":
             Tuner(trainer).lr_find(module, datamodule=data, num_training=24, **options)

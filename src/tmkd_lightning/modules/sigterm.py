@@ -73,7 +73,7 @@ def end_outside_of_loops(trainer: Trainer) -> None:
 
 
 def say_told_to_end(trainer: Trainer) -> None:
-    """Writes one line to stderr: which of several processes was told, and where the last checkpoint of a training is."""
+    """Writes one line to stderr: which of several processes was told, and where the last checkpoint is."""
     line = "received SIGTERM and ends"
     if trainer.world_size > 1:
         line = f"process {trainer.global_rank} of {trainer.world_size} {line}, and the others with it"
