@@ -387,3 +387,95 @@ def test_lightnings_verbs_keep_their_tracebacks(here, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["tmkd", "fit"])
     with pytest.raises(ValueError, match="of a user's dataset"):
         main()
+
+
+def readme_config(folder: Path) -> Path:
+    """The README's short config as it stands there."""
+    text = (Path(__file__).parent.parent / "README.md").read_text().split("# tmkd.yaml\n")[1].split("```")[0]
+    (folder / "tmkd.yaml").write_text(text)
+    return folder / "tmkd.yaml"
+
+
+def test_the_readme_run_twice_is_tested_as_it_ran_last(here) -> None:
+    config = readme_config(here)
+    short = [*SHORT, *QUIET, "--trainer.limit_test_batches", "1"]
+    losses = []
+    for lr in ("0.05", "0.0001"):
+        tmkd("fit", "--config", config, *short, "--model.optimizer.lr", lr)
+        losses.append(torch.load(here / "runs/digits_tmkd/best.ckpt", weights_only=True)["state_dict"])
+    assert sorted(path.name for path in (here / "runs/digits_tmkd").glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+    assert any(
+        not value.equal(losses[1][name]) for name, value in losses[0].items()
+    )  # the second run's, not the first's
+
+
+def test_a_checkpoint_of_another_run_that_is_left_alone_is_spoken_of(here) -> None:
+    config = readme_config(here)
+    config.write_text(config.read_text().replace(", enable_version_counter: false", ""))
+    tmkd("fit", "--config", config, *SHORT, *QUIET)
+    told = (
+        r"runs/digits_tmkd/best.ckpt is another run's, so this run writes best-v<n> beside it: enable_version_counter"
+    )
+    with pytest.warns(UserWarning, match=told):
+        tmkd("fit", "--config", config, *SHORT, *QUIET)
+    assert (here / "runs/digits_tmkd/best-v1.ckpt").is_file()
+
+
+@pytest.fixture
+def logged(here):
+    """Trains for two short epochs, and gives the rows of the curve."""
+
+    def run(*options: str) -> list[dict[str, str]]:
+        logger = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", "logs"]
+        tmkd("fit", "--config", readme_config(here), *SHORT, *QUIET, *logger, "--trainer.max_epochs", "2", *options)
+        (path,) = (here / "logs").glob("**/metrics.csv")
+        with path.open() as file:
+            return list(csv.DictReader(file))
+
+    return run
+
+
+def test_a_short_run_logs_each_epoch(logged) -> None:
+    rows = [row for row in logged() if row["train/loss"]]
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "1"), ("1", "3")]
+    assert all(float(row["fusion/edge"]) > 0 for row in rows)
+
+
+def test_an_interval_of_ones_own_is_kept_and_spoken_of(logged) -> None:
+    with pytest.warns(UserWarning, match="The number of training batches .* is smaller than the logging interval"):
+        rows = logged("--trainer.log_every_n_steps", "3")
+    assert [row["step"] for row in rows if row["train/loss"]] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "monitor", "interval"),
+    [
+        (
+            {"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau", "init_args": {"mode": "max"}},
+            "val/top1",
+            "epoch",
+        ),
+        (
+            {"class_path": "lightning.pytorch.cli.ReduceLROnPlateau", "init_args": {"monitor": "val/recall"}},
+            "val/recall",
+            "epoch",
+        ),
+        (
+            {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.1, "total_steps": 4}},
+            None,
+            "step",
+        ),
+    ],
+    ids=["plateau", "named plateau", "one cycle"],
+)
+def test_schedules_in_a_config(here, scheduler, monitor, interval) -> None:
+    seen = []
+    (here / "schedule.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"lr_scheduler": scheduler}}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            cli.Closing, "on_fit_end", lambda self, trainer, module: seen.extend(trainer.lr_scheduler_configs)
+        )
+        config = ["--config", readme_config(here), "--config", "schedule.yaml"]
+        tmkd("fit", *config, *SHORT, *QUIET, "--trainer.max_epochs", "2")
+    (schedule,) = seen
+    assert (schedule.monitor, schedule.interval) == (monitor, interval)

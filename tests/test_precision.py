@@ -1,9 +1,13 @@
 """Float32 or better, whatever comes in."""
 
+import platform
+import warnings
+
 import pytest
 import torch
 from torch import Tensor
 
+from tmkd_lightning import ClassifierModule
 from tmkd_lightning.precision import at_least_float32, in_full_precision
 
 WIDENED = [
@@ -50,3 +54,20 @@ def test_gradient_comes_back_in_the_type_of_the_input() -> None:
 
 def test_the_function_keeps_its_name_and_words() -> None:
     assert (product.__name__, product.__doc__) == ("product", "Multiplies.")
+
+
+@pytest.mark.parametrize(
+    ("precision", "has", "told"),
+    [("bf16-mixed", (), True), ("bf16-true", (), True), ("32-true", (), False)]
+    + [("bf16-mixed", (one,), False) for one in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")],
+)
+def test_bfloat16_on_a_cpu_without_it_is_spoken_of_once(net, fit, monkeypatch, precision, has, told) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in has)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(ClassifierModule(net()), precision=precision, max_epochs=2)
+    said = [str(one.message) for one in caught if "bfloat16" in str(one.message)]
+    assert len(said) == told
+    assert all(f"so precision={precision} is several times slower than 32-true" in one for one in said)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import CSVLogger
 
+from conftest import make_images
 from resumed import classifier, curve, seeded, tmkd, train
 from tmkd_lightning import ClassifierModule
 from tmkd_lightning.callbacks import CarriedCurve, StepSeeds
@@ -88,6 +89,54 @@ def test_a_checkpoint_within_an_epoch_is_gone_on_from(make, step, seen, tmp_path
     ended, _ = train(seeded(make, 8), tmp_path / "b", epochs=EPOCHS, resume=last, val_check_interval=0.5)
     assert [name for name in whole if not whole[name].equal(ended[name])] == []
     assert curve(tmp_path / "b", 1) == curve(tmp_path / "a", 0)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true", "bf16-mixed"])
+def test_no_precision_loses_anything(precision, tmp_path, monkeypatch) -> None:
+    """Lightning reads 64 bits into a network of 32, and widens it afterwards."""
+    monkeypatch.chdir(tmp_path)
+    whole, _ = train(seeded(tmkd, 7), tmp_path / "a", epochs=2, precision=precision)
+    with pytest.raises(KilledError):
+        train(seeded(tmkd, 7), tmp_path / "b", KillAt(STEPS + 1), epochs=2, precision=precision)
+    last = tmp_path / "b" / "last.ckpt"
+    ended, trainer = train(seeded(tmkd, 8), tmp_path / "b", epochs=2, resume=last, precision=precision)
+    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+    if precision == "64-true":
+        assert whole["student.0.weight"].dtype == torch.float64
+        module = seeded(tmkd, 8)
+        trainer.validate(module, datamodule=trainer.datamodule, ckpt_path=last, verbose=False, weights_only=True)
+        saved = torch.load(last, weights_only=True)["state_dict"]
+        assert [name for name, value in module.state_dict().items() if not value.equal(saved[name])] == []
+
+
+def resized(net, fit, tmp_path, images: int, last: bool, **options) -> None:
+    """Trains on foreign loaders, and from a checkpoint within the last epoch, or of its end, on others."""
+    module, data = ClassifierModule(net()), partial(torch.utils.data.DataLoader, batch_size=6)
+    saving = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=None if last else 3)
+    trained = make_images(24)
+    fit(module, train=data(trained), callbacks=[saving], enable_checkpointing=True, max_epochs=1)
+    again = {"train": data(make_images(images)), "ckpt_path": tmp_path / "last.ckpt", "max_epochs": 2}
+    fit(ClassifierModule(net()), **again, **options)
+
+
+@pytest.mark.parametrize(("images", "now"), [(30, "5 batches and 30"), (23, "4 batches and 23")])
+def test_other_training_data_within_an_epoch_are_refused(net, fit, tmp_path, images, now) -> None:
+    """And if there are as many batches as before."""
+    told = f"made after 3 batches of an epoch of 4 batches and 24 images, and now there are {now} images"
+    with pytest.raises(ValueError, match=told):
+        resized(net, fit, tmp_path, images, last=False)
+
+
+def test_other_training_data_after_an_epoch_are_warned_of(net, fit, tmp_path) -> None:
+    told = "trained on 4 batches and 24 images in an epoch, and now there are 5 batches and 30 images: from here on"
+    with pytest.warns(UserWarning, match=told):
+        resized(net, fit, tmp_path, 30, last=True)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["within", "at the end"])
+def test_the_same_training_data_are_not_spoken_of(net, fit, tmp_path, recwarn, last) -> None:
+    resized(net, fit, tmp_path, 24, last)
+    assert not [one for one in recwarn if "from here on" in str(one.message)]
 
 
 def test_max_steps_is_warned_of(tmp_path, monkeypatch) -> None:

@@ -24,7 +24,7 @@ def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
         module: a module of ours.
         checkpoint: as Lightning gives it to the module.
     """
-    loaded = module.trainer.train_dataloader is not None
+    loaded = module._trainer is not None and module.trainer.train_dataloader is not None
     checkpoint[RUN] = {
         "sizes": _sizes(module.trainer) if loaded else None,
         "frozen": [name for name, parameter in _own(module.named_parameters()) if not parameter.requires_grad],

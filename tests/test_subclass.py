@@ -1,0 +1,95 @@
+"""A module of one's own: what its constructor was called with is what its checkpoint builds it from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning.distillers import KD
+
+
+class Free(TMKDModule):
+    def __init__(self, extra: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.extra = extra
+
+
+class Decides(TMKDModule):
+    """Sets an argument itself, which a checkpoint must not bring back."""
+
+    def __init__(self, *args, extra: int = 1, **kwargs) -> None:
+        super().__init__(*args, views=["rgb"], distiller=KD(), text_weight=0.0, **kwargs)
+        self.extra = extra
+
+
+class Builds(ClassifierModule):
+    """Needs no network from outside."""
+
+    def __init__(self, make: type, width: int, temperature: float = 2.0) -> None:
+        super().__init__(make(width))
+        self.temperature = temperature
+
+
+class Grandchild(Free):
+    def __init__(self, deep: str = "sea", **kwargs) -> None:
+        super().__init__(extra=len(deep), **kwargs)
+        self.deep = deep
+
+
+@pytest.fixture
+def kept(net, fit, tmp_path):
+    """Attaches a module to a trainer, and saves it."""
+
+    def run(module):
+        trainer = fit(ClassifierModule(net()), max_epochs=1)
+        trainer.strategy.connect(module)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        return tmp_path / "a.ckpt"
+
+    return run
+
+
+def test_free_arguments_come_back(net, kept) -> None:
+    module = Free(3, teacher=net(), student=net(), fusion="mean", text_weight=0.0, temperature=2.5)
+    again = Free.load_from_checkpoint(kept(module), teacher=net(), student=net(), weights_only=True)
+    assert (again.extra, again.text_anchor, again.weight_net) == (3, None, None)
+    assert again.distiller.parts[0].temperature == 2.5
+    assert all(value.equal(again.state_dict()[name]) for name, value in module.state_dict().items())
+    assert dict(again.hparams) == {"extra": 3, "fusion": "mean", "text_weight": 0.0, "temperature": 2.5}
+
+
+def test_what_a_subclass_sets_itself_is_not_passed_again(net, kept) -> None:
+    path = kept(Decides(net(), net(), extra=4, ce_weight=0.5))
+    again = Decides.load_from_checkpoint(path, teacher=net(), student=net(), weights_only=True)
+    assert (again.extra, again.ce_weight, again.views.names) == (4, 0.5, ("rgb",))
+
+
+def test_a_subclass_that_builds_its_network(net, kept) -> None:
+    path = kept(Builds(net, 4))
+    again = Builds.load_from_checkpoint(path, make=net, weights_only=True)
+    assert (again.network.fc.in_features, again.temperature) == (4, 2.0)
+
+
+def test_a_subclass_of_a_subclass(net, kept) -> None:
+    path = kept(Grandchild(deep="water", teacher=net(), student=net(), fusion="mean", text_weight=0.0))
+    again = Grandchild.load_from_checkpoint(path, teacher=net(), student=net(), weights_only=True)
+    assert (again.deep, again.extra) == ("water", 5)
+
+
+def test_an_object_of_a_subclass_is_asked_for(net, kept) -> None:
+    class Holds(ClassifierModule):
+        def __init__(self, network, part=None) -> None:
+            super().__init__(network)
+            self.part = part
+
+    path = kept(Holds(net(), part=torch.nn.Linear(1, 1)))
+    with pytest.raises(ValueError, match=r"made with \['part'\] of its own, which files do not hold: pass them again"):
+        Holds.load_from_checkpoint(path, network=net(), weights_only=True)
+
+
+def test_our_own_arguments_are_all_kept(net) -> None:
+    module = TMKDModule(net(), net(), temperature=3.0)
+    assert module.hparams.temperature == 3.0
+    assert module.hparams.text_dim == 512
+    assert {"teacher", "student", "optimizer"}.isdisjoint(module.hparams)
