@@ -63,8 +63,8 @@ def check_tmkd(arguments: list[str]) -> None:
         cli.main(arguments)
 
 
-def parse_verb(components: Any, args: Sequence[str], as_positional: bool, prog: str) -> None:
-    auto_parser(components, as_positional=as_positional, prog=prog).parse_args(args)
+def parse_verb(components: Any, args: Sequence[str], **options: Any) -> None:
+    auto_parser(components, **options).parse_args(args)
 
 
 def parse_lightnings(args: Sequence[str]) -> None:
