@@ -119,6 +119,23 @@ def test_what_reads_more_than_logits_says_what_it_lacks(fit, options, message) -
         fit(module)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_classes_of_such_a_network_are_not_put_in_order_by_halves(name) -> None:
+    """The last linear layer of an ensemble is that of one of its networks."""
+    extractor = Extractor(NETWORKS[name]())
+    before = {key: value.clone() for key, value in extractor.state_dict().items()}
+    with pytest.raises(ValueError, match="cannot be put into another order"):
+        extractor.reorder_classes([2, 0, 1])
+    assert all(value.equal(before[key]) for key, value in extractor.state_dict().items())
+
+
+def test_classes_are_put_in_order() -> None:
+    extractor, image = Extractor(Net()).eval(), torch.rand(2, 3, 8, 8)
+    before = extractor(image).logits
+    extractor.reorder_classes([2, 0, 1])
+    assert extractor(image).logits.equal(before[:, [2, 0, 1]])
+
+
 def test_without_a_linear_layer_it_is_known_at_once() -> None:
     def network() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -16,7 +16,7 @@ from tmkd_lightning.probe import Probe, probe
 from tmkd_lightning.taps import ONE_AT_A_TIME, Capture, is_compiled, notice_hooks, out_of_compilers
 
 _PROBED_IMAGES = 8  # enough to tell one tensor from another, cheap for any network
-_CUSTOMARY_SIDES = (32, 224, 64)  # of images, in pixels
+_CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384)  # of images, in pixels
 
 
 class Extractor(nn.Module):
@@ -224,16 +224,12 @@ class Extractor(nn.Module):
         Returns:
             K, which `num_classes` gives from now on; None if the network takes no such image.
         """
-        if any(getattr(module, "pending", False) is True for module in self.network.modules()):
-            return None  # a forward would fetch pretrained weights
-        for side in _CUSTOMARY_SIDES:
-            with suppress(Exception):  # whatever a network comes to on images of another size than its own
-                image = torch.zeros(1, 3, side, side, device=self.mean.device)
-                logits = probe(self.network, self.normalize(image)).output
-                if isinstance(logits, Tensor) and logits.ndim == 2:
-                    self._num_classes = None if logits.shape[1] == self._width_of_head() else logits.shape[1]
-                    return logits.shape[1]
-        return None
+        seen = self._look_at_black()
+        if seen is None or not isinstance(seen.output, Tensor) or seen.output.ndim != 2:
+            return None
+        classes = seen.output.shape[1]
+        self._num_classes = None if classes == self._width_of_head() else classes
+        return classes
 
     def resize_head(self, num_classes: int) -> None:
         """Gives the network a fresh head, if its own was made for another number of classes.
@@ -258,6 +254,25 @@ class Extractor(nn.Module):
         owner, _, name = str(self.head_name).rpartition(".")
         setattr(self.network.get_submodule(owner), name, new)
         self._num_classes, self._head_searched = None, False
+
+    @torch.no_grad()
+    def reorder_classes(self, rows: Sequence[int]) -> None:
+        """Puts the classes of the head into another order.
+
+        Args:
+            rows: for each label from then on, the row of the head that is its class's now, ``(K,)``.
+
+        Raises:
+            ValueError: the logits are not those of the head, as far as can be seen.
+        """
+        seen = self._look_at_black()
+        if seen is None or self.head_name not in seen.heads:
+            raise ValueError(
+                f"the classes of {self.name} cannot be put into another order, as its logits are not seen to be those "
+                "of one linear layer: pass a network whose forward puts them into the order of the data"
+            )
+        for parameter in self.head.parameters():
+            parameter.copy_(parameter[list(rows)])
 
     def require(self, part: Part, reader: str) -> None:
         """Makes sure that a part of the output can be had, which is known after `confirm`.
@@ -292,6 +307,15 @@ class Extractor(nn.Module):
                 self.confirm(image)
             if share and self._shared is None:
                 self.share_hooks()
+
+    def _look_at_black(self) -> Probe | None:
+        """What a black image of a customary size shows of the network; None if it takes none."""
+        if any(getattr(module, "pending", False) is True for module in self.network.modules()):
+            return None  # a forward would fetch pretrained weights
+        for side in _CUSTOMARY_SIDES:
+            with suppress(Exception):  # whatever a network comes to on images of another size than its own
+                return probe(self.network, self.normalize(torch.zeros(1, 3, side, side, device=self.mean.device)))
+        return None
 
     def _run(self, image: Tensor, capture: Capture) -> Output:
         try:

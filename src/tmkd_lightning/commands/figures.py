@@ -26,7 +26,7 @@ from tmkd_lightning.files import check_writable
 from tmkd_lightning.messages import printable
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
-from tmkd_lightning.modules.teacher_classes import describe_order, reorder_head, teacher_order
+from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 
 _SPLITS = {"val": "validation", "test": "test"}
 
@@ -161,7 +161,7 @@ def _teacher(module: Any, weights: str) -> Extractor:
     load_weights(extractor, path, replace_head=False, key=key)
     if rows is not None:
         print(describe_order(path, rows))
-        reorder_head(extractor.head, rows)
+        extractor.reorder_classes(rows)
     _check_finite(extractor, path)
     return extractor
 

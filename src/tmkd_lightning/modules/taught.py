@@ -17,7 +17,7 @@ from tmkd_lightning.fusion import WeightNet, fuse
 from tmkd_lightning.models import load_pretrained, load_weights
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.modules.teacher_classes import describe_order, reorder_head, teacher_order
+from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.outputs import Output
 from tmkd_lightning.prompts import PromptBank
@@ -99,7 +99,7 @@ class TaughtModule(ClassificationModule):
         rows = self.teacher_order()
         load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False, key=self.teacher_key)
         if rows is not None:
-            reorder_head(self.teacher.extractor.head, rows)
+            self.teacher.extractor.reorder_classes(rows)
 
     def teacher_order(self) -> list[int] | None:
         """Row of the head in the teacher's file for each label, where the file has the classes in another order.

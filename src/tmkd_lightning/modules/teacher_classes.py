@@ -8,9 +8,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from tmkd_lightning.class_order import ClassList, data_classes, given_classes, learned_classes
 from tmkd_lightning.modules.state import CLASS_NAMES, TRAINED_CLASS_NAMES
 from tmkd_lightning.prompts import fitting_names
@@ -53,25 +50,6 @@ def describe_order(path: str | Path, rows: Sequence[int]) -> str:
         f"{path} has the classes of the data in another order: the teacher's head is put in that of the data, "
         f"{moved} of {len(rows)} classes move"
     )
-
-
-@torch.no_grad()
-def reorder_head(head: nn.Module, rows: Sequence[int]) -> None:
-    """Puts the classes of a head into another order.
-
-    Args:
-        head: a layer with one row of weights for each class.
-        rows: for each label from then on, the row that is its class's now.
-
-    Example:
-        >>> head = nn.Linear(1, 3, bias=False)
-        >>> _ = head.weight.data.copy_(torch.tensor([[0.0], [1.0], [2.0]]))
-        >>> reorder_head(head, [2, 0, 1])
-        >>> head.weight.flatten().tolist()
-        [2.0, 0.0, 1.0]
-    """
-    for parameter in head.parameters():
-        parameter.copy_(parameter[list(rows)])
 
 
 def _names_in(path: Path, module: Any) -> Iterable[list[str]]:
