@@ -267,6 +267,34 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     run("fit", taught(path, class_names=["kitten", "puppy", "chick"]), Data(ANIMALS))  # a rename, said aloud
 
 
+def test_an_earlier_run_of_the_student_does_not_decide(tmp_path: Path) -> None:
+    teacher, path = teacher_file(tmp_path, ANIMALS)
+    module = taught(path)
+    for names, rows in ((PERMUTED, [2, 0, 1]), (ANIMALS, [0, 1, 2])):
+        run("fit", module, Data(names))
+        assert module.teacher.extractor.head.weight.equal(teacher.fc.weight[rows])
+
+
+def test_a_teacher_that_comes_as_a_module_knows_its_classes(tmp_path: Path) -> None:
+    known = ClassifierModule(Net(16), **LOSE)
+    run("fit", known, Data(PERMUTED))
+    weight = known.network.fc.weight.clone()
+    module = TMKDModule(known, Net(), views=["rgb"], distiller=KD(), feature_weight=0, text_weight=0, **LOSE)
+    with pytest.warns(UserWarning, match=r"the teacher has the classes of the data in another order.* 3 of 3"):
+        run("fit", module, Data(ANIMALS))
+    assert module.teacher.extractor.head.weight.equal(weight[[1, 2, 0]])
+    run("fit", module, Data(ANIMALS))  # in order by now
+    assert module.teacher.extractor.head.weight.equal(weight[[1, 2, 0]])
+
+
+def test_data_of_an_earlier_call_do_not_count(tmp_path: Path) -> None:
+    """Lightning goes on naming the last datamodule where loaders are passed."""
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **QUIET)
+    trainer.fit(ClassifierModule(Net(), **LOSE), datamodule=Data(ANIMALS))
+    other = ClassifierModule(Net(), class_names=["kitten", "puppy", "cat"])
+    trainer.test(other, Data(None).test_dataloader(), verbose=False)
+
+
 def test_data_of_the_teacher_count_before_words(tmp_path: Path) -> None:
     """Words may be the same in both runs and codes sorted otherwise: the codes are on the disk."""
     _, path = teacher_file(tmp_path, ANIMALS, trained=["n1", "n3", "n2"])

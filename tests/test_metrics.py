@@ -43,7 +43,10 @@ def by_loops(logits: Tensor, label: Tensor) -> dict[str, float]:
     total, right = Counter(wanted), Counter(a for a, b in zip(best, wanted, strict=True) if a == b)
     recall = sum(right[one] / total[one] for one in occurs if total[one]) / len(occurs)
     losses = [row.logsumexp(0).item() - row[its].item() for row, its in zip(logits, wanted, strict=True)]
-    return {"top1": sum(right.values()) / len(wanted), "recall": recall, "loss": sum(losses) / len(wanted)}
+    ranked = [sorted(range(len(row)), key=lambda place, row=row: -row[place]) for row in logits.tolist()]
+    top5 = sum(its in order[:5] for order, its in zip(ranked, wanted, strict=True)) / len(wanted)
+    measured = {"top1": sum(right.values()) / len(wanted), "top5": top5, "recall": recall}
+    return {**measured, "loss": sum(losses) / len(wanted)}
 
 
 @pytest.mark.parametrize("order", ["sorted", "shuffled", "one class a batch but the last"])
@@ -68,10 +71,26 @@ def test_they_are_torchmetrics_own_without_groups(classes: int, network: str, or
         for metric in theirs.values():
             metric.update(logits[part], label[part])
     got = {name: value.item() for name, value in ours.compute().items()}
+    if network == "all alike":
+        del theirs["top5"]  # which five of ten equal logits count, torch.topk does not say
     for name, metric in theirs.items():
         assert got[name] == pytest.approx(metric.compute().item(), abs=1e-6), name
     for name, value in by_loops(logits, label).items():
         assert got[name] == pytest.approx(value, abs=1e-5), name
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_top5_is_never_below_top1(kind: torch.dtype) -> None:
+    """Logits in half precision tie, and a network that says one class to everything is right about that class."""
+    logits = torch.randn(200, 100, generator=torch.Generator().manual_seed(0)).to(kind).float()
+    for each, label in ((logits, logits.argmax(1)), (torch.zeros(50, 10), torch.zeros(50, dtype=torch.long))):
+        one, five = TopAccuracy(1), TopAccuracy(5)
+        for metric in (one, five):
+            metric.update(each, label)
+        assert one.compute() == five.compute() == 1.0
+    worthless = TopAccuracy(5)
+    worthless.update(torch.full((4, 10), float("nan")), torch.zeros(4, dtype=torch.long))
+    assert worthless.compute() == 0.0
 
 
 class Table(nn.Module):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from tmkd_lightning.callbacks import TeacherCache
+from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.export import export_student
 from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD
 from tmkd_lightning.models import Pretrained, load_weights
@@ -158,3 +163,67 @@ def test_the_look_at_the_teacher_says_what_is_used(fit, loader, caplog) -> None:
     module = TMKDModule(plain(), plain(), views=["rgb"], feature_weight=0, text_weight=0)
     fit(module, val=loader(), max_epochs=1)
     assert "(ImageNet's, as the network says nothing)" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_statistics_in_whatever_form_are_those_of_the_file(tmp_path, kind, recwarn) -> None:
+    path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    extractor = Extractor(plain(), mean=kind([0.1, 0.2, 0.3]), std=kind([0.4, 0.5, 0.6]))
+    load_weights(extractor, path)
+    assert not [one for one in recwarn if "was given others" in str(one.message)]
+    assert extractor.statistics_source == "as given"
+    with pytest.raises(ValueError, match="three values"):
+        Extractor(plain(), mean=[], std=[])
+
+
+def test_what_was_loaded_is_said_to_come_from_the_file(tmp_path) -> None:
+    path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    module = ClassifierModule(plain())
+    module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    assert used(module.extractor)[0] == pytest.approx([0.1, 0.2, 0.3])
+    assert module.extractor.statistics_source == "its checkpoint says so"
+
+
+@pytest.mark.parametrize("mean", ["0.5,0.5", "[[1], [2], [3]]", "[" * 10_000, '["a", "b", "c"]', "null"])
+def test_what_others_write_beside_weights_is_no_statement(tmp_path, mean) -> None:
+    save_file(plain().state_dict(), tmp_path / "net.safetensors", {"mean": mean, "std": "[0.5, 0.5, 0.5]"})
+    network = plain()
+    load_weights(network, tmp_path / "net.safetensors")
+    assert used(Extractor(network))[0] == pytest.approx(IMAGENET_MEAN)
+
+
+class Ten(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fc(image.mean((2, 3)))
+
+
+def test_a_cache_knows_with_what_the_teacher_was_normalised(fit, tmp_path) -> None:
+    """Also where only the teacher's file says it; two runs of one module share a cache."""
+
+    def train(module: TMKDModule) -> None:
+        data = DigitsDataModule(train_samples=10, batch_size=5, image_size=8, augmentation_replicas=1)
+        fit(
+            module,
+            datamodule=data,
+            max_epochs=1,
+            limit_val_batches=0,
+            callbacks=[TeacherCache(str(tmp_path / "cache"))],
+        )
+
+    def made(teacher: nn.Module) -> TMKDModule:
+        return TMKDModule(teacher, Ten(), teacher_checkpoint=str(path), views=["rgb"], feature_weight=0, text_weight=0)
+
+    path = tmp_path / "best.ckpt"
+    torch.save({"state_dict": ClassifierModule(Extractor(Ten(), mean=HALF, std=HALF)).state_dict()}, path)
+    module = made(Ten())
+    for _ in range(2):
+        train(module)
+    (only,) = (tmp_path / "cache").iterdir()
+    assert json.loads((only / "identity.json").read_text())["teacher"]["mean"] == [0.5] * 3
+    with pytest.warns(UserWarning, match="was given others"):
+        train(made(Extractor(Ten(), mean=IMAGENET_MEAN, std=IMAGENET_STD)))
+    assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -149,18 +149,24 @@ def test_one_cycle_is_stepped_after_every_step(net, fit, wrapped) -> None:
 @pytest.mark.parametrize(
     ("total", "options", "told"),
     [
-        (9, {}, "total_steps=9, but this run steps it 8 times, once every step: give total_steps=8"),
+        (7, {}, "total_steps=7, but this run steps it 8 times, once every step: give total_steps=8"),
         (2, {}, "total_steps=2, but this run steps it 8 times, once every step"),
-        (8, {"interval": "epoch"}, "total_steps=8, but this run steps it 2 times, once every epoch"),
-        (8, {"interval": "step", "frequency": 2}, "total_steps=8, but this run steps it 4 times, once every 2 steps"),
+        (1, {"interval": "epoch"}, "total_steps=1, but this run steps it 2 times, once every epoch"),
+        (2, {"interval": "step", "frequency": 2}, "total_steps=2, but this run steps it 4 times, once every 2 steps"),
     ],
 )
-def test_a_cycle_of_another_length_than_the_run_is_refused(net, fit, total, options, told) -> None:
+def test_a_cycle_that_ends_before_the_run_is_refused(net, fit, total, options, told) -> None:
     def make(optimizer):
         return {"scheduler": OneCycleLR(optimizer, max_lr=0.5, total_steps=total), **options}
 
     with pytest.raises(ValueError, match=f"OneCycleLR was made with {told}"):
         rates_of(fit, net(), make)
+
+
+def test_a_cycle_that_is_longer_than_the_run_is_said(net, fit) -> None:
+    """As in a run that is shortened to try a config."""
+    with pytest.warns(UserWarning, match="steps it 8 times, once every step, and so ends in the middle of its cycle"):
+        rates_of(fit, net(), lambda optimizer: OneCycleLR(optimizer, max_lr=0.5, total_steps=9))
 
 
 def test_one_cycle_by_epoch_is_taken_as_it_is_asked_for(net, fit) -> None:
@@ -276,14 +282,20 @@ def test_a_search_may_leave_what_is_finite(net, digits, tmp_path, monkeypatch) -
     assert all(value.isfinite().all() for value in module.state_dict().values())
 
 
-def test_the_rate_that_was_found_is_in_checkpoints(net, fit, tmp_path) -> None:
+def test_the_rate_that_was_found_is_the_runs_and_no_other_ones(net, fit, tmp_path) -> None:
+    """A resumed run has it from its optimizer; a network that is trained anew has that of the optimizer passed now."""
     module = ClassifierModule(net())
     module.lr = 0.03
     trainer = fit(module, max_epochs=1)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    again = ClassifierModule.load_from_checkpoint(tmp_path / "a.ckpt", network=net(), weights_only=True)
-    assert again.lr == 0.03
     assert math.isclose(trainer.optimizers[0].param_groups[0]["initial_lr"], 0.03)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = fit(ClassifierModule(net()), max_epochs=2, ckpt_path=tmp_path / "a.ckpt")
+    assert math.isclose(resumed.optimizers[0].param_groups[0]["initial_lr"], 0.03)
+    options = {"network": net(), "optimizer": sgd, "weights_only": True}
+    again = ClassifierModule.load_from_checkpoint(tmp_path / "a.ckpt", **options)
+    anew = fit(again, max_epochs=1)
+    expected = sgd([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
+    assert math.isclose(anew.optimizers[0].param_groups[0]["initial_lr"], expected)
 
 
 def test_the_size_of_batches_is_searched_for(net, digits, tmp_path, monkeypatch) -> None:

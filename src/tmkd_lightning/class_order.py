@@ -39,6 +39,10 @@ class ClassList(NamedTuple):
         place = {name: label for label, name in enumerate(ours)}
         return [place[name] for name in theirs] if place.keys() == set(theirs) else None
 
+    def reordered(self, rows: Sequence[int]) -> ClassList:
+        """The same names where each label has the one at its row."""
+        return ClassList(self.source, [self.names[row] for row in rows])
+
     def against(self, other: ClassList) -> str:
         """Names the first classes that are called otherwise in the other one."""
         differing = _differing(self, other)

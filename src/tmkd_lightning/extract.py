@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ from tmkd_lightning.taps import ONE_AT_A_TIME, Capture, is_compiled, notice_hook
 
 _PROBED_IMAGES = 8  # enough to tell one tensor from another, cheap for any network
 _CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384)  # of images, in pixels
+
+
+GIVEN = "as given"
+"""Source of statistics that a user gave."""
 
 
 class Extractor(nn.Module):
@@ -77,8 +81,11 @@ class Extractor(nn.Module):
             _ = self.head  # refuses a name that leads nowhere
         if feature_map is not None:
             _submodule(self.network, feature_map, "feature_map")
-        self._given = mean, std
-        self.read_statistics()
+        stated = stated_statistics(self.network) if mean is None or std is None else Statistics((), (), GIVEN)
+        self.set_statistics(
+            stated.mean if mean is None else mean, stated.std if std is None else std, source=stated.source
+        )
+        self.register_load_state_dict_pre_hook(_statistics_are_loaded)
         self._num_classes = None if num_classes is None else check_count("num_classes", num_classes)
         if self._num_classes is None and not _ends_in(self.network, self.head_name):
             self.measure_classes()
@@ -191,19 +198,24 @@ class Extractor(nn.Module):
         for part in parts:
             self.network.get_submodule(part).compile()
 
-    def read_statistics(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Takes the mean and std that were given, or else those that the network says it was trained with.
+    def set_statistics(self, mean: Sequence[float], std: Sequence[float], source: str) -> None:
+        """Sets what images are normalised with.
 
-        Returns:
-            Mean and std.
+        Args:
+            mean: of each channel, on [0, 1].
+            std: of each channel, on [0, 1].
+            source: who says so, for messages.
         """
-        mean, std = self._given
-        stated = Statistics((), (), "as given") if mean and std else stated_statistics(self.network)
-        self.statistics_source = stated.source
-        taken = mean or stated.mean, std or stated.std
-        for name, value in zip(("mean", "std"), channel_statistics(*taken), strict=True):
+        for name, value in zip(("mean", "std"), channel_statistics(list(mean), list(std)), strict=True):
             self.register_buffer(name, value.to(getattr(self, name, value)))
-        return taken
+        self.statistics_source = source
+
+    def has_statistics(self, mean: Sequence[float], std: Sequence[float]) -> bool:
+        """Whether images are normalised with these already, up to rounding."""
+        wanted = channel_statistics(mean, std)
+        return all(
+            torch.allclose(one.float().cpu(), other) for one, other in zip((self.mean, self.std), wanted, strict=True)
+        )
 
     def share_hooks(self) -> None:
         """Leaves the hooks on the network: compiled code must find the same ones at every forward."""
@@ -224,8 +236,11 @@ class Extractor(nn.Module):
         Returns:
             K, which `num_classes` gives from now on; None if the network takes no such image.
         """
-        seen = self._look_at_black()
-        if seen is None or not isinstance(seen.output, Tensor) or seen.output.ndim != 2:
+        try:
+            seen = self._look_at_black()
+        except ValueError:
+            return None
+        if not isinstance(seen.output, Tensor) or seen.output.ndim != 2:
             return None
         classes = seen.output.shape[1]
         self._num_classes = None if classes == self._width_of_head() else classes
@@ -263,13 +278,16 @@ class Extractor(nn.Module):
             rows: for each label from then on, the row of the head that is its class's now, ``(K,)``.
 
         Raises:
-            ValueError: the logits are not those of the head, as far as can be seen.
+            ValueError: the logits are not those of the head, or no image could be found that shows it.
         """
-        seen = self._look_at_black()
-        if seen is None or self.head_name not in seen.heads:
+        try:
+            heads, problem = self._look_at_black().heads, "its logits are not those of one linear layer"
+        except ValueError as error:
+            heads, problem = {}, str(error)
+        if self.head_name not in heads:
             raise ValueError(
-                f"the classes of {self.name} cannot be put into another order, as its logits are not seen to be those "
-                "of one linear layer: pass a network whose forward puts them into the order of the data"
+                f"the classes of {self.name} cannot be put into another order ({problem}): pass a network whose "
+                "forward puts them into that of the data"
             )
         for parameter in self.head.parameters():
             parameter.copy_(parameter[list(rows)])
@@ -308,14 +326,20 @@ class Extractor(nn.Module):
             if share and self._shared is None:
                 self.share_hooks()
 
-    def _look_at_black(self) -> Probe | None:
-        """What a black image of a customary size shows of the network; None if it takes none."""
+    def _look_at_black(self) -> Probe:
+        """What a black image of a customary size shows of the network.
+
+        Raises:
+            ValueError: it takes none of these, or still waits for pretrained weights, which a forward would fetch.
+        """
         if any(getattr(module, "pending", False) is True for module in self.network.modules()):
-            return None  # a forward would fetch pretrained weights
+            raise ValueError("it has not got its pretrained weights yet")
         for side in _CUSTOMARY_SIDES:
-            with suppress(Exception):  # whatever a network comes to on images of another size than its own
+            try:
                 return probe(self.network, self.normalize(torch.zeros(1, 3, side, side, device=self.mean.device)))
-        return None
+            except Exception as error:  # whatever a network comes to on images of another size than its own
+                problem = error
+        raise ValueError(f"it takes no image of {_CUSTOMARY_SIDES} pixels: {problem}") from problem
 
     def _run(self, image: Tensor, capture: Capture) -> Output:
         try:
@@ -383,6 +407,11 @@ def last_linear(network: nn.Module) -> str | None:
     """Names the last linear layer, which is a classifier's head unless it says otherwise; None if there is none."""
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     return names[-1] if names else None
+
+
+def _statistics_are_loaded(extractor: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    if isinstance(extractor, Extractor) and f"{prefix}mean" in state:
+        extractor.statistics_source = "its checkpoint says so"
 
 
 def _ends_in(network: nn.Module, head: str | None) -> bool:

@@ -112,8 +112,14 @@ def fitting_class_names(module: Any, data: object = None) -> list[str] | None:
         ['cat', 'dog']
     """
     if data is None and module._trainer is not None:
-        data = module._trainer.datamodule
+        data = datamodule_of(module._trainer)
     return next((names for names in known_class_names(module, data) if len(names) == module.num_classes), None)
+
+
+def datamodule_of(trainer: Any) -> Any:
+    """The datamodule of the call that runs, or None; `trainer.datamodule` may be that of an earlier one."""
+    hooks = trainer._data_connector._datahook_selector
+    return None if hooks is None else hooks.datamodule
 
 
 def fitting_names(names: object, num_classes: int) -> list[str] | None:

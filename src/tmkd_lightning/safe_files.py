@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -58,8 +59,8 @@ def read_checkpoint(path: Path, tensors: bool = True) -> Any:
     return content
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Reads the words that stand beside the tensors of a ``.safetensors`` file.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Reads what stands beside the tensors of a ``.safetensors`` file: words, and lists that are written as JSON.
 
     Args:
         path: the file.
@@ -69,9 +70,18 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
+            return {name: _from_json(text) for name, text in (file.metadata() or {}).items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a safetensors file, or is damaged ({error})") from error
+
+
+def _from_json(text: str) -> Any:
+    """A list, or the text itself: other people's files hold any."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, list) else text
 
 
 def check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from tmkd_lightning.class_order import (
     given_classes,
     learned_classes,
 )
+from tmkd_lightning.prompts import datamodule_of
 
 
 class ClassNamesCheck(Callback):
@@ -34,14 +35,14 @@ class ClassNamesCheck(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Holds the data against what the user calls the classes; nothing has been loaded yet."""
-        check_same_classes([], given_classes(pl_module), data_classes(pl_module, _data(trainer)))
+        check_same_classes([], given_classes(pl_module), data_classes(pl_module, datamodule_of(trainer)))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes what is learned from now on."""
         module: Any = pl_module  # of ours
-        data = data_classes(module, _data(trainer))
+        data = data_classes(module, datamodule_of(trainer))
         if trainer.ckpt_path:
-            check_module_classes(module, _data(trainer))
+            check_module_classes(module, datamodule_of(trainer))
         if data is None:
             return
         if not trainer.ckpt_path:
@@ -56,16 +57,12 @@ class ClassNamesCheck(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks what is about to be measured."""
-        check_module_classes(pl_module, _data(trainer))
+        check_module_classes(pl_module, datamodule_of(trainer))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks what is about to be measured."""
-        check_module_classes(pl_module, _data(trainer))
+        check_module_classes(pl_module, datamodule_of(trainer))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks what is about to be predicted."""
-        check_module_classes(pl_module, _data(trainer))
-
-
-def _data(trainer: Trainer) -> object:
-    return trainer.datamodule  # type: ignore[attr-defined]
+        check_module_classes(pl_module, datamodule_of(trainer))

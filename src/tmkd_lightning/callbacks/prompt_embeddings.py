@@ -20,6 +20,7 @@ from tmkd_lightning.prompts import (
     ANCHOR_TEMPLATE,
     PromptBank,
     check_class_names,
+    datamodule_of,
     fitting_names,
     known_class_names,
     prompts_of,
@@ -69,7 +70,7 @@ class PromptEmbeddings(Callback):
         bank: PromptBank | None = module.prompt_bank
         if stage != "fit" or bank is None:
             return
-        names = self._class_names(trainer.datamodule, module)  # type: ignore[attr-defined]
+        names = self._class_names(datamodule_of(trainer), module)
         check_class_names(names, num_classes=bank.anchors.shape[0])
         prompts, anchors = self._prompts(module.views.templates, names)
         embeddings = self._embeddings([*(prompt for view in prompts for prompt in view), *anchors])

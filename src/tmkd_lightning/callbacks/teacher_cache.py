@@ -18,6 +18,7 @@ from tmkd_lightning.cache.identity import teacher_identity, views_identity
 from tmkd_lightning.cache.kept import EMBEDDING, LOGITS, PIXELS, checksums, head_tensors, kinds, output_of, parts
 from tmkd_lightning.models import load_pretrained
 from tmkd_lightning.outputs import Output
+from tmkd_lightning.prompts import datamodule_of
 
 _FOREIGN = "(this one does not have it; subclass ImageDataModule, or train without a TeacherCache)"
 
@@ -141,7 +142,7 @@ class TeacherCache(Callback):
         return kinds(has_head, "feature_map" in module.distiller.reads, module.teacher.map_size, self.dtype)
 
     def _identity(self, trainer: Trainer, module: Any) -> dict[str, Any]:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         replicas = getattr(data, "augmentation_replicas", None)  # a foreign one has none
         if not replicas:
             raise ValueError(

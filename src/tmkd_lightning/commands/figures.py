@@ -160,7 +160,7 @@ def _teacher(module: Any, weights: str) -> Extractor:
     key = module.teacher_key if weights == module.teacher_checkpoint else None
     load_weights(extractor, path, replace_head=False, key=key)
     if rows is not None:
-        print(describe_order(path, rows))
+        print(describe_order(str(path), rows))
         extractor.reorder_classes(rows)
     _check_finite(extractor, path)
     return extractor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from tmkd_lightning.extract import Extractor
+from tmkd_lightning.arguments import is_number
+from tmkd_lightning.extract import GIVEN, Extractor
 from tmkd_lightning.keys import differences, uncompiled
 from tmkd_lightning.models.head import head_to_keep
 from tmkd_lightning.models.networks_in import find_network
@@ -65,15 +65,11 @@ def load_weights(
     if problems:
         raise ValueError(f"{path} does not fit {type(network).__name__}: " + "; ".join(problems))
     network.load_state_dict({name: fitting[name] for name in own.values()})
-    statistics = _statistics(content, path)
-    if statistics is not None and state_statistics(network, *statistics):
-        said = f"{path} was trained on images normalised with mean {statistics[0]} and std {statistics[1]}"
-        if extractor is None:
-            rank_zero_info(f"{said}, as an Extractor around {type(network).__name__} will do")
-        elif extractor.read_statistics() == statistics:
-            rank_zero_info(f"{said}, and so are those of {extractor.name} from now on")
-        else:
-            rank_zero_warn(f"{said}, but the Extractor of {extractor.name} was given others: are they right?")
+    statistics = stated_by_file(path, content)
+    if statistics is not None and extractor is not None:
+        use_statistics(extractor, statistics, path)
+    elif statistics is not None:
+        state_statistics(network, *statistics)
     if kept:
         name = next(iter(kept))
         rank_zero_warn(
@@ -82,15 +78,38 @@ def load_weights(
         )
 
 
-def _statistics(content: Any, path: Path) -> tuple[Triple, Triple] | None:
-    """Mean and std that a checkpoint or an export of ours names."""
+def stated_by_file(path: str | Path, content: Any = None) -> tuple[Triple, Triple] | None:
+    """Mean and std that a checkpoint or an export of ours names; None where it names none.
+
+    Args:
+        path: of the file.
+        content: what is in it, if it has been read.
+
+    Raises:
+        ValueError: it cannot be read safely.
+    """
+    path = Path(path).expanduser()
     if path.suffix == ".safetensors":
-        named = [json.loads(read_metadata(path).get(name, "null")) for name in ("mean", "std")]
+        metadata = read_metadata(path)
+        named: list[Any] = [metadata.get(name) for name in ("mean", "std")]
     else:
+        content = read_checkpoint(path, tensors=False) if content is None else content
         state = content.get("state_dict") if isinstance(content, Mapping) else None
         found = [state.get(f"extractor.{name}") if isinstance(state, Mapping) else None for name in ("mean", "std")]
         named = [part.flatten().tolist() if isinstance(part, Tensor) else None for part in found]
-    if not all(isinstance(part, list) and len(part) == 3 for part in named):
+    if not all(isinstance(part, list) and len(part) == 3 and all(map(is_number, part)) for part in named):
         return None
     mean, std = (tuple(float(f"{value:.7g}") for value in part) for part in named)  # as it was written before float32
     return mean, std
+
+
+def use_statistics(extractor: Extractor, statistics: tuple[Triple, Triple], path: str | Path) -> None:
+    """Normalises as the network of a file was trained, or says that the Extractor was told otherwise."""
+    said = f"{path} was trained on images normalised with mean {statistics[0]} and std {statistics[1]}"
+    if extractor.has_statistics(*statistics):
+        return
+    if extractor.statistics_source == GIVEN:
+        rank_zero_warn(f"{said}, but the Extractor of {extractor.name} was given others: are they right?")
+        return
+    extractor.set_statistics(*statistics, source="its checkpoint says so")
+    rank_zero_info(f"{said}, and so are those of {extractor.name} from now on")

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tmkd_lightning.arguments import check_count, check_positive, check_weight
 from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.extract import Extractor
+from tmkd_lightning.prompts import datamodule_of
 
 
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> None:
@@ -121,7 +122,7 @@ def warn_small_batch(distiller: Sum, images: int) -> None:
 
 def check_data_classes(trainer: Trainer, extractor: Extractor) -> None:
     """Refuses a datamodule with another number of classes than the network."""
-    classes = getattr(trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]  # a foreign one may lack it
+    classes = getattr(datamodule_of(trainer), "num_classes", None)  # a foreign one may lack it
     if classes is not None and classes != extractor.num_classes:
         raise ValueError(
             f"the data has {classes} classes, but {extractor.name} was built for {extractor.num_classes}: "

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.modules.checks import classes_of
 from tmkd_lightning.modules.metrics import LoaderMetrics
+from tmkd_lightning.prompts import datamodule_of
 
 NumClasses = int | Literal["data"] | None
 
@@ -61,7 +62,7 @@ def of_data(trainer: Any) -> int:
     Raises:
         ValueError: there is none, or it does not say.
     """
-    classes: int | None = getattr(trainer.datamodule, "num_classes", None)  # a foreign one may lack it
+    classes: int | None = getattr(datamodule_of(trainer), "num_classes", None)  # a foreign one may lack it
     if classes is None:
         raise ValueError(
             "num_classes='data' takes the number of classes from the datamodule, but there is none with a num_classes "

@@ -126,9 +126,10 @@ class TopAccuracy(Metric):
 
     def update(self, logits: Tensor, label: Tensor) -> None:
         """Adds a batch: logits ``(B, K)`` and labels ``(B,)``."""
-        # of equal logits, argmax takes the first and topk any
-        best = logits.argmax(1, keepdim=True) if self.k == 1 else logits.topk(self.k, dim=1).indices
-        self.right = self.right + (best == label.unsqueeze(1)).sum()
+        own, label = logits.gather(1, label.unsqueeze(1)), label.unsqueeze(1)
+        earlier = torch.arange(logits.shape[1], device=logits.device) < label
+        ahead = (logits > own) | ((logits == own) & earlier)  # of equal logits the first counts, as for argmax
+        self.right = self.right + ((ahead.sum(1) < self.k) & own.squeeze(1).isfinite()).sum()
         self.images = self.images + len(label)
 
     def compute(self) -> Tensor:

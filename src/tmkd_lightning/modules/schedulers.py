@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 _MONITORS = {"min": "val/loss", "max": "val/top1"}  # by the mode of a ReduceLROnPlateau
@@ -41,16 +42,19 @@ def scheduler_config(made: Any, steps: Callable[[], float], epochs: int | None) 
 
 
 def _check_length(total: int, config: dict[str, Any], steps: Callable[[], float], epochs: int | None) -> None:
-    """Refuses a cycle that would be cut off, or be over too early."""
+    """Refuses a cycle that would be over before the run, as torch would then; warns of a longer one."""
     interval, frequency = config.get("interval", "epoch"), config.get("frequency", 1)
     length = steps() if interval == "step" else math.inf if epochs in (None, -1) else epochs
     times = math.inf if length in (-1, math.inf) else length // frequency
-    if times not in (total, math.inf):
-        raise ValueError(
-            f"OneCycleLR was made with total_steps={total}, but this run steps it {times} times, once every "
-            f"{'' if frequency == 1 else f'{frequency} '}{interval}{'' if frequency == 1 else 's'}: give "
-            f"total_steps={times}"
-        )
+    if times in (total, math.inf):
+        return
+    told = (
+        f"OneCycleLR was made with total_steps={total}, but this run steps it {times} times, once every "
+        f"{'' if frequency == 1 else f'{frequency} '}{interval}{'' if frequency == 1 else 's'}"
+    )
+    if total < times:
+        raise ValueError(f"{told}: give total_steps={times}")
+    rank_zero_warn(f"{told}, and so ends in the middle of its cycle: for a whole one give total_steps={times}")
 
 
 def cover_added_groups(scheduler: LRScheduler) -> None:

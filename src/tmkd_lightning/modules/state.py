@@ -23,9 +23,6 @@ CLASS_NAMES = "tmkd_class_names"
 TRAINED_CLASS_NAMES = "tmkd_trained_class_names"
 """Key in checkpoints of what the data of the training call the classes, or of None."""
 
-LR = "tmkd_lr"
-"""Key in checkpoints of the learning rate that was set, as by ``Tuner.lr_find``, or of None."""
-
 _PLAIN = (type(None), bool, int, float, str)
 _EXPECTED = {"self", "__class__", "teacher", "student", "network", "optimizer", "lr_scheduler"}  # always passed anew
 
@@ -57,7 +54,8 @@ def constructor_arguments(module: object) -> dict[str, Any]:
     while frame is not None:
         names, _, free, values = inspect.getargvalues(frame)
         if frame.f_code.co_name == "__init__" and names and values.get(names[0]) is module:
-            arguments = {**{name: values[name] for name in names[1:]}, **(values[free] if free else {})}
+            named = {name: values[name] for name in names[1:] if name in values}  # one may have been deleted
+            arguments = {**named, **(values[free] if free else {})}
         frame = frame.f_back
     return arguments
 
@@ -80,7 +78,6 @@ def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint[NUM_CLASSES] = module.num_classes
     checkpoint[CLASS_NAMES] = fitting_class_names(module)
     checkpoint[TRAINED_CLASS_NAMES] = module.trained_class_names
-    checkpoint[LR] = module.lr
 
 
 def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
@@ -98,7 +95,6 @@ def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
         raise ValueError(f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again")
     module.saved_class_names = checkpoint.get(CLASS_NAMES)
     module.trained_class_names = checkpoint.get(TRAINED_CLASS_NAMES)
-    module.lr = checkpoint.get(LR)
 
 
 def _is_plain(value: object) -> bool:

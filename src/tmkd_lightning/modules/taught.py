@@ -10,17 +10,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.class_order import ClassList
 from tmkd_lightning.distillers import Sum
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.frozen import Frozen
 from tmkd_lightning.fusion import WeightNet, fuse
 from tmkd_lightning.models import load_pretrained, load_weights
+from tmkd_lightning.models.weights import stated_by_file, use_statistics
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.outputs import Output
-from tmkd_lightning.prompts import PromptBank
+from tmkd_lightning.prompts import PromptBank, datamodule_of
 from tmkd_lightning.views import MultiView
 
 
@@ -42,6 +44,7 @@ class TaughtModule(ClassificationModule):
     teacher_checkpoint: str | None
     teacher_key: str | None
     teacher_cache: TeacherCache | None = None
+    teacher_classes: list[ClassList]  # as the module that the teacher came in calls them
     views: MultiView
     distiller: Sum
     weight_net: WeightNet | None
@@ -67,6 +70,9 @@ class TaughtModule(ClassificationModule):
         """Text embeddings if something reads them, and a look at the teacher; the trainer's own of a kind win."""
         if self.trainer.training and self.reads_teacher:
             checks.check_teacher_checkpoint(self.teacher_checkpoint)
+            stated = None if self.teacher_checkpoint is None else stated_by_file(self.teacher_checkpoint)
+            if stated is not None:  # before a TeacherCache asks what decides the teacher's outputs
+                use_statistics(self.teacher.extractor, stated, str(self.teacher_checkpoint))
         theirs = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in theirs if isinstance(callback, TeacherCache)), None)
         callbacks = super().configure_callbacks()
@@ -78,11 +84,10 @@ class TaughtModule(ClassificationModule):
         return callbacks + not_in_trainer(self.trainer, wanted)
 
     def setup(self, stage: str) -> None:
-        """Refuses to train without text embeddings; says if the teacher's classes stand in another order."""
+        """Refuses to train without text embeddings, or with a teacher of other classes."""
         super().setup(stage)
-        rows = self.teacher_order() if stage == "fit" and self.reads_teacher else None
-        if rows is not None:
-            rank_zero_warn(describe_order(str(self.teacher_checkpoint), rows))
+        if stage == "fit" and self.reads_teacher:
+            self.teacher_order()
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
 
@@ -93,23 +98,23 @@ class TaughtModule(ClassificationModule):
         super().read_weights()
 
     def _read_teacher(self) -> None:
+        rows = self.teacher_order()
         if self.teacher_checkpoint is None:
             load_pretrained(self.teacher.extractor.network)
-            return
-        rows = self.teacher_order()
-        load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False, key=self.teacher_key)
+        else:
+            load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False, key=self.teacher_key)
         if rows is not None:
+            rank_zero_warn(describe_order(self.teacher_checkpoint or "the teacher", rows))
             self.teacher.extractor.reorder_classes(rows)
+            self.teacher_classes = [known.reordered(rows) for known in self.teacher_classes]
 
     def teacher_order(self) -> list[int] | None:
-        """Row of the head in the teacher's file for each label, where the file has the classes in another order.
+        """Row of the teacher's head for each label, where the teacher has the classes in another order.
 
         Raises:
-            ValueError: the file names other classes than the data.
+            ValueError: the teacher knows other classes than those of the data.
         """
-        if self.teacher_checkpoint is None:
-            return None
-        return teacher_order(self, self.teacher_checkpoint, self.trainer.datamodule)  # type: ignore[attr-defined]
+        return teacher_order(self, self.teacher_checkpoint, datamodule_of(self.trainer))
 
     def teach(self, image: Tensor, label: Tensor) -> Output:
         """Fuses what the teacher says of all views.

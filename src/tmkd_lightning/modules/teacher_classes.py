@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +12,60 @@ from tmkd_lightning.prompts import fitting_names
 from tmkd_lightning.safe_files import read_checkpoint, read_metadata
 
 
-def teacher_order(module: Any, path: str | Path, data: object) -> list[int] | None:
-    """Where in a teacher's file the classes stand that a student learns.
+def teacher_order(module: Any, path: str | Path | None, data: object) -> list[int] | None:
+    """Where in a teacher's head the classes stand that a student learns.
 
     Args:
         module: the student's.
-        path: file with the teacher's weights.
+        path: file with the teacher's weights; None if the teacher came with its own.
         data: the student's datamodule, or None.
 
     Returns:
-        Row of the teacher's head for each label of the student; None where they agree or nobody knows.
+        Row of the teacher's head for each label of the student; None where it has them in order or nobody knows.
 
     Raises:
-        ValueError: the file names other classes.
+        ValueError: the teacher knows other classes.
     """
-    given = (data_classes(module, data), given_classes(module), *reversed(learned_classes(module)))
-    ours = [each for each in given if each is not None]
-    theirs = [ClassList("the teacher's file", names) for names in _names_in(Path(path), module)] if ours else []
-    pairs = list(product(theirs, ours))
-    for file, here in pairs:
-        if file.reorders(here):
-            rows = file.rows_for(here)
-            if rows is None:
-                raise ValueError(f"{path}: {_refusal(file, here)}")
-            return rows
-    if pairs and not any(file.same(here) for file, here in pairs):
-        raise ValueError(f"{path}: {_refusal(*pairs[0])}")
+    resumed = module._trainer is not None and module._trainer.training and module._trainer.ckpt_path
+    learned = reversed(learned_classes(module)) if resumed or module._trainer is None else ()
+    # The most trusted first: what is on the disk, what the user says, what the student's checkpoint knew.
+    ours = [each for each in (data_classes(module, data), given_classes(module), *learned) if each is not None]
+    theirs = _names_of(module, path) if ours else []
+    for here in ours:
+        for there in theirs:
+            rows = there.rows_for(here)
+            if rows is not None:
+                return None if rows == sorted(rows) else rows
+    if ours and theirs:
+        where = "" if path is None else f"{path}: "
+        raise ValueError(
+            f"{where}the teacher knows other classes than the student learns: {theirs[0].against(ours[0])}; take a "
+            "teacher of these classes, or, if they are other names of the same ones, say so with class_names=[...], "
+            "the teacher's names in the order of the data"
+        )
     return None
 
 
-def describe_order(path: str | Path, rows: Sequence[int]) -> str:
-    """Says aloud that a head is put in another order."""
+def describe_order(teacher: str, rows: Sequence[int]) -> str:
+    """Says that a head is put in another order."""
     moved = sum(row != label for label, row in enumerate(rows))
     return (
-        f"{path} has the classes of the data in another order: the teacher's head is put in that of the data, "
+        f"{teacher} has the classes of the data in another order: the teacher's head is put in that of the data, "
         f"{moved} of {len(rows)} classes move"
     )
+
+
+def _names_of(module: Any, path: str | Path | None) -> list[ClassList]:
+    """What the teacher calls its classes, as its file or the module that it came in says."""
+    if path is None:
+        return list(module.teacher_classes)
+    return [ClassList("the teacher's file", names) for names in _names_in(Path(path), module)]
 
 
 def _names_in(path: Path, module: Any) -> Iterable[list[str]]:
     """What the data of the teacher's training called the classes, and what its file does, where it is one of ours."""
     if path.suffix == ".safetensors":
-        names = [json.loads(read_metadata(path).get("class_names", "null"))]
+        names = [read_metadata(path).get("class_names")]
     else:
         content = read_checkpoint(path, tensors=False)
         keys = (TRAINED_CLASS_NAMES, CLASS_NAMES) if isinstance(content, Mapping) else ()
@@ -63,11 +73,3 @@ def _names_in(path: Path, module: Any) -> Iterable[list[str]]:
     fitting = (fitting_names(each, module.num_classes) for each in names)
     numbers = [str(label) for label in range(module.num_classes)]  # as exports call classes without names
     return [each for each in fitting if each is not None and each != numbers]
-
-
-def _refusal(file: ClassList, here: ClassList) -> str:
-    return (
-        f"the teacher knows other classes than the student learns: {file.against(here)}; take a teacher of these "
-        "classes, or, if they are other names of the same ones, say so with class_names=[...], the teacher's names in "
-        "the order of the data"
-    )

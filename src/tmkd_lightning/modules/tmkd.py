@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmkd_lightning.anchors import TextAnchor
+from tmkd_lightning.class_order import learned_classes
 from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum, join
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.frozen import Frozen
 from tmkd_lightning.fusion import WeightNet
 from tmkd_lightning.keys import leave_out, names_under, save_under
 from tmkd_lightning.modules import checks
-from tmkd_lightning.modules.base import as_extractor
+from tmkd_lightning.modules.base import ClassificationModule, as_extractor
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.classes import NumClasses
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
@@ -142,6 +143,7 @@ class TMKDModule(TaughtModule):
         checks.check_choice("fusion", fusion, ["text", "mean"])
         checks.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
 
+        self.teacher_classes = learned_classes(teacher) if isinstance(teacher, ClassificationModule) else []
         teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
         checks.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
         self.teacher = Frozen(teacher, teacher_chunk)
