@@ -63,8 +63,10 @@ def check_tmkd(arguments: list[str]) -> None:
         cli.main(arguments)
 
 
-def parse_verb(components: Any, args: Sequence[str], as_positional: bool, prog: str) -> None:
-    auto_parser(components, as_positional=as_positional, prog=prog).parse_args(args)
+def parse_verb(
+    components: Any, args: Sequence[str], as_positional: bool, prog: str, parser_class: type[ArgumentParser]
+) -> None:
+    auto_parser(components, as_positional=as_positional, prog=prog, parser_class=parser_class).parse_args(args)
 
 
 def parse_lightnings(args: Sequence[str]) -> None:
