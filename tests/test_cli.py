@@ -196,7 +196,7 @@ def test_both_networks_compile(tmkd_run) -> None:
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
-@pytest.mark.parametrize("objective", ["distillation", "label"])
+@pytest.mark.parametrize("objective", [pytest.param("distillation", marks=pytest.mark.slow), "label"])
 def test_two_processes_train_one_student(here, objective) -> None:
     options = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     options += ["--model.fusion_objective", objective]

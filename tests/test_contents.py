@@ -151,6 +151,7 @@ def test_what_a_change_reaches(load, old: str, new: str, changed: set[str]) -> N
     assert {name for name in before if before[name] != after[name]} == changed
 
 
+@pytest.mark.slow
 def test_processes_agree_whatever_the_order_of_their_sets(load, tmp_path: Path) -> None:
     here = load()
     code = "import mine, test_contents; print(test_contents.digests(mine))"

@@ -72,7 +72,7 @@ def test_a_loss_of_one_process_stops_both(ranks, folder) -> None:
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_is_told_to_end_ends_the_other(tmp_path, told) -> None:
     """Within a minute, and what happened stands in the log."""
     with (tmp_path / "log").open("w") as log:

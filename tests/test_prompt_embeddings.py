@@ -43,7 +43,8 @@ def module(
 
 
 def trainer(**datamodule: list[str]) -> SimpleNamespace:
-    return SimpleNamespace(datamodule=SimpleNamespace(**datamodule) if datamodule else None)
+    hooks = SimpleNamespace(datamodule=SimpleNamespace(**datamodule) if datamodule else None)
+    return SimpleNamespace(_data_connector=SimpleNamespace(_datahook_selector=hooks))
 
 
 def one(prompt: str) -> Tensor:

@@ -39,13 +39,14 @@ class TellAt(Callback):
 def test_training_ends_after_the_batch_and_names_the_last_checkpoint(net, fit, tmp_path, capsys) -> None:
     module, saving = ClassifierModule(net()), ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=1)
     tell = TellAt("on_train_batch_start", batch=2)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SIGTERMException) as ended:
         fit(module, callbacks=[tell, saving], enable_checkpointing=True)
     assert ended.value.code == 143
     assert module.global_step == 3
     assert capsys.readouterr().err.count(f"received SIGTERM and ends: its last checkpoint is {tmp_path}/last") == 1
     assert torch.load(saving.best_model_path, weights_only=True)["global_step"] == 3
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as it was before
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_run_without_a_checkpoint_says_so(net, fit, capsys) -> None:
@@ -116,7 +117,7 @@ def launch(tmp_path):
         process.wait()
 
 
-@pytest.mark.parametrize("strategy", ["auto", "ddp_fork"])
+@pytest.mark.parametrize("strategy", ["auto", pytest.param("ddp_fork", marks=pytest.mark.slow)])
 def test_the_command_line_ends_with_the_status_of_a_terminated_process(launch, tmp_path, strategy) -> None:
     """Also where it trains in a process that it begins."""
     process = launch({**CONFIG, "trainer": {**CONFIG["trainer"], "strategy": strategy, "devices": 1}})

@@ -70,6 +70,7 @@ def rows(folder: Path) -> int:
 # With real runs
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_killed_while_it_trains_and_while_it_is_tested_ends_the_same(tables, tmp_path) -> None:
     pair = {"name": "digits", "config": "digits_tmkd", "set": {"model": {"init_args": {"distiller": None}}}}
     grid = write(tmp_path / "grid.yaml", pairs=[pair], methods=["student"], seeds=[0])

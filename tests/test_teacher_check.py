@@ -78,7 +78,9 @@ def test_a_collapsed_teacher_is_found_out_on_sorted_images(look, kind) -> None:
         line = look(loaders()[kind])
     images = 32 if kind == "last one left out" else 16
     assert line.startswith(f"Teacher Net on {images} validation images, top-1: rgb ")
-    assert float(line.rpartition(" ")[2].rstrip("%")) < 51  # a quarter of four batches may be two of class 0
+    assert (
+        float(line.partition(";")[0].rpartition(" ")[2].rstrip("%")) < 51
+    )  # a quarter of four batches may be two of class 0
 
 
 def test_classes_that_come_in_turn_do_not_fit_the_steps() -> None:
@@ -242,7 +244,7 @@ def test_each_stage_says_which_it_is(net, fit, stage) -> None:
 def test_a_network_asked_by_itself_does_not_take_the_blame(net) -> None:
     image = torch.rand(3, 3, 8, 8)
     image[1, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="image 1 of a first batch of 3 holds values that are not finite"):
+    with pytest.raises(ValueError, match="image 1 of a batch of 3 holds values that are not a number"):
         ClassifierModule(net())(image)
     sick = net()
     torch.nn.init.constant_(sick.fc.bias, float("nan"))

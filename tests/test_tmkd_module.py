@@ -568,7 +568,7 @@ def test_teacher_check_measures_the_plain_image_too_and_says_when_it_measured_no
     lines = [record.message for record in caplog.records if record.message.startswith("Teacher")]
     assert "rgb" in lines[0]
     assert "edge" in lines[0]
-    assert "mean" not in lines[0]  # of one view there is none
+    assert "mean of views" not in lines[0]  # of one view there is none
     assert lines[1] == "Teacher Net was not measured: there are no validation batches"
 
 

@@ -162,11 +162,11 @@ def _check_configs(args: ArgsType) -> None:
     words = [] if not isinstance(args, list) else [str(word) for word in args]
     pairs = [*pairwise(words), *(tuple(word.split("=", 1)) for word in words if "=" in word)]
     for option, value in pairs:
-        path = Path(value).expanduser()
-        if option in ("--config", "-c") and path.is_file():
-            read_config(path)
-        elif option.startswith("--") and value.endswith((".yaml", ".yml")) and path.is_file():
-            load_yaml(path)
+        path = os.path.expanduser(value)
+        if option in ("--config", "-c") and os.path.isfile(path):
+            read_config(Path(path))
+        elif option.startswith("--") and value.endswith((".yaml", ".yml")) and os.path.isfile(path):
+            load_yaml(Path(path))
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -147,27 +147,6 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
         )
 
 
-def check_finite(image: Tensor) -> None:
-    """Refuses images with a NaN or infinity, whatever their range.
-
-    Args:
-        image: the first batch that a network sees, ``(B, ...)``.
-
-    Raises:
-        ValueError: an image holds one.
-
-    Example:
-        >>> check_finite(torch.tensor([[0.0], [float("nan")]]))
-        Traceback (most recent call last):
-        ValueError: image 1 of a first batch of 2 holds values that are not finite: look at what ...
-    """
-    bad = ~image.isfinite()
-    if bad.any():
-        raise ValueError(
-            f"{_place(bad, 'first batch')} holds values that are not finite: look at what the transform makes of it"
-        )
-
-
 def _place(bad: Tensor, batch: str) -> str:
     """Names the first image with a bad value."""
     return f"image {int(bad.flatten(1).any(1).int().argmax())} of a {batch} of {len(bad)}"
