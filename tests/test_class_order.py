@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from conftest import Net, make_images
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
@@ -357,3 +359,37 @@ def test_caches_of_two_orders_are_two(tmp_path: Path) -> None:
     torch.save({**content, "tmkd_class_names": ["other", *words[1:]]}, tmp_path / "teacher.ckpt")
     with pytest.raises(ValueError, match="the teacher knows other classes"):
         Trainer(max_epochs=1, callbacks=[TeacherCache(str(tmp_path / "cache"))], **QUIET).fit(module, Folders(words))
+
+
+def test_what_a_module_has_learned_counts_before_the_data_that_it_last_met(checkpoint: Path, tmp_path: Path) -> None:
+    module = ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True)
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint"):
+        run("test", module, Data(MOVED))
+    written = export_student(module, tmp_path / "a.safetensors", format="state_dict", image_size=8)
+    assert json.loads(written["class_names"]) == ANIMALS
+    options = {"network": Net(), "class_names": PERMUTED, "weights_only": True}
+    module = ClassifierModule.load_from_checkpoint(checkpoint, **options)
+    with pytest.raises(ValueError, match="another order: class 0 is 'cat' in the checkpoint and 'emu' in the argument"):
+        export_student(module, tmp_path / "b.safetensors", format="state_dict", image_size=8)
+
+
+@pytest.mark.parametrize("names", [np.array(PERMUTED), dict(enumerate(PERMUTED)), tuple(PERMUTED)])
+def test_names_in_any_form(checkpoint: Path, names: Any) -> None:
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint and 'emu' in the data"):
+        run("test", ClassifierModule(Net()), Data(names), checkpoint)
+
+
+def test_a_dataset_behind_a_plain_loader_knows_its_classes(checkpoint: Path) -> None:
+    """As torchvision's ImageFolder does."""
+
+    class Folder(TensorDataset):
+        classes = PERMUTED
+
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    loader = DataLoader(Subset(Folder(images, labels), range(6)), batch_size=3)
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint and 'emu' in the data"):
+        trainer.test(ClassifierModule(Net()), loader, ckpt_path=checkpoint, weights_only=True)
+    module = ClassifierModule(Net(), **LOSE)
+    trainer.fit(module, loader)
+    assert module.trained_class_names == PERMUTED

@@ -198,3 +198,36 @@ def test_a_cache_keeps_logits_where_there_is_no_head(fit, tmp_path, monkeypatch,
     if dtype == "float32":
         live = train()
         assert all(value.equal(read[key]) for key, value in live.items())
+
+
+def test_a_scripted_teacher_teaches(fit, loader) -> None:
+    """Its layers take no hooks, so it has logits alone."""
+    teacher = torch.jit.trace(Net(16).eval(), torch.rand(2, 3, 16, 16))
+    module = TMKDModule(teacher, Net(), distiller=KD(), optimizer=sgd, **ALONE)
+    trainer = fit(module, train=loader(size=16), max_epochs=1)
+    assert trainer.global_step == 4
+    image = torch.rand(2, 3, 16, 16)
+    output = module.teacher(image)
+    torch.testing.assert_close(output.logits, teacher(module.teacher.extractor.normalize(image)))
+    assert output.embedding is None
+
+
+@pytest.mark.parametrize("method", [KD, RKD, CATKD])
+def test_a_teacher_in_half_precision_beside_a_trainer_in_another(fit, loader, method) -> None:
+    """Autocast would cast its images to bfloat16, which its weights in float16 do not take."""
+    module = TMKDModule(Net(16).half(), Net(), distiller=method(), optimizer=sgd, **ALONE)
+    fit(module, train=loader(), max_epochs=1, precision="bf16-mixed")
+    assert module.teacher(torch.rand(2, 3, 8, 8)).logits.dtype == torch.float16
+
+
+def test_a_network_whose_norms_are_wider_runs_in_its_layers_precision() -> None:
+    network = Net().half()
+    network.scale = nn.Parameter(torch.ones(()))  # float32, and the first of its parameters
+    assert next(network.parameters()).dtype == torch.float32
+    assert Extractor(network)(torch.rand(2, 3, 8, 8)).logits.dtype == torch.float16
+
+
+def test_classes_of_a_zero_shot_network_are_those_that_it_gives(fit, loader) -> None:
+    module = TMKDModule(Net(), ZeroShot(), distiller=KD(), optimizer=sgd, **ALONE)  # as a student too
+    fit(module, train=loader(size=16), val=loader(size=16), max_epochs=1)
+    assert Extractor(ZeroShot())(torch.rand(2, 3, 16, 16)).logits.shape == (2, 3)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
 from conftest import CLASSES, Net
@@ -240,7 +241,6 @@ def test_an_image_in_place_of_a_folder(folder, module, tmp_path) -> None:
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here: Expected one of cpu"),
         ({"class_names": ["a"]}, "1 class names for a network of 3 classes"),
-        ({"transform": v2.PILToTensor()}, r"different sizes, \(3, 8, 8\) and \(3, 9, 9\): let it crop them"),
     ],
 )
 def test_arguments_that_cannot_be_meant(folder, module, tmp_path, options, message) -> None:
@@ -405,3 +405,15 @@ def test_lightnings_verb_is_still_there(run, monkeypatch) -> None:
     monkeypatch.chdir(run)
     monkeypatch.setattr(sys, "argv", ["tmkd"])
     tmkd(["predict", "--config", "run.yaml", "--ckpt_path", "runs/last.ckpt"])
+
+
+def test_images_of_different_sizes_and_one_that_the_network_does_not_take(folder, module, tmp_path) -> None:
+    """Each is classified by itself where they do not make a batch; what fails is left out by name."""
+
+    def transform(image: Image.Image) -> Tensor:
+        return v2.PILToTensor()(image)[:1] if image.getpixel((0, 0)) == (1, 2, 3) else v2.PILToTensor()(image)
+
+    Image.new("RGB", (5, 5), (1, 2, 3)).save(folder / "odd.png")
+    count, left_out = predict_folder(module, folder, tmp_path / "a.csv", transform=transform)
+    assert count == len(list(csv.DictReader((tmp_path / "a.csv").open())))
+    assert [one for one in left_out if "odd.png" in one and "(1, 1, 5, 5)" in one]

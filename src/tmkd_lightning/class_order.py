@@ -106,14 +106,18 @@ def given_classes(module: Any) -> ClassList | None:
 
 
 def data_classes(module: Any, data: object) -> ClassList | None:
-    """What a datamodule calls the classes, if it names as many as a module has.
+    """What a datamodule or a dataset calls the classes, if it names as many as a module has.
 
     Args:
         module: a module of ours.
-        data: a datamodule or None; a foreign one may have something else by that name.
+        data: a datamodule with ``class_names``, a dataset with ``classes`` as torchvision's have, or None; a foreign
+            one may have something else by these names.
     """
-    names = fitting_names(getattr(data, "class_names", None), module.num_classes)
-    return None if names is None else ClassList("the data", names)
+    for attribute in ("class_names", "classes"):
+        names = fitting_names(getattr(data, attribute, None), module.num_classes)
+        if names is not None:
+            return ClassList("the data", names)
+    return None
 
 
 def check_module_classes(module: Any, data: object) -> None:

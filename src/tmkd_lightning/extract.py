@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +89,7 @@ class Extractor(nn.Module):
         )
         self.register_load_state_dict_pre_hook(_statistics_are_loaded)
         self._num_classes = None if num_classes is None else check_count("num_classes", num_classes)
+        self._told_classes = num_classes is not None
         if self._num_classes is None and not _ends_in(self.network, self.head_name):
             self.measure_classes()
 
@@ -122,19 +125,27 @@ class Extractor(nn.Module):
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        """What the network computes in, read off its first weights."""
-        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), self.mean.dtype)
+        """What the network computes in, read off its first layer; norms and single parameters may be wider."""
+        layers = (layer.weight for layer in self.network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear)))
+        weights = itertools.chain(layers, self.network.parameters())
+        return next((weight.dtype for weight in weights if weight.is_floating_point()), self.mean.dtype)
+
+    def own_precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Turns autocast off for a network that is not in float32, which runs in its own precision."""
+        kept = self.weight_dtype == torch.float32
+        return nullcontext() if kept else torch.autocast(device.type, enabled=False)
 
     @property
     def embedding_dim(self) -> int:
         """Width D of the embedding, read off the head."""
         return self.head.in_features
 
-    def forward(self, image: Tensor) -> Output:
+    def forward(self, image: Tensor, checked: bool = False) -> Output:
         """Runs the network on un-normalised images.
 
         Args:
             image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
+            checked: whether somebody has looked at their range, as modules do; to do so waits for their device.
 
         Returns:
             Logits ``(B, K)``, embedding ``(B, D)``, map ``(B, D, h, w)`` and head weight ``(K, D)``; None for what the
@@ -142,8 +153,10 @@ class Extractor(nn.Module):
 
         Raises:
             TypeError: the network does not return one tensor.
-            ValueError: its logits are not what they must be; the message says what was seen.
+            ValueError: the images are not in [0, 1], normalised perhaps; or the logits are not what they must be.
         """
+        if not checked and not torch.compiler.is_compiling():
+            check_images(image)
         compiling = torch.compiler.is_compiling()
         if not self.confirmed or (compiling and self._shared is None):
             self._prepare(image, share=compiling)
@@ -178,16 +191,18 @@ class Extractor(nn.Module):
             ValueError: the images are not in [0, 1]; the logits are a softmax, not finite, or of another number of
                 classes; or a head or map that was named is none.
         """
-        image = image[:_PROBED_IMAGES]
-        check_images(image)
-        seen = probe(self.network, self.normalize(image))
-        self._confirm_head(seen, _check_logits(seen.output, self.name))
-        self._head_searched = True
-        if self.keep_map:
-            self._confirm_map(seen)
-            self._map_searched = True
-        if is_compiled(self.network):
-            self.share_hooks()
+        with ONE_AT_A_TIME:  # the network is in evaluation mode for a moment
+            if self.confirmed:
+                return
+            image = image[:_PROBED_IMAGES]
+            check_images(image)
+            seen = probe(self.network, self.normalize(image))
+            self._confirm_head(seen, _check_logits(seen.output, self.name))
+            if self.keep_map:
+                self._confirm_map(seen)
+                self._map_searched = True
+            if is_compiled(self.network):
+                self.share_hooks()
             self._head_searched = True
 
     def compile_network(self, whole: bool) -> None:
@@ -320,9 +335,8 @@ class Extractor(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _prepare(self, image: Tensor, share: bool) -> None:
-        with ONE_AT_A_TIME:  # the look puts the network into evaluation mode for a moment
-            if not self.confirmed:
-                self.confirm(image)
+        self.confirm(image)
+        with ONE_AT_A_TIME:
             if share and self._shared is None:
                 self.share_hooks()
 
@@ -343,7 +357,8 @@ class Extractor(nn.Module):
 
     def _run(self, image: Tensor, capture: Capture) -> Output:
         try:
-            logits = self.network(self.normalize(image))
+            with self.own_precision(image.device):
+                logits = self.network(self.normalize(image))
         finally:
             embedding, feature_map = capture.take()
         weight = None if self.head_name is None else self.head.weight
@@ -365,6 +380,8 @@ class Extractor(nn.Module):
             raise ValueError(f"{self.name} returned logits that are not finite on the first batch")
         if self.head_name not in seen.heads:
             self._settle_head(list(seen.heads), logits)
+        if self.head_name is None and not self._told_classes:
+            self._num_classes = logits.shape[1]  # what was taken for the head, and for its width, is none
         if logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"{self.name} gives {logits.shape[1]} logits, but was taken for a network of {self.num_classes} "
@@ -387,8 +404,6 @@ class Extractor(nn.Module):
             why = f"{self.head_name!r} was taken for the head of {self.name}, but {why}"
             if self.named_head is not None:
                 raise ValueError(why)
-        if self._num_classes is None:
-            self._num_classes = self.num_classes
         self._no_head = self._no_head if self.head_name is None else why
         self.head_name = None
 

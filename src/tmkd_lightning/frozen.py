@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tmkd_lightning.arguments import check_count
 from tmkd_lightning.extract import Extractor
+from tmkd_lightning.images import check_images
 from tmkd_lightning.losses.attention import pool
 from tmkd_lightning.outputs import Output
 
@@ -52,18 +53,22 @@ class Frozen(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, image: Tensor, views: int = 1) -> Output:
+    def forward(self, image: Tensor, views: int = 1, checked: bool = False) -> Output:
         """Runs the teacher.
 
         Args:
             image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
             views: how many views of the same images these are, one after the other.
+            checked: whether somebody has looked at their range.
 
         Returns:
             The teacher's output; it carries no gradient.
         """
+        if not checked and not torch.compiler.is_compiling():
+            check_images(image)
         pieces = image.split(self._at_once(len(image), views, image))
-        return Output.cat([self._with_pooled_map(self.extractor(piece)) for piece in pieces])
+        with self.extractor.own_precision(image.device):
+            return Output.cat([self._with_pooled_map(self.extractor(piece, checked=True)) for piece in pieces])
 
     @torch.no_grad()
     def from_embedding(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
@@ -80,7 +85,8 @@ class Frozen(nn.Module):
         """
         head = self.extractor.head
         pieces = embedding.split(self._at_once(len(embedding), views, image))
-        return Output(torch.cat([head(piece) for piece in pieces]), embedding, feature_map, head.weight)
+        with self.extractor.own_precision(image.device):
+            return Output(torch.cat([head(piece) for piece in pieces]), embedding, feature_map, head.weight)
 
     def _at_once(self, images: int, views: int, image: Tensor) -> int:
         if self.chunk is not None or image.device.type != "cpu":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tmkd_lightning.class_order import ClassList, check_same_classes
+from tmkd_lightning.class_order import ClassList, check_same_classes, given_classes, learned_classes
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.prompts import check_class_names, fitting_class_names, names_or_numbers
@@ -38,8 +38,15 @@ def named_network(
             f"expected a TMKDModule, a ClassifierModule or an Extractor, got {type(network).__name__}: wrap a bare "
             "network as Extractor(network), with the mean and std that it expects"
         )
-    known = fitting_class_names(network) if isinstance(network, ClassificationModule) else None
+    known = _known(network) if isinstance(network, ClassificationModule) else None
     return extractor, chosen_names(class_names, known, "the module", extractor.num_classes)
+
+
+def _known(module: ClassificationModule) -> Sequence[str] | None:
+    """What a module calls its classes: its argument, then what it has learned, and only then the last data it saw."""
+    learned, given = learned_classes(module), given_classes(module)
+    check_same_classes(learned, given, None)
+    return next((one.names for one in (given, *learned) if one is not None), fitting_class_names(module))
 
 
 def chosen_names(given: Sequence[str] | None, known: Sequence[str] | None, source: str, num_classes: int) -> list[str]:

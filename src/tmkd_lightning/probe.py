@@ -91,7 +91,7 @@ def probe(network: nn.Module, image: Tensor) -> Probe:
     device = image.device
     with ExitStack() as stack:
         for name, module in network.named_modules():
-            if name:
+            if name and not isinstance(module, torch.jit.ScriptModule):  # which take no hooks
                 stack.callback(module.register_forward_pre_hook(partial(seen._before, name)).remove)
                 stack.callback(module.register_forward_hook(partial(seen._after, name)).remove)
         stack.enter_context(_evaluating(network))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -132,7 +133,13 @@ def fitting_names(names: object, num_classes: int) -> list[str] | None:
     Example:
         >>> fitting_names(("cat", 2), num_classes=2), fitting_names(5, num_classes=2)
         (['cat', '2'], None)
+        >>> fitting_names({1: "dog", 0: "cat"}, num_classes=2)
+        ['cat', 'dog']
     """
+    if isinstance(names, Mapping) and set(names) == set(range(num_classes)):
+        names = [names[label] for label in range(num_classes)]
+    if isinstance(names, np.ndarray):
+        names = names.tolist()
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, int)) for name in names):
         return None
     words = [str(name) for name in names]

@@ -76,7 +76,9 @@ def out_of_compilers(network: nn.Module) -> tuple[nn.Module, list[str]]:
         >>> list(bare.state_dict()), names
         (['0.weight', '0.bias'], ['0'])
     """
-    names = []
+    names: list[str] = []
+    if isinstance(network, torch.jit.ScriptModule):
+        return network, names
     while (inner := network._modules.get(_WRAPPED)) is not None:
         network, names = inner, [""]
     for name, layer in list(network.named_modules()):
@@ -94,7 +96,7 @@ def is_compiled(network: nn.Module) -> bool:
         >>> is_compiled(nn.Sequential(nn.Linear(1, 1)))
         False
     """
-    return any(module._compiled_call_impl is not None for module in network.modules())
+    return any(getattr(module, "_compiled_call_impl", None) is not None for module in network.modules())
 
 
 def notice_hooks() -> None:

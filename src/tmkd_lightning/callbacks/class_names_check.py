@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Subset
 
 from tmkd_lightning.class_order import (
     check_module_classes,
@@ -40,9 +42,10 @@ class ClassNamesCheck(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes what is learned from now on."""
         module: Any = pl_module  # of ours
-        data = data_classes(module, datamodule_of(trainer))
+        source = _data(trainer, trainer.fit_loop._data_source.instance)  # the loader is set up later
+        data = data_classes(module, source)
         if trainer.ckpt_path:
-            check_module_classes(module, datamodule_of(trainer))
+            check_module_classes(module, source)
         if data is None:
             return
         if not trainer.ckpt_path:
@@ -57,12 +60,22 @@ class ClassNamesCheck(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks what is about to be measured."""
-        check_module_classes(pl_module, datamodule_of(trainer))
+        check_module_classes(pl_module, _data(trainer, trainer.val_dataloaders))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks what is about to be measured."""
-        check_module_classes(pl_module, datamodule_of(trainer))
+        check_module_classes(pl_module, _data(trainer, trainer.test_dataloaders))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks what is about to be predicted."""
-        check_module_classes(pl_module, datamodule_of(trainer))
+        check_module_classes(pl_module, _data(trainer, trainer.predict_dataloaders))
+
+
+def _data(trainer: Trainer, loaders: Any) -> object:
+    """Who names the classes of the images: the datamodule, or else the dataset of the first loader."""
+    data = datamodule_of(trainer)
+    first = next((loader for loader in tree_leaves(loaders) if loader is not None), None)
+    dataset = getattr(first, "dataset", None)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset if data is None else data

@@ -38,7 +38,8 @@ class PlateauStep(Callback):
         metrics: dict[str, Any] = {**self._metrics, **trainer.callback_metrics}  # the trainer's are newer, if any
         for config in trainer.lr_scheduler_configs:
             scheduler, seen = config.scheduler, metrics.get(config.monitor or "")
-            late = config.interval == "epoch" and scheduler.last_epoch < trainer.current_epoch // config.frequency
-            if isinstance(scheduler, ReduceLROnPlateau) and late and seen is not None:
+            if not isinstance(scheduler, ReduceLROnPlateau) or config.interval != "epoch" or seen is None:
+                continue
+            if scheduler.last_epoch < trainer.current_epoch // config.frequency:
                 scheduler.step(seen)
         self._metrics = {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tmkd_lightning.keys import uncompiled
 
-_DEEPEST = 4  # mappings within mappings, as in callbacks.<name>.average_model_state
+_DEEPEST = 8  # mappings and lists within each other
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,6 @@ class _Candidate:
     def place(self) -> str:
         """Part and prefix, as `key` may name it."""
         return ".".join([*self.part, *([self.prefix.rstrip(".")] if self.prefix else [])])
-
-    @property
-    def of_teacher(self) -> bool:
-        """Whether it is the teacher beside a student, which is not meant; an average is called a teacher too."""
-        return "teacher" in self.prefix and "ema" not in self.prefix
 
     def is_under(self, key: str) -> bool:
         """Whether a key names it, or a part of the file that it stands in."""
@@ -77,7 +72,7 @@ def find_network(content: Any, wanted: Mapping[str, Tensor], path: Path, key: st
         if not candidates:
             known = sorted({".".join(part) for part in parts} - {""})
             raise ValueError(f"{path} holds no weights under {key!r}" + f": its parts are {known}" * bool(known))
-    best = max(candidates, key=lambda one: (one.names, one.weights, not one.of_teacher))
+    best = max(candidates, key=lambda one: (one.names, one.weights))
     rivals = _rivals(best, candidates, wanted)
     if len(rivals) > 1:
         one_part = len({one.part for one in rivals}) == 1
@@ -85,15 +80,55 @@ def find_network(content: Any, wanted: Mapping[str, Tensor], path: Path, key: st
             f"{path} holds several networks that fit, under {[one.prefix if one_part else one.place for one in rivals]}"
             ": name the one that is meant, load_weights(..., key=...) or TMKDModule(teacher_key=...), or save it alone"
         )
+    nameless = [] if key is not None else _nameless_copies(best, parts, wanted)
+    if nameless:
+        raise ValueError(
+            f"{path} holds weights that fit under {best.place!r}, and others of the same shapes under {nameless}, an "
+            f"average perhaps: say key={best.place!r} if the former are meant, or save the network that is meant alone"
+        )
     return _without_prefix(best, wanted)
+
+
+def _nameless_copies(
+    best: _Candidate, parts: Mapping[tuple[str, ...], dict[str, Tensor]], wanted: Mapping[str, Tensor]
+) -> list[str]:
+    """Where other weights of the same shapes stand in the same order, under names that are not the network's."""
+    weights = [name for name in wanted if _trains(wanted[name])]
+    whole = [name for name in wanted if wanted[name].ndim]  # with the statistics of norms, without their counters
+    found = []
+    for part, tensors in parts.items():
+        groups: dict[str, list[tuple[str, Tensor]]] = {}
+        for name, value in tensors.items():
+            if value.ndim:  # an average has counters of its own too
+                groups.setdefault(name.partition(".")[0] if "." in name else "", []).append((name, value))
+        for group, members in groups.items():
+            if any(_are_copies(members, names, best, wanted) for names in (weights, whole)):
+                found.append(".".join([*part, *([group] if group else [])]))
+    return found
+
+
+def _are_copies(
+    members: list[tuple[str, Tensor]], names: list[str], best: _Candidate, wanted: Mapping[str, Tensor]
+) -> bool:
+    if len(names) < 2 or [value.shape for _, value in members] != [wanted[name].shape for name in names]:
+        return False
+    if all(f".{name}".endswith(f".{one}") for (name, _), one in zip(members, names, strict=True)):
+        return False  # these are the network's own names, which are looked for elsewhere
+    own = [best.tensors.get(best.prefix + name) for name in names]
+    return not all(one is not None and one.equal(value) for one, (_, value) in zip(own, members, strict=True))
 
 
 def _parts(content: Any, part: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """Every mapping that holds tensors by name; what stands in several places is looked into once."""
+    if isinstance(content, (list, tuple)):
+        content = dict(enumerate(content))
     if not isinstance(content, Mapping) or len(part) > _DEEPEST:
         return
-    named = {name: value for name, value in content.items() if isinstance(name, str)}
-    tensors = {uncompiled(name): value for name, value in named.items() if isinstance(value, Tensor)}
+    named = {str(name): value for name, value in content.items()}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    bare = {uncompiled(name): name for name in tensors}
+    if len(bare) == len(tensors):  # else the same network stands there twice, compiled and not
+        tensors = {short: tensors[name] for short, name in bare.items()}
     if tensors:
         yield part, tensors
     if id(content) not in seen:
@@ -125,7 +160,6 @@ def _rivals(best: _Candidate, candidates: list[_Candidate], wanted: Mapping[str,
         for one in candidates
         if one.weights >= best.weights and all(one.prefix + name in one.tensors for name in trained)
     ]
-    rivals = [one for one in rivals if not one.of_teacher] or [best]
     different: list[_Candidate] = []
     for one in rivals:
         if not any(one.equals(other, wanted) for other in different):

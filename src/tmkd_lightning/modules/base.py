@@ -231,7 +231,7 @@ class ClassificationModule(WatchedModule):
                 raise ValueError(
                     f"{error}. A module is called on images in [0, 1], as self.take(batch) gives"
                 ) from None
-        return self.extractor(image).logits
+        return self.extractor(image, checked=True).logits
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measures the classifier alone."""
@@ -246,13 +246,13 @@ class ClassificationModule(WatchedModule):
         if batch_idx == 0:
             self.check(batch)
         image, _ = self.take(batch)
-        return at_least_float32(self.extractor(image).logits).softmax(dim=1)
+        return at_least_float32(self.extractor(image, checked=True).logits).softmax(dim=1)
 
     def _measure(self, batch: Any, batch_idx: int, metrics: LoaderMetrics) -> None:
         if batch_idx == 0:
             self.check(batch)  # as in training: the batch may have come by another hook than ours
         image, label = self.take_labelled(batch)
-        metrics.log(self, at_least_float32(self.extractor(image).logits), label)
+        metrics.log(self, at_least_float32(self.extractor(image, checked=True).logits), label)
 
 
 def as_extractor(network: nn.Module, num_classes: NumClasses) -> Extractor:

@@ -25,6 +25,8 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> No
         raise ValueError("teacher and student share weights: freezing one would freeze the other, pass a deepcopy")
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ValueError(f"student {student.name} has nothing to train: call requires_grad_(True) on it")
+    if same_classes and teacher.num_classes != student.num_classes:
+        student.measure_classes()
     if same_classes and classes_of(teacher, student.num_classes) != student.num_classes:
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "

@@ -88,7 +88,7 @@ class ClassifierModule(ClassificationModule):
         image, label = self.take_labelled(batch)
         if self.too_small(label):
             return self.no_loss()
-        output = self.extractor(self.look(image))
+        output = self.extractor(self.look(image), checked=True)
         return self.total({"ce": F.cross_entropy(at_least_float32(output.logits), label)})
 
     def look(self, image: Tensor) -> Tensor:

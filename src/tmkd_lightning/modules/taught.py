@@ -143,7 +143,7 @@ class TaughtModule(ClassificationModule):
         Returns:
             The teacher's output of ``V * B`` rows, in the order of views; it carries no gradient.
         """
-        output: Output = self.teacher(self.views(image).flatten(0, 1), views=len(self.views))
+        output: Output = self.teacher(self.views(image).flatten(0, 1), views=len(self.views), checked=True)
         return output
 
     def view_weights(self, label: Tensor) -> Tensor:

@@ -204,7 +204,7 @@ class TMKDModule(TaughtModule):
             return self.no_loss()
         checks.warn_small_batch(self.distiller, images=len(label))
         teacher = self.teach(image, label) if self.reads_teacher else None  # first: it leaves no activations behind
-        student = self.student_extractor(image)
+        student = self.student_extractor(image, checked=True)
         terms = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), label)}
         if teacher is not None:
             distilled = self.distiller(student, self.target(teacher), label)

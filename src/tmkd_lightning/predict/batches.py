@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -15,8 +14,8 @@ from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.transforms import Transform
 from tmkd_lightning.messages import short
 
-Batch = tuple[Tensor | None, list[str | None]]
-"""The images that could be read, if any, and for each file what is wrong with it, or None."""
+Batch = list[Tensor | str]
+"""For each file its image ``(3, H, W)``, or what is wrong with it."""
 
 
 def image_batches(files: Sequence[Path], transform: Transform, batch_size: int, num_workers: int) -> Iterable[Batch]:
@@ -68,9 +67,4 @@ def _checked(image: object) -> Tensor:
 
 
 def _collate(items: list[Tensor | str]) -> Batch:
-    images = [item for item in items if isinstance(item, Tensor)]
-    sizes = sorted({tuple(image.shape) for image in images})
-    if len(sizes) > 1:
-        raise ValueError(f"the transform gives images of different sizes, {sizes[0]} and {sizes[1]}: let it crop them")
-    problems = [item if isinstance(item, str) else None for item in items]
-    return torch.stack(images) if images else None, problems
+    return items

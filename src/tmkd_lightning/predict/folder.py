@@ -21,7 +21,7 @@ from tmkd_lightning.export.deployed import Deployed, ask
 from tmkd_lightning.extract import Extractor
 from tmkd_lightning.files import atomic_write, check_writable
 from tmkd_lightning.images import channel_statistics, check_images, denormalize
-from tmkd_lightning.messages import short
+from tmkd_lightning.messages import printable, short
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.named import named_network
@@ -94,7 +94,7 @@ def predict_folder(
         shown, unreadable = [_word(name) for name in names], []
         for place, answer in zip(files, progress, strict=True):
             if isinstance(answer, str):
-                unreadable.append(answer)
+                unreadable.append(answer if str(place) in answer else f"{printable(place)}: {answer}")
             else:
                 table.writerow([_path(place.relative_to(folder)), *_row(answer, shown, top, all_classes)])
         if len(unreadable) == len(files):
@@ -126,10 +126,23 @@ def _answers(
     network: Deployed, batches: Iterable[Batch], statistics: tuple[Tensor, Tensor] | None
 ) -> Iterator[Tensor | str]:
     """Probabilities ``(K,)`` of each file, or what is wrong with it."""
-    for images, problems in batches:
-        rows = iter(()) if images is None else iter(_probabilities(network, images, statistics))
-        for problem in problems:
-            yield next(rows) if problem is None else problem
+    for batch in batches:
+        images = [item for item in batch if isinstance(item, Tensor)]
+        try:
+            rows: Iterator[Tensor | str] = iter(
+                _probabilities(network, torch.stack(images), statistics) if images else ()
+            )
+        except (ValueError, RuntimeError):  # one of another size, or that the network makes NaN of: which one is it?
+            rows = (_alone(network, image, statistics) for image in images)
+        for item in batch:
+            yield next(rows) if isinstance(item, Tensor) else item
+
+
+def _alone(network: Deployed, image: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor | str:
+    try:
+        return _probabilities(network, image.unsqueeze(0), statistics)[0]
+    except ValueError as error:
+        return str(error)
 
 
 def _probabilities(network: Deployed, images: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
