@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DigitsDataModule
 
 EXAMPLES = Path(__file__).parent

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from resumed import curve, seeded, tmkd, train
-from tmkd_lightning.checkpoints import whole_checkpoint
+from tmkd_lightning.lightning_compat.atomic_checkpoints import whole_checkpoint
 
 
 def main() -> None:

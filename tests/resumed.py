@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import CarriedCurve, PromptEmbeddings, TeacherCheck
-from tmkd_lightning.checkpoints import WholeCheckpointIO
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import TeKAP
+from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO
 from tmkd_lightning.text import HashingTextEncoder
 
 

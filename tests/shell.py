@@ -20,10 +20,10 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, auto_parser
 
 from documents import ROOT
-from tmkd_lightning import cli
-from tmkd_lightning.cli import TMKDCLI
-from tmkd_lightning.commands import cache as cache_verb
-from tmkd_lightning.commands import data, embed, export, figures, predict
+from tmkd_lightning.cli import cache as cache_verb
+from tmkd_lightning.cli import data, embed, export, figures, predict
+from tmkd_lightning.cli import main as cli
+from tmkd_lightning.cli.main import TMKDCLI
 
 LIGHTNINGS = {"fit", "validate", "test", "predict"}
 MAKEFILE = (ROOT / "Makefile").read_text()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from test_no_waiting import Reads, Waits
-from tmkd_lightning.anchors import TextAnchor, sample_classes
+from tmkd_lightning.distillers.text_alignment import TextAnchor, sample_classes
 
 LABEL = torch.tensor([0, 2, 2, 1, 0])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DataError, ImageFolderDataModule
 from tmkd_lightning.data.below import dangling, images_below
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tmkd_lightning.blur import gaussian_blur
+from tmkd_lightning.views.gaussian_blur import gaussian_blur
 
 
 @pytest.mark.parametrize(("kernel_size", "sigma"), [(1, 1.0), (3, 0.5), (5, 1.0), (7, 2.5)])

@@ -17,10 +17,10 @@ from torchvision.models import VisionTransformer
 
 from conftest import Net
 from tmkd_lightning import Extractor, MultiView, View
-from tmkd_lightning.cache import CacheError, CacheFolder
-from tmkd_lightning.cache.folder import read_manifest, readable_size
-from tmkd_lightning.cache.identity import teacher_identity, views_identity
 from tmkd_lightning.models import Pretrained
+from tmkd_lightning.teacher.cache import CacheError, CacheFolder
+from tmkd_lightning.teacher.cache.fingerprint import teacher_identity, views_identity
+from tmkd_lightning.teacher.cache.folder import read_manifest, readable_size
 from tmkd_lightning.views import edge, high_frequency, rgb
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fakes import Trap
-from tmkd_lightning.cache import CacheError, RowFile
+from tmkd_lightning.teacher.cache import CacheError, RowFile
 
 FORK = multiprocessing.get_context("fork")
 

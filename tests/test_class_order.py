@@ -18,14 +18,13 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from conftest import Net, make_images
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
-from tmkd_lightning.class_order import ClassList, check_same_classes
-from tmkd_lightning.commands import figures
-from tmkd_lightning.commands.watch import watch
+from tmkd_lightning.cli import figures
+from tmkd_lightning.cli.watch import watch
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
-from tmkd_lightning.export import export_student
+from tmkd_lightning.export import export_student, predict_folder
 from tmkd_lightning.modules.teacher_classes import teacher_order
-from tmkd_lightning.predict import predict_folder
+from tmkd_lightning.text.class_names import ClassList, check_same_classes
 
 ANIMALS = ["cat", "dog", "emu"]
 MOVED = ["a emu", "cat", "dog"]

@@ -14,10 +14,11 @@ import torch
 import wandb
 import yaml
 
-from tmkd_lightning import ClassifierModule, TMKDModule, cli
-from tmkd_lightning.cache import CacheError
-from tmkd_lightning.cli import main
+from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning.cli import main as cli
+from tmkd_lightning.cli.main import main
 from tmkd_lightning.models import WideResNet
+from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.text import EmbeddingFile
 from tmkd_lightning.text.openclip import TextWeightsError
 from wandb_file import read_run

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fakes import make_cub, make_dtd
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import CUB200DataModule, DataError, DigitsDataModule, ImageFolderDataModule, RAFDBDataModule
 
 CUB = ["data", "check", "--data", "tmkd_lightning.data.CUB200DataModule", "--data.root"]

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from tmkd_lightning import Extractor
-from tmkd_lightning.cli import main
-from tmkd_lightning.commands import figures as verb
-from tmkd_lightning.commands.finished import FinishedRun
+from tmkd_lightning.cli import figures as verb
+from tmkd_lightning.cli.finished import FinishedRun
+from tmkd_lightning.cli.main import main
 from tmkd_lightning.figures import Attention, Curves, Logits
 from tmkd_lightning.figures.run import run_folder, run_name
 from tmkd_lightning.modules.rebuild import rebuild

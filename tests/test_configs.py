@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 
 import fakes
 from tmkd_lightning import TMKDModule
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.models import vgg13
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

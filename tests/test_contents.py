@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from tmkd_lightning.contents import _Reader, digest_of_contents
-from tmkd_lightning.names_used import library, used_by
+from tmkd_lightning.utils.contents import _Reader, digest_of_contents
+from tmkd_lightning.utils.names_used import library, used_by
 
 MODULE = """
 import functools

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tmkd_lightning.data.seeded import EpochSampler, Seeded, collate, leaves_one
+from tmkd_lightning.data.sampling import EpochSampler, Seeded, collate, leaves_one
 
 
 def draw(image: float) -> Tensor:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tmkd_lightning.data.errors import DataError
-from tmkd_lightning.data.split import stratified_split
+from tmkd_lightning.data.splits import stratified_split
 
 SIZES = {0: 10, 1: 3, 2: 2, 7: 40}  # labels need not be 0, 1, 2, ...
 LABELS = [label for label, count in SIZES.items() for _ in range(count)][::-1]

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import SequentialSampler
 
 from tmkd_lightning.data import DataError, DigitsDataModule
-from tmkd_lightning.data.seeded import EpochSampler
+from tmkd_lightning.data.sampling import EpochSampler
 
 SPLITS = ("train", "val", "test")
 

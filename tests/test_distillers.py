@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from golden import fill
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, FeatureKL, Sum, TeKAP
-from tmkd_lightning.fusion import fuse
+from tmkd_lightning.feature_extraction.output import MissingPartError, Output
 from tmkd_lightning.losses import (
     class_attention,
     feature_kl,
@@ -20,7 +20,7 @@ from tmkd_lightning.losses import (
     similarity_preserving,
     tekap_kl,
 )
-from tmkd_lightning.outputs import MissingPartError, Output
+from tmkd_lightning.teacher.fusion import fuse
 
 LABEL = torch.tensor([0, 2])
 

@@ -29,8 +29,9 @@ import fakes
 from conftest import Net
 from documents import PAGES, ROOT, Block, blocks, commands, links, markers, prose, rows, spans
 from shell import CHECKS, build, check, check_verb, forgetting_modules
-from tmkd_lightning import ClassifierModule, TMKDModule, cli
+from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import TeacherCheck
+from tmkd_lightning.cli import main as cli
 from tmkd_lightning.export import export_student
 from tmkd_lightning.modules.checks import weight_beside
 from tmkd_lightning.views import edge_view, high_frequency_view

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from launched import run_script
 from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, Sum, TeKAP
-from tmkd_lightning.fusion import fuse
-from tmkd_lightning.outputs import MissingPartError, Output
+from tmkd_lightning.feature_extraction.output import MissingPartError, Output
+from tmkd_lightning.teacher.fusion import fuse
 
 METHODS = {"kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
 PLAIN = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tmkd_lightning.checkpoints import WholeCheckpointIO
-from tmkd_lightning.files import atomic_write, check_writable, is_stream, unfinished
+from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO
+from tmkd_lightning.utils.files import atomic_write, check_writable, is_stream, unfinished
 
 
 def test_makes_folder_and_file(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
 from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning.callbacks.non_finite_loss import FiniteGuard
 from tmkd_lightning.distillers import KD
-from tmkd_lightning.modules.finite import FiniteGuard
 
 FAST = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.05)}
 NAN, INF = float("nan"), float("inf")

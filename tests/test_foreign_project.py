@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from conftest import make_images
 from tmkd_lightning import Extractor, TMKDModule
-from tmkd_lightning.commands.watch import watch
+from tmkd_lightning.cli.watch import watch
 from tmkd_lightning.distillers import KD, Distiller
-from tmkd_lightning.named import named_network
+from tmkd_lightning.modules.named import named_network
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

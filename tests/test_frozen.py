@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.frozen import Frozen
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.teacher.frozen import Frozen
 
 
 def network() -> nn.Module:

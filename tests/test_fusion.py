@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tmkd_lightning.fusion import WeightNet, fuse
-from tmkd_lightning.outputs import Output
+from tmkd_lightning.feature_extraction.output import Output
+from tmkd_lightning.teacher.fusion import WeightNet, fuse
 
 VIEWS, BATCH, WIDTH, CLASSES = 3, 4, 6, 5
 

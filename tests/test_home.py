@@ -15,15 +15,14 @@ from PIL import Image
 
 from tmkd_lightning import Extractor, TMKDModule, data
 from tmkd_lightning.callbacks import Figures, PromptEmbeddings, TeacherCache
-from tmkd_lightning.cli import main as tmkd
-from tmkd_lightning.commands.cache import check_caches, list_caches, remove_caches
-from tmkd_lightning.commands.embed import embed
-from tmkd_lightning.export import export_student
+from tmkd_lightning.cli.cache import check_caches, list_caches, remove_caches
+from tmkd_lightning.cli.embed import embed
+from tmkd_lightning.cli.main import main as tmkd
+from tmkd_lightning.export import export_student, predict_folder
 from tmkd_lightning.figures import read_history, write
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
-from tmkd_lightning.predict import predict_folder
-from tmkd_lightning.restored import restore
+from tmkd_lightning.modules.restored import restore
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder, write_embeddings
 
 NETWORK = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
@@ -149,7 +148,7 @@ PROVEN = {
 }
 PATHS = {name.strip().partition(".")[2] for line in PROVEN for name in line.split(",")}
 PLACES = (
-    "callbacks data distillers export figures losses models modules predict text views prompts fusion extract outputs"
+    "callbacks data distillers export figures losses models modules text views text.prompts teacher feature_extraction"
 )
 VERBS = "cache data embed export figures predict"
 
@@ -158,7 +157,7 @@ def test_every_path_is_among_those() -> None:
     """Arguments with such a name that take a text or a path, of all that is public; a new one belongs in here."""
     modules = [importlib.import_module(f"tmkd_lightning.{name}") for name in PLACES.split()]
     public = {one for module in modules for one in map(module.__dict__.get, getattr(module, "__all__", ()))}
-    verbs = [importlib.import_module(f"tmkd_lightning.commands.{name}") for name in VERBS.split()]
+    verbs = [importlib.import_module(f"tmkd_lightning.cli.{name}") for name in VERBS.split()]
     public |= {one for verb in verbs for one in vars(verb).values() if getattr(one, "__module__", "") == verb.__name__}
     found = set()
     for one in public | {restore, rebuild}:

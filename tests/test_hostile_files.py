@@ -27,21 +27,21 @@ from torch import nn
 from conftest import Net, make_images
 from fakes import Trap, make_dogs
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.cache.errors import CacheError
-from tmkd_lightning.cache.folder import CacheFolder, read_manifest
-from tmkd_lightning.cache.rows import RowFile
 from tmkd_lightning.callbacks import PromptEmbeddings
-from tmkd_lightning.checkpoints import step_of
-from tmkd_lightning.cli import main as tmkd
-from tmkd_lightning.commands.finished import FinishedRun
+from tmkd_lightning.cli.finished import FinishedRun
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DataError, ImageFolderDataModule, StanfordDogsDataModule
 from tmkd_lightning.data.archives import unpack
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.manifest import read_entries
 from tmkd_lightning.figures import read_history
+from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
-from tmkd_lightning.restored import restore
+from tmkd_lightning.modules.restored import restore
+from tmkd_lightning.teacher.cache.array_file import RowFile
+from tmkd_lightning.teacher.cache.errors import CacheError
+from tmkd_lightning.teacher.cache.folder import CacheFolder, read_manifest
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tmkd_lightning.hysteresis import hysteresis
+from tmkd_lightning.views.hysteresis import hysteresis
 
 
 def flood(weak: np.ndarray, strong: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD, check_images, denormalize, to_unit_float
+from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD, check_images, denormalize, to_unit_float
 
 MEAN, STD = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
 

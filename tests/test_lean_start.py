@@ -15,6 +15,6 @@ def imported(statement: str) -> set[str]:
 
 def test_the_package_brings_nothing_heavy_of_its_own() -> None:
     """Beyond what Lightning, torchvision and Kornia load by themselves, such as matplotlib through torchmetrics."""
-    parts = ("callbacks", "data", "models", "export", "predict", "cli")
+    parts = ("callbacks", "data", "models", "export", "cli")
     ours = "; ".join(["import tmkd_lightning", *(f"import tmkd_lightning.{part}" for part in parts)])
     assert imported(ours) <= imported(BASE)

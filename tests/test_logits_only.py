@@ -16,9 +16,9 @@ from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
-from tmkd_lightning.frozen import Frozen
-from tmkd_lightning.fusion import fuse
-from tmkd_lightning.outputs import MissingPartError
+from tmkd_lightning.feature_extraction.output import MissingPartError
+from tmkd_lightning.teacher.frozen import Frozen
+from tmkd_lightning.teacher.fusion import fuse
 
 ALONE = {"views": ["rgb"], "feature_weight": 0, "text_weight": 0}
 
@@ -231,3 +231,15 @@ def test_classes_of_a_zero_shot_network_are_those_that_it_gives(fit, loader) -> 
     module = TMKDModule(Net(), ZeroShot(), distiller=KD(), optimizer=sgd, **ALONE)  # as a student too
     fit(module, train=loader(size=16), val=loader(size=16), max_epochs=1)
     assert Extractor(ZeroShot())(torch.rand(2, 3, 16, 16)).logits.shape == (2, 3)
+
+
+def test_a_network_of_other_classes_than_it_seemed_is_refused_in_training(fit) -> None:
+    class Fewer(Net):
+        def forward(self, image: Tensor) -> Tensor:
+            return super().forward(image)[:, :2]
+
+    with pytest.raises(ValueError, match=r"Fewer gives 2 logits, but the module is one for 3 classes: .*num_classes=2"):
+        fit(ClassifierModule(Fewer()))
+    with pytest.raises(ValueError, match=r"Fewer gives 2 logits, but was taken for .* 3 classes: .*num_classes=2"):
+        Extractor(Fewer(), num_classes=3)(torch.rand(2, 3, 8, 8))
+    assert ClassifierModule(Fewer(), class_names=["a", "b"]).num_classes == 2

@@ -9,9 +9,9 @@ import sys
 import pytest
 from PIL import Image
 
-from tmkd_lightning.cli import main
+from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DataError
-from tmkd_lightning.messages import printable, short
+from tmkd_lightning.utils.messages import printable, short
 
 
 @pytest.mark.parametrize(

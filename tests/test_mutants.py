@@ -65,10 +65,10 @@ def test_what_is_no_patch(tmp_path: Path, line: str) -> None:
 
 
 def test_a_patch_that_no_longer_applies_is_told_before_anything_runs(tmp_path: Path, capsys) -> None:
-    written(tmp_path, PATCH.replace("src/sum.py", "src/tmkd_lightning/fusion.py"))
+    written(tmp_path, PATCH.replace("src/sum.py", "src/tmkd_lightning/teacher/fusion.py"))
     assert main(["--folder", str(tmp_path)]) == 1
     assert capsys.readouterr().out == (
-        "minus.patch no longer applies: its lines stand 0 times in src/tmkd_lightning/fusion.py\n"
+        "minus.patch no longer applies: its lines stand 0 times in src/tmkd_lightning/teacher/fusion.py\n"
     )
 
 

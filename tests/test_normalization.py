@@ -18,8 +18,8 @@ from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.export import export_student
-from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD
 from tmkd_lightning.models import Pretrained, load_weights
+from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 HALF = (0.5, 0.5, 0.5)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tmkd_lightning.outputs import MissingPartError, Output
+from tmkd_lightning.feature_extraction.output import MissingPartError, Output
 
 
 def full_output(batch: int = 3) -> Output:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning import ClassifierModule
-from tmkd_lightning.precision import at_least_float32, in_full_precision
+from tmkd_lightning.utils.precision import at_least_float32, in_full_precision
 
 WIDENED = [
     (torch.float16, torch.float32),

@@ -16,10 +16,10 @@ from torchvision.transforms import v2
 
 from conftest import CLASSES, Net
 from tmkd_lightning import ClassifierModule, Extractor
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DataError, DigitsDataModule, ImageFolderDataModule
+from tmkd_lightning.export import predict_folder
 from tmkd_lightning.models import WideResNet
-from tmkd_lightning.predict import predict_folder
 
 CROP = v2.Compose([v2.Resize(8), v2.CenterCrop(8), v2.PILToTensor()])
 

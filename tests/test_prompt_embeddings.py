@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.callbacks import PromptEmbeddings
-from tmkd_lightning.prompts import PromptBank
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder, write_embeddings
+from tmkd_lightning.text.prompts import PromptBank
 from tmkd_lightning.views import MultiView, View
 
 NAMES = ["cat", "dog", "fish"]

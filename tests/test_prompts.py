@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tmkd_lightning.prompts import (
+from tmkd_lightning.text.prompts import (
     ANCHOR_TEMPLATE,
     TEMPLATES,
     PromptBank,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from golden import HALVES, Loss, gradients
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.fusion import WeightNet, fuse
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses import (
     class_attention,
     feature_kl,
@@ -23,8 +23,8 @@ from tmkd_lightning.losses import (
     tekap_kl,
     text_contrast,
 )
-from tmkd_lightning.outputs import Output
-from tmkd_lightning.views import BUILT_IN, MultiView, View, edge_view, high_frequency_view
+from tmkd_lightning.teacher.fusion import WeightNet, fuse
+from tmkd_lightning.views.view import BUILT_IN, MultiView, View, edge_view, high_frequency_view
 
 drawn = partial(
     settings,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tmkd_lightning.cli import main
-from tmkd_lightning.configs import read_config
-from tmkd_lightning.redact import masked_words
+from tmkd_lightning.cli.main import main
+from tmkd_lightning.utils.configs import read_config
+from tmkd_lightning.utils.secrets import masked_words
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits_student.yaml"
 

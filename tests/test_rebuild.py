@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.cli import main
+from tmkd_lightning.cli.main import main
 from tmkd_lightning.modules.rebuild import rebuild
-from tmkd_lightning.restored import restore
+from tmkd_lightning.modules.restored import restore
 
 NET = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
 RUN = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]

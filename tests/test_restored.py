@@ -14,9 +14,9 @@ import torchvision
 from conftest import Net
 from fakes import Trap
 from tmkd_lightning import ClassifierModule
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DigitsDataModule
-from tmkd_lightning.restored import restore
+from tmkd_lightning.modules.restored import restore
 
 RUN = """
 seed_everything: 0

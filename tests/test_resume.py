@@ -18,7 +18,7 @@ from conftest import make_images
 from resumed import classifier, curve, seeded, tmkd, train
 from tmkd_lightning import ClassifierModule
 from tmkd_lightning.callbacks import CarriedCurve, StepSeeds
-from tmkd_lightning.checkpoints import WholeCheckpointIO, step_of, whole_checkpoint
+from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO, step_of, whole_checkpoint
 
 EPOCHS, STEPS = 4, 4  # of 16, 16, 16 and 2 images
 

@@ -12,9 +12,9 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger
 
 from tmkd_lightning import ClassifierModule
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DigitsDataModule
-from tmkd_lightning.redact import masked, masked_words, without_secrets
+from tmkd_lightning.utils.secrets import masked, masked_words, without_secrets
 from wandb_file import read_run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

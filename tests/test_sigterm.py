@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from launched import wait_for
 from tmkd_lightning import ClassifierModule
-from tmkd_lightning.cli import main
+from tmkd_lightning.cli.main import main
 
 SOURCE = Path(__file__).parent.parent / "src"
 

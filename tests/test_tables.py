@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from conftest import TABLES
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 GRIDS = sorted(path for path in TABLES.glob("*.yaml") if path.name != "paper.yaml")

@@ -20,14 +20,14 @@ from torchvision.transforms import v2
 
 from launched import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
-from tmkd_lightning.cache import CacheError
-from tmkd_lightning.cache.kept import kinds, output_of, parts
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
-from tmkd_lightning.commands.cache import cache_command
+from tmkd_lightning.cli.cache import cache_command
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
-from tmkd_lightning.models import wrn
+from tmkd_lightning.models import wide_resnet as wrn
 from tmkd_lightning.modules import taught
+from tmkd_lightning.teacher.cache import CacheError
+from tmkd_lightning.teacher.cache.serialization import kinds, output_of, parts
 from tmkd_lightning.text import HashingTextEncoder
 
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, View
 from tmkd_lightning.callbacks import PromptEmbeddings, StepSeeds, TeacherCheck
 from tmkd_lightning.distillers import KD, Distiller
-from tmkd_lightning.outputs import MissingPartError
+from tmkd_lightning.feature_extraction.output import MissingPartError
 from tmkd_lightning.views import edge_view, high_frequency_view
 
 NAN, INF = float("nan"), float("inf")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tmkd_lightning.extract import Extractor
+from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models import VGG, vgg13
 
 SMALL = [[4], [4], [8], [8], [8]]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tmkd_lightning.hysteresis import hysteresis
 from tmkd_lightning.views import MultiView, View, canny, edge, edge_view, high_frequency, high_frequency_view
+from tmkd_lightning.views.hysteresis import hysteresis
 
 LOW, HIGH = 100 / 255, 200 / 255
 

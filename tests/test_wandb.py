@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 
 from tmkd_lightning import ClassifierModule
 from tmkd_lightning.callbacks import StudentArtifact
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 from wandb_file import read_artifacts, read_run, run_id
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

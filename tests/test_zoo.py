@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tmkd_lightning.extract import Extractor
+from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models import resnet18, resnet50, shufflenet_v2, vgg8, vgg13, wrn_16_2, wrn_40_1, wrn_40_2
 
 # network, parameters, FLOPs of 2 images of 32 px, last stage and shape of its map, width of the embedding

@@ -32,9 +32,9 @@ from torchvision.models import resnet18, resnet50
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
-from tmkd_lightning.images import IMAGENET_MEAN, IMAGENET_STD
 from tmkd_lightning.models import wrn_16_2, wrn_40_2
 from tmkd_lightning.text import HashingTextEncoder
+from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 PAIRS = {"wrn": (wrn_40_2, wrn_16_2, 32), "resnet": (resnet50, resnet18, 224)}
 METHODS = {"none": None, "kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}

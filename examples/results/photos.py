@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from tmkd_lightning.data.base import ImageDataModule
+from tmkd_lightning.data.datamodules.base import ImageDataModule
 
 _AUGMENTATION = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
 

@@ -25,7 +25,7 @@ import train
 from conditions import TEACHERS, conditions
 from tqdm import tqdm
 
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.utils.files import atomic_write
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
-from tmkd_lightning.frozen import Frozen
 from tmkd_lightning.models import WideResNet
-from tmkd_lightning.prompts import prompts_of
+from tmkd_lightning.teacher.frozen import Frozen
 from tmkd_lightning.text import EmbeddingFile, write_embeddings
+from tmkd_lightning.text.prompts import prompts_of
 from tmkd_lightning.views import MultiView, View
 
 PROMPT = "a {class}"

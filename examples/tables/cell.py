@@ -17,9 +17,9 @@ import config as configs
 import curve
 from config import Config
 from grid import Cell
-from tmkd_lightning.checkpoints import step_of
-from tmkd_lightning.files import atomic_write, check_writable
+from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
 from tmkd_lightning.modules.state import NUM_CLASSES
+from tmkd_lightning.utils.files import atomic_write, check_writable
 
 MEASURE = Path(__file__).with_name("measure.py")
 CHECKPOINTS = ("best", "last")

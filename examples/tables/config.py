@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tmkd_lightning.configs import read_config
+from tmkd_lightning.utils.configs import read_config
 
 Config = dict[str, Any]
 

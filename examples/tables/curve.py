@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.utils.files import atomic_write
 
 Row = dict[str, str]
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from curve import attempts
-from tmkd_lightning.cli import main as tmkd
+from tmkd_lightning.cli.main import main as tmkd
 
 
 def main(folder: Path) -> None:

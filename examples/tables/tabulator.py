@@ -18,7 +18,7 @@ from grid import METRICS, Grid, read_grid
 from render import latex, markdown
 from results import Results, read_results
 from table import Paper, table
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.utils.files import atomic_write
 
 EPOCHS = {"best": "best epoch by validation top-1", "last": "last epoch"}
 FILES = ("table.md", "table.tex", "provenance.md", "results.json")

@@ -9,11 +9,11 @@ if (
 ):
     sys.path.append(sys.path.pop(0))  # a yaml.py in the working folder is not the package yaml
 
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.fusion import WeightNet
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.modules import ClassifierModule, TMKDModule
-from tmkd_lightning.outputs import Output
-from tmkd_lightning.prompts import PromptBank
+from tmkd_lightning.teacher.fusion import WeightNet
+from tmkd_lightning.text.prompts import PromptBank
 from tmkd_lightning.views import MultiView, View
 
 __all__ = ["ClassifierModule", "Extractor", "MultiView", "Output", "PromptBank", "TMKDModule", "View", "WeightNet"]

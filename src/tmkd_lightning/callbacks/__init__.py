@@ -3,13 +3,13 @@
 from tmkd_lightning.callbacks.carried_curve import CarriedCurve
 from tmkd_lightning.callbacks.class_names_check import ClassNamesCheck
 from tmkd_lightning.callbacks.figures import Figures
-from tmkd_lightning.callbacks.plateau_step import PlateauStep
 from tmkd_lightning.callbacks.prompt_embeddings import PromptEmbeddings
 from tmkd_lightning.callbacks.run_record import RunRecord
-from tmkd_lightning.callbacks.step_seeds import StepSeeds
 from tmkd_lightning.callbacks.student_artifact import StudentArtifact
+from tmkd_lightning.callbacks.teacher_accuracy import TeacherCheck
 from tmkd_lightning.callbacks.teacher_cache import TeacherCache
-from tmkd_lightning.callbacks.teacher_check import TeacherCheck
+from tmkd_lightning.lightning_compat.plateau import PlateauStep
+from tmkd_lightning.lightning_compat.rng_state import StepSeeds
 
 __all__ = [
     "CarriedCurve",

@@ -9,14 +9,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Subset
 
-from tmkd_lightning.class_order import (
+from tmkd_lightning.text.class_names import (
     check_module_classes,
     check_same_classes,
     data_classes,
     given_classes,
     learned_classes,
 )
-from tmkd_lightning.prompts import datamodule_of
+from tmkd_lightning.text.prompts import datamodule_of
 
 
 class ClassNamesCheck(Callback):

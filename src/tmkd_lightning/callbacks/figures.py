@@ -32,8 +32,8 @@ from tmkd_lightning.figures.curves import ACCURACIES, FUSION
 from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import run_name
 from tmkd_lightning.figures.save import check_format
-from tmkd_lightning.files import check_writable
-from tmkd_lightning.prompts import fitting_class_names, names_or_numbers
+from tmkd_lightning.text.prompts import fitting_class_names, names_or_numbers
+from tmkd_lightning.utils.files import check_writable
 
 _ON_ONE_BATCH = ("views", "attention")  # what can be told from one batch whether it can be drawn
 

@@ -15,8 +15,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
-from tmkd_lightning.class_order import ClassList, check_same_classes
-from tmkd_lightning.prompts import (
+from tmkd_lightning.text import EmbeddingFile, OpenCLIPTextEncoder, TextEncoder, write_embeddings
+from tmkd_lightning.text.class_names import ClassList, check_same_classes
+from tmkd_lightning.text.embedding_file import have_direction
+from tmkd_lightning.text.prompts import (
     ANCHOR_TEMPLATE,
     PromptBank,
     check_class_names,
@@ -26,8 +28,6 @@ from tmkd_lightning.prompts import (
     prompts_of,
     view_templates,
 )
-from tmkd_lightning.text import EmbeddingFile, OpenCLIPTextEncoder, TextEncoder, write_embeddings
-from tmkd_lightning.text.embedding_file import have_direction
 
 
 class PromptEmbeddings(Callback):

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 import tmkd_lightning
-from tmkd_lightning.files import atomic_write
+from tmkd_lightning.utils.files import atomic_write
 
 _PACKAGES = ("lightning", "kornia", "open_clip_torch", "numpy")
 

@@ -12,13 +12,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from tmkd_lightning.cache import CacheError, CacheFolder
-from tmkd_lightning.cache.folder import describe_shapes, readable_size
-from tmkd_lightning.cache.identity import teacher_identity, views_identity
-from tmkd_lightning.cache.kept import EMBEDDING, LOGITS, PIXELS, checksums, head_tensors, kinds, output_of, parts
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.models import load_pretrained
-from tmkd_lightning.outputs import Output
-from tmkd_lightning.prompts import datamodule_of
+from tmkd_lightning.teacher.cache import CacheError, CacheFolder
+from tmkd_lightning.teacher.cache.fingerprint import teacher_identity, views_identity
+from tmkd_lightning.teacher.cache.folder import describe_shapes, readable_size
+from tmkd_lightning.teacher.cache.serialization import (
+    EMBEDDING,
+    LOGITS,
+    PIXELS,
+    checksums,
+    head_tensors,
+    kinds,
+    output_of,
+    parts,
+)
+from tmkd_lightning.text.prompts import datamodule_of
 
 _FOREIGN = "(this one does not have it; subclass ImageDataModule, or train without a TeacherCache)"
 

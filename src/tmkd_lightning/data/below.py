@@ -67,5 +67,5 @@ def _walk(top: Path, found: list[Path], linked: list[Path], seen: set[str]) -> N
             suffix = path.suffix.lower()
             if os.path.isdir(path) if link else entry.is_dir():
                 (linked if link else folders).append(path)
-            elif suffix in IMG_EXTENSIONS or (link and not os.path.exists(path)):
+            elif suffix in IMG_EXTENSIONS or (link and not suffix[1:].isalpha() and not os.path.exists(path)):
                 found.append(path)

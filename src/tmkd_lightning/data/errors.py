@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tmkd_lightning.messages import printable
+from tmkd_lightning.utils.messages import printable
 
 
 class DataError(ValueError):

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tmkd_lightning.contents import digest_of_contents
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.manifest import digest_of
-from tmkd_lightning.data.seeded import Seeded
+from tmkd_lightning.data.sampling import Seeded
+from tmkd_lightning.utils.contents import digest_of_contents
 
 _THREADS = 4
 _READ = b"upright\n"  # how `ImageFiles` makes pixels of bytes: what was stored of other pixels is not these images'

@@ -2,7 +2,7 @@
 
 from tmkd_lightning.distillers.base import Distiller, Sum, join
 from tmkd_lightning.distillers.cat_kd import CATKD
-from tmkd_lightning.distillers.feature import FeatureKL
+from tmkd_lightning.distillers.feature_kl import FeatureKL
 from tmkd_lightning.distillers.kd import KD
 from tmkd_lightning.distillers.rkd import RKD
 from tmkd_lightning.distillers.sp import SP

@@ -7,7 +7,7 @@ from typing import cast, get_args
 
 from torch import Tensor, nn
 
-from tmkd_lightning.outputs import Output, Part
+from tmkd_lightning.feature_extraction.output import Output, Part
 
 
 class Distiller(nn.Module, ABC):

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from tmkd_lightning.arguments import check_count, check_term, check_weight
 from tmkd_lightning.distillers.base import Distiller
+from tmkd_lightning.feature_extraction.output import Output, Part
 from tmkd_lightning.losses import class_attention
-from tmkd_lightning.losses.attention import pool
-from tmkd_lightning.outputs import Output, Part
+from tmkd_lightning.losses.cam import pool
+from tmkd_lightning.utils.validation import check_count, check_term, check_weight
 
 
 class CATKD(Distiller):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tmkd_lightning.arguments import check_term, check_weight
 from tmkd_lightning.distillers.base import Distiller
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses import check_temperature, logit_kl
-from tmkd_lightning.outputs import Output
+from tmkd_lightning.utils.validation import check_term, check_weight
 
 
 class KD(Distiller):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tmkd_lightning.arguments import check_term, check_weight
 from tmkd_lightning.distillers.base import Distiller
+from tmkd_lightning.feature_extraction.output import Output, Part
 from tmkd_lightning.losses import similarity_preserving
-from tmkd_lightning.outputs import Output, Part
+from tmkd_lightning.utils.validation import check_term, check_weight
 
 
 class SP(Distiller):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tmkd_lightning.arguments import check_count, check_term, check_weight
 from tmkd_lightning.distillers.base import Distiller
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses import check_temperature, tekap_kl
-from tmkd_lightning.outputs import Output
+from tmkd_lightning.utils.validation import check_count, check_term, check_weight
 
 
 class TeKAP(Distiller):

@@ -7,7 +7,7 @@ from typing import IO, Protocol
 
 from torch import Tensor
 
-from tmkd_lightning.export.deployed import Deployed
+from tmkd_lightning.export.deployable import Deployed
 
 
 class Format(Protocol):

@@ -11,7 +11,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from tmkd_lightning.export.deployed import Deployed
+from tmkd_lightning.export.deployable import Deployed
 
 METADATA = "metadata.json"
 """Name of the extra file in which the metadata stand."""

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning import __version__
-from tmkd_lightning.export.deployed import Deployed, ask
+from tmkd_lightning.export.deployable import Deployed, ask
 from tmkd_lightning.export.formats import Format
 from tmkd_lightning.export.onnx_file import OnnxFile
 from tmkd_lightning.export.program_file import ProgramFile
 from tmkd_lightning.export.weights_file import WeightsFile
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.files import atomic_write, check_writable, is_stream
-from tmkd_lightning.messages import short
+from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.named import named_network
+from tmkd_lightning.modules.named import named_network
+from tmkd_lightning.utils.files import atomic_write, check_writable, is_stream
+from tmkd_lightning.utils.messages import short
 
 FormatName = Literal["onnx", "torch_export", "state_dict"]
 Input = Literal["float", "uint8"]

@@ -8,7 +8,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from tmkd_lightning.export.deployed import Deployed
+from tmkd_lightning.export.deployable import Deployed
 
 
 class WeightsFile:

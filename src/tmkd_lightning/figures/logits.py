@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tmkd_lightning.figures.collect import Seen
 from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
-from tmkd_lightning.figures.look import Seen
 from tmkd_lightning.figures.names import distinct, wrapped
 
 if TYPE_CHECKING:

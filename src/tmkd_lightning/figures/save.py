@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tmkd_lightning.figures.drawing import styled
-from tmkd_lightning.files import atomic_write, check_writable
+from tmkd_lightning.utils.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

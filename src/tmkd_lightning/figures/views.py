@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from tmkd_lightning.figures.collect import Seen
 from tmkd_lightning.figures.drawing import NothingToShowError
-from tmkd_lightning.figures.look import Seen
 from tmkd_lightning.figures.names import distinct, wrapped
 from tmkd_lightning.views import MultiView
 

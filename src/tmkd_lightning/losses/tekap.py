@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tmkd_lightning.losses.divergence import logit_kl
-from tmkd_lightning.precision import in_full_precision
+from tmkd_lightning.losses.kl import logit_kl
+from tmkd_lightning.utils.precision import in_full_precision
 
 
 @in_full_precision

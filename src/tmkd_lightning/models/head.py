@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from tmkd_lightning.extract import last_linear
+from tmkd_lightning.feature_extraction.extractor import last_linear
 
 
 def head_to_keep(network: nn.Module, tensors: Mapping[str, Tensor], name: str | None = None) -> dict[str, Tensor]:

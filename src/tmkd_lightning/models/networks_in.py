@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tmkd_lightning.keys import uncompiled
+from tmkd_lightning.utils.state_dict import uncompiled
 
 _DEEPEST = 8  # mappings and lists within each other
 

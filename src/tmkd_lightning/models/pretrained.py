@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from tmkd_lightning.keys import differences, save_under
 from tmkd_lightning.models.head import head_keys, head_to_keep
 from tmkd_lightning.models.imagenet import build_with_weights, check_name, find_weights
+from tmkd_lightning.utils.state_dict import differences, save_under
 
 _INCEPTIONS = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # their heads beside the head, which return tuples

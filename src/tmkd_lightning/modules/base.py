@@ -11,22 +11,19 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from tmkd_lightning.arguments import check_positive
 from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.images import channel_statistics, check_images
-from tmkd_lightning.keys import names_under
+from tmkd_lightning.callbacks.non_finite_loss import FiniteGuard
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, take_up_run, write_run
+from tmkd_lightning.lightning_compat.sigterm import ToldToEnd
 from tmkd_lightning.models import PretrainedWeightsError, load_pretrained
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.checks import check_data_classes, check_makers, has_batch_norm
 from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
-from tmkd_lightning.modules.finite import FiniteGuard
 from tmkd_lightning.modules.metrics import LoaderMetrics
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, configure, take_up_lr
 from tmkd_lightning.modules.quiet import silence_intended
-from tmkd_lightning.modules.resumed import check_same_data, read_run, take_up_run, write_run
 from tmkd_lightning.modules.schedulers import cover_added_groups
-from tmkd_lightning.modules.sigterm import ToldToEnd
 from tmkd_lightning.modules.state import (
     NUM_CLASSES,
     constructor_arguments,
@@ -37,8 +34,11 @@ from tmkd_lightning.modules.state import (
 )
 from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.modules.watched import WatchedModule
-from tmkd_lightning.precision import at_least_float32, warn_of_slow_precision
-from tmkd_lightning.prompts import check_class_names
+from tmkd_lightning.text.prompts import check_class_names
+from tmkd_lightning.utils.images import channel_statistics, check_images
+from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
+from tmkd_lightning.utils.state_dict import names_under
+from tmkd_lightning.utils.validation import check_positive
 
 
 class ClassificationModule(WatchedModule):
@@ -77,7 +77,10 @@ class ClassificationModule(WatchedModule):
         self.extractor = as_extractor(network, num_classes)
         self.teacher: Any = None  # callbacks look for these two
         self.prompt_bank: Any = None
-        self.asks_data, self.num_classes = num_classes == "data", self.extractor.num_classes
+        if class_names is not None and len(class_names) != self.extractor.num_classes:
+            self.extractor.measure_classes()  # the width of the last layer need not be their number
+        self.asks_data = num_classes == "data"
+        self.count_classes()
         self.class_names: list[str] | None = None
         if class_names is not None:
             self.class_names = check_class_names(class_names, None if self.asks_data else self.num_classes)
@@ -93,8 +96,12 @@ class ClassificationModule(WatchedModule):
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.trained_class_names: list[str] | None = None  # of the data that it was trained on
         self.guard = FiniteGuard()
-        self.val_metrics, self.test_metrics = (LoaderMetrics(self.num_classes, prefix) for prefix in ("val/", "test/"))
         self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
+
+    def count_classes(self) -> None:
+        """Takes the network's number of classes."""
+        self.num_classes = self.extractor.num_classes
+        self.val_metrics, self.test_metrics = (LoaderMetrics(self.num_classes, prefix) for prefix in ("val/", "test/"))
 
     def remember(self) -> None:
         """Saves the constructor's arguments that a checkpoint may hold, and notes those that it may not."""
@@ -166,6 +173,11 @@ class ClassificationModule(WatchedModule):
         """
         for extractor in self.extractors():
             extractor.confirm(image)
+            if extractor.num_classes != self.num_classes:
+                raise ValueError(
+                    f"{extractor.name} gives {extractor.num_classes} logits, but the module is one for "
+                    f"{self.num_classes} classes: pass Extractor(network, num_classes={extractor.num_classes})"
+                )
             extractor.compile_network(whole=self.compile_networks)
 
     def extractors(self) -> Iterator[Extractor]:

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 
-from tmkd_lightning.images import check_images, denormalize, to_unit_float
 from tmkd_lightning.modules.checks import check_labels, describe
+from tmkd_lightning.utils.images import check_images, denormalize, to_unit_float
 
 _BATCH: dict[RunningStage | None, str] = {
     RunningStage.TRAINING: "training batch",

@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tmkd_lightning.arguments import check_count, check_positive, check_weight
 from tmkd_lightning.distillers import Distiller, Sum
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.prompts import datamodule_of
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.text.prompts import datamodule_of
+from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
 
 
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tmkd_lightning.extract import Extractor
+from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.checks import classes_of
 from tmkd_lightning.modules.metrics import LoaderMetrics
-from tmkd_lightning.prompts import datamodule_of
+from tmkd_lightning.text.prompts import datamodule_of
 
 NumClasses = int | Literal["data"] | None
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmkd_lightning.arguments import is_number
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.keys import save_under
+from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.classes import NumClasses
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
-from tmkd_lightning.precision import at_least_float32
+from tmkd_lightning.utils.precision import at_least_float32
+from tmkd_lightning.utils.state_dict import save_under
+from tmkd_lightning.utils.validation import is_number
 from tmkd_lightning.views import MultiView, View
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import instantiate_module
 
-from tmkd_lightning.keys import differences
-from tmkd_lightning.messages import misfit, short
 from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.safe_files import check_parts, read_checkpoint
+from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
+from tmkd_lightning.utils.messages import misfit, short
+from tmkd_lightning.utils.state_dict import differences
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of what the command line has trained
 

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
-from tmkd_lightning.prompts import fitting_class_names
+from tmkd_lightning.text.prompts import fitting_class_names
 
 LEFT_OUT = "tmkd_left_out"
 """Key in checkpoints of the names of arguments that were objects."""

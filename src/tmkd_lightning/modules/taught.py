@@ -10,19 +10,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
-from tmkd_lightning.class_order import ClassList
 from tmkd_lightning.distillers import Sum
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.frozen import Frozen
-from tmkd_lightning.fusion import WeightNet, fuse
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.models import load_pretrained, load_weights
-from tmkd_lightning.models.weights import stated_by_file, use_statistics
+from tmkd_lightning.models.loading import stated_by_file, use_statistics
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 from tmkd_lightning.modules.wanted import not_in_trainer
-from tmkd_lightning.outputs import Output
-from tmkd_lightning.prompts import PromptBank, datamodule_of
+from tmkd_lightning.teacher.frozen import Frozen
+from tmkd_lightning.teacher.fusion import WeightNet, fuse
+from tmkd_lightning.text.class_names import ClassList
+from tmkd_lightning.text.prompts import PromptBank, datamodule_of
 from tmkd_lightning.views import MultiView
 
 

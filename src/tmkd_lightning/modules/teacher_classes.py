@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tmkd_lightning.class_order import ClassList, data_classes, given_classes, learned_classes
 from tmkd_lightning.modules.state import CLASS_NAMES, TRAINED_CLASS_NAMES
-from tmkd_lightning.prompts import fitting_names
-from tmkd_lightning.safe_files import read_checkpoint, read_metadata
+from tmkd_lightning.text.class_names import ClassList, data_classes, given_classes, learned_classes
+from tmkd_lightning.text.prompts import fitting_names
+from tmkd_lightning.utils.checkpoint_reading import read_checkpoint, read_metadata
 
 
 def teacher_order(module: Any, path: str | Path | None, data: object) -> list[int] | None:

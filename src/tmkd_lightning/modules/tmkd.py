@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmkd_lightning.anchors import TextAnchor
-from tmkd_lightning.class_order import learned_classes
 from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum, join
-from tmkd_lightning.extract import Extractor
-from tmkd_lightning.frozen import Frozen
-from tmkd_lightning.fusion import WeightNet
-from tmkd_lightning.keys import leave_out, names_under, save_under
+from tmkd_lightning.distillers.text_alignment import TextAnchor
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule, as_extractor
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.classes import NumClasses
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
 from tmkd_lightning.modules.taught import TaughtModule
-from tmkd_lightning.outputs import Output
-from tmkd_lightning.precision import at_least_float32
-from tmkd_lightning.prompts import PromptBank
+from tmkd_lightning.teacher.frozen import Frozen
+from tmkd_lightning.teacher.fusion import WeightNet
+from tmkd_lightning.text.class_names import learned_classes
+from tmkd_lightning.text.prompts import PromptBank
+from tmkd_lightning.utils.precision import at_least_float32
+from tmkd_lightning.utils.state_dict import leave_out, names_under, save_under
 from tmkd_lightning.views import MultiView, View
 
 
@@ -146,6 +146,7 @@ class TMKDModule(TaughtModule):
         self.teacher_classes = learned_classes(teacher) if isinstance(teacher, ClassificationModule) else []
         teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
         checks.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
+        self.count_classes()  # which may have been measured only now
         self.teacher = Frozen(teacher, teacher_chunk)
         self.teacher_checkpoint = None if teacher_checkpoint is None else os.path.expanduser(teacher_checkpoint)
         self.teacher_key = teacher_key

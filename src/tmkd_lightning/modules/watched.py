@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
+from tmkd_lightning.callbacks.non_finite_loss import FiniteGuard, check_finite_weights
 from tmkd_lightning.modules.batches import BatchModule
-from tmkd_lightning.modules.finite import FiniteGuard, check_finite_weights
-from tmkd_lightning.precision import at_least_float32
+from tmkd_lightning.utils.precision import at_least_float32
 
 
 class WatchedModule(BatchModule):

@@ -1,7 +1,7 @@
 """Text teachers: whatever turns prompts into embeddings."""
 
-from tmkd_lightning.text.base import TextEncoder
 from tmkd_lightning.text.embedding_file import EmbeddingFile, write_embeddings
+from tmkd_lightning.text.encoder import TextEncoder
 from tmkd_lightning.text.hashing import HashingTextEncoder
 from tmkd_lightning.text.openclip import OpenCLIPTextEncoder
 

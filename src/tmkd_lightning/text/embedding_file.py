@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tmkd_lightning.files import atomic_write, sha256_of
+from tmkd_lightning.utils.files import atomic_write, sha256_of
 
 _SHORTEST = 1e-12  # what is shorter is not brought to length 1
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tmkd_lightning.files import sha256_of
+from tmkd_lightning.utils.files import sha256_of
 
 if TYPE_CHECKING:  # open_clip is slow to import and only needed where prompts are encoded anew
     from open_clip import CLIP

@@ -1,0 +1,59 @@
+"""``tmkd embed``: text embeddings into one file, made where there is internet, for machines that have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+from tmkd_lightning.cli.parser import Parser
+from tmkd_lightning.data import ImageDataModule
+from tmkd_lightning.text import OpenCLIPTextEncoder, TextEncoder, write_embeddings
+from tmkd_lightning.text.prompts import TEMPLATES, check_class_names, prompts_of, view_templates
+from tmkd_lightning.utils.messages import printable
+
+
+def embed(
+    output: str,
+    class_names: list[str] | None = None,
+    class_names_file: str | None = None,
+    data: ImageDataModule | None = None,
+    encoder: TextEncoder | None = None,
+    templates: dict[str, str] | None = None,
+) -> None:
+    """Encodes the prompts of every class and view and writes them to a file that EmbeddingFile reads.
+
+    Args:
+        output: file to make, ``.npz``.
+        class_names: names or phrases of the classes; or give `class_names_file` or `data`.
+        class_names_file: text file with one name a line.
+        data: datamodule whose classes to use, by class_path.
+        encoder: text teacher, by default OpenCLIPTextEncoder (CLIP ViT-B/32, OpenAI's weights).
+        templates: further or other prompt templates by view name, each with {class} in it.
+
+    Raises:
+        ValueError: none or several sources of class names, or names that cannot stand for classes.
+    """
+    names = _names(class_names, class_names_file, data)
+    check_class_names(names, num_classes=len(names))
+    encoder = OpenCLIPTextEncoder() if encoder is None else encoder
+    chosen = view_templates({**TEMPLATES, **(templates or {})}, replacement=None)
+    prompts = list(dict.fromkeys(prompt for template in chosen.values() for prompt in prompts_of(template, names)))
+    write_embeddings(output, prompts, encoder.encode(prompts), encoder.identity())
+    print(printable(f"{output}: {len(prompts)} prompts of {len(names)} classes in the views {', '.join(chosen)}"))
+
+
+def embed_command(args: Sequence[str]) -> None:
+    """Runs the verb on command-line arguments."""
+    auto_cli(embed, args=list(args), as_positional=False, prog="tmkd embed", parser_class=Parser)
+
+
+def _names(class_names: list[str] | None, file: str | None, data: ImageDataModule | None) -> list[str]:
+    if sum(source is not None for source in (class_names, file, data)) != 1:
+        raise ValueError("give the classes once: by class_names, class_names_file or data")
+    if data is not None:
+        return data.class_phrases
+    if file is not None:
+        return [line.strip() for line in Path(file).expanduser().read_text().splitlines() if line.strip()]
+    return list(class_names or [])

@@ -1,0 +1,52 @@
+"""``tmkd export``: the student of a checkpoint in one file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import auto_cli
+
+from tmkd_lightning.cli.parser import Parser
+from tmkd_lightning.export.student import FormatName, Input, export_student
+from tmkd_lightning.modules.restored import restore
+from tmkd_lightning.utils.messages import printable
+
+
+def export(
+    checkpoint: str,
+    output: str,
+    format: FormatName = "onnx",
+    input: Input = "float",
+    image_size: int | None = None,
+    class_names: list[str] | None = None,
+) -> None:
+    """Writes the student of a checkpoint alone to a file that opens without this library, and checks it by running it.
+
+    Args:
+        checkpoint: file that ``tmkd fit`` wrote; neither the teacher's nor any other is needed.
+        output: file to write, ``.onnx``, ``.pt2`` or ``.safetensors`` as the format has it.
+        format: onnx, torch_export or state_dict.
+        input: type of the images that the file takes, float in [0, 1] or uint8.
+        image_size: side of the images in pixels, by default that of the run's data; another one is warned of.
+        class_names: other names for the classes, in the order of the labels; by default those that the run knew.
+
+    Raises:
+        ValueError: nothing says how large the images are; or what `restore` and `export_student` raise.
+    """
+    restored = restore(checkpoint)
+    size = restored.image_size if image_size is None else image_size
+    if size is None:
+        raise ValueError(f"{checkpoint} does not say how large its images were: pass --image_size")
+    if restored.image_size not in (None, size):
+        print(f"WARNING: images of the run were {restored.image_size} pixels, not {size}", file=sys.stderr)
+    names = restored.names(class_names)
+    written = export_student(restored.extractor, output, format=format, input=input, image_size=size, class_names=names)
+    print(f"{printable(output)}: {printable(written['network'])} as {format}, checked against the module")
+    print(f"  input    {written['input']}, (batch, 3, {size}, {size})")
+    print(f"  classes  {restored.extractor.num_classes}" + ("" if names else ", called by number: pass --class_names"))
+
+
+def export_command(args: Sequence[str]) -> None:
+    """Runs the verb on command-line arguments."""
+    auto_cli(export, args=list(args), as_positional=False, prog="tmkd export", parser_class=Parser)

@@ -1,0 +1,92 @@
+"""``tmkd predict --images``: what the student of a checkpoint says of the images in a folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+from tmkd_lightning.cli.parser import Parser
+from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
+from tmkd_lightning.export.predict import predict_folder
+from tmkd_lightning.modules.restored import Restored, build_data, restore
+from tmkd_lightning.utils.files import is_stream
+from tmkd_lightning.utils.messages import printable
+
+
+def predict(
+    checkpoint: str,
+    images: str,
+    output: str,
+    top: int = 1,
+    all_classes: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    image_size: int | None = None,
+    class_names: list[str] | None = None,
+    device: str | None = None,
+) -> None:
+    """Classifies every image in a folder with the student of a checkpoint, and writes a CSV file.
+
+    Args:
+        checkpoint: file that ``tmkd fit`` wrote; neither the teacher's nor any other is needed.
+        images: folder of image files, at any depth.
+        output: CSV file to write: file, class, probability.
+        top: how many classes to name, the likeliest first.
+        all_classes: whether to write the probability of every class too.
+        batch_size: images at once.
+        num_workers: processes that load.
+        image_size: side in pixels to which images are resized and cropped as ImageFolderDataModule does; by default
+            they are prepared as the run's own datamodule did for validation.
+        class_names: other names for the classes, in the order of the labels; by default those that the run knew.
+        device: where to compute, such as cpu or cuda; by default a GPU if there is one.
+
+    Raises:
+        ValueError: the checkpoint does not say how images were prepared; or what `restore` and `predict_folder` raise.
+    """
+    restored = restore(checkpoint)
+    prepared = _datamodule(restored, checkpoint) if image_size is None else _resizing(images, image_size)
+    names = restored.names(class_names)
+    count, unreadable = predict_folder(
+        restored.extractor,
+        images,
+        output,
+        transform=prepared.eval_transform,
+        class_names=names,
+        normalized_with=restored.normalized_with if image_size is None else None,
+        top=top,
+        all_classes=all_classes,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+    )
+    for problem in unreadable:
+        print(f"LEFT OUT: {printable(problem)}", file=sys.stderr)
+    left_out = f", {len(unreadable)} left out that cannot be read" if unreadable else ""
+    by_number = "" if names else "; classes are called by number: pass --class_names"
+    told = sys.stderr if is_stream(Path(output).expanduser()) else sys.stdout  # which may be the output
+    print(f"{printable(output)}: {count} images{left_out}{by_number}", file=told)
+    print(f"  prepared as {type(prepared).__name__} does for validation, {prepared.image_size} pixels", file=told)
+
+
+def predict_command(args: Sequence[str]) -> None:
+    """Runs the verb on command-line arguments."""
+    auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict", parser_class=Parser)
+
+
+def _resizing(images: str, image_size: int) -> ImageDataModule:
+    return ImageFolderDataModule(images, image_size=image_size)
+
+
+def _datamodule(restored: Restored, checkpoint: str) -> ImageDataModule:
+    """The run's own, which knows how images are prepared; its data need not be there."""
+    config = restored.data or {}
+    remedy = "pass --image_size, and images are resized and cropped to it"
+    if "_class_path" not in config:
+        raise ValueError(f"{checkpoint} does not say how its images were prepared: {remedy}")
+    data = build_data(config, checkpoint, remedy)
+    if not isinstance(data, ImageDataModule):
+        raise ValueError(f"{config['_class_path']} does not say how its images are prepared: {remedy}")
+    return data

@@ -1,0 +1,6 @@
+"""Any classifier as a source of logits, embedding and feature map."""
+
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.output import MissingPartError, Output
+
+__all__ = ["Extractor", "MissingPartError", "Output"]

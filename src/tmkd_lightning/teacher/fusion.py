@@ -1,0 +1,78 @@
+"""Text-guided fusion: class prompts decide how much each view of the teacher counts (Eq. 3 to 5)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tmkd_lightning.feature_extraction.output import Output
+from tmkd_lightning.utils.precision import at_least_float32
+
+
+class WeightNet(nn.Module):
+    """Turns the prompt embeddings of a class into weights of the views.
+
+    Args:
+        text_dim: width E of the text embeddings.
+        views: number of views V.
+        hidden: width of the hidden layer.
+
+    Source: Eq. 3 and 4; hidden 256 is our choice, the paper does not say.
+
+    Example:
+        >>> import torch
+        >>> weights = WeightNet(text_dim=8, views=3)(torch.zeros(5, 24))
+        >>> weights.shape, weights.sum(1).allclose(torch.ones(5))
+        (torch.Size([5, 3]), True)
+    """
+
+    def __init__(self, text_dim: int, views: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(views * text_dim, hidden)
+        self.output = nn.Linear(hidden, views)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Weighs the views for every class at once: the weights depend on the class alone.
+
+        Args:
+            rows: prompt embeddings of each class, views side by side, ``(K, V * E)``.
+
+        Returns:
+            Weights of the views, ``(K, V)``, positive, each row summing to 1, at least float32.
+        """
+        return at_least_float32(self.output(self.hidden(rows).relu())).softmax(dim=1)
+
+
+def fuse(output: Output, weights: Tensor) -> Output:
+    """Averages the teacher's output over the views, with weights for each image.
+
+    A convex combination commutes with an affine head: fused logits are the head of the fused embedding, and the fused
+    map's CAM is the fused CAM. So one call gives a complete teacher.
+
+    Args:
+        output: of V views of B images, in the order of views, ``V * B`` rows.
+        weights: of the views for each image, ``(B, V)``, each row summing to 1.
+
+    Returns:
+        The fused output of B rows. Gradients flow into the weights.
+
+    Raises:
+        ValueError: the number of rows is not ``V * B``.
+
+    Source: Eq. 5.
+
+    Example:
+        >>> import torch
+        >>> two_views_of_one_image = Output(torch.tensor([[0.0], [4.0]]))
+        >>> fuse(two_views_of_one_image, torch.tensor([[0.25, 0.75]])).logits.item()
+        3.0
+    """
+    batch, views = weights.shape
+    if len(output.logits) != views * batch:
+        raise ValueError(f"{len(output.logits)} rows are not {views} views of {batch} images")
+
+    def mean_over_views(part: Tensor) -> Tensor:
+        per_view = part.unflatten(0, (views, batch))
+        shape = (views, batch, *[1] * (part.ndim - 1))
+        return (weights.T.reshape(shape) * per_view).sum(0)
+
+    return output.map(mean_over_views)

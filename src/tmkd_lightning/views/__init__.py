@@ -1,0 +1,23 @@
+"""Views of an image: what the teacher sees beside the image itself."""
+
+from tmkd_lightning.views.canny import canny
+from tmkd_lightning.views.view import (
+    MultiView,
+    View,
+    edge,
+    edge_view,
+    high_frequency,
+    high_frequency_view,
+    rgb,
+)
+
+__all__ = [
+    "MultiView",
+    "View",
+    "canny",
+    "edge",
+    "edge_view",
+    "high_frequency",
+    "high_frequency_view",
+    "rgb",
+]

@@ -1,0 +1,245 @@
+"""Views of an image: plain, edges drawn in, high frequencies amplified (Eq. 1 and 2 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tmkd_lightning.text.prompts import TEMPLATES, check_template
+from tmkd_lightning.utils.images import to_unit_batch, to_unit_float
+from tmkd_lightning.views.canny import canny, check_thresholds
+from tmkd_lightning.views.gaussian_blur import check_kernel, gaussian_blur
+
+
+def edge_view(
+    image: Tensor,
+    alpha: float = 0.5,
+    low_threshold: float = 100 / 255,
+    high_threshold: float = 200 / 255,
+    rounds: int | None = None,
+) -> Tensor:
+    """Draws an image's edges into it, channel by channel.
+
+    Args:
+        image: ``(B, C, H, W)``, uint8 or float in [0, 1].
+        alpha: how bright edges are drawn, from 0 (not at all) up.
+        low_threshold: as in `canny`.
+        high_threshold: as in `canny`.
+        rounds: as in `canny`.
+
+    Returns:
+        ``clip(image + alpha * canny(image), 0, 1)``, ``(B, C, H, W)``, floating.
+
+    Raises:
+        ValueError: images that are not 4-D, or thresholds as `canny` refuses them.
+
+    Source: Eq. 1; alpha 0.5 is our choice.
+
+    Example:
+        >>> flat = torch.full((1, 3, 4, 4), 0.25)
+        >>> edge_view(flat).equal(flat)  # a flat image has no edges
+        True
+    """
+    image = to_unit_batch(image)
+    return (image + alpha * canny(image, low_threshold, high_threshold, rounds)).clamp(0, 1)
+
+
+def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> Tensor:
+    """Amplifies what a Gaussian blur removes, channel by channel.
+
+    Args:
+        image: ``(B, C, H, W)``, uint8 or float in [0, 1]; height and width above ``kernel_size // 2``.
+        beta: how much of the removed part is added, from 0 (none) up.
+        kernel_size: side of the Gaussian kernel in pixels, odd.
+        sigma: standard deviation of the kernel in pixels, above 0.
+
+    Returns:
+        ``clip(image + beta * (image - blur(image)), 0, 1)``, ``(B, C, H, W)``, floating.
+
+    Raises:
+        ValueError: an even kernel, a sigma that is not positive, or an image too small for the kernel or not 4-D.
+
+    Source: Eq. 2; the numbers are our choice.
+
+    Example:
+        >>> flat = torch.full((1, 3, 4, 4), 0.25)
+        >>> high_frequency_view(flat).allclose(flat)  # a flat image has none
+        True
+    """
+    image = to_unit_batch(image)
+    return (image + beta * (image - gaussian_blur(image, kernel_size, sigma))).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to look at an image, and the words for it.
+
+    Args:
+        name: what the view is called in logs and figures, a Python identifier.
+        function: from images ``(B, 3, H, W)`` in [0, 1] to images of the same shape in [0, 1].
+        template: prompt with ``{class}`` where the class goes.
+
+    Raises:
+        ValueError: a name that is no identifier, or a template without ``{class}``.
+
+    Example:
+        >>> negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
+        >>> negative(torch.ones(1, 3, 2, 2)).sum().item()
+        0.0
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    template: str
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"a view's name must be a Python identifier, got {self.name!r}")
+        check_template(self.template)
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """Looks at a batch, outside autocast: a blur in half precision would be no blur of this image.
+
+        Args:
+            image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
+
+        Returns:
+            ``(B, 3, H, W)``, floating in [0, 1].
+
+        Raises:
+            ValueError: the function changed the shape.
+        """
+        image = to_unit_float(image)
+        with torch.autocast(image.device.type, enabled=False):
+            result = self.function(image)
+        if result.shape != image.shape:
+            raise ValueError(
+                f"view {self.name!r} turned {tuple(image.shape)} into {tuple(result.shape)}; a view keeps the shape"
+            )
+        return result
+
+
+def rgb() -> View:
+    """The image as it is."""
+    return View("rgb", to_unit_float, TEMPLATES["rgb"])
+
+
+def edge(
+    alpha: float = 0.5,
+    low_threshold: float = 100 / 255,
+    high_threshold: float = 200 / 255,
+    rounds: int | None = None,
+) -> View:
+    """The edge view with its numbers set.
+
+    Args:
+        alpha: as in `edge_view`.
+        low_threshold: as in `canny`.
+        high_threshold: as in `canny`.
+        rounds: as in `canny`.
+
+    Returns:
+        The view ``edge``.
+
+    Raises:
+        ValueError: thresholds as `canny` refuses them.
+
+    Example:
+        >>> edge(alpha=0.25).name
+        'edge'
+    """
+    check_thresholds(low_threshold, high_threshold)
+    function = partial(
+        edge_view, alpha=alpha, low_threshold=low_threshold, high_threshold=high_threshold, rounds=rounds
+    )
+    return View("edge", function, TEMPLATES["edge"])
+
+
+def high_frequency(beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> View:
+    """The high-frequency view with its numbers set.
+
+    Args:
+        beta: as in `high_frequency_view`.
+        kernel_size: as in `high_frequency_view`.
+        sigma: as in `high_frequency_view`.
+
+    Returns:
+        The view ``high_frequency``.
+
+    Raises:
+        ValueError: an even kernel, or a sigma that is not positive.
+
+    Example:
+        >>> high_frequency(beta=2.0).name
+        'high_frequency'
+    """
+    check_kernel(kernel_size, sigma)
+    function = partial(high_frequency_view, beta=beta, kernel_size=kernel_size, sigma=sigma)
+    return View("high_frequency", function, TEMPLATES["high_frequency"])
+
+
+BUILT_IN: dict[str, Callable[[], View]] = {"rgb": rgb, "edge": edge, "high_frequency": high_frequency}
+
+
+class MultiView(nn.Module):
+    """Looks at a batch in several ways at once.
+
+    Args:
+        views: names of built-in views (``rgb``, ``edge``, ``high_frequency``) or views of your own, in order.
+
+    Raises:
+        TypeError: one word instead of a list.
+        ValueError: no view, an unknown name, or two views of one name.
+
+    Example:
+        >>> MultiView(["rgb", "edge"])(torch.rand(4, 3, 8, 8)).shape
+        torch.Size([2, 4, 3, 8, 8])
+    """
+
+    def __init__(self, views: Sequence[str | View] = ("rgb", "edge", "high_frequency")) -> None:
+        super().__init__()
+        if isinstance(views, str):
+            raise TypeError(f"views must be a list of names or Views, got the word {views!r}")
+        self.views = tuple(_resolve(view) for view in views)
+        if not self.views:
+            raise ValueError(f"views is empty: name at least one of {sorted(BUILT_IN)}")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"views must have different names, got {list(self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the views, in order."""
+        return tuple(view.name for view in self.views)
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """Prompt template of each view by its name, in order."""
+        return {view.name: view.template for view in self.views}
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Builds all views.
+
+        Args:
+            image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
+
+        Returns:
+            ``(V, B, 3, H, W)``, floating in [0, 1].
+        """
+        return torch.stack([view(image) for view in self.views])
+
+
+def _resolve(view: str | View) -> View:
+    if isinstance(view, View):
+        return view
+    if view not in BUILT_IN:
+        raise ValueError(f"unknown view {view!r}: choose from {sorted(BUILT_IN)}, or pass a View of your own")
+    return BUILT_IN[view]()
