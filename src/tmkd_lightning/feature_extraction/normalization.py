@@ -64,28 +64,24 @@ def stated_statistics(network: nn.Module) -> Statistics:
     return Statistics(IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, as the network says nothing")
 
 
-def state_statistics(network: nn.Module, mean: Triple, std: Triple) -> bool:
-    """Has a network say with what it was trained, if it says something else so far.
+def state_statistics(network: nn.Module, mean: Triple, std: Triple) -> None:
+    """Has a network say with what it was trained, unless it says so already.
 
     Args:
         network: whose weights were read from a file.
         mean: of each channel, on [0, 1], as the file has it.
         std: of each channel, on [0, 1].
 
-    Returns:
-        Whether that is news.
-
     Example:
         >>> network = nn.Linear(1, 1)
-        >>> state_statistics(network, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), stated_statistics(network).mean
-        (True, (0.5, 0.5, 0.5))
+        >>> state_statistics(network, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        >>> stated_statistics(network).mean
+        (0.5, 0.5, 0.5)
     """
     known = stated_statistics(network)
     said = (*known.mean, *known.std)
-    if all(math.isclose(one, other, abs_tol=1e-6) for one, other in zip(said, (*mean, *std), strict=True)):
-        return False
-    network.image_mean, network.image_std = mean, std  # type: ignore[assignment]
-    return True
+    if not all(math.isclose(one, other, abs_tol=1e-6) for one, other in zip(said, (*mean, *std), strict=True)):
+        network.image_mean, network.image_std = mean, std  # type: ignore[assignment]
 
 
 def _stated(module: nn.Module) -> tuple[Triple, Triple] | None:
