@@ -29,7 +29,7 @@ mutants: $(READY)  ## breaks the library in every way in tests/mutants, and tell
 	$(BIN)/python tests/run_mutants.py
 
 test-min: $(MIN)/.ready  ## the tests on the lowest versions that pyproject.toml allows
-	$(MIN)/bin/python -m pytest $(QUICK) --ignore tests/test_documents.py
+	$(MIN)/bin/python -m pytest $(QUICK) --ignore tests/docs/test_documents.py
 
 check: $(READY)  ## lint, format, types, import directions
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""A small world for training: coloured noise in three classes, networks of a few thousand weights."""
+"""Fixtures: a small world to train in."""
 
 from __future__ import annotations
 
@@ -14,43 +14,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from helpers.tiny import CLASSES, TABLES, Net, make_images
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.text import HashingTextEncoder
 
 os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", HF_HUB_OFFLINE="1")  # no test needs a network
 
 logging.getLogger("lightning.pytorch").propagate = True  # caplog listens at the root, whoever was imported first
-
-CLASSES = ["red", "green", "blue"]
-TABLES = Path(__file__).parent.parent / "examples" / "tables"
-
-
-class Net(nn.Module):
-    """A classifier with a map: the smallest that has all an Output can hold."""
-
-    def __init__(self, width: int = 8, num_classes: int = len(CLASSES)) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.fc = nn.Linear(width, num_classes)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.fc(self.relu(self.bn(self.conv(image))).mean((2, 3)))
-
-
-def make_images(count: int, size: int = 8, seed: int = 0) -> list[tuple[Tensor, int]]:
-    """uint8 noise in which the channel of the class is brighter."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 200, (count, 3, size, size), generator=generator, dtype=torch.uint8)
-    labels = [index % len(CLASSES) for index in range(count)]
-    for image, label in zip(images, labels, strict=True):
-        image[label] += 40
-    return list(zip(images, labels, strict=True))
-
 
 torch.set_num_threads(1)  # tiny tensors: handing them to more threads costs more than it gains
 

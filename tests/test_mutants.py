@@ -85,13 +85,13 @@ def test_survivors_are_told_from_the_caught(tmp_path: Path, capsys) -> None:
         text = (
             (FOLDER / "weights_over_classes.patch")
             .read_text()
-            .replace("tests/test_fusion.py", f"tests/test_{tests}.py")
+            .replace("tests/teacher/test_fusion.py", f"tests/test_{tests}.py")
         )
         (tmp_path / f"{name}.patch").write_text(text if word == "minus" else text.replace("dim=0)", "dim=0"))
     assert main(["--folder", str(tmp_path), "--jobs", "1"]) == 1
     first, *lines, last = capsys.readouterr().out.splitlines()
     assert first.startswith("Without a mutant: 2 test files pass")
-    assert lines[0] == "[ 1/3] a  tests/test_fusion.py::test_weight_net_is_equations_3_and_4"
+    assert lines[0] == "[ 1/3] a  tests/teacher/test_fusion.py::test_weight_net_is_equations_3_and_4"
     assert lines[1] == "[ 2/3] b  SURVIVED"
     assert lines[2].startswith("[ 3/3] c  COULD NOT BE JUDGED")
     assert last.startswith("1 of 3 mutants caught")

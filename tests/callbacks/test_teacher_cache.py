@@ -1,0 +1,430 @@
+"""A run that remembers its teacher is the run that asks it every time."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from torch import nn
+from torchvision.models import VisionTransformer
+from torchvision.transforms import v2
+
+from helpers.subprocess_run import run_script
+from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.cli.cache import cache_command
+from tmkd_lightning.data import DigitsDataModule
+from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
+from tmkd_lightning.models import wide_resnet as wrn
+from tmkd_lightning.modules import taught
+from tmkd_lightning.teacher.cache import CacheError
+from tmkd_lightning.teacher.cache.serialization import kinds, output_of, parts
+from tmkd_lightning.text import HashingTextEncoder
+
+PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
+METHODS = {"kd": KD, "rkd": RKD, "cat_kd": CATKD, "sp": SP, "tekap": TeKAP}
+REPLICAS = 2
+
+
+class Losses(Callback):
+    """Every step's loss, and whether the teacher ran in it."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.asked: list[bool] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.asked.append(False)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.teacher.register_forward_hook(self._note)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.values.append(outputs["loss"].item())
+
+    def _note(self, module: Any, args: Any, output: Any) -> None:
+        if self.asked:
+            self.asked[-1] = True
+
+
+def teacher() -> nn.Module:
+    torch.manual_seed(1)
+    return wrn.WideResNet(depth=10, widen_factor=2, num_classes=10)
+
+
+def make(method: str = "none", plain: bool = False, **options: Any) -> TMKDModule:
+    seed_everything(0, verbose=False)
+    distiller = METHODS[method]() if method in METHODS else None
+    return TMKDModule(
+        options.pop("teacher", None) or teacher(),
+        wrn.WideResNet(depth=10, widen_factor=1, num_classes=10),
+        distiller=distiller,
+        optimizer=lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9),
+        **(PLAIN if plain else {}),
+        **options,
+    )
+
+
+@pytest.fixture
+def run(fit, tmp_path):
+    """Trains on 44 digits, whose last batch is smaller, and gives losses and module."""
+
+    def train(module: TMKDModule, cache: TeacherCache | None = None, **options: Any) -> tuple[Losses, TMKDModule]:
+        losses = Losses()
+        prompts = PromptEmbeddings(HashingTextEncoder(), cache_dir=str(tmp_path / "texts"))
+        data = options.pop("data", None) or DigitsDataModule(
+            train_samples=44, image_size=16, batch_size=12, augmentation_replicas=REPLICAS
+        )
+        callbacks = [losses, prompts, TeacherCheck(0), *options.pop("callbacks", []), *([cache] if cache else [])]
+        options = {"max_epochs": 4, "limit_val_batches": 0, **options}
+        fit(module, datamodule=data, callbacks=callbacks, **options)
+        return losses, module
+
+    return train
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(a.equal(b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "tmkd"])
+@pytest.mark.parametrize("method", ["none", *METHODS])
+def test_cached_equals_live_bit_for_bit(run, tmp_path, method: str, plain: bool) -> None:
+    if method == "none" and plain:
+        pytest.skip("nothing reads the teacher")
+    live, expected = run(make(method, plain))
+    for turn in ("filling", "reading"):
+        losses, module = run(make(method, plain), TeacherCache(str(tmp_path / "cache"), dtype="float32"))
+        assert losses.values == live.values, turn
+        assert same_weights(module, expected), turn
+        steps = 4 * REPLICAS if turn == "filling" else 0
+        assert losses.asked == [True] * steps + [False] * (16 - steps)
+    assert all(live.asked)
+
+
+class Both(TMKDModule):
+    """Trains as it is, and notes what each loss would be with outputs rounded to half precision, all else equal."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        state = torch.get_rng_state()
+        loss = super().training_step(batch, batch_idx)
+        torch.set_rng_state(state)  # the same noise
+        exact, self.show = self.show, self.rounded
+        rounded = super().training_step(batch, batch_idx)
+        self.show = exact
+        self.apart = [*getattr(self, "apart", []), abs(rounded.item() - loss.item()) / loss.item()]
+        return loss
+
+    def rounded(self, image: torch.Tensor) -> Any:
+        views = len(self.views)
+        types = kinds(True, "feature_map" in self.distiller.reads, self.teacher.map_size, "float16")
+        return output_of(parts(TMKDModule.show(self, image), views, types), self.teacher, image, views)
+
+
+@pytest.mark.parametrize("method", ["none", *METHODS])
+def test_half_precision_moves_no_loss_by_a_thousandth(run, method: str) -> None:
+    """At equal weights, in every step of a run; over many steps training itself enlarges any difference."""
+    distiller = METHODS[method]() if method in METHODS else None
+    seed_everything(0, verbose=False)
+    student = wrn.WideResNet(depth=10, widen_factor=1, num_classes=10)
+    module = Both(
+        teacher(), student, distiller=distiller, optimizer=lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9)
+    )
+    run(module)
+    assert len(module.apart) == 16
+    assert 0 < max(module.apart) < 1e-3
+
+
+@pytest.mark.parametrize("method", ["none", "cat_kd"])
+def test_half_precision_is_the_same_whether_read_or_written(run, tmp_path, method: str) -> None:
+    filled, module = run(make(method), TeacherCache(str(tmp_path / "cache")))
+    read, again = run(make(method), TeacherCache(str(tmp_path / "cache")))
+    assert read.values == filled.values
+    assert same_weights(again, module)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_other_precisions_read_what_they_wrote(run, tmp_path, precision: str) -> None:
+    filled, module = run(make("cat_kd"), TeacherCache(str(tmp_path / "cache")), precision=precision)
+    read, again = run(make("cat_kd"), TeacherCache(str(tmp_path / "cache")), precision=precision)
+    assert not any(read.asked)
+    assert read.values == filled.values
+    assert same_weights(again, module)
+
+
+def test_a_complete_cache_needs_no_weights_of_the_teacher(run, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "teacher.pt"
+    torch.save(teacher().state_dict(), path)
+    untrained = wrn.WideResNet(depth=10, widen_factor=2, num_classes=10)
+    options = {"teacher_checkpoint": str(path)}
+    live, expected = run(make("kd", teacher=copy.deepcopy(untrained), **options))
+    run(make("kd", teacher=copy.deepcopy(untrained), **options), TeacherCache(str(tmp_path / "c"), "float32"))
+    read: list[str] = []
+    monkeypatch.setattr(taught, "load_weights", lambda *args, **_: read.append(args[1]))
+    losses, module = run(
+        make("kd", teacher=copy.deepcopy(untrained), **options), TeacherCache(str(tmp_path / "c"), "float32")
+    )
+    assert read == []
+    assert losses.values == live.values
+    assert same_weights(module, expected)
+
+
+def test_methods_students_and_seeds_share_one_cache(run, tmp_path) -> None:
+    directory = str(tmp_path / "cache")
+    run(make("none"), TeacherCache(directory))
+    data = DigitsDataModule(train_samples=44, image_size=16, batch_size=9, augmentation_replicas=REPLICAS, seed=3)
+    losses, _ = run(make("rkd", temperature=2.0, fusion="mean"), TeacherCache(directory), data=data)
+    assert not any(losses.asked)
+    losses, _ = run(make("cat_kd"), TeacherCache(directory))  # reads maps too, which are not there yet
+    assert losses.asked == [True] * 8 + [False] * 8
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    (folder,) = (tmp_path / "cache").iterdir()
+    arrays = {path.name: np.load(path).shape for path in folder.glob("*.float16.npy")}
+    assert arrays == {"embedding.float16.npy": (88, 3, 128), "map_2x2.float16.npy": (88, 3, 128, 2, 2)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"module": {"views": ["rgb", "high_frequency", "edge"]}},
+        {"module": {"teacher": Extractor(teacher(), mean=(0.5, 0.5, 0.5))}},
+        {"data": {"train_samples": 45}},
+        {"data": {"augmentation_replicas": 3}},
+        {"trainer": {"precision": "bf16-mixed"}},
+    ],
+    ids=["views", "statistics", "images", "replicas", "precision"],
+)
+def test_whatever_differs_is_another_cache(run, tmp_path, change) -> None:
+    directory = str(tmp_path / "cache")
+    run(make(), TeacherCache(directory), max_epochs=2)
+    numbers = {"train_samples": 44, "augmentation_replicas": REPLICAS} | change.get("data", {})
+    data = DigitsDataModule(image_size=16, batch_size=12, **numbers)
+    module = make(**change.get("module", {}))
+    losses, _ = run(module, TeacherCache(directory), data=data, max_epochs=1, **change.get("trainer", {}))
+    assert all(losses.asked)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_teacher_that_changed_under_the_same_name_is_another(run, tmp_path) -> None:
+    other = teacher()
+    with torch.no_grad():
+        other.fc.bias[0] += 1
+    run(make(), TeacherCache(str(tmp_path)), max_epochs=1)
+    losses, _ = run(make(teacher=other), TeacherCache(str(tmp_path)), max_epochs=1)
+    assert all(losses.asked)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_run_that_broke_off_while_filling_goes_on_exactly(run, tmp_path, dtype: str) -> None:
+    undisturbed, expected = run(make("kd", noise_scale=0.0), TeacherCache(str(tmp_path / "one"), dtype))
+
+    class Stop(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 1 and batch_idx == 2:
+                raise KeyError("power failure")
+
+    checkpoint = ModelCheckpoint(tmp_path, filename="last", enable_version_counter=False)
+    with pytest.raises(KeyError):
+        run(
+            make("kd", noise_scale=0.0),
+            TeacherCache(str(tmp_path / "two"), dtype),
+            callbacks=[checkpoint, Stop()],
+            enable_checkpointing=True,
+        )
+    losses, module = run(
+        make("kd", noise_scale=0.0), TeacherCache(str(tmp_path / "two"), dtype), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert losses.values == undisturbed.values[4:]
+    assert same_weights(module, expected)
+    assert losses.asked == [False, False, True, True, *[False] * 8]  # two batches of that epoch had been written
+
+
+def damage(tmp_path: Path) -> Path:
+    """Flips a bit in the middle of the embeddings."""
+    (path,) = tmp_path.glob("*/embedding.float16.npy")
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    return path
+
+
+def test_damage_in_a_complete_cache_is_noticed_and_mended(run, tmp_path, capsys) -> None:
+    expected, _ = run(make(), TeacherCache(str(tmp_path)))
+    damage(tmp_path)
+    with pytest.raises(CacheError, match=r"was complete and is damaged now.*tmkd cache check"):
+        run(make(), TeacherCache(str(tmp_path)))
+    with pytest.raises(SystemExit, match="1 damage"):
+        cache_command(["check", "--directory", str(tmp_path)])
+    assert "87 rows are whole, DAMAGED and forgotten: 4" in capsys.readouterr().out
+    cache_command(["check", "--directory", str(tmp_path)])
+    losses, _ = run(make(), TeacherCache(str(tmp_path)))
+    assert losses.values == expected.values
+    assert sum(losses.asked) == 1
+
+
+def test_damage_while_the_teacher_is_there_is_made_anew_by_itself(run, tmp_path) -> None:
+    run(make(), TeacherCache(str(tmp_path)), max_epochs=1)
+    (path,) = tmp_path.glob("*/embedding.float16.npy")
+    with open(path, "r+b") as file:
+        file.seek(128)
+        file.write(b"\xff" * 8)  # in the first row
+    expected, _ = run(make(), TeacherCache(str(tmp_path / "other")))
+    losses, _ = run(make(), TeacherCache(str(tmp_path)))
+    assert losses.values == expected.values
+    assert sum(losses.asked) == 1 + 4
+
+
+def test_a_disk_that_fills_up_costs_the_cache_and_not_the_run(run, tmp_path, monkeypatch) -> None:
+    expected, _ = run(make(), TeacherCache(str(tmp_path / "one")))
+    written = os.pwrite
+
+    def full(descriptor: int, content: Any, offset: int) -> int:
+        if offset > 20_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.warns(UserWarning, match=r"not filled any further, and the teacher goes on running: .*No space left"):
+        losses, _ = run(make(), TeacherCache(str(tmp_path / "two")))
+    assert losses.values == expected.values
+    assert all(losses.asked[:8])
+
+
+@pytest.mark.parametrize("how", ["removed", "cut off"])
+def test_a_directory_that_vanishes_costs_the_cache_and_not_the_run(run, tmp_path, how: str) -> None:
+    class Vanish(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 0 and how == "removed":
+                shutil.rmtree(tmp_path / "two")
+            elif trainer.current_epoch == 0:
+                for path in (tmp_path / "two").glob("*/*.npy"):
+                    os.truncate(path, 10)
+
+    expected, _ = run(make(), TeacherCache(str(tmp_path / "one")))
+    with pytest.warns(UserWarning, match=r"the teacher goes on running: .*(is gone|damaged or cut off)"):
+        losses, _ = run(make(), TeacherCache(str(tmp_path / "two")), callbacks=[Vanish()])
+    assert losses.values == expected.values
+    assert all(losses.asked)
+
+
+def test_maps_of_a_network_without_any_are_refused_by_name(run, tmp_path) -> None:
+    vit = VisionTransformer(16, 8, 1, 2, 16, 32, num_classes=10)
+    with pytest.raises(ValueError, match=r"reads feature_map, but VisionTransformer has no 4-D map"):
+        run(make("sp", teacher=vit), TeacherCache(str(tmp_path)))
+
+
+def test_embeddings_that_half_precision_cannot_hold_are_refused(run, tmp_path) -> None:
+    loud = teacher()
+    with torch.no_grad():
+        loud.bn.weight.mul_(1e9)
+    with pytest.raises(CacheError, match=r"embedding cannot be kept in float16.*use dtype float32"):
+        run(make(teacher=loud, noise_scale=0.0), TeacherCache(str(tmp_path)), max_epochs=1)
+
+
+def test_data_that_do_not_come_again_are_refused(run, tmp_path, fit, loader, net, prompts) -> None:
+    data = DigitsDataModule(train_samples=44, image_size=16)
+    with pytest.raises(ValueError, match=r"set augmentation_replicas of the datamodule to 1 or more \(it is 0"):
+        run(make(), TeacherCache(str(tmp_path)), data=data)
+    with pytest.raises(ValueError, match="this one does not have it; subclass ImageDataModule"):
+        fit(TMKDModule(net(), net()), callbacks=[prompts(), TeacherCache(str(tmp_path))])
+    assert not list(tmp_path.glob("*/*.npy"))
+
+
+def test_other_batches_are_asked_for_their_rows(net) -> None:
+    module = TMKDModule(net(), net(), text_weight=0)
+    with pytest.raises(TypeError, match=r"expected \(images, labels, rows\), got a dict .* override rows"):
+        module.rows({"pixels": 1})
+    with pytest.raises(TypeError, match="got a list of 2"):
+        module.rows([1, 2])
+
+
+def test_without_a_teacher_there_is_nothing_to_keep(fit, net, tmp_path) -> None:
+    with pytest.warns(UserWarning, match="TeacherCache has nothing to keep"):
+        fit(ClassifierModule(net()), callbacks=[TeacherCache(str(tmp_path / "cache"))])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_wrong_type_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="dtype must be float16 or float32, got 'bfloat16'"):
+        TeacherCache(str(tmp_path), dtype="bfloat16")
+
+
+def test_a_copy_of_the_module_shares_the_cache(run, tmp_path) -> None:
+    """Weight averaging copies the module in setup; the files must not be copied into memory with it."""
+    losses, module = run(make(), TeacherCache(str(tmp_path), "float32"), callbacks=[WeightAveraging()])
+    assert copy.deepcopy(module).teacher_cache is module.teacher_cache
+    assert losses.asked == [True] * 8 + [False] * 8
+
+
+def test_the_teacher_is_not_measured_where_it_does_not_run(run, tmp_path, caplog) -> None:
+    data = DigitsDataModule(train_samples=44, image_size=16, batch_size=12, augmentation_replicas=1)
+    options = {"data": data, "max_epochs": 1, "limit_val_batches": 1, "callbacks": [TeacherCheck(1)]}
+    printed = []
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            run(make(), TeacherCache(str(tmp_path)), **{**options, "callbacks": [TeacherCheck(1)]})
+        printed.append("validation images, top-1" in caplog.text)
+    assert printed == [True, False]
+
+
+def test_one_callback_serves_several_runs_and_keeps_nothing_of_the_last(run, fit, net, tmp_path) -> None:
+    cache = TeacherCache(str(tmp_path))
+    expected, _ = run(make("kd"), cache)
+    with pytest.warns(UserWarning, match="nothing to keep"):
+        fit(ClassifierModule(net()), callbacks=[cache])
+    with pytest.warns(UserWarning, match="nothing to keep"):
+        run(make(feature_weight=0, logit_weight=0), cache, max_epochs=1)
+    losses, _ = run(make("kd"), cache)
+    assert losses.values == expected.values
+    assert not any(losses.asked)
+
+
+class Flips(DigitsDataModule):
+    """Changes images behind the dataset, which cannot know."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        image, *rest = batch
+        return [image.flip(3), *rest]
+
+
+def test_images_that_are_changed_behind_the_dataset_are_noticed(run, tmp_path) -> None:
+    options = {"train_samples": 44, "image_size": 16, "batch_size": 12, "augmentation_replicas": REPLICAS}
+    run(make(), TeacherCache(str(tmp_path)))
+    with pytest.raises(CacheError, match=r"12 of 12 images are not those .* was filled with: something changes them"):
+        run(make(), TeacherCache(str(tmp_path)), data=Flips(**options))
+
+
+def test_another_normalisation_is_another_cache(run, tmp_path) -> None:
+    def data() -> DigitsDataModule:
+        resize = v2.Compose([v2.Resize((16, 16)), v2.ToDtype(torch.float32, scale=True), lambda image: image / 2])
+        return DigitsDataModule(
+            train_samples=44, batch_size=12, augmentation_replicas=REPLICAS, train_transform=resize, image_size=16
+        )
+
+    for std in (1.0, 2.0):
+        module = make(normalized_with=((0.0, 0.0, 0.0), (std, std, std)))
+        losses, _ = run(module, TeacherCache(str(tmp_path)), data=data(), max_epochs=1)
+        assert all(losses.asked)
+
+
+def test_two_processes_fill_one_cache_and_train_one_student(tmp_path) -> None:
+    """Both start cold; in the second epoch each reads what the other wrote."""
+    run_script(Path(__file__).with_name("ddp_teacher_cache.py"), tmp_path)
+    students = torch.load(tmp_path / "students.pt", weights_only=True)
+    for one, other in zip(students["live"].values(), students["cached"].values(), strict=True):
+        assert one.equal(other)
+    (path,) = (tmp_path / "cache").glob("*/embedding.float32.written.npy")
+    assert np.load(path).all()

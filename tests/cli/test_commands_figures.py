@@ -1,0 +1,384 @@
+"""``tmkd figures``: from finished runs, with or without their surroundings."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tmkd_lightning import Extractor
+from tmkd_lightning.cli import figures as verb
+from tmkd_lightning.cli.finished import FinishedRun
+from tmkd_lightning.cli.main import main
+from tmkd_lightning.figures import Attention, Curves, Logits
+from tmkd_lightning.figures.run import run_folder, run_name
+from tmkd_lightning.modules.rebuild import rebuild
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHORT = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=2", "--trainer.log_every_n_steps=1"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+DIGITS = ["--data", "tmkd_lightning.data.DigitsDataModule", "--data.image_size", "16", "--data.batch_size", "100"]
+TMKD, KD = "runs/digits_tmkd/best.ckpt", "runs/digits_kd/best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with short runs of the quickstart's teacher and students."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["tmkd"])
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for name in ("teacher", "kd", "tmkd"):
+            main(["fit", "--config", str(EXAMPLES / f"digits_{name}.yaml"), *SHORT, *QUIET])
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of it to work in."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tmkd"])
+    return tmp_path
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> dict[str, list]:
+    """What is drawn, and with which captions, without the time to draw it."""
+    seen: dict[str, list] = {"data": [], "source": []}
+
+    def keep(drawing, source=""):
+        seen["data"].append(drawing)
+        seen["source"].append(source)
+
+    monkeypatch.setattr(verb, "figure_of", keep)
+    monkeypatch.setattr(verb, "render", lambda figure, kind: b"")
+    return seen
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+def accuracy_in(rows: list[dict[str, str]]) -> dict[int, float]:
+    return {int(row["epoch"]): float(row["val/top1"]) for row in rows if row["val/top1"]}
+
+
+def figures(*args: str) -> None:
+    main(["figures", *args])
+
+
+def test_every_figure_of_two_runs_into_files_and_a_page(here, capsys) -> None:
+    figures(
+        "--checkpoint",
+        TMKD,
+        "--against",
+        KD,
+        "--output",
+        "out",
+        "--page",
+        "all.pdf",
+        "--formats",
+        "[png]",
+        "--batches",
+        "2",
+    )
+    names = ("attention", "curves", "embedding", "logits", "views")
+    assert sorted(os.listdir("out")) == [f"{name}.png" for name in names]
+    assert Path("all.pdf").read_bytes().startswith(b"%PDF-")
+    assert capsys.readouterr().out.split()[-6:][::5] == ["out/views.png", "all.pdf"]
+
+
+def test_networks_are_those_of_the_runs_and_the_trained_teacher(here, drawn) -> None:
+    figures("--checkpoint", TMKD, "--against", KD, "--which", "logits", *DIGITS)
+    (data,) = drawn["data"]
+    assert isinstance(data, Logits)
+    assert data.names == ["digits_tmkd", "teacher", "digits_kd"]
+    assert data.class_names[:3] == ["zero", "one", "two"]
+    from tmkd_lightning.data import DigitsDataModule
+
+    digits = DigitsDataModule(image_size=16, batch_size=1000)  # all of them
+    digits.setup("validate")
+    image, label = next(iter(digits.val_dataloader()))
+    paths = [TMKD, "runs/digits_teacher/best.ckpt", KD]
+    for means, path in zip(data.means, paths, strict=True):
+        with torch.no_grad():
+            logits = rebuild(path).eval()(image)
+        for true in range(10):
+            torch.testing.assert_close(means[true], logits[label == true].mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_captions_say_run_checkpoint_and_seed(here, drawn) -> None:
+    last = "runs/digits_tmkd/last.ckpt"
+    figures("--checkpoint", TMKD, "--against", last, "--which", "views, curves", "--split", "test", "--batches", "1")
+    step = torch.load(TMKD, weights_only=True)["global_step"]
+    runs = (
+        f"From run digits_tmkd, checkpoint best.ckpt (step {step}), seed 0, against run digits_tmkd, checkpoint "
+        "last.ckpt (step 4), seed 0"
+    )
+    assert drawn["source"] == [f"{runs}; images shown are test images.", f"{runs}."]
+    assert drawn["data"][1].accuracy.keys() == {"digits_tmkd best", "digits_tmkd last"}
+
+
+def test_a_split_and_its_first_images(here, drawn) -> None:
+    figures("--checkpoint", TMKD, "--which", "[attention]", "--split", "test", "--examples", "3")
+    (data,) = drawn["data"]
+    assert isinstance(data, Attention)
+    from tmkd_lightning.data import DigitsDataModule
+
+    scans = DigitsDataModule(image_size=16).samples("test")
+    firsts = list(dict.fromkeys(label for _, label in scans))[:3]
+    assert data.label.tolist() == firsts
+    assert data.maps.shape == (2, 3, 16, 16)
+
+
+def test_a_teacher_that_is_gone(here, drawn) -> None:
+    """Its file is missed by figures that show it, and by no others."""
+    shutil.move("runs/digits_teacher", "moved")
+    figures("--checkpoint", TMKD, "--which", "curves")
+    with pytest.raises(FileNotFoundError, match=r"no weights of the teacher at runs/digits_teacher/best\.ckpt.*false"):
+        figures("--checkpoint", TMKD, "--which", "attention")
+    figures("--checkpoint", TMKD, "--which", "logits", "--teacher", "false", "--batches", "1")
+    figures("--checkpoint", TMKD, "--which", "logits", "--teacher", "moved/best.ckpt", "--batches", "1")
+    assert [getattr(data, "names", None) for data in drawn["data"]] == [
+        *(None, ["digits_tmkd"], ["digits_tmkd", "teacher"])
+    ]
+
+
+def test_a_teacher_without_a_file_is_not_shown(here, drawn, capsys) -> None:
+    """Built again it would have other weights than the one that taught."""
+    content = torch.load(KD, weights_only=True)
+    content["hyper_parameters"]["teacher_checkpoint"] = None
+    torch.save(content, KD)
+    figures("--checkpoint", KD, "--which", "logits", "--batches", "1")
+    assert drawn["data"][0].names == ["digits_kd"]
+    assert "no teacher is shown: run digits_kd names no file with its weights" in capsys.readouterr().out
+
+
+def test_a_checkpoint_far_from_its_run(here, drawn, capsys) -> None:
+    """It brings data, seed and the curve up to itself."""
+    carried = rows_of(torch.load(TMKD, weights_only=True)["tmkd_curve"])
+    shutil.copy(TMKD, "student.ckpt")
+    figures("--checkpoint", "student.ckpt", "--which", "logits,curves", "--batches", "1")
+    logits, alone = drawn["data"]
+    assert logits.class_names[:3] == ["zero", "one", "two"]
+    assert list(alone.accuracy.values()) == [accuracy_in(carried)]
+    assert "end at its checkpoint: no metrics.csv in . goes on there" in capsys.readouterr().out
+    figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_tmkd")
+    figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_tmkd/version_0/metrics.csv")
+    one, other = drawn["data"][2:]
+    assert isinstance(one, Curves)
+    assert one == other
+    assert one.weights.keys() == {"edge", "high_frequency", "rgb"}
+    assert [list(values) for values in one.accuracy.values()] == [[0, 1]]
+    assert all("seed 0" in source for source in drawn["source"])
+    with pytest.raises(ValueError, match=r"no metrics\.csv in runs/digits_kd or .* belongs to student\.ckpt"):
+        figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_kd")
+
+
+def test_a_later_run_in_the_same_folder_is_not_taken_for_the_earlier(here, drawn) -> None:
+    """It had another seed, and no CSVLogger: what lies there is of the first run."""
+    again = ["--trainer.logger=false", "--seed_everything=7"]
+    main(["fit", "--config", str(EXAMPLES / "digits_kd.yaml"), *SHORT, *QUIET, *again])
+    assert Path("runs/digits_kd/version_0/metrics.csv").is_file()
+    with pytest.raises(ValueError, match=r"no metrics\.csv in runs/digits_kd or .* belongs to .*best\.ckpt"):
+        figures("--checkpoint", KD, "--which", "curves")
+    figures("--checkpoint", KD, "--which", "logits", "--batches", "1")
+    assert "seed 7" in drawn["source"][0]
+
+
+def test_a_later_test_of_a_run_changes_nothing(here, drawn) -> None:
+    """Lightning logs it as another version of the same run, which is then the newest."""
+    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
+    other = ["--data.image_size=24", "--seed_everything=5"]
+    main(["test", "--config", str(EXAMPLES / "digits_kd.yaml"), "--ckpt_path", KD, *QUIET, *other])
+    assert "test/top1" in Path("runs/digits_kd/version_1/metrics.csv").read_text()
+    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
+    assert drawn["source"][:2] == drawn["source"][2:]
+    before, after = drawn["data"][:2], drawn["data"][2:]
+    assert before[0] == after[0]
+    assert before[1].means[0].nan_to_num().equal(after[1].means[0].nan_to_num())
+
+
+def test_a_checkpoint_of_weights_alone_asks_the_folder(here, drawn) -> None:
+    """Lightning's save_weights_only leaves seed and curve out; a module may leave its data out."""
+    content = torch.load(KD, weights_only=True)
+    for key in ("callbacks", "tmkd_curve", "datamodule_hyper_parameters"):
+        del content[key]
+    torch.save(content, KD)
+    tested = Path("runs/digits_kd/version_1")  # as `tmkd test` leaves it
+    tested.mkdir()
+    place = f"{content['epoch']},{content['global_step'] - 1}"
+    (tested / "metrics.csv").write_text(f"epoch,step,test/top1\n{place},0.5\n")
+    (tested / "resolved_config.yaml").write_text("seed_everything: 5\ndata: {class_path: no_such.Data}\n")
+    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
+    assert [list(values) for values in drawn["data"][0].accuracy.values()] == [[0, 1]]
+    assert "seed 0" in drawn["source"][0]
+    torch.save({**content, "global_step": 1000}, KD)  # of another run than what is logged here
+    with pytest.raises(ValueError, match=r"neither runs/digits_kd/best\.ckpt nor a resolved_config\.yaml .*name them"):
+        figures("--checkpoint", KD, "--which", "logits")
+    figures("--checkpoint", KD, "--which", "logits", "--batches", "1", *DIGITS)
+    assert "seed unknown" in drawn["source"][-1]
+
+
+def test_a_cell_of_a_grid_has_its_logs_in_attempts(here, drawn) -> None:
+    shutil.move("runs/digits_kd/version_0", "runs/digits_kd/attempt_0")
+    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
+    assert [list(values) for values in drawn["data"][0].accuracy.values()] == [[0, 1]]
+    assert "seed 0" in drawn["source"][0]
+
+
+def test_a_seed_by_chance_is_not_told(here) -> None:
+    content = torch.load(KD, weights_only=True)
+    content["callbacks"]["StepSeeds"]["seed"] = 2**40
+    torch.save(content, "by_chance.ckpt")
+    assert FinishedRun(Path("by_chance.ckpt")).seed is None
+
+
+@pytest.mark.parametrize("path", [KD, "runs/digits_teacher/best.ckpt"])
+def test_weights_that_are_not_finite_are_told_with_their_file(here, drawn, path) -> None:
+    content = torch.load(path, weights_only=True)
+    name = next(name for name in content["state_dict"] if name.endswith("fc.bias"))
+    content["state_dict"][name][0] = float("nan")
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"{path} holds weights that are not finite, network\.fc\.bias for one"):
+        figures("--checkpoint", KD, "--which", "logits")
+    figures("--checkpoint", KD, "--which", "curves")
+
+
+def test_what_a_run_has_nothing_for_is_left_out_and_said(here, drawn, capsys) -> None:
+    Path("runs/digits_kd/version_0/metrics.csv").unlink()
+    content = torch.load(KD, weights_only=True)
+    torch.save({**content, "tmkd_curve": ""}, KD)
+    figures("--checkpoint", KD, "--batches", "1")
+    printed = capsys.readouterr().out
+    assert "no figure of views: the run has one view, 'rgb'" in printed
+    assert "no figure of curves: no metrics.csv in runs/digits_kd" in printed
+    assert [type(data).__name__ for data in drawn["data"]] == ["Attention", "Embedding", "Logits"]
+
+
+def test_a_run_with_nothing_to_draw(here, monkeypatch) -> None:
+    monkeypatch.setattr(verb, "drawings", lambda material, names, left_out: {})
+    with pytest.raises(ValueError, match=r"nothing to draw of runs/digits_kd/best\.ckpt"):
+        figures("--checkpoint", KD)
+    assert os.listdir("figures") == []
+
+
+def test_a_teachers_own_run_has_no_teacher(here, drawn) -> None:
+    teacher = "runs/digits_teacher/best.ckpt"
+    figures("--checkpoint", teacher, "--which", "logits", "--batches", "1")
+    assert drawn["data"][0].names == ["digits_teacher"]
+    with pytest.raises(ValueError, match=r"run digits_teacher has no teacher, so other\.ckpt has no place"):
+        figures("--checkpoint", teacher, "--which", "logits", "--teacher", "other.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (["--which", "views,roc"], ValueError, "unknown figure 'roc': choose from"),
+        (["--formats", "[svg]"], ValueError, "unknown format 'svg': choose from"),
+        (["--page", "all.jpeg"], ValueError, "unknown format 'jpeg': choose from"),
+        (["--output", "runs/digits_kd/best.ckpt"], OSError, "best.ckpt is a file, not a folder"),
+        (["--against", "runs/nothing.ckpt"], FileNotFoundError, "no checkpoint at runs/nothing.ckpt"),
+        (["--against", "foreign.ckpt"], ValueError, "foreign.ckpt is not a checkpoint that can be read safely"),
+        (["--run", "runs/digits_tmkd/version_0/resolved_config.yaml"], ValueError, "not a metrics.csv"),
+        (["--examples", "0"], ValueError, "examples must be at least 1"),
+    ],
+)
+def test_bad_input_leaves_earlier_figures_alone(here, options, error, message) -> None:
+    Path("foreign.ckpt").write_bytes(b"hello")
+    Path("figures").mkdir()
+    Path("figures/curves.png").write_bytes(b"old")
+    which = [] if "--which" in options else ["--which", "views,curves"]
+    with pytest.raises(error, match=message):
+        figures("--checkpoint", TMKD, *which, *options)
+    assert os.listdir("figures") == ["curves.png"]
+    assert Path("figures/curves.png").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("which", [["--which", "views,attention"], []])
+def test_a_folder_where_a_file_shall_be_is_refused_before_anything_is_drawn(here, drawn, which) -> None:
+    Path("figures/attention.png").mkdir(parents=True)
+    Path("figures/views.png").write_bytes(b"old")
+    with pytest.raises(IsADirectoryError, match=r"figures/attention\.png is a folder"):
+        figures("--checkpoint", TMKD, *which)
+    assert Path("figures/views.png").read_bytes() == b"old"
+    assert drawn["data"] == []
+
+
+def test_data_and_checkpoint_of_other_classes(here, tmp_path) -> None:
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        for split in ("train", "val"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(tmp_path / "photos" / split / name / "0.png")
+    photos = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "photos"]
+    with pytest.raises(ValueError, match="the data has 2 classes, but WideResNet was built for 10"):
+        figures("--checkpoint", TMKD, "--which", "logits", *photos)
+
+
+@pytest.mark.parametrize("part", ["hyper_parameters", "datamodule_hyper_parameters", "callbacks"])
+def test_a_checkpoint_with_a_part_that_is_no_mapping(here, part) -> None:
+    torch.save(torch.load(KD, weights_only=True) | {part: [3]}, KD)
+    with pytest.raises(ValueError, match=f"{KD} is damaged, or of other code: its {part} should be a mapping"):
+        figures("--checkpoint", KD)
+
+
+def test_a_checkpoint_without_data_says_so(here, drawn) -> None:
+    shutil.rmtree("runs/digits_kd/version_0")
+    torch.save(torch.load(KD, weights_only=True) | {"datamodule_hyper_parameters": None, "callbacks": None}, KD)
+    with pytest.raises(ValueError, match=r"neither runs/digits_kd/best\.ckpt nor a resolved_config\.yaml"):
+        figures("--checkpoint", KD, "--which", "logits")
+
+
+def test_data_without_names_take_those_of_the_checkpoint(here, drawn) -> None:
+    Path("nameless.py").write_text(
+        "import tmkd_lightning.data\n\n\n"
+        "class Nameless(tmkd_lightning.data.DigitsDataModule):\n"
+        "    class_names, num_classes = None, 10\n"
+    )
+    figures("--checkpoint", TMKD, "--which", "logits", "--batches", "1", "--data", "nameless.Nameless", *DIGITS[2:])
+    assert drawn["data"][0].class_names[:3] == ["zero", "one", "two"]
+
+
+def test_two_runs_of_other_classes(here, monkeypatch) -> None:
+    from tmkd_lightning.models import wrn_16_2
+
+    def other(path):
+        module = rebuild(path)
+        if "kd" in str(path) and "tmkd" not in str(path):
+            module.extractor = Extractor(wrn_16_2(num_classes=7))
+        return module
+
+    monkeypatch.setattr(verb, "rebuild", other)
+    with pytest.raises(ValueError, match=r"digits_kd \(WideResNet\) has 7 classes, but there are 10"):
+        figures("--checkpoint", TMKD, "--against", KD, "--which", "logits")
+
+
+def test_a_split_without_images(here) -> None:
+    from PIL import Image
+
+    for name in range(10):
+        Path(f"photos/train/{name}").mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(f"photos/train/{name}/0.png")
+        Image.new("RGB", (16, 16)).save(f"photos/train/{name}/1.png")
+    photos = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "photos"]
+    with pytest.raises(ValueError, match="no folder photos/test"):
+        figures("--checkpoint", TMKD, "--which", "logits", "--split", "test", *photos)
+
+
+def test_the_folder_of_a_run(tmp_path) -> None:
+    folder = tmp_path / "logs/version_3"
+    (folder / "checkpoints").mkdir(parents=True)
+    assert run_folder(folder / "checkpoints/last.ckpt") == folder
+    assert run_name(folder) == "logs/version_3"
+    torch.save({"state_dict": {}}, folder / "checkpoints/last.ckpt")
+    source = "run logs/version_3, checkpoint last.ckpt (step unknown), seed unknown"
+    assert FinishedRun(folder / "checkpoints/last.ckpt").source == source

@@ -1,0 +1,158 @@
+"""Every config under examples/ trains as it is, on fakes: image size, batches, root and pretrained flags differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+from helpers import fake_datasets
+from tmkd_lightning import TMKDModule
+from tmkd_lightning.cli.main import main as tmkd
+from tmkd_lightning.models import vgg13
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TEACHERS = sorted(path.stem for path in EXAMPLES.glob("*_teacher_*.yaml"))
+PAIRS = sorted(
+    path.stem for path in EXAMPLES.glob("*_*_*.yaml") if "teacher" not in path.stem and "digits" not in path.stem
+)
+METHODS = sorted(path.stem for path in (EXAMPLES / "methods").glob("*.yaml"))
+ABLATIONS = sorted(path.stem for path in (EXAMPLES / "ablations").glob("*.yaml"))
+MAKE: dict[str, Callable[..., Path]] = {
+    "cub": fake_datasets.make_cub,
+    "cifar100": fake_datasets.make_cifar100,
+    "rafdb": fake_datasets.make_rafdb,
+    "dtd": fake_datasets.make_dtd,
+    "dogs": fake_datasets.make_dogs,
+}
+CLASSES = {"cub": 3, "cifar100": 3, "rafdb": 7, "dtd": 3, "dogs": 3}
+TEXTS = [  # CLIP cannot be fetched in tests
+    {
+        "class_path": "tmkd_lightning.callbacks.PromptEmbeddings",
+        "init_args": {"encoder": "tmkd_lightning.text.HashingTextEncoder", "cache_dir": "texts"},
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """All five benchmarks in miniature, and, once asked for, their teachers."""
+    folder = tmp_path_factory.mktemp("configs")
+    for name, make in MAKE.items():
+        make(folder / "data" / name)
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch) -> Callable[..., None]:
+    monkeypatch.chdir(folder)
+    fake_datasets.trust_cifar100(monkeypatch, folder / "data/cifar100/cifar-100-python")
+
+    def run(config: str, *overlays: str) -> None:
+        teacher = yaml.safe_load((EXAMPLES / f"{config}.yaml").read_text())["model"]["init_args"].get(
+            "teacher_checkpoint"
+        )
+        if teacher is not None and not Path(teacher).exists():
+            run(Path(teacher).parent.name)
+        overlays = tuple(EXAMPLES / f"{overlay}.yaml" for overlay in overlays)
+        tmkd(["fit", *arguments(folder, config, *overlays)])
+
+    return run
+
+
+def arguments(folder: Path, config: str, *overlays: Path) -> list[str]:
+    """The config, what is laid over it, and what is small, last."""
+    dataset, path = config.split("_")[0], EXAMPLES / f"{config}.yaml"
+    networks = {
+        role: {"init_args": {"weights": None}}
+        for role, network in yaml.safe_load(path.read_text())["model"]["init_args"].items()
+        if role in ("student", "network") and "Pretrained" in network["class_path"]
+    }
+    small = {
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "log_every_n_steps": 1,
+            "limit_train_batches": 2,
+            "limit_val_batches": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            **({} if "teacher" in config else {"callbacks+": TEXTS}),
+        },
+        "model": {"init_args": networks},
+        "data": {
+            "init_args": {
+                "root": f"data/{dataset}",
+                "batch_size": 3,
+                "num_workers": 0,
+                "image_size": 64 if "resnet" in config else 32,
+                **({"val_fraction": 0.4} if dataset != "dtd" else {}),
+            }
+        },
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(small))
+    return [f"--config={name}" for name in (path, *overlays, folder / "small.yaml")]
+
+
+def test_there_is_a_config_for_every_cell() -> None:
+    assert len([name for name in PAIRS if name.startswith("cub")]) == 5
+    assert {name.split("_")[0] for name in PAIRS} == set(MAKE)
+    assert {name.removesuffix("_tmkd") for name in METHODS} == {"kd", "rkd", "sp", "cat_kd", "tekap", "student"}
+
+
+@pytest.mark.parametrize("config", PAIRS)
+def test_pair(run, config) -> None:
+    """The student learns from the teacher that the teacher's config left, both with as many classes as the data."""
+    run(config)
+    (path,) = Path("runs", config, "tmkd").rglob("best.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    head = [value for key, value in state.items() if key.startswith("student.")][-1]
+    assert len(head) == CLASSES[config.split("_")[0]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method(run, method) -> None:
+    run("cub_vgg13_vgg8", f"methods/{method}")
+    metrics = Path("runs/cub_vgg13_vgg8", method, "version_0/metrics.csv").read_text().splitlines()[0].split(",")
+    terms = {name.removeprefix("train/") for name in metrics if name.startswith("train/")}
+    own = {method.removesuffix("_tmkd")} - {"student"}
+    added = {"feature", "text", "fusion"} | (set() if own & {"kd", "tekap"} else {"logit"})
+    assert terms - {"loss", "loss_step", "loss_epoch"} == {"ce"} | own | (added if method.endswith("_tmkd") else set())
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_ablation(run, ablation) -> None:
+    run("cub_vgg13_vgg8", "methods/cat_kd_tmkd", f"ablations/{ablation}")
+    (path,) = Path("runs/cub_vgg13_vgg8", ablation).rglob("best.ckpt")
+    module = TMKDModule.load_from_checkpoint(path, weights_only=True)
+    views = {"rgb", "edge", "high_frequency"}
+    if ablation.startswith("views_"):
+        views = {view for view in views if view in ablation}
+    assert set(module.views.names) == views
+    kept = {"feature" in ablation, "text" in ablation} if ablation.startswith("losses_") else {True}
+    assert {len(module.distiller.parts) == 3, module.text_anchor is not None} == kept
+
+
+@pytest.mark.parametrize("config", PAIRS)
+def test_stock_command_line(folder, monkeypatch, config) -> None:
+    """Lightning's own class takes the same files, in subclass mode."""
+    monkeypatch.chdir(folder)
+    cli = LightningCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        run=False,
+        args=arguments(folder, config, EXAMPLES / "methods/cat_kd_tmkd.yaml"),
+    )
+    assert isinstance(cli.model, TMKDModule)
+    if config == "cub_vgg13_vgg8":
+        torch.save(vgg13(num_classes=3).state_dict(), "vgg13.pt")
+        cli.model.teacher_checkpoint = "vgg13.pt"
+        cli.trainer.fit(cli.model, cli.datamodule)
+        assert cli.model.num_classes == CLASSES["cub"]

@@ -1,0 +1,335 @@
+"""Methods: the terms they return, what they read, and how they are put together."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from helpers.golden_values import fill
+from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, FeatureKL, Sum, TeKAP
+from tmkd_lightning.feature_extraction.output import MissingPartError, Output
+from tmkd_lightning.losses import (
+    class_attention,
+    feature_kl,
+    logit_kl,
+    rkd_angle,
+    rkd_distance,
+    similarity_preserving,
+    tekap_kl,
+)
+from tmkd_lightning.teacher.fusion import fuse
+
+LABEL = torch.tensor([0, 2])
+
+
+def outputs(student_dim: int = 4, teacher_dim: int = 6) -> tuple[Output, Output]:
+    torch.manual_seed(0)
+    return tuple(Output(torch.randn(2, 3), torch.randn(2, dim)) for dim in (student_dim, teacher_dim))
+
+
+class Constant(Distiller):
+    """Costs what it is told to."""
+
+    reads = frozenset({"feature_map"})
+
+    def __init__(self, **terms: float) -> None:
+        super().__init__()
+        self.terms = terms
+
+    def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
+        return {name: torch.tensor(value) for name, value in self.terms.items()}
+
+
+def network_output(batch: int, width: int, size: int) -> Output:
+    """An output with all parts, as a network with a linear head gives it."""
+    feature_map, head_weight = torch.rand(batch, width, size, size), torch.randn(3, width)
+    embedding = feature_map.mean((2, 3))
+    return Output(embedding @ head_weight.T + 1, embedding, feature_map, head_weight)
+
+
+@pytest.mark.parametrize(("temperature", "weight", "name"), [(4.0, 1.0, "kd"), (2.0, 0.9, "soft")])
+def test_kd(temperature: float, weight: float, name: str) -> None:
+    student, teacher = outputs()
+    terms = KD(temperature, weight, name)(student, teacher, LABEL)
+    assert list(terms) == [name]
+    torch.testing.assert_close(terms[name], weight * logit_kl(student.logits, teacher.logits, temperature))
+
+
+def test_kd_defaults() -> None:
+    student, teacher = outputs()
+    assert KD()(student, teacher, LABEL)["kd"].equal(logit_kl(student.logits, teacher.logits, 4.0))
+    assert (KD().reads, KD().is_logit_term) == (set(), True)
+
+
+def test_feature_kl_without_noise() -> None:
+    student, teacher = outputs()
+    distiller = FeatureKL(4, 6, temperature=2.0, noise_scale=0.0, weight=0.5)
+    projected = student.embedding @ distiller.projector.weight.T + distiller.projector.bias
+    p_student, p_teacher = (F.softmax(value / 2.0, dim=1) for value in (projected, teacher.embedding))
+    by_hand = 0.5 * 2.0**2 / 2 * (p_teacher * (p_teacher.log() - p_student.log())).sum()
+    terms = distiller(student, teacher, LABEL)
+    assert list(terms) == ["feature"]
+    torch.testing.assert_close(terms["feature"], by_hand)
+    assert (distiller.reads, distiller.is_logit_term) == ({"embedding"}, False)
+
+
+def test_feature_kl_with_noise() -> None:
+    """Equation 6: the teacher's embedding plus noise_scale times standard normal noise, new each time."""
+    student, teacher = outputs()
+    distiller = FeatureKL(4, 6, temperature=4.0, noise_scale=0.3)
+    torch.manual_seed(7)
+    terms = [distiller(student, teacher, LABEL)["feature"] for _ in range(2)]
+    torch.manual_seed(7)
+    for term in terms:
+        noisy = teacher.embedding + 0.3 * torch.randn(2, 6)
+        torch.testing.assert_close(term, feature_kl(distiller.projector(student.embedding), noisy, 4.0))
+    assert not terms[0].equal(terms[1])
+
+
+def test_feature_kl_without_noise_draws_nothing() -> None:
+    student, teacher = outputs()
+    distiller = FeatureKL(4, 6, noise_scale=0.0)
+    state = torch.get_rng_state()
+    distiller(student, teacher, LABEL)
+    assert torch.get_rng_state().equal(state)
+
+
+def test_feature_kl_trains_student_projector_and_teacher_side() -> None:
+    student, teacher = outputs()
+    student.embedding.requires_grad_()
+    teacher.embedding.requires_grad_()  # as fusion gives it
+    distiller = FeatureKL(4, 6)
+    distiller(student, teacher, LABEL)["feature"].backward()
+    for tensor in (student.embedding, teacher.embedding, distiller.projector.weight, distiller.projector.bias):
+        assert tensor.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_feature_kl_without_an_embedding(side: str) -> None:
+    student, teacher = outputs()
+    bare = Output(torch.randn(2, 3))
+    pair = (bare, teacher) if side == "student" else (student, bare)
+    with pytest.raises(MissingPartError, match="no embedding"):
+        FeatureKL(4, 6)(*pair, LABEL)
+
+
+def test_negative_noise() -> None:
+    with pytest.raises(ValueError, match="noise_scale must be at least 0"):
+        FeatureKL(4, 6, noise_scale=-0.1)
+
+
+METHODS: dict[str, Callable[[], Distiller]] = {
+    "kd": KD,
+    "feature": lambda: FeatureKL(4, 6),
+    "rkd": RKD,
+    "sp": SP,
+    "cat_kd": CATKD,
+    "tekap": TeKAP,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "is_logit_term", "min_batch"),
+    [
+        ("kd", set(), True, 1),
+        ("feature", {"embedding"}, False, 1),
+        ("rkd", {"embedding"}, False, 3),
+        ("sp", {"feature_map"}, False, 2),
+        ("cat_kd", {"feature_map", "head_weight"}, False, 1),
+        ("tekap", set(), True, 1),
+    ],
+)
+def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
+    method = METHODS[name]()
+    assert (method.reads, method.is_logit_term, method.min_batch) == (reads, is_logit_term, min_batch)
+    assert list(method(network_output(2, 4, 4), network_output(2, 6, 2), LABEL)) == [name]
+
+
+def test_rkd() -> None:
+    student, teacher = network_output(4, 4, 2), network_output(4, 6, 2)
+    pair = student.embedding, teacher.embedding
+    default, weighted = (method(student, teacher, LABEL)["rkd"] for method in (RKD(), RKD(2.0, 0.5)))
+    torch.testing.assert_close(default, 25 * rkd_distance(*pair) + 50 * rkd_angle(*pair))
+    torch.testing.assert_close(weighted, 2 * rkd_distance(*pair) + 0.5 * rkd_angle(*pair))
+
+
+def test_sp() -> None:
+    student, teacher = network_output(4, 4, 2), network_output(4, 6, 4)
+    loss = similarity_preserving(student.feature_map, teacher.feature_map)
+    torch.testing.assert_close(SP()(student, teacher, LABEL)["sp"], 3000 * loss)
+    torch.testing.assert_close(SP(weight=2.0)(student, teacher, LABEL)["sp"], 2 * loss)
+
+
+def cam_by_hand(output: Output) -> Tensor:
+    pairs = [(maps, row) for maps in output.feature_map for row in output.head_weight]
+    cams = [sum(weight * channel for weight, channel in zip(row, maps, strict=True)) for maps, row in pairs]
+    return torch.stack(cams).unflatten(0, (len(output.feature_map), -1))
+
+
+def test_cat_kd() -> None:
+    student, teacher = network_output(2, 4, 5), network_output(2, 6, 8)
+    pair = cam_by_hand(student), cam_by_hand(teacher)
+    default, other = (method(student, teacher, LABEL)["cat_kd"] for method in (CATKD(), CATKD(700.0, 4, True)))
+    torch.testing.assert_close(default, 5 * class_attention(*pair, 2, False))
+    torch.testing.assert_close(other, 700 * class_attention(*pair, 4, True))
+
+
+@pytest.mark.parametrize(("resolution", "value"), [(2, 1.148627911650225), (4, 2.0298327590136305)])
+def test_golden_cat_kd(resolution: int, value: float) -> None:
+    """A head that mixes the channels back into the golden maps."""
+    mix = fill((5, 5), 0.7, 1) + 2 * torch.eye(5)
+    cams = fill((2, 5, 4, 4), 0.1, 2), fill((2, 5, 8, 8), 1.1, 2)
+    student, teacher = (
+        Output(torch.zeros(2, 5), None, torch.einsum("dk,bkhw->bdhw", mix.inverse(), cam), mix) for cam in cams
+    )
+    assert CATKD(1.0, resolution)(student, teacher, LABEL)["cat_kd"].item() == pytest.approx(value, rel=1e-9)
+
+
+def test_cat_kd_trains_the_head() -> None:
+    """In the official code the layer that gives the maps is the classifier."""
+    student, teacher = network_output(2, 4, 5), network_output(2, 6, 8)
+    student.feature_map.requires_grad_()
+    student.head_weight.requires_grad_()
+    CATKD()(student, teacher, LABEL)["cat_kd"].backward()
+    assert student.head_weight.grad.abs().sum() > 0
+    assert student.feature_map.grad.abs().sum() > 0
+
+
+def tekap_noise(monkeypatch: pytest.MonkeyPatch, method: TeKAP, logits: Tensor) -> Tensor:
+    """What a method hands to its loss as noise."""
+    given = []
+    monkeypatch.setattr(
+        "tmkd_lightning.distillers.tekap.tekap_kl", lambda *args: given.append(args[3]) or args[0].sum()
+    )
+    method(Output(logits), Output(logits), LABEL)
+    return given[0]
+
+
+def test_tekap() -> None:
+    student, teacher = outputs()
+    torch.manual_seed(7)
+    noise = torch.randn(3, 2, 3)
+    shares = {"teacher_share": 0.5, "noise_share": 2.0, "copies_weight": 0.3}
+    for method, expected in (
+        (TeKAP(), tekap_kl(student.logits, teacher.logits, 4.0, noise, 0.9, 0.1, 0.8)),
+        (TeKAP(1.5, 0.9, **shares), 0.9 * tekap_kl(student.logits, teacher.logits, 1.5, noise, **shares)),
+    ):
+        torch.manual_seed(7)
+        torch.testing.assert_close(method(student, teacher, LABEL)["tekap"], expected)
+
+
+def test_tekap_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(100, 200)
+    one, other = (tekap_noise(monkeypatch, TeKAP(), logits) for _ in range(2))
+    assert one.shape == (3, 100, 200)
+    assert abs(one.mean()) < 0.02
+    assert one.std().item() == pytest.approx(1, abs=0.02)
+    assert torch.corrcoef(torch.stack([*one.flatten(1), *other.flatten(1)])).sub(torch.eye(6)).abs().max() < 0.05
+    assert tekap_noise(monkeypatch, TeKAP(copies=1), logits.to("meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("rkd", ["embedding"]), ("sp", ["feature_map"]), ("cat_kd", ["feature_map", "head_weight"])],
+)
+def test_missing_parts(name: str, parts: list[str]) -> None:
+    student, teacher = network_output(2, 4, 4), network_output(2, 6, 2)
+    for part in parts:
+        for pair in ((replace(student, **{part: None}), teacher), (student, replace(teacher, **{part: None}))):
+            with pytest.raises(MissingPartError, match=f"this output has no {part} "):
+                METHODS[name]()(*pair, LABEL)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("method", "argument"),
+    [
+        (KD, "weight"),
+        (lambda weight: FeatureKL(4, 6, weight=weight), "weight"),
+        (RKD, "distance_weight"),
+        (RKD, "angle_weight"),
+        (SP, "weight"),
+        (CATKD, "weight"),
+        (TeKAP, "weight"),
+        (TeKAP, "copies_weight"),
+    ],
+)
+def test_wrong_weights(method: Callable[..., Distiller], argument: str, wrong: float) -> None:
+    with pytest.raises(ValueError, match=f"^{argument} must be at least 0 and finite, got {wrong}"):
+        method(**{argument: wrong})
+
+
+def test_other_wrong_arguments() -> None:
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match=f"resolution must be a whole number, at least 1, got {wrong}"):
+            CATKD(resolution=wrong)
+        with pytest.raises(ValueError, match=f"copies must be a whole number, at least 1, got {wrong}"):
+            TeKAP(copies=wrong)
+    for method in (KD, TeKAP, lambda temperature: FeatureKL(4, 6, temperature)):
+        with pytest.raises(ValueError, match="temperature must be above 0 and finite, got 0"):
+            method(temperature=0.0)
+        with pytest.raises(ValueError, match="temperature must be above 0 and finite, got inf"):
+            method(temperature=float("inf"))
+    for method in (KD, RKD, SP, CATKD, TeKAP):
+        with pytest.raises(ValueError, match="name must be a word, as the term is logged under it, got ''"):
+            method(name="")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_fusion_learns_through_every_method(name: str) -> None:
+    """A fused teacher has all parts, and no method cuts it off from the weights of the views."""
+    views = network_output(3 * 4, 6, 4)
+    weights = torch.rand(4, 3).softmax(1).requires_grad_()
+    method = METHODS[name]()
+    method(network_output(4, 4, 4), fuse(views, weights), LABEL)[name].backward()
+    assert weights.grad.isfinite().all()
+    assert (weights.grad != 0).all()
+
+
+def test_sum_puts_terms_together() -> None:
+    student, teacher = outputs()
+    feature = FeatureKL(4, 6, noise_scale=0.0)
+    both = Sum(KD(), Constant(one=1.0, two=2.0), feature)
+    terms = both(student, teacher, LABEL)
+    assert list(terms) == ["kd", "one", "two", "feature"]
+    assert terms["feature"].equal(feature(student, teacher, LABEL)["feature"])
+    assert terms["two"].item() == 2.0
+    assert both.reads == {"feature_map", "embedding"}
+    assert set(both.parameters()) == set(feature.parameters())
+    assert both.parts[2] is feature
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_logit_term"), [([], False), ([Constant(a=1.0)], False), ([Constant(a=1.0), KD()], True)]
+)
+def test_sum_is_a_logit_term_if_one_part_is(parts: list[Distiller], is_logit_term: bool) -> None:
+    assert Sum(*parts).is_logit_term is is_logit_term
+
+
+def test_sum_needs_the_batch_that_one_part_needs() -> None:
+    assert [Sum(*parts).min_batch for parts in ([], [KD()], [KD(), RKD()], [Sum(SP()), CATKD()])] == [1, 1, 3, 2]
+
+
+def test_sums_nest() -> None:
+    terms = Sum(Sum(Constant(a=1.0), Constant(b=2.0)), Constant(c=3.0))(*outputs(), LABEL)
+    assert {name: term.item() for name, term in terms.items()} == {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
+def test_two_terms_of_one_name() -> None:
+    with pytest.raises(ValueError, match="two loss terms are named 'kd'"):
+        Sum(KD(), KD(temperature=1.0))(*outputs(), LABEL)
+    assert set(Sum(KD(), KD(temperature=1.0, name="sharp"))(*outputs(), LABEL)) == {"kd", "sharp"}
+
+
+@pytest.mark.parametrize("stranger", [torch.nn.Identity(), logit_kl, KD])
+def test_sum_takes_distillers_only(stranger: object) -> None:
+    with pytest.raises(TypeError, match="Sum takes Distillers"):
+        Sum(KD(), stranger)
+
+
+def test_a_method_must_say_how_it_compares() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Distiller()

@@ -1,0 +1,167 @@
+"""Commands as the documentation shows them, held against the parsers that would read them. Nothing is run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import runpy
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser, Namespace, auto_parser
+
+from helpers.doc_pages import ROOT
+from tmkd_lightning.cli import cache as cache_verb
+from tmkd_lightning.cli import data, embed, export, figures, predict
+from tmkd_lightning.cli import main as cli
+from tmkd_lightning.cli.main import TMKDCLI
+
+LIGHTNINGS = {"fit", "validate", "test", "predict"}
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^(\w[\w-]*):(?!=)", MAKEFILE, re.M))
+SETTINGS = set(re.findall(r"^(\w+) \?=", MAKEFILE, re.M))
+EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+
+
+class ParsedError(Exception):
+    """The options have been read: further a script need not go."""
+
+
+def check(words: list[str]) -> None:
+    """Fails if a command does not exist or does not take these options.
+
+    Raises:
+        LookupError: nothing is known about such a command.
+    """
+    if words[0] not in CHECKS:
+        raise LookupError(f"{words[0]!r} is no command that could be checked: run it, or say above the block why not")
+    CHECKS[words[0]](words[1:])
+
+
+def check_verb(words: list[str]) -> None:
+    """A command named in a sentence, whose options are left out."""
+    verbs = LIGHTNINGS | {verb.split()[0] for verb in cli.VERBS} | {"--help"}
+    assert words[0] != "tmkd" or words[1] in verbs, f"tmkd has no verb {words[1]}"
+
+
+def check_tmkd(arguments: list[str]) -> None:
+    """By the command line itself, which stops once it has read them."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("error", "(?s).*was expanded to")  # an option cut short
+        patch.setattr(cli, "TMKDCLI", parse_lightnings)
+        for module in (cache_verb, data, embed, export, figures, predict):
+            patch.setattr(module, "auto_cli", parse_verb)
+        cli.main(arguments)
+
+
+def parse_verb(components: Any, args: Sequence[str], **options: Any) -> None:
+    auto_parser(components, **options).parse_args(args)
+
+
+def parse_lightnings(args: Sequence[str]) -> None:
+    if args[0] in LIGHTNINGS:
+        parsers()[args[0]].parse_args(args[1:])
+    elif args != ["--help"]:
+        raise LookupError(f"tmkd has no verb {args[0]}")
+
+
+@cache
+def parsers() -> dict[str, ArgumentParser]:
+    """Those of ``tmkd fit`` and its like, by verb; each alone, which takes half the time of all under one."""
+    found = []
+
+    def stop(self: TMKDCLI, *_: object) -> None:
+        found.append(self._subcommand_parsers)
+        raise ParsedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TMKDCLI, "parse_arguments", stop)
+        with pytest.raises(ParsedError):
+            TMKDCLI(["fit"])
+    return found[0]
+
+
+def build(*configs: str) -> Namespace:
+    """What ``tmkd fit`` makes of config files: networks without numbers in them, callbacks, loggers, data."""
+    parser = parsers()["fit"]
+    parsed = parser.parse_args([f"--config={config}" for config in configs])
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+        return parser.instantiate_classes(parsed)
+
+
+def check_python(words: list[str]) -> None:
+    """A module of ours or a script: by its own parser, up to where it would start."""
+    if words[0] == "-m":
+        assert words[1] == "tmkd_lightning", f"unknown module {words[1]}"
+        return check_tmkd(words[2:]) if words[2:] else None
+    assert Path(words[0]).is_file(), f"no script {words[0]}"
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def stop(parser: argparse.ArgumentParser, args: Sequence[str] | None = None) -> None:
+        parser.allow_abbrev = False
+        parse_args(parser, args)
+        raise ParsedError
+
+    with pytest.MonkeyPatch.context() as patch, forgetting_modules():
+        patch.setattr(sys, "argv", words)
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.syspath_prepend(str(Path(words[0]).resolve().parent))
+        with pytest.raises(ParsedError):
+            runpy.run_path(words[0], run_name="__main__")
+
+
+def check_make(words: list[str]) -> None:
+    names = {word.partition("=")[0] for word in words}
+    assert names <= TARGETS | SETTINGS, f"the Makefile knows no {names - TARGETS - SETTINGS}"
+
+
+def check_pip(words: list[str]) -> None:
+    assert words[0] == "install"
+    named = {extra for word in words for extra in re.findall(r"\.\[(.*)\]", word)}
+    assert named <= EXTRAS, f"pyproject.toml has no extra {named - EXTRAS}"
+
+
+def check_pytest(words: list[str]) -> None:
+    for path in filter(re.compile(r".*\.py$").match, words):
+        assert (ROOT / path).is_file(), f"no test {path}"
+
+
+def check_mkdir(words: list[str]) -> None:
+    Path(words[0]).mkdir()
+
+
+def check_cd(words: list[str]) -> None:
+    os.chdir(words[0])
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "tmkd": check_tmkd,
+    "python": check_python,
+    "make": check_make,
+    "pip": check_pip,
+    "pytest": check_pytest,
+    "srun": check,
+    "mkdir": check_mkdir,
+    "cd": check_cd,
+}
+
+
+@contextmanager
+def forgetting_modules() -> Iterator[None]:
+    """Modules that were imported inside are not there for the next one, whose own may have the same names."""
+    before = set(sys.modules)
+    yield
+    site = str(Path(torch.__file__).parents[1])
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or site
+        if not file.startswith((site, sys.base_prefix, str(ROOT / "src"))):
+            del sys.modules[name]

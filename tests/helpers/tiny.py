@@ -1,0 +1,35 @@
+"""A small world for tests: coloured noise in three classes, and a network of a few thousand weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+CLASSES = ["red", "green", "blue"]
+TABLES = Path(__file__).parents[2] / "examples" / "tables"
+
+
+class Net(nn.Module):
+    """A classifier with a map: the smallest that has all an Output can hold."""
+
+    def __init__(self, width: int = 8, num_classes: int = len(CLASSES)) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fc(self.relu(self.bn(self.conv(image))).mean((2, 3)))
+
+
+def make_images(count: int, size: int = 8, seed: int = 0) -> list[tuple[Tensor, int]]:
+    """uint8 noise in which the channel of the class is brighter."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 200, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    labels = [index % len(CLASSES) for index in range(count)]
+    for image, label in zip(images, labels, strict=True):
+        image[label] += 40
+    return list(zip(images, labels, strict=True))

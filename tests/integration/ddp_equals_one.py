@@ -1,0 +1,123 @@
+"""Trains and measures in some processes, and writes what came out. Run by test_ddp.py, which does the same in one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from helpers.tiny import CLASSES, Net, make_images
+from tmkd_lightning import TMKDModule
+from tmkd_lightning.callbacks import PromptEmbeddings
+from tmkd_lightning.data import ImageDataModule
+from tmkd_lightning.distillers import KD
+from tmkd_lightning.text import HashingTextEncoder
+
+BATCH = 8  # of all processes together
+TMKD: dict[str, Any] = {"fusion": "text", "noise_scale": 0}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "kd": {"distiller": KD(), "views": ["rgb"], "text_weight": 0, "feature_weight": 0},
+    "tmkd, distillation": {**TMKD, "fusion_objective": "distillation"},
+    "tmkd, label": {**TMKD, "fusion_objective": "label"},
+}
+
+
+class Plain(nn.Module):
+    """A student without BatchNorm, whose statistics are those of the batch of one process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8, len(CLASSES))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fc(self.conv(image).relu().mean((2, 3)))
+
+
+class Noise(ImageDataModule):
+    """Images that come as they are."""
+
+    class_names = CLASSES
+
+    def __init__(self, train: int, val: int, batch_size: int) -> None:
+        self.images = {"train": make_images(train), "val": make_images(val, seed=1)}
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=0,
+            image_size=8,
+            train_transform=torch.clone,
+            eval_transform=torch.clone,
+        )
+
+    def samples(self, split: str) -> list[tuple[Tensor, int]]:
+        return self.images[split]
+
+
+class Poison(KD):
+    """Becomes NaN at the second step of the second process."""
+
+    calls = 0
+
+    def forward(self, student, teacher, label):
+        self.calls += 1
+        bad = self.calls == 2 and torch.distributed.get_rank() == 1
+        return {"kd": super().forward(student, teacher, label)["kd"] * (float("nan") if bad else 1)}
+
+
+def build(**options: Any) -> TMKDModule:
+    seed_everything(0)
+    return TMKDModule(Net(16), Plain(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), **options)
+
+
+def trainer(processes: int, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"enable_checkpointing": False, "max_epochs": 2, **options},
+    )
+
+
+def train(processes: int, folder: Path, name: str, images: int = 24) -> dict[str, Tensor]:
+    """Everything that two epochs have trained: six steps."""
+    module = build(**SETTINGS[name])
+    prompts = PromptEmbeddings(HashingTextEncoder(), cache_dir=str(folder / "prompts"))
+    run = trainer(processes, callbacks=[prompts])
+    run.fit(module, datamodule=Noise(images, 9, BATCH // processes))
+    assert run.global_step == 6
+    return {key: value.detach().clone() for key, value in module.named_parameters() if value.requires_grad}
+
+
+def measure(processes: int) -> dict[str, float]:
+    """Metrics of nine images: of two processes, one has three batches and the other two."""
+    module = build(**SETTINGS["kd"])
+    (metrics,) = trainer(processes).validate(module, datamodule=Noise(24, 9, 2), verbose=False)
+    return metrics
+
+
+def poisoned(processes: int, folder: Path) -> str:
+    """What a process says of a loss that is NaN in one of them."""
+    saving = ModelCheckpoint(folder, filename="poisoned", every_n_train_steps=1)
+    run = trainer(processes, callbacks=[saving], enable_checkpointing=True)
+    try:
+        run.fit(build(**{**SETTINGS["kd"], "distiller": Poison()}), datamodule=Noise(24, 9, BATCH // processes))
+    except FloatingPointError as error:
+        return str(error)
+    return "nothing"
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    found: dict[str, Any] = {name: train(2, place, name) for name in SETTINGS}
+    found["uneven"] = train(2, place, "kd", images=21)  # 11 each, one of them twice: batches of 4, 4 and 3
+    found["metrics"] = measure(2)
+    found["poisoned"] = poisoned(2, place)
+    torch.save(found, place / f"rank{torch.distributed.get_rank()}.pt")

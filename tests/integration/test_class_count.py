@@ -1,0 +1,125 @@
+"""Where the number of classes comes from: the networks, a number, or the data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+
+from helpers.tiny import make_images
+from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from tmkd_lightning.distillers import CATKD
+
+
+class Three(LightningDataModule):
+    """Three classes, and says so."""
+
+    num_classes = 3
+    class_names = ("red", "green", "blue")
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(make_images(12), batch_size=6)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def sgd(params):
+    return torch.optim.SGD(params, lr=0.01)
+
+
+def test_a_fresh_head_is_tapped_like_the_old_one(net) -> None:
+    extractor = Extractor(net(8, num_classes=7))
+    image = torch.rand(4, 3, 8, 8)
+    extractor(image)
+    extractor.resize_head(3)
+    output = extractor(image)
+    assert (output.logits.shape, output.head_weight.shape, extractor.num_classes) == ((4, 3), (3, 8), 3)
+    torch.testing.assert_close(output.embedding @ output.head_weight.T + extractor.head.bias, output.logits)
+    torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.head.bias, output.logits)
+
+
+def test_a_head_that_fits_is_kept(net) -> None:
+    extractor = Extractor(net(num_classes=3))
+    head = extractor.head
+    extractor.resize_head(3)
+    assert extractor.head is head
+
+
+def test_a_number_replaces_heads_made_for_others(net) -> None:
+    module = TMKDModule(net(16, num_classes=10), net(num_classes=7), num_classes=3, teacher_checkpoint="teacher.ckpt")
+    assert (module.num_classes, module.student.fc.out_features) == (3, 3)
+    assert module.teacher.extractor.head.out_features == 3
+    assert not module.teacher.extractor.head.weight.requires_grad
+    assert module.prompt_bank.anchors.shape == (3, 512)
+
+
+def test_data_decide_before_callbacks_look(net, fit, prompts, tmp_path) -> None:
+    """The averaging callback copies the module, and the prompts fill its bank, before the module's own setup."""
+    module = TMKDModule(net(16), net(num_classes=7), num_classes="data", distiller=CATKD(), optimizer=sgd)
+    save = ModelCheckpoint(dirpath=tmp_path, filename="last")
+    average = WeightAveraging()
+    options = {"callbacks": [prompts(class_names=None), save, average], "enable_checkpointing": True}
+    trainer = fit(module, datamodule=Three(), max_epochs=1, **options)
+    assert module.student.fc.weight.shape == (3, 8)
+    assert module.prompt_bank.embeddings.shape == (3, 3, 512)
+    assert module.prompt_bank.filled
+    assert "val/top1" in trainer.callback_metrics
+
+    loaded = TMKDModule.load_from_checkpoint(
+        tmp_path / "last.ckpt",
+        weights_only=True,
+        teacher=net(16),
+        student=net(num_classes=7),
+        distiller=CATKD(),
+    )
+    assert loaded.student.fc.weight.equal(module.student.fc.weight)
+    assert loaded.num_classes == 3
+    scores = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False).test(loaded, datamodule=Three())
+    assert scores[0]["test/top5"] == 1.0  # three classes
+
+
+def test_training_again_keeps_head_and_texts(net, fit, prompts) -> None:
+    module = ClassifierModule(net(num_classes=7), num_classes="data", optimizer=sgd)
+    fit(module, datamodule=Three(), max_epochs=1)
+    head = module.network.fc
+    fit(module, datamodule=Three(), max_epochs=1)
+    assert module.network.fc is head
+
+
+def test_data_that_do_not_say_are_asked_for_the_number(net, fit) -> None:
+    module = ClassifierModule(net(num_classes=7), num_classes="data", optimizer=sgd)
+    with pytest.raises(ValueError, match=r"num_classes='data' takes the number .* give the number"):
+        fit(module)
+
+
+def test_a_checkpoint_for_other_classes_does_not_resume(net, fit, tmp_path) -> None:
+    save = ModelCheckpoint(dirpath=tmp_path, filename="last")
+    fit(ClassifierModule(net(), optimizer=sgd), max_epochs=1, callbacks=[save], enable_checkpointing=True)
+    four = type("Four", (Three,), {"num_classes": 4})()
+    module = ClassifierModule(net(), num_classes="data", optimizer=sgd)
+    with pytest.raises(ValueError, match="made for 3 classes, but the data have 4"):
+        fit(module, datamodule=four, ckpt_path=tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("count", [0, -1, "all", 2.5, True])
+def test_what_is_no_number_of_classes(net, count) -> None:
+    with pytest.raises(ValueError, match="num_classes must be"):
+        ClassifierModule(net(), num_classes=count)
+
+
+@pytest.mark.parametrize("num_classes", [3, "data"])
+def test_a_trained_teacher_is_not_given_a_random_head(net, fit, num_classes) -> None:
+    def train() -> None:
+        fit(TMKDModule(net(16, num_classes=10), net(), num_classes=num_classes, optimizer=sgd), datamodule=Three())
+
+    with pytest.raises(ValueError, match="teacher Net has 10 classes"):
+        train()
+
+
+def test_a_teacher_checkpoint_of_other_classes_is_refused(net, fit, tmp_path) -> None:
+    torch.save(net(16, num_classes=10).state_dict(), tmp_path / "teacher.pt")
+    path = str(tmp_path / "teacher.pt")
+    module = TMKDModule(net(16), net(), teacher_checkpoint=path, text_weight=0, fusion="mean", optimizer=sgd)
+    with pytest.raises(ValueError, match="does not fit Net: other shapes"):
+        fit(module)

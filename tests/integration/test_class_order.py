@@ -1,0 +1,394 @@
+"""Checkpoints, modules, teachers and data that name the classes otherwise: no label is taken for another class."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from helpers.tiny import Net, make_images
+from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from tmkd_lightning.callbacks import TeacherCache
+from tmkd_lightning.cli import figures
+from tmkd_lightning.cli.watch import watch
+from tmkd_lightning.data import DigitsDataModule
+from tmkd_lightning.distillers import KD
+from tmkd_lightning.export import export_student, predict_folder
+from tmkd_lightning.modules.teacher_classes import teacher_order
+from tmkd_lightning.text.class_names import ClassList, check_same_classes
+
+ANIMALS = ["cat", "dog", "emu"]
+MOVED = ["a emu", "cat", "dog"]
+PERMUTED = ["emu", "cat", "dog"]
+LOSE = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.0)}
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Data(LightningDataModule):
+    def __init__(self, class_names: Any) -> None:
+        super().__init__()
+        self.class_names = class_names
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(make_images(6), batch_size=3)
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+
+# Lists
+
+
+def lists(one: list[str], other: list[str]) -> tuple[ClassList, ClassList]:
+    return ClassList("the checkpoint", one), ClassList("the data", other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (["a_b", "C d"], ["A b", "c_D"], True),
+        (["e\u0301mu", "cat"], ["\u00e9mu", "cat"], True),  # as macOS and Linux write one folder
+        (["A", "a"], ["A", "a"], True),
+        (["A", "a"], ["a", "A"], False),  # letters, told apart by nothing else
+        (["cat", "dog"], ["cat", "dogs"], False),
+        (["10", "2"], ["2", "10"], False),
+    ],
+)
+def test_spelling(one: list[str], other: list[str], same: bool) -> None:
+    assert lists(one, other)[0].same(lists(one, other)[1]) == same
+
+
+def test_differences_are_told() -> None:
+    one, other = lists(ANIMALS, MOVED)
+    assert one.against(other) == (
+        "class 0 is 'cat' in the checkpoint and 'a emu' in the data, class 1 is 'dog' in the checkpoint and 'cat' in "
+        "the data (and 1 more)"
+    )
+
+
+def test_rows_by_hand() -> None:
+    file, here = lists(["b", "c", "A_x", "d"], ["a x", "b", "c", "d"])
+    assert file.rows_for(here) == [2, 0, 1, 3]
+    assert file.rows_for(ClassList("", ["a x", "b", "c", "e"])) is None
+
+
+def test_a_rename_needs_words_and_an_order_cannot_be_renamed() -> None:
+    file, data = lists(ANIMALS, ["kitten", "dog", "emu"])
+    with pytest.raises(ValueError, match=r"class 0 is 'cat' in the checkpoint and 'kitten' in the data; .*class_names"):
+        check_same_classes([file], None, data)
+    check_same_classes([file], ClassList("", data.names), data)
+    with pytest.raises(ValueError, match="another order"):
+        check_same_classes([file], ClassList("", PERMUTED), ClassList("", PERMUTED))
+
+
+# Checkpoints and data
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run on animals."""
+    path = tmp_path_factory.mktemp("run") / "last.ckpt"
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    trainer.fit(ClassifierModule(Net(), **LOSE), datamodule=Data(ANIMALS))
+    trainer.save_checkpoint(path)
+    return path
+
+
+def run(verb: str, module: ClassifierModule, data: Data, path: Path | None = None) -> None:
+    trainer = Trainer(max_epochs=2, enable_checkpointing=False, num_sanity_val_steps=0, **QUIET)
+    getattr(trainer, verb)(module, datamodule=data, ckpt_path=path, weights_only=None if path is None else True)
+
+
+@pytest.mark.parametrize("names", [MOVED, PERMUTED, ["cat", "dog", "rhea"]])
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_other_names_are_refused(checkpoint: Path, verb: str, names: list[str]) -> None:
+    first = next(label for label in range(3) if names[label] != ANIMALS[label])
+    message = f"class {first} is '{ANIMALS[first]}' in the checkpoint and '{names[first]}' in the data"
+    with pytest.raises(ValueError, match=message):
+        run(verb, ClassifierModule(Net(), **LOSE), Data(names), checkpoint)
+    if verb != "fit":
+        loaded = ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True)
+        with pytest.raises(ValueError, match=message):
+            run(verb, loaded, Data(names))
+
+
+@pytest.mark.parametrize(
+    "names", [ANIMALS, ("CAT", "dog", "Emu"), None, "animals", ["cat", "dog"], [1.5, 2.5, 3.5], ["x", "x", "x"], 3]
+)
+def test_the_same_names_and_none_at_all(checkpoint: Path, names: Any) -> None:
+    run("test", ClassifierModule(Net(), **LOSE), Data(names), checkpoint)
+
+
+def test_one_module_on_two_sets_of_data() -> None:
+    module = ClassifierModule(Net(), **LOSE)
+    run("test", module, Data(PERMUTED))  # nothing has been learned
+    run("fit", module, Data(ANIMALS))
+    run("test", module, Data(ANIMALS))
+    with pytest.raises(ValueError, match="another order: class 0 is 'cat' in training and 'emu' in the data"):
+        run("test", module, Data(PERMUTED))
+
+
+def test_training_goes_on_with_other_classes_aloud(checkpoint: Path) -> None:
+    module = ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True, **LOSE)
+    with pytest.warns(UserWarning, match="other classes than it is trained on now: class 0 is 'cat' in the check"):
+        run("fit", module, Data(PERMUTED))
+    run("test", module, Data(PERMUTED))
+    with pytest.raises(ValueError, match="another order"):
+        run("test", module, Data(ANIMALS))
+
+
+@pytest.mark.filterwarnings("error:the network has learned")
+def test_training_again_and_resuming_say_nothing(checkpoint: Path) -> None:
+    module = ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True, **LOSE)
+    run("fit", module, Data(ANIMALS))
+    run("fit", ClassifierModule(Net(), **LOSE), Data(ANIMALS), checkpoint)
+
+
+def test_a_rename_is_said_by_the_argument(checkpoint: Path) -> None:
+    names = ["kitten", "puppy", "chick"]
+    options = {"network": Net(), "class_names": names, "weights_only": True}
+    run("test", ClassifierModule.load_from_checkpoint(checkpoint, **options), Data(names))
+    with pytest.raises(ValueError, match="another order"):
+        run("test", ClassifierModule(Net(), class_names=PERMUTED, **LOSE), Data(PERMUTED), checkpoint)
+
+
+def test_words_of_the_module_for_data_of_codes(tmp_path: Path) -> None:
+    """The names that the data had in training are in the file too."""
+    codes = Data(["n01", "n02", "n03"])
+    module = ClassifierModule(Net(), class_names=ANIMALS, **LOSE)
+    run("fit", module, codes)
+    trainer = Trainer(**QUIET)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert (content["tmkd_class_names"], content["tmkd_trained_class_names"]) == (ANIMALS, codes.class_names)
+    run("test", ClassifierModule(Net(), **LOSE), codes, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="'n01' in the checkpoint and 'n02' in the data"):
+        run("test", ClassifierModule(Net(), class_names=ANIMALS), Data(["n02", "n01", "n03"]), tmp_path / "last.ckpt")
+
+
+def test_the_argument_and_the_data() -> None:
+    with pytest.raises(ValueError, match=r"class 0 is 'cat' in the argument class_names and 'emu' in the data"):
+        run("fit", ClassifierModule(Net(), class_names=ANIMALS, **LOSE), Data(PERMUTED))
+
+
+def test_prompts_and_the_data(fit: Callable[..., Trainer], prompts: Callable[..., Any]) -> None:
+    module = TMKDModule(Net(), Net(), views=["rgb"], **LOSE)
+    with pytest.raises(ValueError, match="class 0 is 'emu' in the data and 'cat' in PromptEmbeddings"):
+        fit(module, datamodule=Data(PERMUTED), callbacks=[prompts(class_names=ANIMALS)])
+
+
+# Names given for a file
+
+
+def test_names_for_export_and_prediction(tmp_path: Path) -> None:
+    module = ClassifierModule(Net(), class_names=ANIMALS)
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the module and 'emu' in the names given"):
+        export_student(module, tmp_path / "a.safetensors", format="state_dict", image_size=8, class_names=PERMUTED)
+    with pytest.raises(ValueError, match="another order"):
+        predict_folder(module, tmp_path, tmp_path / "a.csv", transform=nn.Identity(), class_names=PERMUTED)
+    options: dict[str, Any] = {"format": "state_dict", "image_size": 8, "class_names": ["kitten", "dog", "emu"]}
+    assert export_student(module, tmp_path / "a.safetensors", **options)["class_names"] == '["kitten", "dog", "emu"]'
+
+
+def test_figures_hold_runs_and_data_against_each_other(checkpoint: Path) -> None:
+    runs = [ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True) for _ in range(2)]
+    figures._check_same_classes({"a": runs[0], "b": runs[1]})
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint and 'emu' in the data"):
+        watch(runs[0], {"a": runs[0].extractor}, Data(PERMUTED), accelerator="cpu")
+    runs[1].saved_class_names = runs[1].trained_class_names = PERMUTED
+    with pytest.raises(ValueError, match="other classes: class 0 is 'cat' in run a and 'emu' in run b"):
+        figures._check_same_classes({"a": runs[0], "b": runs[1]})
+
+
+def test_figures_put_the_teacher_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher, path = teacher_file(tmp_path, ["dog", "emu", "cat"])
+    module = taught(path)
+    module.saved_class_names = ANIMALS  # as its checkpoint says
+    assert figures._teacher(module, path).head.weight.equal(teacher.fc.weight[[2, 0, 1]])
+    assert "3 of 3 classes move" in capsys.readouterr().out
+
+
+# Teachers
+
+
+def teacher_file(folder: Path, names: list[str], trained: list[str] | None = None) -> tuple[Net, str]:
+    torch.manual_seed(3)
+    network = Net(16)
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    content = {"state_dict": state, "tmkd_class_names": names, "tmkd_trained_class_names": trained or names}
+    torch.save(content, folder / "teacher.ckpt")
+    return network, str(folder / "teacher.ckpt")
+
+
+def taught(path: str | None, **options: Any) -> TMKDModule:
+    options = {"views": ["rgb"], "distiller": KD(), "feature_weight": 0, "text_weight": 0, **LOSE, **options}
+    return TMKDModule(Net(16), Net(), teacher_checkpoint=path, **options)
+
+
+def test_a_teacher_of_permuted_classes_is_put_in_order_aloud(tmp_path: Path) -> None:
+    """Its logit of a class goes where the data have that class: by hand, old rows 1, 2, 0."""
+    teacher, path = teacher_file(tmp_path, ["dog", "emu", "Cat"])
+    module = taught(path)
+    with pytest.warns(UserWarning, match="teacher.ckpt has the classes .* in another order: .* 3 of 3 classes move"):
+        run("fit", module, Data(ANIMALS))
+    image = torch.rand(4, 3, 8, 8)
+    expected = Extractor(teacher).eval()(image).logits[:, [2, 0, 1]]
+    torch.testing.assert_close(module.teacher(image).logits, expected)
+    assert module.teacher.extractor.head.weight.equal(teacher.fc.weight[[2, 0, 1]])
+
+
+@pytest.mark.filterwarnings("error:.*another order")
+@pytest.mark.parametrize(
+    ("options", "data"), [({}, ["CAT", "dog", "emu"]), ({"class_names": ANIMALS}, None), ({}, None), ({}, 5)]
+)
+def test_a_teacher_of_the_same_classes_is_left_alone(tmp_path: Path, options: dict[str, Any], data: Any) -> None:
+    teacher, path = teacher_file(tmp_path, ANIMALS)
+    module = taught(path, **options)
+    run("fit", module, Data(data))
+    assert module.teacher.extractor.head.weight.equal(teacher.fc.weight)
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
+    _, path = teacher_file(tmp_path, ["cat", "dog", "rhea"])
+    with pytest.raises(ValueError, match=r"teacher\.ckpt: .*class 2 is 'rhea' in the teacher's file and 'emu'"):
+        run("fit", taught(path), Data(ANIMALS))
+    _, path = teacher_file(tmp_path, ["emu", "cat", "rhea"])
+    with pytest.raises(ValueError, match="class 0 is 'emu' in the teacher's file and 'cat' in the data"):
+        run("fit", taught(path), Data(ANIMALS))
+    _, path = teacher_file(tmp_path, ["kitten", "puppy", "chick"])
+    run("fit", taught(path, class_names=["kitten", "puppy", "chick"]), Data(ANIMALS))  # a rename, said aloud
+
+
+def test_an_earlier_run_of_the_student_does_not_decide(tmp_path: Path) -> None:
+    teacher, path = teacher_file(tmp_path, ANIMALS)
+    module = taught(path)
+    for names, rows in ((PERMUTED, [2, 0, 1]), (ANIMALS, [0, 1, 2])):
+        run("fit", module, Data(names))
+        assert module.teacher.extractor.head.weight.equal(teacher.fc.weight[rows])
+
+
+def test_a_teacher_that_comes_as_a_module_knows_its_classes(tmp_path: Path) -> None:
+    known = ClassifierModule(Net(16), **LOSE)
+    run("fit", known, Data(PERMUTED))
+    weight = known.network.fc.weight.clone()
+    module = TMKDModule(known, Net(), views=["rgb"], distiller=KD(), feature_weight=0, text_weight=0, **LOSE)
+    with pytest.warns(UserWarning, match=r"the teacher has the classes of the data in another order.* 3 of 3"):
+        run("fit", module, Data(ANIMALS))
+    assert module.teacher.extractor.head.weight.equal(weight[[1, 2, 0]])
+    run("fit", module, Data(ANIMALS))  # in order by now
+    assert module.teacher.extractor.head.weight.equal(weight[[1, 2, 0]])
+
+
+def test_data_of_an_earlier_call_do_not_count(tmp_path: Path) -> None:
+    """Lightning goes on naming the last datamodule where loaders are passed."""
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **QUIET)
+    trainer.fit(ClassifierModule(Net(), **LOSE), datamodule=Data(ANIMALS))
+    other = ClassifierModule(Net(), class_names=["kitten", "puppy", "cat"])
+    trainer.test(other, Data(None).test_dataloader(), verbose=False)
+
+
+def test_data_of_the_teacher_count_before_words(tmp_path: Path) -> None:
+    """Words may be the same in both runs and codes sorted otherwise: the codes are on the disk."""
+    _, path = teacher_file(tmp_path, ANIMALS, trained=["n1", "n3", "n2"])
+    module = taught(path, class_names=ANIMALS)
+    assert teacher_order(module, path, Data(["n1", "n2", "n3"])) == [0, 2, 1]
+
+
+def test_an_exported_teacher_knows_its_classes(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    network = ClassifierModule(Net(16), class_names=PERMUTED)
+    export_student(network, path, format="state_dict", image_size=8)
+    module = taught(str(path))
+    with pytest.warns(UserWarning, match="another order"):
+        run("fit", module, Data(ANIMALS))
+    assert module.teacher.extractor.head.weight.equal(network.network.fc.weight[[1, 2, 0]])
+    export_student(ClassifierModule(Net(16)), path, format="state_dict", image_size=8)  # calls them by number
+    assert teacher_order(taught(str(path)), path, Data(ANIMALS)) is None
+
+
+def test_raw_and_averaged_teachers(tmp_path: Path) -> None:
+    raw, average = Net(16), Net(16)
+    path = str(tmp_path / "both.pth")
+    torch.save({"state_dict": raw.state_dict(), "state_dict_ema": average.state_dict()}, path)
+    with pytest.raises(ValueError, match=r"several networks that fit.*teacher_key"):
+        run("fit", taught(path), Data(None))
+    module = taught(path, teacher_key="state_dict_ema")
+    run("fit", module, Data(None))
+    assert module.teacher.extractor.network.conv.weight.equal(average.conv.weight)
+
+
+class Folders(DigitsDataModule):
+    """Digits under names in an order of one's own; the labels are the same, which no matter here."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(train_samples=40, image_size=8, batch_size=20, num_workers=0, augmentation_replicas=1)
+        self.names = names
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.names
+
+
+def test_caches_of_two_orders_are_two(tmp_path: Path) -> None:
+    """The head is kept in the cache too; read from a complete one, where no file is, it is in the data's order."""
+    words = [f"word {label}" for label in range(10)]
+    network = Net(16, num_classes=10)
+    content = {"state_dict": network.state_dict(), "tmkd_class_names": words}
+    torch.save(content, tmp_path / "teacher.ckpt")
+    rows = [9, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    for names, order in ((words, None), ([words[row] for row in rows], rows), ([words[row] for row in rows], rows)):
+        options = {"views": ["rgb"], "distiller": KD(), "feature_weight": 0, "text_weight": 0, **LOSE}
+        module = TMKDModule(Net(16, 10), Net(8, 10), teacher_checkpoint=str(tmp_path / "teacher.ckpt"), **options)
+        cache = TeacherCache(str(tmp_path / "cache"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Trainer(max_epochs=1, enable_checkpointing=False, callbacks=[cache], **QUIET).fit(module, Folders(names))
+        expected = network.fc.weight if order is None else network.fc.weight[order]
+        assert module.teacher.extractor.head.weight.equal(expected)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    torch.save({**content, "tmkd_class_names": ["other", *words[1:]]}, tmp_path / "teacher.ckpt")
+    with pytest.raises(ValueError, match="the teacher knows other classes"):
+        Trainer(max_epochs=1, callbacks=[TeacherCache(str(tmp_path / "cache"))], **QUIET).fit(module, Folders(words))
+
+
+def test_what_a_module_has_learned_counts_before_the_data_that_it_last_met(checkpoint: Path, tmp_path: Path) -> None:
+    module = ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True)
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint"):
+        run("test", module, Data(MOVED))
+    written = export_student(module, tmp_path / "a.safetensors", format="state_dict", image_size=8)
+    assert json.loads(written["class_names"]) == ANIMALS
+    options = {"network": Net(), "class_names": PERMUTED, "weights_only": True}
+    module = ClassifierModule.load_from_checkpoint(checkpoint, **options)
+    with pytest.raises(ValueError, match="another order: class 0 is 'cat' in the checkpoint and 'emu' in the argument"):
+        export_student(module, tmp_path / "b.safetensors", format="state_dict", image_size=8)
+
+
+@pytest.mark.parametrize("names", [np.array(PERMUTED), dict(enumerate(PERMUTED)), tuple(PERMUTED)])
+def test_names_in_any_form(checkpoint: Path, names: Any) -> None:
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint and 'emu' in the data"):
+        run("test", ClassifierModule(Net()), Data(names), checkpoint)
+
+
+def test_a_dataset_behind_a_plain_loader_knows_its_classes(checkpoint: Path) -> None:
+    """As torchvision's ImageFolder does."""
+
+    class Folder(TensorDataset):
+        classes = PERMUTED
+
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    loader = DataLoader(Subset(Folder(images, labels), range(6)), batch_size=3)
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint and 'emu' in the data"):
+        trainer.test(ClassifierModule(Net()), loader, ckpt_path=checkpoint, weights_only=True)
+    module = ClassifierModule(Net(), **LOSE)
+    trainer.fit(module, loader)
+    assert module.trained_class_names == PERMUTED

@@ -1,0 +1,254 @@
+"""Each base method, plain and with TMKD on top, through the Trainer; and which pairs cannot."""
+
+from __future__ import annotations
+
+import runpy
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from helpers.subprocess_run import run_script
+from tmkd_lightning import Extractor, TMKDModule
+from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, Sum, TeKAP
+from tmkd_lightning.feature_extraction.output import MissingPartError, Output
+from tmkd_lightning.teacher.fusion import fuse
+
+METHODS = {"kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
+PLAIN = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
+ROOT = Path(__file__).parents[2]
+
+
+def sgd(params):
+    return torch.optim.SGD(params, lr=0.01)
+
+
+class Terms(Callback):
+    """Keeps the loss terms of each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        logged = trainer.logged_metrics.items()
+        self.steps.append({name.removeprefix("train/"): value.item() for name, value in logged if "train/" in name})
+
+
+class TinyViT(nn.Module):
+    """Patches, one attention block, the class token: no map whose mean is the head's input."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.block = nn.TransformerEncoderLayer(width, 2, 2 * width, dropout=0.0, batch_first=True)
+        self.fc = nn.Linear(width, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        patches = self.patches(image).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(image), -1, -1), patches], 1)
+        return self.fc(self.block(tokens)[:, 0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_plain_is_the_method_and_nothing_else(net, fit, name) -> None:
+    terms = Terms()
+    module = TMKDModule(net(16), net(), distiller=METHODS[name](), optimizer=sgd, **PLAIN)
+    fit(module, callbacks=[terms], max_epochs=1)
+    assert all(step.keys() == {"ce", name, "loss"} for step in terms.steps)
+    assert all(step["loss"] == pytest.approx(step["ce"] + step[name]) for step in terms.steps)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("objective", ["label", "distillation"])
+def test_tmkd_on_top(net, fit, prompts, name, objective) -> None:
+    """KD and TeKAP take the place of the logit loss; the fused teacher reaches each method."""
+    terms, seen = Terms(), []
+    distiller = METHODS[name]()
+    distiller.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    module = TMKDModule(net(16), net(), distiller=distiller, fusion_objective=objective, optimizer=sgd)
+    before = [parameter.clone() for parameter in module.weight_net.parameters()]
+    fit(module, callbacks=[terms, prompts()], max_epochs=1)
+    own = {"ce", name, "feature", "text", "loss"} | ({"fusion"} if objective == "label" else set())
+    assert all(step.keys() == own | (set() if name in ("kd", "tekap") else {"logit"}) for step in terms.steps)
+    assert all(output.logits.requires_grad == (objective == "distillation") for output in seen)
+    head = module.teacher.extractor.head
+    torch.testing.assert_close(seen[0].logits, head(seen[0].embedding))
+    assert any(not old.equal(new) for old, new in zip(before, module.weight_net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_view_weighing_nothing_is_bit_for_bit_the_plain_method(net, name) -> None:
+    teacher, student = Extractor(net(16)), Extractor(net())
+    image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    module = TMKDModule(teacher, student, distiller=METHODS[name](), **PLAIN)
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    module.make_ready(image)
+    torch.manual_seed(1)
+    ours = module.training_step((image, label), 0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        taught = teacher.eval()(image)
+    output = student(image)
+    bare = nn.functional.cross_entropy(output.logits, label) + METHODS[name]()(output, taught, label)[name]
+    assert ours.equal(bare)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_pair_of_vits(fit, name) -> None:
+    """SP and CAT-KD read a map before a global pooling, and a ViT has none: its patches meet in a class token."""
+    module = TMKDModule(TinyViT(), TinyViT(), distiller=METHODS[name](), optimizer=sgd, **PLAIN)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    if name in ("sp", "cat_kd"):
+        reader = METHODS[name].__name__
+        with pytest.raises(MissingPartError, match=f"{reader} reads feature_map, but TinyViT has no 4-D map"):
+            fit(module)
+        assert all(value.equal(before[key]) for key, value in module.state_dict().items())
+    else:
+        assert fit(module).global_step == 8
+
+
+@pytest.mark.parametrize("name", ["rkd", "sp"])
+def test_batches_of_one_are_an_error_before_anything_is_trained(fit, loader, name) -> None:
+    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=METHODS[name](), **PLAIN)
+    before = [parameter.clone() for parameter in module.student.parameters()]
+    with pytest.raises(
+        ValueError, match=f"{METHODS[name].__name__} compares the images .* batch_size of at least [23]"
+    ):
+        fit(module, train=loader(batch_size=1))
+    assert all(old.equal(new) for old, new in zip(before, module.student.parameters(), strict=True))
+
+
+def without_batch_norm() -> nn.Module:
+    """A network that may train on a single image."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("name", ["rkd", "sp"])
+def test_a_last_batch_of_one_costs_nothing_and_is_told_once(fit, loader, name) -> None:
+    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=METHODS[name](), **PLAIN)
+    terms = Terms()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        fit(module, train=loader(count=7, batch_size=3), callbacks=[terms], max_epochs=3)
+    assert [step[name] == 0 for step in terms.steps] == [False, False, True] * 3
+    assert all(step["ce"] > 0 for step in terms.steps)
+    assert sum("batch of 1 is too small" in str(one.message) for one in caught) == 1
+
+
+def test_maps_too_small_for_the_resolution_stop_before_training(net, fit, loader) -> None:
+    module = TMKDModule(net(16), net(), distiller=CATKD(resolution=9), optimizer=sgd, **PLAIN)
+    before = [parameter.clone() for parameter in module.student.parameters()]
+    with pytest.raises(ValueError, match="maps of 8x8 cannot be pooled to 9x9"):
+        fit(module, train=loader(size=8))
+    assert all(old.equal(new) for old, new in zip(before, module.student.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_other_classes_stop_at_construction(net, name) -> None:
+    with pytest.raises(ValueError, match="teacher Net has 4 classes, student Net has 3"):
+        TMKDModule(net(16, num_classes=4), net(), distiller=METHODS[name]())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_mixed_precision(net, fit, prompts, name) -> None:
+    terms = Terms()
+    module = TMKDModule(net(16), net(), distiller=METHODS[name](), optimizer=sgd)
+    fit(module, callbacks=[terms, prompts()], max_epochs=1, precision="bf16-mixed")
+    assert all(torch.tensor(list(step.values())).isfinite().all() for step in terms.steps)
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+def test_a_fused_teacher_is_a_teacher() -> None:
+    """What is fused still belongs together: logits are the head of the embedding, the embedding is the map's mean."""
+    weight, bias = torch.randn(5, 7), torch.randn(5)
+    maps = torch.randn(3 * 4, 7, 2, 2)
+    embedding = maps.mean((2, 3))
+    shares = torch.rand(4, 3).softmax(1)
+    fused = fuse(Output(embedding @ weight.T + bias, embedding, maps, weight), shares)
+    torch.testing.assert_close(fused.logits, fused.embedding @ weight.T + bias, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(fused.cam.mean((2, 3)) + bias, fused.logits, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_terms_of_a_sum_are_those_of_its_parts(name) -> None:
+    student, teacher = (
+        Output(torch.randn(4, 3), torch.randn(4, width), torch.randn(4, width, 4, 4), torch.randn(3, width))
+        for width in (5, 6)
+    )
+    method: Distiller = METHODS[name]()
+    torch.manual_seed(3)
+    alone = method(student, teacher, torch.zeros(4))
+    torch.manual_seed(3)
+    assert Sum(method)(student, teacher, torch.zeros(4))[name].equal(alone[name])
+
+
+@pytest.mark.slow
+def test_two_processes_train_by_each_method(tmp_path) -> None:
+    """Relations are those of the images on one device; the gradients are averaged, so both students stay the same, and
+    each method leads elsewhere."""
+    run_script(Path(__file__).with_name("ddp_every_method.py"), tmp_path)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert ranks[0].keys() == {*METHODS, "alone"}
+    ends = [state["fc.weight"] for state in ranks[0].values()]
+    assert all(not one.allclose(other) for index, one in enumerate(ends) for other in ends[:index])
+    for name, students in ranks[0].items():
+        assert all(one.equal(ranks[1][name][key]) for key, one in students.items() if "running" not in key), name
+
+
+@pytest.mark.parametrize("script", ["own_model.py", "own_distiller.py"])
+def test_examples_of_extension_run_and_are_short(script, tmp_path, monkeypatch) -> None:
+    path = ROOT / "examples" / script
+    assert len(path.read_text().splitlines()) < 50
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def test_a_list_of_methods_is_their_sum(net, fit) -> None:
+    terms = Terms()
+    module = TMKDModule(net(16), net(), distiller=[KD(weight=0.9), RKD()], optimizer=sgd, views=["rgb"], text_weight=0)
+    fit(module, callbacks=[terms], max_epochs=1)
+    assert terms.steps[0].keys() == {"ce", "kd", "rkd", "feature", "loss"}  # KD is the logit term
+    with pytest.raises(TypeError, match="Sum takes Distillers, got str"):
+        TMKDModule(net(16), net(), distiller=["kd"])
+
+
+def test_a_method_in_a_list_is_named_by_itself(fit) -> None:
+    module = TMKDModule(TinyViT(), TinyViT(), distiller=[KD(), Sum(SP())], optimizer=sgd, **PLAIN)
+    with pytest.raises(MissingPartError, match=r"^SP reads feature_map"):
+        fit(module)
+
+
+def test_two_methods_of_a_kind_have_names_of_their_own(net, fit) -> None:
+    terms = Terms()
+    methods = [CATKD(resolution=2), CATKD(resolution=4, name="cat_kd_4")]
+    fit(TMKDModule(net(16), net(), distiller=methods, optimizer=sgd, **PLAIN), callbacks=[terms], max_epochs=1)
+    assert terms.steps[0].keys() == {"ce", "cat_kd", "cat_kd_4", "loss"}
+
+
+def test_small_batches_are_refused_in_a_second_fit_too(net, fit, loader) -> None:
+    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=RKD(), optimizer=sgd, **PLAIN)
+    fit(module, max_epochs=1)
+    with pytest.raises(ValueError, match="RKD compares the images of a batch"):
+        fit(module, train=loader(batch_size=2), max_epochs=1)
+
+
+def test_the_teacher_is_done_before_the_student_begins(net) -> None:
+    """So its activations are gone when the student's come: on them the peak of memory depends."""
+    order: list[str] = []
+    module = TMKDModule(net(16), net(), distiller=KD(), **PLAIN)
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    module.teacher.register_forward_hook(lambda *_: order.append("teacher"))
+    module.student_extractor.register_forward_pre_hook(lambda *_: order.append("student"))
+    module.training_step((torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])), 0)
+    assert order == ["teacher", "student"]
+
+
+@pytest.mark.slow
+def test_methods_that_read_maps_compile_after_those_that_do_not(net, fit) -> None:
+    for method in (KD(), SP(), KD(), CATKD()):
+        fit(TMKDModule(net(16), net(), distiller=method, optimizer=sgd, compile=True, **PLAIN), max_epochs=1)

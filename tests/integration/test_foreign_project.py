@@ -1,0 +1,205 @@
+"""TMKD in somebody else's project: dict batches, plain DataLoaders, normalised images, own networks, no CLI."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from helpers.tiny import make_images
+from tmkd_lightning import Extractor, TMKDModule
+from tmkd_lightning.cli.watch import watch
+from tmkd_lightning.distillers import KD, Distiller
+from tmkd_lightning.modules.named import named_network
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+class Pyramid(nn.Module):
+    """A network that names its parts as it likes, and uses its head among other linear layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.predict = nn.Linear(width, 3)
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.GELU())
+        self.squeeze = nn.Linear(width, width)  # registered after the head: the head is not the last linear layer
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        feature_map = self.stem(pixels)
+        gate = self.squeeze(feature_map.mean((2, 3))).sigmoid()
+        return self.predict((feature_map * gate[:, :, None, None]).mean((2, 3)))
+
+
+class TheirModule(TMKDModule):
+    def unpack(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return batch["pixels"], batch["class_id"]
+
+
+def their_loader(batch_size: int = 6) -> DataLoader[Any]:
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+    rows = [{"pixels": (image / 255 - mean) / std, "class_id": label} for image, label in make_images(24)]
+    return DataLoader(rows, batch_size=batch_size)
+
+
+def their_module(**options: Any) -> TheirModule:
+    networks = [Extractor(Pyramid(width), MEAN, STD, head="predict") for width in (16, 8)]
+    return TheirModule(*networks, distiller=KD(), normalized_with=(MEAN, STD), class_names=["r", "g", "b"], **options)
+
+
+def test_their_batches_networks_and_statistics_train(fit, prompts) -> None:
+    class Terms(Callback):
+        def on_train_end(self, trainer, module) -> None:
+            self.logged = dict(trainer.logged_metrics)
+
+    terms = Terms()
+    module = their_module()
+    trainer = fit(module, train=their_loader(), val=their_loader(), callbacks=[prompts(class_names=None), terms])
+    assert trainer.global_step == 8
+    assert {"train/ce", "train/kd", "train/feature", "train/text", "train/loss"} <= set(terms.logged)
+    # the student sees the very pixels that they normalised, not ours normalised again
+    seen = {}
+    module.student.stem.register_forward_pre_hook(lambda _, args: seen.update(pixels=args[0]))
+    batch = next(iter(their_loader()))
+    module.eval()
+    module(module.take(batch)[0])
+    assert seen["pixels"].allclose(batch["pixels"], atol=1e-5)
+
+
+def test_normalised_images_are_not_normalised_again_by_a_call() -> None:
+    """A metric of one's own in a subclass: the images of the batch are normalised already."""
+    module, batch = their_module().eval(), next(iter(their_loader()))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\] but .* called on images in \[0, 1\], as self.take"):
+        module(batch["pixels"])
+    image, _ = module.take(batch)
+    assert module(image).equal(module.extractor(image).logits)
+    for call in (module.extractor, module.teacher):  # each of which would normalise once more
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+            call(batch["pixels"])
+    for bad in (torch.full((2, 3, 8, 8), float("nan")), 255 * image, image[0]):
+        with pytest.raises(ValueError, match=r"not a number|must lie in|must be"):
+            module(bad)
+
+
+def test_head_that_is_not_the_last_linear_layer_is_found_and_named(fit, prompts) -> None:
+    module = TheirModule(Pyramid(3), Pyramid(3), views=["rgb"], normalized_with=(MEAN, STD), text_weight=0)
+    with pytest.raises(ValueError, match=r"'squeeze' was taken for the head.*'predict'") as error:
+        fit(module, train=their_loader())
+    assert "head=" in str(error.value)
+
+
+def test_batches_of_another_form_say_how_to_unpack_them(fit) -> None:
+    module = TMKDModule(Pyramid(3), Pyramid(3), views=["rgb"], text_weight=0)
+    with pytest.raises(TypeError, match=r"a dict with the keys \['pixels', 'class_id'\].*override unpack"):
+        fit(module, train=their_loader())
+
+
+def test_forgotten_normalisation_is_noticed_before_the_first_step(fit) -> None:
+    module = TheirModule(Pyramid(3), Pyramid(3), views=["rgb"], text_weight=0)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\].*normalized_with"):
+        fit(module, train=their_loader())
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "message"),
+    [
+        (torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long), r"RGB\(\)"),
+        (torch.rand(4, 8, 8), torch.zeros(4, dtype=torch.long), "batch, 3, height, width"),
+        (torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]), r"label 3 is outside 0\.\.2"),
+        (torch.rand(4, 3, 8, 8), torch.tensor([0, 1, -1, 2]), r"label -1 is outside 0\.\.2"),
+        (torch.rand(4, 3, 8, 8), torch.rand(4), "4 integers"),
+        (torch.rand(4, 3, 8, 8) * 255, torch.zeros(4, dtype=torch.long), "as uint8"),
+    ],
+)
+def test_wrong_batches_are_named_on_the_host(net, fit, image, label, message) -> None:
+    loader = DataLoader(list(zip(image, label, strict=True)), batch_size=4)
+    module = TMKDModule(net(16), net(), views=["rgb"], text_weight=0)
+    with pytest.raises(ValueError, match=message):
+        fit(module, train=loader)
+    assert module.trainer.global_step == 0
+
+
+def test_last_batch_of_one_is_passed_over_and_batches_of_one_are_refused(net, fit, loader) -> None:
+    options = {"views": ["rgb"], "text_weight": 0, "noise_scale": 0}
+    options["lr_scheduler"] = lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    with_seventh = TMKDModule(net(16), net(), **options)
+    without = copy.deepcopy(with_seventh)
+    with pytest.warns(UserWarning, match="skipping a training batch of one image"):
+        fit(with_seventh, train=loader(count=7, batch_size=3), max_epochs=1)
+    fit(without, train=loader(count=6, batch_size=3), max_epochs=1)
+    for one, other in zip(with_seventh.student.parameters(), without.student.parameters(), strict=True):
+        assert one.equal(other)
+    with pytest.raises(ValueError, match="training batches hold one image"):
+        fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0), train=loader(count=4, batch_size=1))
+
+
+class Wrapped(nn.Module):
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.wrap = wrap
+
+    def forward(self, image: Tensor) -> Any:
+        return self.wrap(self.fc(image.mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "error", "message"),
+    [
+        (lambda logits: (logits, logits), TypeError, "Wrapped returned a tuple, expected one tensor of logits"),
+        (lambda logits: {"logits": logits}, TypeError, "Wrapped returned a dict"),
+        (lambda logits: logits.softmax(1), ValueError, "looks like a softmax"),
+    ],
+)
+def test_networks_that_do_not_return_logits_are_refused_before_the_first_step(net, fit, wrap, error, message) -> None:
+    module = TMKDModule(net(), Wrapped(wrap), views=["rgb"], text_weight=0)
+    with pytest.raises(error, match=message):
+        fit(module)
+    assert module.trainer.global_step == 0
+
+
+def test_a_datamodule_with_a_transfer_hook_of_its_own_does_not_turn_the_checks_off(fit) -> None:
+    class Theirs(LightningDataModule):
+        def train_dataloader(self):
+            return their_loader()
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return batch
+
+    module = TheirModule(Pyramid(3), Pyramid(3), views=["rgb"], text_weight=0)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        fit(module, datamodule=Theirs())
+    assert module.trainer.global_step == 0
+
+
+def test_a_term_of_theirs_cannot_take_the_place_of_one_of_ours(net, fit) -> None:
+    class Clash(Distiller):
+        def forward(self, student, teacher, label):
+            return {"ce": student.logits.sum()}
+
+    with pytest.raises(ValueError, match="two loss terms are named 'ce'"):
+        fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0, distiller=Clash()))
+
+
+class TheirNumbers(LightningDataModule):
+    """Has names of more things than there are classes."""
+
+    class_names = ("1", "2", "3", "4", "5", "6", "7")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return their_loader()
+
+
+def test_names_that_do_not_fit_are_passed_over_by_figures_and_export_alike() -> None:
+    module = their_module(text_weight=0, views=["rgb"])
+    module.class_names, module.saved_class_names = None, ["red", "green", "blue"]
+    networks = {"student": module.extractor}
+    assert watch(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["red", "green", "blue"]
+    assert named_network(module, None)[1] == ["red", "green", "blue"]
+    module.saved_class_names = None
+    assert watch(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["0", "1", "2"]
+    assert named_network(module, None)[1] == ["0", "1", "2"]

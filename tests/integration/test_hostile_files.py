@@ -1,0 +1,439 @@
+"""Files that would run code if they were unpickled, in every place where the library opens one.
+
+Each is refused by an error that names it, and what it would have done has not happened. Elsewhere: archives that lead
+out of their folder (test_data_archives.py), CIFAR-100's own pickles (test_cifar100.py), torchvision's weights
+(test_pretrained.py).
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import pickle
+import re
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import EpsImagePlugin, Image
+from torch import nn
+
+from helpers.fake_datasets import Trap, make_dogs
+from helpers.tiny import Net, make_images
+from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning.callbacks import PromptEmbeddings
+from tmkd_lightning.cli.finished import FinishedRun
+from tmkd_lightning.cli.main import main as tmkd
+from tmkd_lightning.data import DataError, ImageFolderDataModule, StanfordDogsDataModule
+from tmkd_lightning.data.archives import unpack
+from tmkd_lightning.data.image_files import ImageFiles
+from tmkd_lightning.data.manifest import read_entries
+from tmkd_lightning.figures import read_history
+from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
+from tmkd_lightning.models import load_weights
+from tmkd_lightning.modules.rebuild import rebuild
+from tmkd_lightning.modules.restored import restore
+from tmkd_lightning.teacher.cache.array_file import RowFile
+from tmkd_lightning.teacher.cache.errors import CacheError
+from tmkd_lightning.teacher.cache.folder import CacheFolder, read_manifest
+from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def sprung(tmp_path: Path) -> Iterator[Path]:
+    """What a trap makes; it must not be there in the end."""
+    yield tmp_path / "sprung"
+    assert not (tmp_path / "sprung").exists()
+
+
+def zipped(trap: Trap) -> bytes:
+    """As torch.save writes a checkpoint."""
+    file = io.BytesIO()
+    torch.save({"state_dict": nn.Linear(2, 2).state_dict(), "hyper_parameters": {}, "epoch": 0, "more": trap}, file)
+    return file.getvalue()
+
+
+def legacy(trap: Trap) -> bytes:
+    """As it was written before torch 1.6."""
+    file = io.BytesIO()
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "more": trap}, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+def objects(trap: Trap) -> np.ndarray:
+    """An array that numpy stores as a pickle."""
+    array = np.empty(1, dtype=object)
+    array[0] = trap
+    return array
+
+
+def npy(trap: Trap) -> bytes:
+    file = io.BytesIO()
+    np.save(file, objects(trap), allow_pickle=True)
+    return file.getvalue()
+
+
+def npz(trap: Trap, *names: str) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **dict.fromkeys(names, objects(trap)), allow_pickle=True)
+    return file.getvalue()
+
+
+def tag(trap: Trap) -> bytes:
+    """YAML that calls a function where it is loaded without care."""
+    return f"!!python/object/apply:os.mkdir ['{trap.path}']\n".encode()
+
+
+FORMS = {"zip": zipped, "legacy": legacy, "pickle": pickle.dumps, "npy": npy, "yaml": tag}
+
+
+def test_the_traps_are_traps(tmp_path: Path) -> None:
+    """Opened without care, each springs."""
+    import yaml
+
+    careless: dict[str, Callable[[bytes], Any]] = {
+        "zip": lambda content: torch.load(io.BytesIO(content), weights_only=False),
+        "legacy": lambda content: torch.load(io.BytesIO(content), weights_only=False),
+        "pickle": pickle.loads,
+        "npy": lambda content: np.load(io.BytesIO(content), allow_pickle=True),
+        "yaml": yaml.unsafe_load,
+    }
+    for name, form in FORMS.items():
+        careless[name](form(Trap(tmp_path / name)))
+        assert (tmp_path / name).is_dir()
+
+
+# Checkpoints
+
+
+def main(*args: str) -> None:
+    tmkd([str(arg) for arg in args])
+
+
+CHECKPOINT_DOORS: dict[str, Callable[[Path], Any]] = {
+    "load_weights": lambda path: load_weights(Net(), path),
+    "restore": restore,
+    "rebuild": rebuild,
+    "tmkd export": lambda path: main("export", "--checkpoint", path, "--output", path.with_name("student.onnx")),
+    "tmkd predict": lambda path: main(
+        "predict", "--checkpoint", path, "--images", path.parent, "--output", path.with_name("out.csv")
+    ),
+    "tmkd figures": lambda path: main("figures", "--checkpoint", path, "--output", path.with_name("figures")),
+    "clip": lambda path: OpenCLIPTextEncoder(pretrained=str(path)).encode(["a cat"]),
+}
+for verb in ("fit", "validate", "test", "predict"):
+    CHECKPOINT_DOORS[f"tmkd {verb} --ckpt_path"] = lambda path, verb=verb: main(
+        verb, "--config", ROOT / "examples/digits_student.yaml", "--ckpt_path", path
+    )
+
+
+@pytest.mark.parametrize("door", CHECKPOINT_DOORS)
+def test_checkpoints(tmp_path, sprung, monkeypatch, door) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tmkd"])
+    path = tmp_path / "last.ckpt"
+    for form in (zipped,) if door == "clip" else (zipped, legacy, pickle.dumps):  # CLIP takes a second to build
+        path.write_bytes(form(Trap(sprung)))
+        with pytest.raises((ValueError, RuntimeError), match=re.escape(str(path))):
+            CHECKPOINT_DOORS[door](path)
+    assert [path] == [file for file in tmp_path.rglob("*") if file.is_file()]  # and nothing was written
+
+
+def test_teacher_checkpoint(net, fit, tmp_path, sprung) -> None:
+    path = tmp_path / "teacher.ckpt"
+    path.write_bytes(zipped(Trap(sprung)))
+    module = TMKDModule(net(16), net(), teacher_checkpoint=str(path), views=["rgb"], text_weight=0)
+    before = [parameter.clone() for parameter in module.student.parameters()]
+    with pytest.raises(ValueError, match=f"{path} is not a checkpoint that can be read safely"):
+        fit(module)
+    assert all(old.equal(new) for old, new in zip(before, module.student.parameters(), strict=True))
+
+
+def test_modules_and_trainers_of_python_by_default(net, fit, tmp_path, sprung) -> None:
+    """The lines that read these are Lightning's, which name no file; but they are as careful without being told."""
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(zipped(Trap(sprung)))
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        ClassifierModule.load_from_checkpoint(path, network=net())
+    trainer = fit(ClassifierModule(net()), max_epochs=0)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        trainer.validate(ClassifierModule(net()), make_images(4), ckpt_path=path)
+
+
+# Texts
+
+
+@pytest.mark.parametrize("name", ["texts.npz", "texts.npy"])
+def test_embedding_files(tmp_path, sprung, name) -> None:
+    path = tmp_path / name
+    for content in (npz(Trap(sprung), "prompts", "embeddings"), npy(Trap(sprung)), pickle.dumps(Trap(sprung))):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} is not a readable file of text embeddings"):
+            EmbeddingFile(path).encode(["a cat"])
+
+
+def test_prompt_cache(net, fit, tmp_path, sprung) -> None:
+    """It is made anew, with a warning, and serves the next run."""
+
+    def run() -> None:
+        prompts = PromptEmbeddings(HashingTextEncoder(), class_names=["a", "b", "c"], cache_dir=str(tmp_path / "cache"))
+        fit(TMKDModule(net(16), net()), callbacks=[prompts], max_epochs=1, limit_train_batches=1)
+
+    run()
+    (path,) = (tmp_path / "cache").iterdir()
+    good = EmbeddingFile(path).encode(["a photo of a b"])
+    path.write_bytes(npz(Trap(sprung), "prompts", "embeddings"))
+    with pytest.warns(UserWarning, match=f"The cached text embeddings {path} cannot be used and are made anew"):
+        run()
+    assert EmbeddingFile(path).encode(["a photo of a b"]).equal(good)
+
+
+# The teacher cache
+
+
+def test_teacher_cache(tmp_path, sprung) -> None:
+    folder = CacheFolder(tmp_path, {"rows": 2}, {"logits": "float32"})
+    folder.path.mkdir()
+    rows, head, manifest = (folder.path / name for name in ("logits.float32.npy", "head.npz", "identity.json"))
+    RowFile.create(rows, 2, (3,), "float32").close()
+    doors = {
+        rows: folder.reopen,
+        head: lambda: folder.read_head({"weight": (2, 2)}),
+        manifest: lambda: read_manifest(folder.path),
+    }
+    for path, door in doors.items():
+        before = path.read_bytes() if path.exists() else None
+        for content in (npy(Trap(sprung)), npz(Trap(sprung), "weight"), pickle.dumps(Trap(sprung)), tag(Trap(sprung))):
+            path.write_bytes(content)
+            with pytest.raises(CacheError, match=re.escape(str(path))):
+                door()
+        if before is not None:
+            path.write_bytes(before)
+
+
+# Data
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_lists_images_and_archives(tmp_path, sprung, form) -> None:
+    content = FORMS[form](Trap(sprung))
+    make_dogs(tmp_path / "dogs")
+    lists = tmp_path / "dogs/train_list.mat"
+    lists.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{lists} cannot be read as a list of images"):
+        StanfordDogsDataModule(str(tmp_path / "dogs"), resize_to=None).prepare_data()
+
+    image = tmp_path / "photos/train/cat/1.jpg"
+    image.parent.mkdir(parents=True)
+    for number in (1, 2, 3):
+        image.with_name(f"{number}.jpg").write_bytes(content)
+    data = ImageFolderDataModule(str(tmp_path / "photos"), image_size=8, num_workers=0)
+    data.setup("fit")
+    with pytest.raises(ValueError, match=rf"{image.parent}/\d.jpg cannot be read as an image"):
+        next(iter(data.train_dataloader()))
+
+    archive = tmp_path / "photos.tar"
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{archive} cannot be unpacked"):
+        unpack(archive, tmp_path, ["photos"])
+
+    (tmp_path / "manifest.jsonl").write_bytes(content + b'\n5\n["a"]\n')
+    assert read_entries(tmp_path / "manifest.jsonl") == {}  # of copies, which are then made anew
+
+
+def test_images_that_other_programs_would_open(tmp_path, sprung, monkeypatch, capsys) -> None:
+    """PIL hands PostScript to Ghostscript, whatever the file is called; here to a program that springs the trap."""
+    program = tmp_path / "bin/gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nmkdir {sprung}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once
+    folder = tmp_path / "photos/train/cat"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(folder / f"{number}.png", format="PNG" if number else "EPS")
+    Image.init()  # all that PIL knows
+    monkeypatch.setattr(sys, "argv", ["tmkd"])
+    with pytest.raises(SystemExit, match="1 problem"):
+        main("data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", tmp_path / "photos")
+    assert f"WRONG: {folder}/0.png cannot be read as an image (cannot identify" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=rf"{folder}/0.png cannot be read as an image \(cannot identify"):
+        ImageFiles([(folder / "0.png", 0)])[0]
+
+
+# What runs leave: records, configs, curves
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_records_of_tables(tmp_path, sprung, tables, capsys, form) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(FORMS[form](Trap(sprung)))
+    for door in (tables.config.load, tables.cell.read_json, tables.grid.read_grid):
+        with pytest.raises(SystemExit, match=re.escape(str(path))):
+            door(path)
+    path.rename(tmp_path / "last.ckpt")  # to go on from
+    assert tables.cell.newest(tmp_path) == (None, 0)
+    assert f"{tmp_path / 'last.ckpt'} is damaged and passed over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_lies_beside_a_checkpoint(tmp_path, sprung, form) -> None:
+    config, metrics, checkpoint = (tmp_path / n for n in ("resolved_config.yaml", "metrics.csv", "last.ckpt"))
+    config.write_bytes(FORMS[form](Trap(sprung)))
+    metrics.write_bytes(FORMS[form](Trap(sprung)))
+    torch.save({"global_step": 3}, checkpoint)
+    with pytest.raises(ValueError, match=re.escape(str(metrics))):
+        read_history(metrics)
+    for door in (lambda: FinishedRun(checkpoint).source, FinishedRun(checkpoint).data):
+        with pytest.raises(ValueError, match=f"{config} is not a config that can be read safely"):
+            door()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("words", [["--config", "{}"], ["--config={}"], ["-c", "{}"]])
+def test_configs_of_the_command_line(tmp_path, sprung, capsys, form, words) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(FORMS[form](Trap(sprung)))
+    with pytest.raises(SystemExit) as ended:
+        main("fit", "--config", ROOT / "examples/digits_student.yaml", *(word.format(path) for word in words))
+    assert ended.value.code == 2
+    assert f"error: {path} is not a config that can be read safely: " in capsys.readouterr().err.splitlines()[-1]
+
+
+# The code itself
+
+_CALLS = {"eval", "exec", "__import__", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load"}
+_CALLS |= {
+    "yaml.full_load",
+    "joblib.load",
+    "marshal.loads",
+    "shelve.open",
+    "pd.read_pickle",
+    "torch.jit.load",
+    "os.system",
+}
+
+
+def unsafe(source: str) -> list[str]:
+    """Calls in some code that would run what is in a file."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+        if (
+            name in _CALLS
+            or (name == "torch.load" and options.get("weights_only") != "True")
+            or (name.endswith("load_from_checkpoint") and options.get("weights_only") != "True")
+            or (name in ("np.load", "numpy.load") and options.get("allow_pickle") != "False")
+            or (name.endswith("extractall") and options.get("filter") != "'data'")
+            or options.get("shell") == "True"
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+# Nested so deep, or so often, that nothing could walk through it
+
+
+def deep(levels: int = 5000) -> list:
+    """Not deeper than what pickles: what reads a file does so without recursion."""
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def wide() -> list:
+    """Ten to the power of twelve references to one word."""
+    value: list = ["ha"]
+    for _ in range(12):
+        value = [value] * 10
+    return value
+
+
+def nested(path: Path, arguments: dict) -> None:
+    """A checkpoint with these arguments; the pickler's own recursion is given room."""
+    import threading
+
+    def write() -> None:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(100_000)
+        torch.save({"state_dict": {"fc.weight": torch.ones(1)}, "epoch": 0, **arguments}, path)
+        sys.setrecursionlimit(limit)
+
+    size = threading.stack_size(512 * 2**20)
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    threading.stack_size(size)
+
+
+@pytest.mark.parametrize("part", ["hyper_parameters", "datamodule_hyper_parameters"])
+@pytest.mark.parametrize(
+    ("value", "told"), [(deep, "is nested more than 100 levels deep"), (wide, "unfolds to more than 200,000 values")]
+)
+def test_arguments_in_checkpoints_that_no_walk_comes_to_the_end_of(tmp_path, part, value, told) -> None:
+    path = tmp_path / "last.ckpt"
+    nested(path, {part: {"student": value()}})
+    message = rf"^{path} is not a checkpoint that can be read safely, in its {part}: it {told}"
+    for door in (restore, rebuild, step_of, FinishedRun):
+        with pytest.raises(ValueError, match=message):
+            door(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"teacher": ' + b"[" * 900 + b"]" * 900 + b"}"]
+)
+def test_manifests_that_are_nested(tmp_path, content, capsys) -> None:
+    folder = tmp_path / "0123"
+    folder.mkdir()
+    (folder / "identity.json").write_bytes(content)
+    main("cache", "list", "--directory", str(tmp_path))
+    assert "0123  DAMAGED: " in capsys.readouterr().out
+    (tmp_path / "manifest.jsonl").write_bytes(content + b'\n[["a"], 1, 1, "cae6", 0]\n["1.png", 1, 1, "cae6", 0]\n')
+    assert list(read_entries(tmp_path / "manifest.jsonl")) == ["1.png"]
+
+
+def test_archives_that_are_nested(tmp_path) -> None:
+    """Each header says that a longer name follows, which is read by recursion."""
+    header = tarfile.TarInfo("name")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
+    (tmp_path / "birds.tar").write_bytes((header.tobuf() + b"name\0".ljust(512, b"\0")) * 5000)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/birds.tar cannot be unpacked \(.*\): remove it, and load"):
+        unpack(tmp_path / "birds.tar", tmp_path, ["birds"])
+
+
+def test_no_code_of_ours_unpickles() -> None:
+    files = [path for folder in ("src", "examples") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert {str(path): calls for path in files if (calls := unsafe(path.read_text(encoding="utf-8")))} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "pickle.loads(content)",
+        "eval(text)",
+        "tar.extractall(folder)",
+        "subprocess.run(command, shell=True)",
+        "TMKDModule.load_from_checkpoint(path)",
+    ],
+)
+def test_what_the_search_finds(line) -> None:
+    assert unsafe(line) == [line]

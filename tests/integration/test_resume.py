@@ -1,0 +1,354 @@
+"""A run that is cut off anywhere and resumed ends as an undisturbed one: weights, best checkpoint and curves."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.loggers import CSVLogger
+
+from helpers.resume_run import classifier, curve, seeded, tmkd, train
+from helpers.tiny import make_images
+from tmkd_lightning import ClassifierModule
+from tmkd_lightning.callbacks import CarriedCurve, StepSeeds
+from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO, step_of, whole_checkpoint
+
+EPOCHS, STEPS = 4, 4  # of 16, 16, 16 and 2 images
+
+
+class KilledError(Exception):
+    pass
+
+
+class KillAt(Callback):
+    """Raises in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_zero_grad(self, trainer, module, optimizer) -> None:
+        if trainer.global_step == self.step:
+            raise KilledError
+
+
+class Steps(Callback):
+    """Logs a metric that only rises."""
+
+    def on_validation_epoch_end(self, trainer, module) -> None:
+        module.log("steps", float(trainer.global_step))
+
+
+def impatient(optimizer) -> ReduceLROnPlateau:
+    """Halves the learning rate after every epoch but the first."""
+    return ReduceLROnPlateau(optimizer, "val/loss", factor=0.5, patience=0, threshold=10.0)
+
+
+def best(trainer) -> tuple[float, str]:
+    record = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor)
+    return record.best_model_score.item(), record.best_model_path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [tmkd, partial(tmkd, fusion_objective="distillation"), partial(tmkd, lr_scheduler=impatient), classifier],
+    ids=["fused by label", "fused by distillation", "a schedule that watches", "teacher on views"],
+)
+@pytest.mark.parametrize("step", [STEPS, 2 * STEPS + 1, 4 * STEPS - 1])
+def test_a_killed_run_ends_as_an_undisturbed_one(make, step, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole, undisturbed = train(seeded(make, 7), tmp_path / "a", epochs=EPOCHS)
+    with pytest.raises(KilledError):
+        train(seeded(make, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS)
+    again = seeded(make, 8)  # other weights, other generator: everything must come from the file
+    ended, resumed = train(again, tmp_path / "b", epochs=EPOCHS, resume=tmp_path / "b" / "last.ckpt")
+    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+    score, path = best(undisturbed)
+    assert best(resumed) == (score, path.replace("/a/", "/b/"))
+    assert curve(tmp_path / "b", 1) == curve(tmp_path / "a", 0)
+    steps = [int(row["step"]) for row in curve(tmp_path / "b", 1) if "train/loss" in row]
+    assert steps == list(range(EPOCHS * STEPS))  # none missing, none twice
+
+
+@pytest.mark.parametrize("make", [tmkd, partial(tmkd, lr_scheduler=impatient)], ids=["", "a schedule that watches"])
+@pytest.mark.parametrize(("step", "seen"), [(STEPS + 1, STEPS), (STEPS + 3, STEPS + 2)])
+def test_a_checkpoint_within_an_epoch_is_gone_on_from(make, step, seen, tmp_path, monkeypatch) -> None:
+    """Validated twice an epoch: the images before it are not seen again, those after it are."""
+    monkeypatch.chdir(tmp_path)
+    whole, _ = train(seeded(make, 7), tmp_path / "a", epochs=EPOCHS, val_check_interval=0.5)
+    with pytest.raises(KilledError):
+        train(seeded(make, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS, val_check_interval=0.5)
+    last = tmp_path / "b" / "last.ckpt"
+    assert step_of(last) == seen
+    ended, _ = train(seeded(make, 8), tmp_path / "b", epochs=EPOCHS, resume=last, val_check_interval=0.5)
+    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+    assert curve(tmp_path / "b", 1) == curve(tmp_path / "a", 0)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true", "bf16-mixed"])
+def test_no_precision_loses_anything(precision, tmp_path, monkeypatch) -> None:
+    """Lightning reads 64 bits into a network of 32, and widens it afterwards."""
+    monkeypatch.chdir(tmp_path)
+    whole, _ = train(seeded(tmkd, 7), tmp_path / "a", epochs=2, precision=precision)
+    with pytest.raises(KilledError):
+        train(seeded(tmkd, 7), tmp_path / "b", KillAt(STEPS + 1), epochs=2, precision=precision)
+    last = tmp_path / "b" / "last.ckpt"
+    ended, trainer = train(seeded(tmkd, 8), tmp_path / "b", epochs=2, resume=last, precision=precision)
+    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+    if precision == "64-true":
+        assert whole["student.0.weight"].dtype == torch.float64
+        module = seeded(tmkd, 8)
+        trainer.validate(module, datamodule=trainer.datamodule, ckpt_path=last, verbose=False, weights_only=True)
+        saved = torch.load(last, weights_only=True)["state_dict"]
+        assert [name for name, value in module.state_dict().items() if not value.equal(saved[name])] == []
+
+
+def resized(net, fit, tmp_path, images: int, last: bool, **options) -> None:
+    """Trains on foreign loaders, and from a checkpoint within the last epoch, or of its end, on others."""
+    module, data = ClassifierModule(net()), partial(torch.utils.data.DataLoader, batch_size=6)
+    saving = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=None if last else 3)
+    trained = make_images(24)
+    fit(module, train=data(trained), callbacks=[saving], enable_checkpointing=True, max_epochs=1)
+    again = {"train": data(make_images(images)), "ckpt_path": tmp_path / "last.ckpt", "max_epochs": 2}
+    fit(ClassifierModule(net()), **again, **options)
+
+
+@pytest.mark.parametrize(("images", "now"), [(30, "5 batches and 30"), (23, "4 batches and 23")])
+def test_other_training_data_within_an_epoch_are_refused(net, fit, tmp_path, images, now) -> None:
+    """And if there are as many batches as before."""
+    told = f"made after 3 batches of an epoch of 4 batches and 24 images, and now there are {now} images"
+    with pytest.raises(ValueError, match=told):
+        resized(net, fit, tmp_path, images, last=False)
+
+
+def test_other_training_data_after_an_epoch_are_warned_of(net, fit, tmp_path) -> None:
+    told = "trained on 4 batches and 24 images in an epoch, and now there are 5 batches and 30 images: from here on"
+    with pytest.warns(UserWarning, match=told):
+        resized(net, fit, tmp_path, 30, last=True)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["within", "at the end"])
+def test_the_same_training_data_are_not_spoken_of(net, fit, tmp_path, recwarn, last) -> None:
+    resized(net, fit, tmp_path, 24, last)
+    assert not [one for one in recwarn if "from here on" in str(one.message)]
+
+
+def test_max_steps_is_warned_of(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(seeded(tmkd, 7), tmp_path, epochs=1)
+    with pytest.warns(UserWarning, match="resuming a run with max_steps: .* give the length of the run in max_epochs"):
+        train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", max_steps=6)
+
+
+def test_a_run_that_is_resumed_at_its_end_keeps_its_curve(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(seeded(tmkd, 7), tmp_path, epochs=1)
+    train(seeded(tmkd, 7), tmp_path, epochs=1, resume=tmp_path / "last.ckpt")
+    assert curve(tmp_path, 1) == curve(tmp_path, 0)
+    assert len(curve(tmp_path, 0)) == STEPS + 1
+
+
+def test_a_validation_that_is_left_out_is_warned_of(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    every = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=STEPS - 1, save_top_k=-1)
+    train(seeded(tmkd, 7), tmp_path, every, epochs=1, val_check_interval=STEPS - 1)
+    with pytest.warns(UserWarning, match="after batch 2 and before the validation that was due there, which Lightning"):
+        train(seeded(tmkd, 7), tmp_path, epochs=1, resume=tmp_path / "step=3.ckpt", val_check_interval=STEPS - 1)
+
+
+def test_where_no_validation_is_due_none_is_missed(tmp_path, monkeypatch, recwarn) -> None:
+    monkeypatch.chdir(tmp_path)
+    every = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=STEPS, save_top_k=-1)
+    train(seeded(tmkd, 7), tmp_path, every, epochs=2, check_val_every_n_epoch=2)
+    for step, due in ((STEPS, False), (2 * STEPS, True)):
+        recwarn.clear()
+        resume = tmp_path / f"step={step}.ckpt"
+        train(seeded(tmkd, 7), tmp_path, epochs=3, resume=resume, check_val_every_n_epoch=2)
+        assert any("validation that was due" in str(warning.message) for warning in recwarn) == due
+
+
+def test_an_epoch_that_was_better_is_no_end(tmp_path, monkeypatch) -> None:
+    """Without any patience: the count of bad epochs is 0, and so is the patience."""
+    monkeypatch.chdir(tmp_path)
+    stop = partial(EarlyStopping, "steps", patience=0, mode="max")
+    train(seeded(tmkd, 7), tmp_path, Steps(), stop(), epochs=1)
+    _, trainer = train(seeded(tmkd, 7), tmp_path, Steps(), stop(), epochs=2, resume=tmp_path / "last.ckpt")
+    assert trainer.global_step == 2 * STEPS
+
+
+def test_gradients_that_a_checkpoint_does_not_hold_are_warned_of(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 3}
+    with pytest.raises(KilledError):
+        train(seeded(tmkd, 7), tmp_path, KillAt(2), epochs=2, **options)
+    with pytest.warns(UserWarning, match="after batch 2, while gradients were summed over 2 batches"):
+        train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", **options)
+
+
+def test_a_run_that_stopped_early_has_ended(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stop = partial(EarlyStopping, "val/loss", patience=1, min_delta=10.0)
+    train(seeded(tmkd, 7), tmp_path, stop(), epochs=9)
+    assert step_of(tmp_path / "last.ckpt") == 2 * STEPS
+    _, trainer = train(seeded(tmkd, 7), tmp_path, stop(), epochs=9, resume=tmp_path / "last.ckpt")
+    assert trainer.global_step == 2 * STEPS
+
+
+def test_what_a_step_draws_does_not_depend_on_what_was_drawn_before() -> None:
+    seeds, draws = StepSeeds(seed=3), []
+    for drawn_before in (0, 100):
+        torch.rand(drawn_before)
+        seeds.begin(torch.device("cpu"), 0, 2, 5)
+        draws.append(torch.rand(3))
+        seeds.end()
+    assert draws[0].equal(draws[1])
+
+
+@pytest.mark.parametrize("place", [(1, 2, 5), (0, 3, 5), (0, 2, 6)], ids=["process", "epoch", "batch"])
+def test_other_steps_draw_something_else(place) -> None:
+    draws = []
+    for where in ((0, 2, 5), place):
+        seeds = StepSeeds(seed=3)
+        seeds.begin(torch.device("cpu"), *where)
+        draws.append(torch.rand(3))
+        seeds.end()
+    assert not draws[0].equal(draws[1])
+
+
+def test_a_step_leaves_the_generator_as_it_was() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    torch.manual_seed(11)
+    seeds = StepSeeds(seed=3)
+    seeds.begin(torch.device("cpu"), 0, 0, 0)
+    torch.rand(5)
+    seeds.end()
+    assert torch.rand(1).equal(expected)
+    assert torch.initial_seed() == 11
+
+
+def test_a_step_that_fails_leaves_it_too(net, fit) -> None:
+    class Fails(ClassifierModule):
+        def training_step(self, batch, batch_idx):
+            raise KilledError
+
+    torch.manual_seed(5)
+    with pytest.raises(KilledError):
+        fit(Fails(net()))
+    assert torch.initial_seed() == 5
+
+
+def test_a_logger_that_goes_on_keeps_its_rows_once(net, fit, tmp_path) -> None:
+    logger, saving = CSVLogger(tmp_path, name=""), ModelCheckpoint(tmp_path, filename="last")
+    options = {"logger": logger, "enable_checkpointing": True, "log_every_n_steps": 1}
+    fit(ClassifierModule(net()), callbacks=[CarriedCurve(), saving], max_epochs=1, **options)
+    again = CarriedCurve()
+    fit(ClassifierModule(net()), callbacks=[again], max_epochs=2, ckpt_path=tmp_path / "last.ckpt", **options)
+    assert [row["step"] for row in curve(tmp_path, 0)] == [str(step) for step in range(8)]
+
+
+def test_a_seed_of_ones_own_is_kept(tmp_path) -> None:
+    module = seeded(classifier, 7)
+    train(module, tmp_path, own := StepSeeds(seed=5), epochs=1)
+    states = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    assert (own.seed, states["StepSeeds"]) == (5, {"seed": 5})
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name, step in (("best", 3), ("last", 9), ("older", 1)):
+        WholeCheckpointIO().save_checkpoint(
+            {"global_step": step, "weights": torch.ones(1000)}, tmp_path / f"{name}.ckpt"
+        )
+    return tmp_path
+
+
+@pytest.mark.parametrize("size", [0, 10, 2000])
+def test_a_checkpoint_that_was_cut_off_is_passed_over(size, folder) -> None:
+    path = folder / "last.ckpt"
+    assert whole_checkpoint(path) == path
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged or cut off and is passed over: .*best\.ckpt, step 3"):
+        assert whole_checkpoint(path) == folder / "best.ckpt"
+
+
+@pytest.mark.parametrize("zeros", [512, 4000])
+def test_what_was_never_written_counts_as_cut_off(zeros, folder) -> None:
+    """As after a power failure."""
+    path = folder / "last.ckpt"
+    path.write_bytes(bytes(zeros) + path.read_bytes()[zeros:])
+    assert step_of(path) is None
+
+
+def test_what_holds_something_else_is_named(folder) -> None:
+    torch.save([1, 2], folder / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint: it holds a list"):
+        step_of(folder / "last.ckpt")
+
+
+def test_a_flipped_bit_is_noticed(folder) -> None:
+    content = bytearray((folder / "last.ckpt").read_bytes())
+    place = content.find(torch.ones(10).numpy().tobytes())
+    content[place + 6] ^= 1
+    (folder / "last.ckpt").write_bytes(content)
+    assert step_of(folder / "last.ckpt") is None
+    assert step_of(folder / "best.ckpt") == 3
+
+
+def test_neighbours_that_are_no_checkpoints_do_not_matter(folder) -> None:
+    (folder / "last.ckpt").write_bytes(b"")
+    (folder / "folder.ckpt").mkdir()
+    (folder / "nowhere.ckpt").symlink_to(folder / "gone")
+    (folder / "pickle.ckpt").write_bytes(pickle.dumps(KilledError()))
+    torch.save({"global_step": "x"}, folder / "text.ckpt")
+    with pytest.warns(UserWarning, match=r"going on from \S*/best\.ckpt, step 3"):
+        assert whole_checkpoint(folder / "last.ckpt").name == "best.ckpt"
+
+
+def test_lightnings_own_reading_names_a_damaged_file(folder) -> None:
+    """As with ckpt_path="last", whose file the trainer finds by itself."""
+    (folder / "last.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off: give the path of a whole checkpoint"):
+        WholeCheckpointIO().load_checkpoint(folder / "last.ckpt")
+
+
+def test_where_nothing_is_whole_it_says_so(folder) -> None:
+    for path in folder.glob("*.ckpt"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off, and there is no whole checkpoint beside"):
+        whole_checkpoint(folder / "last.ckpt")
+
+
+def test_what_kills_have_left_is_removed(folder) -> None:
+    """But not what another process may be writing."""
+    old, new, other = (folder / name for name in (".last.ckpt.x1", ".last.ckpt.x2", ".best.ckpt.x3"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
+
+
+def test_what_another_process_takes_away_meanwhile_is_no_error(folder) -> None:
+    """A link to nowhere stands for it: it is listed, and is not there when it is looked at."""
+    (folder / ".last.ckpt.x1").symlink_to(folder / "moved away")
+    WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
+    assert step_of(folder / "last.ckpt") == 12
+
+
+def test_a_failed_write_leaves_the_checkpoint_before(folder, monkeypatch) -> None:
+    def fails(*_) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match="no space"):
+        WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
+    assert step_of(folder / "last.ckpt") == 9
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "older.ckpt"]

@@ -1,0 +1,105 @@
+"""Similarities between samples against a value of the official code, and against loops."""
+
+import math
+from itertools import chain
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.golden_values import (
+    HALVES,
+    check_autocast,
+    check_gradients,
+    check_moderate,
+    check_nothing,
+    fill,
+    gradients,
+)
+from tmkd_lightning.losses import similarity_preserving
+
+STUDENT, TEACHER = fill((4, 3, 2, 2), 0.3, 1), fill((4, 5, 2, 2), 1.1, 1)
+
+
+def similarities(maps: Tensor) -> list[list[float]]:
+    rows = maps.flatten(1).tolist()
+    gram = [[sum(a * b for a, b in zip(one, other, strict=True)) for other in rows] for one in rows]
+    return [[value / (math.hypot(*row) or 1.0) for value in row] for row in gram]
+
+
+def by_loops(student: Tensor, teacher: Tensor) -> float:
+    pairs = zip(chain(*similarities(student)), chain(*similarities(teacher)), strict=True)
+    return sum((s - t) ** 2 for s, t in pairs) / len(student) ** 2
+
+
+def test_golden() -> None:
+    assert similarity_preserving(STUDENT, TEACHER).item() == pytest.approx(0.2705391111845017, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [((2, 3, 2, 2), (2, 3, 2, 2)), ((5, 2, 3, 1), (5, 4, 2, 5)), ((3, 1, 1, 1), (3, 8, 4, 4))],
+)
+def test_by_loops(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+    pair = torch.randn(student).double(), torch.rand(teacher).double()
+    assert similarity_preserving(*pair).item() == pytest.approx(by_loops(*pair), rel=1e-9)
+
+
+def test_gradients_of_both_arguments() -> None:
+    check_gradients(similarity_preserving, STUDENT, TEACHER)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_autocast(half: torch.dtype) -> None:
+    check_autocast(similarity_preserving, torch.randn(6, 4, 3, 3), torch.randn(6, 5, 2, 2), half)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 40.0, 1e3])
+def test_scale_changes_nothing(scale: float) -> None:
+    plain = similarity_preserving(STUDENT, TEACHER).item()
+    assert similarity_preserving(scale * STUDENT, TEACHER).item() == pytest.approx(plain, rel=1e-9)
+    assert similarity_preserving(STUDENT, scale * TEACHER).item() == pytest.approx(plain, rel=1e-9)
+
+
+def edge(name: str, channels: int) -> Tensor:
+    maps = torch.randn(4, channels, 3, 3)
+    return {
+        "two samples": maps[:2],
+        "duplicates": maps[[0, 0, 2, 2]],
+        "collapsed": maps[[0, 0, 0, 0]],
+        "one dead": maps * torch.tensor([1, 0, 1, 1]).view(4, 1, 1, 1),
+        "dead": torch.zeros(4, channels, 3, 3),
+        "large": 1e4 * maps.clamp(-3, 3),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["two samples", "duplicates", "collapsed", "one dead", "dead", "large"])
+def test_edges(name: str) -> None:
+    """A sample whose activations are dead would multiply its gradient by 1e12, were it normalised as the others."""
+    student, teacher = edge(name, 4), edge(name, 5)
+    plain = torch.randn(len(student), 2, 3, 3)
+    for pair in ((student, plain), (plain, teacher), (student, teacher)):
+        check_moderate(similarity_preserving, *pair)
+        assert similarity_preserving(*pair).item() == pytest.approx(by_loops(*pair), rel=1e-4, abs=1e-12)
+
+
+def test_a_dead_sample_can_come_back() -> None:
+    """It moves towards and away from the others; where all are dead, nothing says where to."""
+    for name, moves in (("one dead", True), ("dead", False)):
+        _, student, _ = gradients(similarity_preserving, edge(name, 4), torch.randn(4, 2, 3, 3))
+        assert (student[1].norm() > 1e-3).item() is moves
+
+
+def test_one_sample_has_no_relations() -> None:
+    check_nothing(similarity_preserving, torch.randn(1, 4, 3, 3), torch.randn(1, 5, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["two samples", "duplicates", "one dead", "dead", "large"])
+def test_equal_maps_cost_exactly_nothing(name: str) -> None:
+    maps = edge(name, 4)
+    check_nothing(similarity_preserving, maps, maps)
+
+
+def test_different_numbers_of_samples() -> None:
+    with pytest.raises(ValueError, match="student has 3 samples and teacher 4: relations need the same ones"):
+        similarity_preserving(torch.zeros(3, 2, 2, 2), torch.zeros(4, 2, 2, 2))

@@ -1,0 +1,436 @@
+"""torchvision's networks with ImageNet weights: read late, once, safely, or not at all. Stand-ins play the files."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+
+from helpers.fake_datasets import Trap
+from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained, load_weights
+
+SMALL = "shufflenet_v2_x0_5"  # the quickest to build
+PLAIN = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}  # or they say it takes long
+Put = Callable[..., dict[str, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for weights on a machine without internet."""
+
+    def unplugged(url: str, *args: object, **options: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unplugged)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def put(hub: Path) -> Put:
+    """Puts a stand-in where fetched weights would be, and gives its tensors."""
+
+    def write(name: str = SMALL, rename: Callable[[str], str] = str) -> dict[str, Tensor]:
+        state = get_model(name, **PLAIN.get(name, {})).state_dict()
+        for key, value in state.items():
+            value += 1 if key.endswith("num_batches_tracked") else 0.01
+        path = hub / Path(get_model_weights(name).DEFAULT.url).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({rename(key): value for key, value in state.items()}, path)
+        return state
+
+    return write
+
+
+def assert_read(network: nn.Module, stand_in: dict[str, Tensor], head: str) -> None:
+    """All is the file's but the head."""
+    state = network.state_dict()
+    differing = [key for key, value in state.items() if not value.equal(stand_in[key])]
+    assert differing == [f"{head}.weight", f"{head}.bias"]
+    assert state[f"{head}.weight"].isfinite().all()
+
+
+def legacy(key: str) -> str:
+    """Names from before modules could not have dots in theirs."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.(?:weight|bias|running))", r"\1.\2", key)
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("resnet18", "fc"),
+        ("mobilenet_v3_small", "classifier.3"),
+        ("densenet121", "classifier"),
+        ("googlenet", "fc"),
+        ("inception_v3", "fc"),
+    ],
+)
+def test_all_is_read_but_the_head(name: str, head: str, put: Put) -> None:
+    stand_in = put(name, rename=legacy)
+    network = Pretrained(name, num_classes=7)
+    parameters, head_before = list(network.parameters()), network.get_submodule(f"network.{head}").weight.clone()
+    generator = torch.get_rng_state()
+    network.load_pretrained()
+    assert_read(network, stand_in, head)
+    assert not network.pending
+    assert network.get_submodule(f"network.{head}").weight.equal(head_before)
+    assert head_before.shape[0] == 7
+    assert all(one is other for one, other in zip(parameters, network.parameters(), strict=True))  # of an optimizer
+    assert torch.get_rng_state().equal(generator)  # or a run would depend on when they are read
+
+
+@pytest.mark.parametrize("name", [SMALL, "googlenet"])
+def test_as_many_classes_as_the_weights_give_torchvisions_own_network(name: str, put: Put) -> None:
+    """GoogLeNet's weights want another normalisation, which torchvision switches on along with them."""
+    stand_in = put(name)
+    image = torch.randn(2, 3, 64, 64)
+    network = Pretrained(name, num_classes=1000).eval()
+    torch.testing.assert_close(network(image), get_model(name, weights="DEFAULT").eval()(image))
+    assert network.state_dict()["fc.weight"].equal(stand_in["fc.weight"])
+
+
+def test_weights_of_large_images_make_the_network_large() -> None:
+    with torch.device("meta"):
+        network = Pretrained("vit_b_16", 3, weights="IMAGENET1K_SWAG_E2E_V1")
+    assert network.network.image_size == 384
+
+
+def test_nothing_is_read_at_first() -> None:
+    assert Pretrained("resnet18", num_classes=3).pending
+
+
+def test_the_first_forward_reads_and_no_other(put: Put, hub: Path) -> None:
+    stand_in = put()
+    network = Pretrained(SMALL, num_classes=3).eval()
+    with torch.inference_mode():
+        first = network(torch.ones(1, 3, 32, 32))
+    assert_read(network, stand_in, "fc")
+    next(hub.iterdir()).unlink()
+    with torch.no_grad():
+        network.network.fc.bias += 1
+    network.load_pretrained()
+    assert network(torch.ones(1, 3, 32, 32)).equal(first + 1)
+
+
+def test_without_weights_nothing_is_read() -> None:
+    network = Pretrained(SMALL, num_classes=3, weights=None)
+    assert not network.pending
+    network.load_pretrained()
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_the_extractor_confirms_the_pretrained_network(put: Put) -> None:
+    stand_in = put()
+    extractor = Extractor(Pretrained(SMALL, num_classes=4)).eval()
+    output = extractor(torch.rand(2, 3, 64, 64))
+    assert_read(extractor.network, stand_in, "fc")
+    assert output.feature_map.shape == (2, 1024, 2, 2)
+    torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.head.bias, output.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_all_inside_a_module_are_read(put: Put) -> None:
+    stand_in = put()
+    both = nn.ModuleList([Pretrained(SMALL, 2), nn.Sequential(Pretrained(SMALL, 3)), Pretrained(SMALL, 4, None)])
+    load_pretrained(both)
+    assert_read(both[0], stand_in, "fc")
+    assert_read(both[1][0], stand_in, "fc")
+    assert not both[2].state_dict()["conv5.0.weight"].equal(stand_in["conv5.0.weight"])
+
+
+def test_training_starts_from_the_weights_and_testing_needs_none(
+    put: Put, hub: Path, fit: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    stand_in = put()
+    module = ClassifierModule(Pretrained(SMALL, 3), optimizer=lambda params: torch.optim.SGD(params, lr=0.0))
+    trainer = fit(module, max_epochs=1)
+    assert module.network.network.conv5[0].weight.equal(stand_in["conv5.0.weight"])
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    next(hub.iterdir()).unlink()
+    restored = ClassifierModule.load_from_checkpoint(tmp_path / "last.ckpt", network=Pretrained(SMALL, 3)).eval()
+    image = torch.rand(2, 3, 32, 32)
+    assert restored(image).equal(module.eval()(image))
+
+
+# Not reading
+
+
+def own(network: Pretrained) -> dict[str, Tensor]:
+    return {key: value + 1 for key, value in network.state_dict().items()}
+
+
+def load_itself(network: Pretrained, folder: Path) -> None:
+    network.load_state_dict(own(network))
+
+
+def load_inside(network: Pretrained, folder: Path) -> None:
+    network.network.load_state_dict(own(network))
+
+
+def load_parent(network: Pretrained, folder: Path) -> None:
+    parent = nn.ModuleDict({"one": nn.Linear(1, 1), "two": nn.Sequential(network)})
+    parent.load_state_dict({key: value + 1 for key, value in parent.state_dict().items()})
+
+
+def load_file(network: Pretrained, folder: Path) -> None:
+    torch.save(own(network), folder / "weights.pt")
+    load_weights(network, folder / "weights.pt")
+
+
+def load_file_of_other_classes(network: Pretrained, folder: Path) -> None:
+    torch.save(Pretrained(SMALL, num_classes=9, weights=None).state_dict(), folder / "weights.pt")
+    with pytest.warns(UserWarning, match="has 9 classes and .* 3.* the head 'fc'"):
+        load_weights(network, folder / "weights.pt")
+
+
+def load_checkpoint(network: Pretrained, folder: Path) -> None:
+    module = ClassifierModule(network)
+    state = {key: value + 1 for key, value in module.state_dict().items()}
+    assert "network.conv5.0.weight" in state
+    module.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "load", [load_itself, load_inside, load_parent, load_file, load_file_of_other_classes, load_checkpoint]
+)
+def test_loaded_weights_are_not_overwritten(load: Callable[..., None], put: Put, tmp_path: Path) -> None:
+    put()  # it could be read
+    network = Pretrained(SMALL, num_classes=3).eval()
+    load(network, tmp_path)
+    state = copy.deepcopy(network.state_dict())
+    assert not network.pending
+    network.load_pretrained()
+    network(torch.rand(1, 3, 32, 32))
+    assert all(value.equal(state[key]) for key, value in network.state_dict().items())
+
+
+def test_loading_something_else_leaves_it_waiting() -> None:
+    network = Pretrained(SMALL, num_classes=3)
+    parent = nn.ModuleDict({"student": network, "other": nn.Linear(1, 1)})
+    parent.load_state_dict({"other.weight": torch.ones(1, 1), "conv5.0.weight": torch.ones(1)}, strict=False)
+    network.load_state_dict({}, strict=False)
+    assert network.pending
+
+
+def test_a_head_alone_leaves_it_waiting() -> None:
+    network = Pretrained(SMALL, num_classes=3)
+    network.load_state_dict({"fc.weight": torch.ones(3, 1024), "fc.bias": torch.ones(3)}, strict=False)
+    assert network.pending
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        network.load_state_dict({"conv5.0.weight": torch.ones(1)}, strict=False)
+    assert network.pending
+
+
+def test_putting_its_own_tensors_back_leaves_it_waiting() -> None:
+    network = Pretrained(SMALL, num_classes=3)
+    network.load_state_dict(network.state_dict())
+    assert network.pending
+
+
+def test_a_students_checkpoint_leaves_the_teacher_waiting() -> None:
+    """Modules give a teacher its own tensors when a checkpoint holds none: it must not take them for its weights."""
+    module = TMKDModule(Pretrained(SMALL, 3), Pretrained(SMALL, 3), text_weight=0, fusion="mean")
+    module.load_state_dict({key: value + 1 for key, value in module.state_dict().items()})
+    assert not module.student.pending
+    assert module.teacher.extractor.network.pending
+
+
+def test_copies_wait_for_themselves(put: Put) -> None:
+    stand_in = put()
+    network = Pretrained(SMALL, num_classes=3)
+    read, loaded = copy.deepcopy(network), copy.deepcopy(network)
+    read.load_pretrained()
+    loaded.load_state_dict(own(loaded))
+    assert (network.pending, read.pending, loaded.pending) == (True, False, False)
+    assert_read(read, stand_in, "fc")
+    network.load_state_dict(own(network))
+    assert not network.pending
+    assert read.state_dict().keys() == stand_in.keys()  # the names were copied too
+
+
+def test_a_resumed_run_does_without(put: Put, hub: Path, fit: Callable[..., Trainer], tmp_path: Path) -> None:
+    put()
+    options = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.0)}
+    first = ClassifierModule(Pretrained(SMALL, 3), **options)
+    fit(first, max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    next(hub.iterdir()).unlink()
+    second = ClassifierModule(Pretrained(SMALL, 3), **options)
+    fit(second, max_epochs=2, ckpt_path=tmp_path / "last.ckpt")
+    assert second.network.network.conv5[0].weight.equal(first.network.network.conv5[0].weight)
+    with pytest.raises(PretrainedWeightsError, match="could not be fetched"):
+        fit(ClassifierModule(Pretrained(SMALL, 3), **options), max_epochs=1)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
+def test_the_same_network_with_and_without_weights(name: str) -> None:
+    """A checkpoint of the one means the same in the other."""
+    size = 75 if name == "inception_v3" else 64
+    networks = [Pretrained(name, 3, weights=weights).eval() for weights in ("DEFAULT", None)]
+    networks[0].load_state_dict({key: value.clone() for key, value in networks[1].state_dict().items()})
+    assert not networks[0].pending
+    image = torch.rand(1, 3, size, size)
+    with torch.no_grad():
+        assert networks[0](image).equal(networks[1](image))
+
+
+def test_modules_normalise_as_the_weights_expect() -> None:
+    stated = [Pretrained(name, 3, weights=None).pretrained_cfg for name in ("resnet18", "efficientnet_v2_l")]
+    assert stated[0] == {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    assert stated[1] == {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    module = ClassifierModule(Pretrained("efficientnet_v2_l", 3, weights=None))
+    assert module.extractor.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+
+
+# Names
+
+
+def test_names_are_torchvisions() -> None:
+    theirs = get_model(SMALL, num_classes=3).state_dict()
+    network = Pretrained(SMALL, num_classes=3)
+    assert list(network.state_dict()) == list(theirs)
+    network.load_state_dict(theirs)
+    assert all(value.equal(theirs[key]) for key, value in network.state_dict().items())
+    get_model(SMALL, num_classes=3).load_state_dict(network.state_dict())
+    assert list(nn.Sequential(nn.ReLU(), network).state_dict()) == [f"1.{key}" for key in theirs]
+
+
+# Refusing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet81"}, "no classification network 'resnet81': did you mean 'resnet18'"),
+        ({"name": "xyz"}, "no classification network 'xyz': choose from .*'alexnet'"),
+        ({"name": "fcn_resnet50"}, "no classification network 'fcn_resnet50'"),
+        (
+            {"name": "resnet50", "weights": "V2"},
+            r"resnet50 has no weights 'V2': .*\['IMAGENET1K_V1', 'IMAGENET1K_V2', 'DEFAULT'\], or None",
+        ),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"name": "squeezenet1_1"}, "squeezenet1_1 has no linear layer as its head"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pretrained(**{"name": "resnet18", "num_classes": 3, **arguments})
+
+
+def test_options_reach_the_builder() -> None:
+    network = Pretrained("mobilenet_v3_small", 3, options={"dropout": 0.75})
+    assert network.network.classifier[2].p == 0.75
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mobilenet_v2", {"width_mult": 0.5}, r"mobilenet_v2-.*\.pth does not fit .*features\.0\.0\.weight.{,350}$"),
+        ("googlenet", {"aux_logits": True}, r"other shapes: aux1\.fc2\.weight is \(1000, 1024\) instead of \(3, 1024"),
+    ],
+    ids=["names and shapes", "auxiliary heads"],
+)
+@pytest.mark.filterwarnings("ignore:auxiliary heads")
+def test_weights_of_another_network(name: str, options: dict[str, Any], message: str, put: Put) -> None:
+    put(name)
+    network = Pretrained(name, num_classes=3, options=options)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match=message):
+        network.load_pretrained()
+    assert network.pending
+    assert all(value.equal(before[key]) for key, value in network.state_dict().items())
+
+
+def test_without_internet_the_message_names_a_file_that_helps(put: Put, hub: Path, tmp_path: Path) -> None:
+    put()
+    (elsewhere,) = hub.iterdir()
+    elsewhere = elsewhere.rename(tmp_path / "elsewhere")
+    network = Pretrained(SMALL, num_classes=3)
+    url = "https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth"
+    with pytest.raises(PretrainedWeightsError, match=f"could not be fetched from {url}.*no route to host") as caught:
+        network(torch.rand(1, 3, 32, 32))
+    message = str(caught.value)
+    assert all(part in message for part in ["ShuffleNet_V2_X0_5_Weights", "TORCH_HOME", "weights=None"])
+    named = re.search(r"the file (\S+) is not there", message)
+    elsewhere.rename(named.group(1))
+    network.load_pretrained()
+    assert not network.pending
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: b"<html>", lambda content: b""])
+def test_damaged_files_are_named(damage: Callable[[bytes], bytes], put: Put, hub: Path) -> None:
+    put()
+    (path,) = hub.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    network = Pretrained(SMALL, num_classes=3)
+    with pytest.raises(PretrainedWeightsError, match=rf"{path}.* cannot be read safely .*: delete the file"):
+        network.load_pretrained()
+    assert network.pending
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_malicious_files_are_refused(put: Put, hub: Path, tmp_path: Path, zipped: bool) -> None:
+    state = put()
+    hacked = tmp_path / "hacked"
+    (path,) = hub.iterdir()
+    torch.save({**state, "payload": Trap(hacked)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(PretrainedWeightsError, match="cannot be read safely"):
+        Pretrained(SMALL, num_classes=3).load_pretrained()
+    assert not hacked.exists()
+
+
+# On the command line
+
+
+class FiveClasses(LightningDataModule):
+    """Knows its number of classes only once it is built, as from folders."""
+
+    num_classes = property(lambda self: 5)
+
+
+class LinkedCLI(LightningCLI):
+    """The number of classes is stated by the data alone."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for network in ("teacher", "student"):
+            target = f"model.init_args.{network}.init_args.num_classes"
+            parser.link_arguments("data.num_classes", target, apply_on="instantiate")
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning and jsonargparse of each other
+def test_classes_are_linked_from_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = {
+        "data": f"{__name__}.FiveClasses",
+        "model": {
+            "class_path": "tmkd_lightning.TMKDModule",
+            "init_args": {
+                "teacher": {"class_path": "tmkd_lightning.models.Pretrained", "init_args": {"name": SMALL}},
+                "student": {
+                    "class_path": "tmkd_lightning.models.Pretrained",
+                    "init_args": {"name": "mobilenet_v3_small", "weights": None, "options": {"dropout": 0.75}},
+                },
+            },
+        },
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(sys, "argv", ["tmkd", "--config", str(tmp_path / "config.yaml")])
+    cli = LinkedCLI(LightningModule, LightningDataModule, run=False, subclass_mode_model=True, subclass_mode_data=True)
+    teacher, student = cli.model.teacher.extractor.network, cli.model.student
+    assert cli.model.num_classes == teacher.network.fc.out_features == 5
+    assert (teacher.pending, student.pending) == (True, False)
+    assert student.network.classifier[2].p == 0.75
