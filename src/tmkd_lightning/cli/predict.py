@@ -44,7 +44,7 @@ def predict(
         device: where to compute, such as cpu or cuda; by default a GPU if there is one.
 
     Raises:
-        ValueError: the checkpoint does not say how images were prepared, or what `load_student` or `predict_folder` raise.
+        ValueError: the checkpoint does not say how images were prepared; or as `load_student` and `predict_folder`.
     """
     restored = load_student(checkpoint)
     prepared = _datamodule(restored, checkpoint) if image_size is None else _resizing(images, image_size)

@@ -158,7 +158,7 @@ class TMKDModule(BaseModule):
         self.teacher_key = teacher_key
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 
-        own = []
+        own: list[Distiller] = []
         if logit_weight:
             own.append(KD(temperature, logit_weight, name="logit"))
         if feature_weight:
@@ -201,7 +201,8 @@ class TMKDModule(BaseModule):
     @property
     def views(self) -> MultiView:
         """What the teacher sees of each image."""
-        return self.teacher.views  # type: ignore[no-any-return]
+        views: MultiView = self.teacher.views
+        return views
 
     @property
     def reads_teacher(self) -> bool:
