@@ -181,6 +181,7 @@ def test_epochs_that_are_short_and_not_saved_are_looked_at_too(net, fit) -> None
 
 
 @pytest.mark.parametrize("options", [{"log_every_n_steps": 0}, {"barebones": True}], ids=str)
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log..` but `Trainer.barebones=True")
 def test_runs_that_log_nothing(net, fit, options) -> None:
     with pytest.raises(FloatingPointError, match="step 2"):
         fit(taught(net, Poison(3)), **{"enable_checkpointing": False, "logger": None}, **options)

@@ -98,6 +98,7 @@ def whole(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("wrap", [in_part, whole])
+@pytest.mark.filterwarnings("ignore:Net was in evaluation mode")
 def test_checkpoints_of_compiled_networks_have_bare_names(net, fit, compiled, tmp_path, wrap) -> None:
     student, teacher = net(), net(16)
     module = TMKDModule(wrap(teacher), wrap(student), distiller=KD(), views=["rgb"], feature_weight=0, text_weight=0)

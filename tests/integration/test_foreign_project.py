@@ -125,6 +125,7 @@ def test_wrong_batches_are_named_on_the_host(net, fit, image, label, message) ->
     assert module.trainer.global_step == 0
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
 def test_last_batch_of_one_is_passed_over_and_batches_of_one_are_refused(net, fit, loader) -> None:
     options = {"views": ["rgb"], "text_weight": 0, "noise_scale": 0}
     options["lr_scheduler"] = lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
@@ -164,6 +165,7 @@ def test_networks_that_do_not_return_logits_are_refused_before_the_first_step(ne
     assert module.trainer.global_step == 0
 
 
+@pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in both")
 def test_a_datamodule_with_a_transfer_hook_of_its_own_does_not_turn_the_checks_off(fit) -> None:
     class Theirs(LightningDataModule):
         def train_dataloader(self):

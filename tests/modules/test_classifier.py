@@ -44,6 +44,7 @@ def test_shares_that_do_not_fit_are_refused(net, shares) -> None:
         ClassifierModule(net(), views=["rgb", "edge"], view_shares=shares)
 
 
+@pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")
 def test_no_images_at_all(net, fit, loader) -> None:
     empty = torch.utils.data.DataLoader([], batch_size=4)
     with pytest.raises(

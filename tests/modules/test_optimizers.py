@@ -169,6 +169,7 @@ def test_a_cycle_that_is_longer_than_the_run_is_said(net, fit) -> None:
         rates_of(fit, net(), lambda optimizer: OneCycleLR(optimizer, max_lr=0.5, total_steps=9))
 
 
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using 'interval'")
 def test_one_cycle_by_epoch_is_taken_as_it_is_asked_for(net, fit) -> None:
     def make(optimizer):
         scheduler = OneCycleLR(optimizer, max_lr=0.5, total_steps=4, pct_start=0.5)
