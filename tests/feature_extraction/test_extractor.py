@@ -15,7 +15,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.feature_extraction.layer_discovery import probe
+from tmkd_lightning.feature_extraction.layer_discovery import trace_layers
 from tmkd_lightning.feature_extraction.output import MissingPartError
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -212,7 +212,7 @@ def test_a_failing_network_is_left_as_it_was() -> None:
     hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()]
     state = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="broken inside"):
-        probe(network, images())
+        trace_layers(network, images())
     assert all(module.training for module in network.modules())
     assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()] == hooks
     assert torch.get_rng_state().equal(state)
@@ -522,27 +522,27 @@ def test_wrong_statistics(statistics: dict[str, tuple[float, ...]]) -> None:
 # The look itself
 
 
-def test_probe_names_every_layer_that_gives_the_map() -> None:
+def test_trace_names_every_layer_that_gives_the_map() -> None:
     torch.manual_seed(0)
-    seen = probe(tv.resnet18(num_classes=CLASSES), images(side=64))
+    seen = trace_layers(tv.resnet18(num_classes=CLASSES), images(side=64))
     assert list(seen.heads) == ["fc"]
     assert seen.maps("fc") == ["layer4.1.relu", "layer4.1", "layer4"]  # not avgpool, which only pools it
 
 
-def test_probe_is_not_fooled_by_layers_that_pass_on() -> None:
+def test_trace_is_not_fooled_by_layers_that_pass_on() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.Dropout2d(0.5), nn.Identity(), nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(8, 2),
     )  # fmt: skip
-    assert probe(network, images(side=18)).maps("6") == ["0"]
+    assert trace_layers(network, images(side=18)).maps("6") == ["0"]
 
 
-def test_probe_sees_a_map_before_it_is_changed_in_place() -> None:
+def test_trace_sees_a_map_before_it_is_changed_in_place() -> None:
     """The convolution's output averages to the head's input only after the activation has overwritten it."""
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
     )
-    assert probe(network, images()).maps("4") == ["1"]
+    assert trace_layers(network, images()).maps("4") == ["1"]
 
 
 @pytest.mark.parametrize("build", [lambda: timm.create_model("convnext_atto"), tv.convnext_tiny])

@@ -6,7 +6,7 @@ import timm
 import torchvision
 
 from tmkd_lightning.models import Pretrained
-from tmkd_lightning.models.recipes import without_weights
+from tmkd_lightning.models.pretrained import without_weights
 
 
 def torchvisions(name: str, **arguments: object) -> dict[str, object]:

@@ -12,12 +12,6 @@ def resnet18(num_classes: int = 100) -> ResNet:
 
     For large images, `Pretrained` gives torchvision's own network with ImageNet weights.
 
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
     Source: He et al. 2016, as RepDistiller defines it for distillation.
 
     Example:
@@ -30,12 +24,6 @@ def resnet18(num_classes: int = 100) -> ResNet:
 def resnet50(num_classes: int = 100) -> ResNet:
     """ResNet50 that keeps the resolution of small images at first: 23.7 million parameters at 100 classes.
 
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
     Source: He et al. 2016, as RepDistiller defines it for distillation.
 
     Example:
@@ -46,7 +34,7 @@ def resnet50(num_classes: int = 100) -> ResNet:
 
 
 def _with_small_stem(network: ResNet) -> ResNet:
-    """Puts a 3×3 convolution without a stride in place of the first layers, which shrink an image fourfold."""
+    """Replaces the first layers, which shrink an image fourfold, by a 3×3 convolution without a stride."""
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()

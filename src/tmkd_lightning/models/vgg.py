@@ -74,14 +74,6 @@ def _initialise(network: nn.Module) -> None:
 def vgg8(num_classes: int = 100) -> VGG:
     """VGG8, one convolution a block: 4.0 million parameters at 100 classes.
 
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Simonyan and Zisserman 2015, as RepDistiller defines it for distillation.
-
     Example:
         >>> vgg8(num_classes=5).fc
         Linear(in_features=512, out_features=5, bias=True)
@@ -91,14 +83,6 @@ def vgg8(num_classes: int = 100) -> VGG:
 
 def vgg13(num_classes: int = 100) -> VGG:
     """VGG13, two convolutions a block: 9.5 million parameters at 100 classes.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Simonyan and Zisserman 2015, as RepDistiller defines it for distillation.
 
     Example:
         >>> vgg13(num_classes=5).fc

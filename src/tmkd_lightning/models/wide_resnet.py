@@ -83,14 +83,6 @@ def _initialise(network: nn.Module) -> None:
 def wrn_40_2(num_classes: int = 100) -> WideResNet:
     """WRN-40-2: 2.3 million parameters at 100 classes.
 
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Zagoruyko and Komodakis 2016, as RepDistiller defines it for distillation.
-
     Example:
         >>> wrn_40_2(num_classes=5).fc
         Linear(in_features=128, out_features=5, bias=True)
@@ -101,14 +93,6 @@ def wrn_40_2(num_classes: int = 100) -> WideResNet:
 def wrn_40_1(num_classes: int = 100) -> WideResNet:
     """WRN-40-1: 0.57 million parameters at 100 classes.
 
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Zagoruyko and Komodakis 2016, as RepDistiller defines it for distillation.
-
     Example:
         >>> wrn_40_1(num_classes=5).fc
         Linear(in_features=64, out_features=5, bias=True)
@@ -118,14 +102,6 @@ def wrn_40_1(num_classes: int = 100) -> WideResNet:
 
 def wrn_16_2(num_classes: int = 100) -> WideResNet:
     """WRN-16-2: 0.70 million parameters at 100 classes.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Zagoruyko and Komodakis 2016, as RepDistiller defines it for distillation.
 
     Example:
         >>> wrn_16_2(num_classes=5).fc

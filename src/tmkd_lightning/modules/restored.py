@@ -12,7 +12,7 @@ from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.models.recipes import without_weights
+from tmkd_lightning.models.pretrained import without_weights
 from tmkd_lightning.modules.base import as_extractor
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.named import chosen_names

@@ -14,7 +14,7 @@ from tmkd_lightning.distillers import Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.models import load_pretrained, load_weights
-from tmkd_lightning.models.loading import stated_by_file, use_statistics
+from tmkd_lightning.models.loading import read_statistics, adopt_statistics
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
@@ -70,9 +70,9 @@ class TaughtModule(ClassificationModule):
         """Text embeddings if something reads them, and a look at the teacher; the trainer's own of a kind win."""
         if self.trainer.training and self.reads_teacher:
             checks.check_teacher_checkpoint(self.teacher_checkpoint)
-            stated = None if self.teacher_checkpoint is None else stated_by_file(self.teacher_checkpoint)
+            stated = None if self.teacher_checkpoint is None else read_statistics(self.teacher_checkpoint)
             if stated is not None:  # before a TeacherCache asks what decides the teacher's outputs
-                use_statistics(self.teacher.extractor, stated, str(self.teacher_checkpoint))
+                adopt_statistics(self.teacher.extractor, stated, str(self.teacher_checkpoint))
         theirs = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in theirs if isinstance(callback, TeacherCache)), None)
         callbacks = super().configure_callbacks()
