@@ -34,8 +34,8 @@ def stated_statistics(network: nn.Module) -> tuple[Triple, Triple, str]:
     if len(found) > 1:
         listed = "; ".join(f"{mean} and {std} ({source})" for (mean, std), source in found.items())
         raise ValueError(
-            f"parts of {type(network).__name__} were trained with different mean and std, {listed}: have each normalise "
-            "its own images, and pass Extractor(network, mean=..., std=...) with what is left to do"
+            f"parts of {type(network).__name__} were trained with different mean and std, {listed}: have each "
+            "normalise its own images, and pass Extractor(network, mean=..., std=...) with what is left to do"
         )
     for (mean, std), source in found.items():
         return mean, std, source

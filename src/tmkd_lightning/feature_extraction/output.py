@@ -96,6 +96,12 @@ class Output:
             >>> Output.cat([Output(torch.zeros(2, 5)), Output(torch.ones(1, 5))]).logits[:, 0].tolist()
             [0.0, 0.0, 1.0]
         """
-        rows = zip(*((one.logits, one.embedding, one.feature_map) for one in outputs), strict=True)
-        logits, embedding, feature_map = (None if part[0] is None else torch.cat(part) for part in rows)
-        return cls(logits, embedding, feature_map, outputs[0].head_weight)
+        first = outputs[0]
+        return cls(
+            logits=torch.cat([one.logits for one in outputs]),
+            embedding=None if first.embedding is None else torch.cat([one.require("embedding") for one in outputs]),
+            feature_map=None
+            if first.feature_map is None
+            else torch.cat([one.require("feature_map") for one in outputs]),
+            head_weight=first.head_weight,
+        )

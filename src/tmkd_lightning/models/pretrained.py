@@ -1,4 +1,4 @@
-"""torchvision's classification networks with ImageNet weights, which are read late and safely, and a head of your own."""
+"""torchvision's classification networks with ImageNet weights, read late and safely, and a head of your own."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tmkd_lightning.distillers import Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.models import load_pretrained, load_weights
-from tmkd_lightning.models.loading import read_statistics, adopt_statistics
+from tmkd_lightning.models.loading import adopt_statistics, read_statistics
 from tmkd_lightning.modules import checks
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
