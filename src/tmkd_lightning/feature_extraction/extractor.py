@@ -139,8 +139,7 @@ class Extractor(nn.Module):
             checked: whether their range has been checked, as modules do; checking waits for their device.
 
         Returns:
-            Logits ``(B, K)``, embedding ``(B, D)``, map ``(B, D, h, w)`` and head weight ``(K, D)``; None for what the
-            network does not have.
+            The output, with None for what the network does not have.
 
         Raises:
             TypeError: the network does not return one tensor.
@@ -152,11 +151,7 @@ class Extractor(nn.Module):
         if not self.confirmed or (compiling and self._shared is None):
             self._prepare(image, share=compiling)
         image = self.normalize(image)
-        head, map_layer = self._captured_layers()
-        capture = self._shared
-        if capture is None:
-            capture = Capture()
-            capture.attach(head, map_layer)
+        capture = Capture(*self._captured_layers()) if self._shared is None else self._shared
         lock = FORWARD_LOCK if capture.shared and not compiling else nullcontext()
         autocast = nullcontext() if image.dtype == torch.float32 else torch.autocast(image.device.type, enabled=False)
         with lock, autocast:
@@ -166,7 +161,7 @@ class Extractor(nn.Module):
                 embedding, feature_map = capture.pop()
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise _wrong_logits(logits, self.name)
-        return Output(logits, embedding, feature_map, None if head is None else head.weight)
+        return Output(logits, embedding, feature_map, None if self.head_name is None else self.head.weight)
 
     def normalize(self, image: Tensor) -> Tensor:
         """Scales to [0, 1] where needed and subtracts and divides by the network's statistics, in its precision."""
@@ -213,8 +208,7 @@ class Extractor(nn.Module):
         """Leaves the hooks on the network: compiled code must find the same ones at every forward."""
         self.remove_hooks()
         guard_hooks()
-        self._shared = Capture(shared=True)
-        self._shared.attach(*self._captured_layers())
+        self._shared = Capture(*self._captured_layers(), shared=True)
 
     def remove_hooks(self) -> None:
         """Removes the hooks that compiled code needs, so that the network can be pickled and scripted."""
@@ -303,10 +297,8 @@ class Extractor(nn.Module):
     def _captured_layers(self) -> tuple[nn.Linear | None, nn.Module | None]:
         """The head and the layer that gives the map; None for what is not returned."""
         map_name = self.map_name if self.keep_map else None
-        return (
-            None if self.head_name is None else self.head,
-            None if map_name is None else self.network.get_submodule(map_name),
-        )
+        map_layer = None if map_name is None else self.network.get_submodule(map_name)
+        return None if self.head_name is None else self.head, map_layer
 
     def _trace_black_image(self) -> LayerTrace:
         """Traces a black image of the first customary size that the network takes; an empty trace if it takes none."""

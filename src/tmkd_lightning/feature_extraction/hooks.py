@@ -6,7 +6,6 @@ from threading import RLock, get_ident
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 FORWARD_LOCK = RLock()
 """Held while a network is confirmed, and by forwards that share hooks."""
@@ -21,25 +20,18 @@ class Capture:
     a `shared` capture stays attached and serves all threads, one forward at a time.
     """
 
-    def __init__(self, shared: bool = False) -> None:
+    def __init__(self, input_layer: nn.Module | None, output_layer: nn.Module | None, shared: bool = False) -> None:
         self.shared = shared
         self.thread = get_ident()
         self.input: Tensor | None = None
         self.output: Tensor | None = None
-        self.handles: list[RemovableHandle] = []
-
-    def attach(self, input_layer: nn.Module | None, output_layer: nn.Module | None) -> None:
-        """Registers the hooks; None for a layer that is not captured."""
-        if input_layer is not None:
-            self.handles.append(input_layer.register_forward_hook(self._capture_input))
-        if output_layer is not None:
-            self.handles.append(output_layer.register_forward_hook(self._capture_output))
+        hooks = (input_layer, self._capture_input), (output_layer, self._capture_output)
+        self.handles = [layer.register_forward_hook(hook) for layer, hook in hooks if layer is not None]
 
     def detach(self) -> None:
         """Removes the hooks."""
         for handle in self.handles:
             handle.remove()
-        self.handles = []
 
     def pop(self) -> tuple[Tensor | None, Tensor | None]:
         """Returns the captured input and output and keeps no reference to them; removes hooks that are not shared."""

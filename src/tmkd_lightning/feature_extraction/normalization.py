@@ -24,13 +24,7 @@ def stated_statistics(network: nn.Module) -> tuple[Triple, Triple, str]:
     Raises:
         ValueError: parts of the network, side by side, state different ones.
     """
-    found: dict[tuple[Triple, Triple], str] = {}
-    outer: list[str] = []  # modules that state statistics: what lies within is fed by them
-    for name, module in network.named_modules():
-        inside = any(not above or name.startswith(f"{above}.") for above in outer)
-        if not inside and (stated := _stated(module)) is not None:
-            outer.append(name)
-            found.setdefault(stated, f"{name or type(module).__name__} says so")
+    found = _statements(network, "")
     if len(found) > 1:
         listed = "; ".join(f"{mean} and {std} ({source})" for (mean, std), source in found.items())
         raise ValueError(
@@ -42,10 +36,17 @@ def stated_statistics(network: nn.Module) -> tuple[Triple, Triple, str]:
     return IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, as the network says nothing"
 
 
-def _stated(module: nn.Module) -> tuple[Triple, Triple] | None:
+def _statements(module: nn.Module, name: str) -> dict[tuple[Triple, Triple], str]:
+    """Sources by the statistics that a module states, else its parts: it feeds what lies within."""
     config: Any = getattr(module, "pretrained_cfg", None)  # foreign networks: most have none
     pair = getattr(module, "image_mean", None), getattr(module, "image_std", None)
     if pair == (None, None) and isinstance(config, Mapping):
         pair = config.get("mean"), config.get("std")
     triples = [tuple(map(float, part)) for part in pair if isinstance(part, (tuple, list)) and len(part) == 3]
-    return (triples[0], triples[1]) if len(triples) == 2 else None
+    if len(triples) == 2:
+        return {(triples[0], triples[1]): f"{name or type(module).__name__} says so"}
+    found: dict[tuple[Triple, Triple], str] = {}
+    for child, part in module.named_children():
+        for stated, source in _statements(part, f"{name}.{child}".strip(".")).items():
+            found.setdefault(stated, source)
+    return found

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -136,9 +135,8 @@ def mismatched_head(network: nn.Module, tensors: Mapping[str, Tensor], name: str
     return head if same_width and len(rows) == 1 and all(given != mine for given, mine in rows) else {}
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """What stands behind one prefix in one part of a file."""
+class _Candidate(NamedTuple):
+    """What stands behind one prefix in one part of a file; `key` may name the part, the prefix or both."""
 
     part: str
     prefix: str
@@ -148,17 +146,8 @@ class _Candidate:
 
     @property
     def place(self) -> str:
-        """Part and prefix, as `key` may name it."""
+        """Part and prefix."""
         return _join(self.part, self.prefix)
-
-    def is_under(self, key: str) -> bool:
-        """Whether a key names it, or a part of the file that it stands in."""
-        return key == self.prefix.rstrip(".") or f"{self.place}.".startswith(f"{key}.")
-
-    def equals(self, other: _Candidate) -> bool:
-        """Whether both hold the same values for a network."""
-        same = self.own.keys() == other.own.keys()
-        return same and all(_equal(value, other.own[name]) for name, value in self.own.items())
 
 
 def find_network(content: Any, wanted: Mapping[str, Tensor], path: Path, key: str | None) -> dict[str, Tensor]:
@@ -174,7 +163,10 @@ def find_network(content: Any, wanted: Mapping[str, Tensor], path: Path, key: st
         raise ValueError(f"{path} holds no tensors by name: neither a state dict nor a checkpoint with one")
     candidates = [one for part, tensors in parts for one in _candidates(part, tensors, wanted)]
     if key is not None:
-        candidates = [one for one in candidates if one.is_under(key.rstrip("."))]
+        start = key.rstrip(".")
+        candidates = [
+            one for one in candidates if start == one.prefix.rstrip(".") or f"{one.place}.".startswith(f"{start}.")
+        ]
         if not candidates:
             known = sorted({part for part, _ in parts} - {""})
             raise ValueError(f"{path} holds no weights under {key!r}" + f": its parts are {known}" * bool(known))
@@ -238,7 +230,7 @@ def _rivals(best: _Candidate, candidates: list[_Candidate], wanted: Mapping[str,
     different: list[_Candidate] = []
     for one in candidates:
         fits = one.weights >= best.weights and all(name in one.own for name in trained)
-        if fits and not any(one.equals(other) for other in different):
+        if fits and not any(_same(one.own, other.own) for other in different):
             different.append(one)
     return different
 
@@ -261,18 +253,20 @@ def _unnamed_copies(best: _Candidate, parts: Parts, wanted: Mapping[str, Tensor]
 def _are_copies(members: dict[str, Tensor], names: list[str], best: _Candidate, wanted: Mapping[str, Tensor]) -> bool:
     if len(names) < 2 or [value.shape for value in members.values()] != [wanted[name].shape for name in names]:
         return False
-    pairs = list(zip(names, members.items(), strict=True))
-    if all(f".{name}".endswith(f".{own}") for own, (name, _) in pairs):
+    if all(f".{member}".endswith(f".{name}") for member, name in zip(members, names, strict=True)):
         return False  # these are the network's own names, which are found elsewhere
-    return not all(own in best.own and _equal(best.own[own], value) for own, (_, value) in pairs)
+    own = {name: value for name, value in best.own.items() if name in names}
+    return not _same(own, dict(zip(names, members.values(), strict=True)))
 
 
 def _trained(wanted: Mapping[str, Tensor]) -> list[str]:
     return [name for name, value in wanted.items() if isinstance(value, nn.Parameter)]
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.dtype == other.dtype and one.equal(other))
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    pairs = [(value, other[name]) for name, value in one.items() if name in other]
+    same = all(a is b or (a.dtype == b.dtype and a.equal(b)) for a, b in pairs)
+    return same and len(pairs) == len(one) == len(other)
 
 
 def _join(part: str, name: str) -> str:
