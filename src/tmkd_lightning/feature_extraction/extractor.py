@@ -151,7 +151,8 @@ class Extractor(nn.Module):
         if not self.confirmed or (compiling and self._shared is None):
             self._prepare(image, share=compiling)
         image = self.normalize(image)
-        capture = Capture(*self._captured_layers()) if self._shared is None else self._shared
+        head, map_layer = self._captured_layers()
+        capture = Capture(head, map_layer) if self._shared is None else self._shared
         lock = FORWARD_LOCK if capture.shared and not compiling else nullcontext()
         autocast = nullcontext() if image.dtype == torch.float32 else torch.autocast(image.device.type, enabled=False)
         with lock, autocast:
@@ -161,7 +162,7 @@ class Extractor(nn.Module):
                 embedding, feature_map = capture.pop()
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise _wrong_logits(logits, self.name)
-        return Output(logits, embedding, feature_map, None if self.head_name is None else self.head.weight)
+        return Output(logits, embedding, feature_map, None if head is None else head.weight)
 
     def normalize(self, image: Tensor) -> Tensor:
         """Scales to [0, 1] where needed and subtracts and divides by the network's statistics, in its precision."""
