@@ -136,14 +136,6 @@ def test_statistics_given_as_integers() -> None:
     torch.testing.assert_close(extractor.normalize(images()), images())  # not rounded to integers
 
 
-def test_statistics_are_saved_with_the_weights() -> None:
-    made = Extractor(Small(), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    loaded = Extractor(Small())
-    loaded.load_state_dict(made.state_dict())
-    assert loaded.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
-    assert loaded.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
-
-
 # The network is left as it was
 
 
@@ -454,14 +446,6 @@ def test_convolution_behind_the_last_linear_layer() -> None:
 def test_not_a_classifier(network: object) -> None:
     with pytest.raises(TypeError, match="network must be a classifier"):
         Extractor(network)
-
-
-@pytest.mark.parametrize(
-    "statistics", [{"mean": (0.5, 0.5)}, {"std": (0.5,)}, {"std": (0.5, 0.5, 0.0)}, {"mean": (0.0,) * 4}]
-)
-def test_wrong_statistics(statistics: dict[str, tuple[float, ...]]) -> None:
-    with pytest.raises(ValueError, match="mean and std need three values each, std above 0"):
-        Extractor(Small(), **statistics)
 
 
 def test_keep_map_can_be_turned_on_later() -> None:

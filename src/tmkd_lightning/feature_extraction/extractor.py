@@ -32,7 +32,7 @@ class Extractor(nn.Module):
     Args:
         network: classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
         mean: channel means on [0, 1] that the network expects to be subtracted; None for what it was trained with, if
-            it says so (timm's, open_clip's and `Pretrained` do), else ImageNet's.
+            it states that (timm's, open_clip's and `Pretrained` do), else ImageNet's.
         std: channel standard deviations on [0, 1] that the network expects to be divided by; None likewise.
         head: dotted name of the head, by default the last linear layer.
         feature_map: dotted name of the layer that gives the map, by default found on the first batch.
@@ -285,7 +285,7 @@ class Extractor(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}mean" in state_dict:
-            self.statistics_source = "its checkpoint says so"
+            self.statistics_source = "from its checkpoint"
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

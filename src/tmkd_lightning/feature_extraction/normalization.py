@@ -33,7 +33,7 @@ def stated_statistics(network: nn.Module) -> tuple[Triple, Triple, str]:
         )
     for (mean, std), source in found.items():
         return mean, std, source
-    return IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, as the network says nothing"
+    return IMAGENET_MEAN, IMAGENET_STD, "ImageNet's, as the network states none"
 
 
 def _statements(module: nn.Module, name: str) -> dict[tuple[Triple, Triple], str]:
@@ -44,7 +44,7 @@ def _statements(module: nn.Module, name: str) -> dict[tuple[Triple, Triple], str
         pair = config.get("mean"), config.get("std")
     triples = [tuple(map(float, part)) for part in pair if isinstance(part, (tuple, list)) and len(part) == 3]
     if len(triples) == 2:
-        return {(triples[0], triples[1]): f"{name or type(module).__name__} says so"}
+        return {(triples[0], triples[1]): f"from {name or type(module).__name__}"}
     found: dict[tuple[Triple, Triple], str] = {}
     for child, part in module.named_children():
         for stated, source in _statements(part, f"{name}.{child}".strip(".")).items():

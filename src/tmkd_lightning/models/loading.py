@@ -29,10 +29,10 @@ def load_weights(
 
     In a checkpoint with more in it, the network is found by its keys, whatever stands before them. Of several that fit,
     such as the raw weights and their average, `key` must say which is meant. Weights for another number of classes are
-    loaded but for the head (an Extractor's, else the last linear layer), which stays as it is; a warning says so.
+    loaded but for the head (an Extractor's, else the last linear layer), which stays as it is, with a warning.
 
-    If a file of ours says with which mean and std the network was trained, the network says so from then on: an
-    Extractor around it without statistics of its own normalises with them.
+    A file of ours holds the mean and std that the network was trained with. The network has them as ``image_mean`` and
+    ``image_std`` from then on, and an Extractor around it normalises with them unless it was given others.
 
     Args:
         network: where the weights go, or an Extractor around it; unchanged if they do not fit.
@@ -111,7 +111,7 @@ def adopt_statistics(extractor: Extractor, statistics: tuple[Triple, Triple], pa
     if extractor.statistics_source == GIVEN:
         rank_zero_warn(f"{message}, but the Extractor of {extractor.name} was given others: are they right?")
         return
-    extractor.set_statistics(*statistics, source="its checkpoint says so")
+    extractor.set_statistics(*statistics, source="from its checkpoint")
     rank_zero_info(f"{message}, and so are those of {extractor.name} from now on")
 
 
@@ -141,7 +141,7 @@ class _Candidate(NamedTuple):
     part: str
     prefix: str
     tensors: dict[str, Tensor]  # all of the part
-    own: dict[str, Tensor]  # those that the network has names for, by these
+    matches: dict[str, Tensor]  # those that the network has names for, by these
     weights: int  # of the network's parameters, found in the right shape
 
     @property
@@ -150,10 +150,10 @@ class _Candidate(NamedTuple):
         return _join(self.part, self.prefix)
 
 
-def find_network(content: Any, wanted: Mapping[str, Tensor], path: Path, key: str | None) -> dict[str, Tensor]:
+def find_network(content: Any, expected: Mapping[str, Tensor], path: Path, key: str | None) -> dict[str, Tensor]:
     """Tensors of a file, at any depth, under the prefix that covers most of a network's names, without that prefix.
 
-    `wanted` is the network's state dict, with parameters as such.
+    `expected` is the network's state dict, with parameters as such.
 
     Raises:
         ValueError: the file has no tensors, none under `key`, or several networks that fit.
@@ -161,7 +161,7 @@ def find_network(content: Any, wanted: Mapping[str, Tensor], path: Path, key: st
     parts = list(_parts(content, "", 0, set()))
     if not parts:
         raise ValueError(f"{path} holds no tensors by name: neither a state dict nor a checkpoint with one")
-    candidates = [one for part, tensors in parts for one in _candidates(part, tensors, wanted)]
+    candidates = [one for part, tensors in parts for one in _candidates(part, tensors, expected)]
     if key is not None:
         start = key.rstrip(".")
         candidates = [
@@ -170,15 +170,15 @@ def find_network(content: Any, wanted: Mapping[str, Tensor], path: Path, key: st
         if not candidates:
             known = sorted({part for part, _ in parts} - {""})
             raise ValueError(f"{path} holds no weights under {key!r}" + f": its parts are {known}" * bool(known))
-    best = max(candidates, key=lambda one: (len(one.own), one.weights))
-    rivals = _rivals(best, candidates, wanted)
+    best = max(candidates, key=lambda one: (len(one.matches), one.weights))
+    rivals = _rivals(best, candidates, expected)
     if len(rivals) > 1:
         one_part = len({one.part for one in rivals}) == 1
         raise ValueError(
             f"{path} holds several networks that fit, under {[one.prefix if one_part else one.place for one in rivals]}"
             ": name the one that is meant, load_weights(..., key=...) or TMKDModule(teacher_key=...), or save it alone"
         )
-    unnamed = _unnamed_copies(best, parts, wanted) if key is None else []
+    unnamed = _unnamed_copies(best, parts, expected) if key is None else []
     if unnamed:
         raise ValueError(
             f"{path} holds weights that fit under {best.place!r}, and others of the same shapes under {unnamed}, an "
@@ -186,9 +186,9 @@ def find_network(content: Any, wanted: Mapping[str, Tensor], path: Path, key: st
         )
     prefix = best.prefix
     found = {name.removeprefix(prefix): value for name, value in best.tensors.items() if name.startswith(prefix)}
-    if prefix or len(best.own) < len(wanted):
+    if prefix or len(best.matches) < len(expected):
         return found
-    children = {name.split(".")[0] for name in wanted}  # without a prefix, other parts may stand beside the network's
+    children = {name.split(".")[0] for name in expected}  # without a prefix, other parts may stand beside the network's
     return {name: value for name, value in found.items() if name.split(".")[0] in children}
 
 
@@ -209,35 +209,38 @@ def _parts(content: Any, part: str, depth: int, seen: set[int]) -> Iterator[tupl
             yield from _parts(value, _join(part, name), depth + 1, seen)
 
 
-def _candidates(part: str, tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> list[_Candidate]:
+def _candidates(part: str, tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> list[_Candidate]:
     prefixes = {""}
     for name in tensors:
         starts = [0, *(index + 1 for index, letter in enumerate(name) if letter == ".")]
-        prefixes |= {name[:start] for start in starts if name[start:] in wanted}
+        prefixes |= {name[:start] for start in starts if name[start:] in expected}
     found = []
     for prefix in sorted(prefixes):
-        own = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
-        weights = sum(own[name].shape == wanted[name].shape for name in _trained(wanted) if name in own)
-        found.append(_Candidate(part, prefix, tensors, own, weights))
+        matches = {name: tensors[prefix + name] for name in expected if prefix + name in tensors}
+        weights = sum(matches[name].shape == expected[name].shape for name in _trained(expected) if name in matches)
+        found.append(_Candidate(part, prefix, tensors, matches, weights))
     return found
 
 
-def _rivals(best: _Candidate, candidates: list[_Candidate], wanted: Mapping[str, Tensor]) -> list[_Candidate]:
+def _rivals(best: _Candidate, candidates: list[_Candidate], expected: Mapping[str, Tensor]) -> list[_Candidate]:
     """All different networks that could be meant; an average may lack the statistics of BatchNorm."""
-    if len(best.own) < len(wanted):
+    if len(best.matches) < len(expected):
         return [best]
-    trained = _trained(wanted) or list(wanted)
+    trained = _trained(expected) or list(expected)
     different: list[_Candidate] = []
     for one in candidates:
-        fits = one.weights >= best.weights and all(name in one.own for name in trained)
-        if fits and not any(_same(one.own, other.own) for other in different):
+        fits = one.weights >= best.weights and all(name in one.matches for name in trained)
+        if fits and not any(_same(one.matches, other.matches) for other in different):
             different.append(one)
     return different
 
 
-def _unnamed_copies(best: _Candidate, parts: Parts, wanted: Mapping[str, Tensor]) -> list[str]:
+def _unnamed_copies(best: _Candidate, parts: Parts, expected: Mapping[str, Tensor]) -> list[str]:
     """Places of other weights of the same shapes, in the same order, under names that are not the network's."""
-    orders = [_trained(wanted), [name for name in wanted if wanted[name].ndim]]  # without and with norms' statistics
+    orders = [
+        _trained(expected),
+        [name for name in expected if expected[name].ndim],
+    ]  # without and with norms' statistics
     places = []
     for part, tensors in parts:
         groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -245,22 +248,22 @@ def _unnamed_copies(best: _Candidate, parts: Parts, wanted: Mapping[str, Tensor]
             if value.ndim:  # counters aside: an average has its own
                 groups[name.partition(".")[0] if "." in name else ""][name] = value
         for group, members in groups.items():
-            if any(_are_copies(members, names, best, wanted) for names in orders):
+            if any(_are_copies(members, names, best, expected) for names in orders):
                 places.append(_join(part, group))
     return places
 
 
-def _are_copies(members: dict[str, Tensor], names: list[str], best: _Candidate, wanted: Mapping[str, Tensor]) -> bool:
-    if len(names) < 2 or [value.shape for value in members.values()] != [wanted[name].shape for name in names]:
+def _are_copies(members: dict[str, Tensor], names: list[str], best: _Candidate, expected: Mapping[str, Tensor]) -> bool:
+    if len(names) < 2 or [value.shape for value in members.values()] != [expected[name].shape for name in names]:
         return False
     if all(f".{member}".endswith(f".{name}") for member, name in zip(members, names, strict=True)):
         return False  # these are the network's own names, which are found elsewhere
-    own = {name: value for name, value in best.own.items() if name in names}
+    own = {name: value for name, value in best.matches.items() if name in names}
     return not _same(own, dict(zip(names, members.values(), strict=True)))
 
 
-def _trained(wanted: Mapping[str, Tensor]) -> list[str]:
-    return [name for name, value in wanted.items() if isinstance(value, nn.Parameter)]
+def _trained(expected: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, value in expected.items() if isinstance(value, nn.Parameter)]
 
 
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -32,13 +32,13 @@ class Pretrained(nn.Module):
 
     The weights are read when they are needed: by the modules when training starts, otherwise at the first forward.
     They are not read at all if a checkpoint has been loaded before. If K is the weights' own number of classes, 1000,
-    their head is kept too. Tensors have torchvision's names in state dicts.
+    their head is read too. Tensors have torchvision's names in state dicts.
 
-    An Extractor normalises images as the weights expect, which `pretrained_cfg` says as timm's networks do.
+    An Extractor normalises images as the weights expect, which are in `pretrained_cfg` as in timm's networks.
 
     Args:
         name: torchvision's name of the network, as in ``torchvision.models.list_models()``.
-        num_classes: K, at least 1; a module told `num_classes` replaces the head.
+        num_classes: K, at least 1; the `num_classes` of a module replaces the head.
         weights: torchvision's name of the weights, ``DEFAULT`` for the best there are; None for random ones.
         options: other arguments of torchvision's builder, such as ``{"dropout": 0.5}``. The Inceptions have
             ``aux_logits`` off by default, with which they would return tuples.
