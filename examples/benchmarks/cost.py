@@ -90,7 +90,7 @@ def parts(pair: str, size: int, batch_size: int, device: str) -> dict[str, Calla
     seen = module.views(image).flatten(0, 1)
     with torch.no_grad():
         student = module.extractor(image)
-        teacher = module.teacher(seen[:batch_size])
+        teacher = module.teacher.frozen(seen[:batch_size])
 
     def train_student() -> None:
         optimizer.zero_grad()
@@ -108,9 +108,9 @@ def parts(pair: str, size: int, batch_size: int, device: str) -> dict[str, Calla
             distiller = method().to(device)
             calls[f"loss of {name}"] = lambda d=distiller: sum(d(fresh(), teacher, label).values()).backward()
     calls["loss feature + logit"] = lambda: sum(module.distiller(fresh(), teacher, label).values()).backward()
-    calls["fusion weights"] = lambda: module.view_weights(label).sum().backward()
+    calls["fusion weights"] = lambda: module.teacher.view_weights(label).sum().backward()
     calls["text contrast"] = lambda: sum(
-        module.text_anchor(fresh().embedding, module.prompt_bank.anchors, label).values()
+        module.text_alignment(fresh().embedding, module.prompt_bank.anchors, label).values()
     ).backward()
     return calls
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
 from tmkd_lightning.models import WideResNet
-from tmkd_lightning.teacher.frozen import Frozen
+from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.text import EmbeddingFile, write_embeddings
 from tmkd_lightning.text.prompts import prompts_of
 from tmkd_lightning.views import MultiView, View
@@ -62,7 +62,7 @@ def accuracies(network: WideResNet, data: Photos) -> dict[str, float]:
 def accuracy(network: WideResNet, data: Photos, names: Sequence[str | View]) -> dict[str, float]:
     """Top-1 in % on each of some views, and of the mean of their logits."""
     data.setup("test")
-    frozen, views = Frozen(Extractor(network)), MultiView(names)
+    frozen, views = FrozenTeacher(Extractor(network)), MultiView(names)
     right = torch.zeros(len(views) + 1)
     for image, label in data.test_dataloader():
         logits = frozen(views(image / 255).flatten(0, 1)).logits.unflatten(0, (len(views), -1))

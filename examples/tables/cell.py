@@ -18,7 +18,7 @@ import curve
 from config import Config
 from grid import Cell
 from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
-from tmkd_lightning.modules.state import NUM_CLASSES
+from tmkd_lightning.modules.hyperparameters import NUM_CLASSES
 from tmkd_lightning.utils.files import atomic_write, check_writable
 
 MEASURE = Path(__file__).with_name("measure.py")

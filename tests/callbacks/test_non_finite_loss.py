@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerStatus
 from torch import nn
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks.non_finite_loss import FiniteGuard
+from tmkd_lightning.callbacks.non_finite_loss import NonFiniteLossCheck
 from tmkd_lightning.distillers import KD
 
 FAST = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.05)}
@@ -64,25 +66,35 @@ def taught(net, distiller: KD) -> TMKDModule:
     return TMKDModule(net(16), net(), distiller=distiller, views=["rgb"], text_weight=0, feature_weight=0, **FAST)
 
 
-# The guard
+def step(check: NonFiniteLossCheck, place: tuple[int, int, int], **losses: float) -> None:
+    """A batch with these losses."""
+    step, epoch, batch = place
+    trainer: Any = SimpleNamespace(global_step=step, current_epoch=epoch, log_every_n_steps=0)
+    module: Any = SimpleNamespace(logged_losses={name: torch.tensor(value) for name, value in losses.items()})
+    module.device = torch.device("cpu")
+    check.on_train_batch_start(trainer, module, None, batch)
+    check.on_train_batch_end(trainer, module, None, None, batch)
+
+
+IDLE = SimpleNamespace(state=SimpleNamespace(status=TrainerStatus.FINISHED))
+RUNS = SimpleNamespace(state=SimpleNamespace(status=TrainerStatus.RUNNING))
 
 
 def test_the_first_term_of_the_first_batch_is_named() -> None:
-    guard = FiniteGuard()
-    for batch, values in enumerate([[1.0, 2.0], [1.0, NAN], [INF, 1.0], [1.0, 1.0]]):
-        guard.begin(epoch=3, batch=batch)
-        guard.watch(step=10 + batch, names=["ce", "kd"], values=torch.tensor(values))
+    check = NonFiniteLossCheck()
+    for batch, values in enumerate([(1.0, 2.0), (1.0, NAN), (INF, 1.0), (1.0, 1.0)]):
+        step(check, (10 + batch, 3, batch), ce=values[0], kd=values[1])
     with pytest.raises(FloatingPointError, match=r"loss term 'kd' was not finite at step 11 \(batch 1 of epoch 3\); "):
-        guard.check()
+        check.check(IDLE, SimpleNamespace())
 
 
 def test_of_several_processes_the_first_batch_counts() -> None:
-    guard = FiniteGuard()
-    guard.watch(step=0, names=["ce", "kd"], values=torch.zeros(2))
-    noticed = torch.tensor([[-1, -1, -1, -1], [5, 1, 2, 0], [4, 1, 1, 1]])
+    check = NonFiniteLossCheck()
+    step(check, (0, 0, 0), ce=0.0, kd=0.0)
+    notes = torch.tensor([[-1, -1, -1, -1], [5, 1, 2, 0], [4, 1, 1, 1]])
     with pytest.raises(FloatingPointError, match=r"'kd' .* at step 4 \(batch 1 of epoch 1 in process 2\)"):
-        guard.check(lambda own: noticed)
-    guard.check(lambda own: torch.stack([own, own]))
+        check.check(RUNS, SimpleNamespace(all_gather=lambda own: notes))
+    check.check(RUNS, SimpleNamespace(all_gather=lambda own: torch.stack([own, own])))
 
 
 # In a run

@@ -28,6 +28,7 @@ from tmkd_lightning.models import wide_resnet as wrn
 from tmkd_lightning.modules import taught
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.teacher.cache.serialization import kinds, output_of, parts
+from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text import HashingTextEncoder
 
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
@@ -119,16 +120,17 @@ class Both(TMKDModule):
         state = torch.get_rng_state()
         loss = super().training_step(batch, batch_idx)
         torch.set_rng_state(state)  # the same noise
-        exact, self.show = self.show, self.rounded
+        self.teacher.forward_views = self.rounded
         rounded = super().training_step(batch, batch_idx)
-        self.show = exact
+        del self.teacher.forward_views
         self.apart = [*getattr(self, "apart", []), abs(rounded.item() - loss.item()) / loss.item()]
         return loss
 
     def rounded(self, image: torch.Tensor) -> Any:
         views = len(self.views)
-        types = kinds(True, "feature_map" in self.distiller.reads, self.teacher.map_size, "float16")
-        return output_of(parts(TMKDModule.show(self, image), views, types), self.teacher, image, views)
+        frozen = self.teacher.frozen
+        types = kinds(True, "feature_map" in self.distiller.reads, frozen.map_size, "float16")
+        return output_of(parts(MultiViewTeacher.forward_views(self.teacher, image), views, types), frozen, image, views)
 
 
 @pytest.mark.parametrize("method", ["none", *METHODS])
@@ -345,9 +347,9 @@ def test_data_that_do_not_come_again_are_refused(run, tmp_path, fit, loader, net
 def test_other_batches_are_asked_for_their_rows(net) -> None:
     module = TMKDModule(net(), net(), text_weight=0)
     with pytest.raises(TypeError, match=r"expected \(images, labels, rows\), got a dict .* override rows"):
-        module.rows({"pixels": 1})
+        module.sample_ids({"pixels": 1})
     with pytest.raises(TypeError, match="got a list of 2"):
-        module.rows([1, 2])
+        module.sample_ids([1, 2])
 
 
 def test_without_a_teacher_there_is_nothing_to_keep(fit, net, tmp_path) -> None:

@@ -17,7 +17,7 @@ from tmkd_lightning.cli.finished import FinishedRun
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.figures import Attention, Curves, Logits
 from tmkd_lightning.figures.run import run_folder, run_name
-from tmkd_lightning.modules.rebuild import rebuild
+from tmkd_lightning.modules.loading import load_module
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=2", "--trainer.log_every_n_steps=1"]
@@ -109,7 +109,7 @@ def test_networks_are_those_of_the_runs_and_the_trained_teacher(here, drawn) -> 
     paths = [TMKD, "runs/digits_teacher/best.ckpt", KD]
     for means, path in zip(data.means, paths, strict=True):
         with torch.no_grad():
-            logits = rebuild(path).eval()(image)
+            logits = load_module(path).eval()(image)
         for true in range(10):
             torch.testing.assert_close(means[true], logits[label == true].mean(0), atol=1e-4, rtol=1e-4)
 
@@ -352,7 +352,7 @@ def test_two_runs_of_other_classes(here, monkeypatch) -> None:
     from tmkd_lightning.models import wrn_16_2
 
     def other(path):
-        module = rebuild(path)
+        module = load_module(path)
         if "kd" in str(path) and "tmkd" not in str(path):
             module.extractor = Extractor(wrn_16_2(num_classes=7))
         return module

@@ -33,7 +33,7 @@ from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import TeacherCheck
 from tmkd_lightning.cli import main as cli
 from tmkd_lightning.export import export_student
-from tmkd_lightning.modules.checks import weight_beside
+from tmkd_lightning.modules.validation import weight_beside
 from tmkd_lightning.views import edge_view, high_frequency_view
 
 EXAMPLES = ROOT / "examples"

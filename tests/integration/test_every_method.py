@@ -70,14 +70,14 @@ def test_tmkd_on_top(net, fit, prompts, name, objective) -> None:
     distiller = METHODS[name]()
     distiller.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     module = TMKDModule(net(16), net(), distiller=distiller, fusion_objective=objective, optimizer=sgd)
-    before = [parameter.clone() for parameter in module.weight_net.parameters()]
+    before = [parameter.clone() for parameter in module.teacher.weight_net.parameters()]
     fit(module, callbacks=[terms, prompts()], max_epochs=1)
     own = {"ce", name, "feature", "text", "loss"} | ({"fusion"} if objective == "label" else set())
     assert all(step.keys() == own | (set() if name in ("kd", "tekap") else {"logit"}) for step in terms.steps)
     assert all(output.logits.requires_grad == (objective == "distillation") for output in seen)
     head = module.teacher.extractor.head
     torch.testing.assert_close(seen[0].logits, head(seen[0].embedding))
-    assert any(not old.equal(new) for old, new in zip(before, module.weight_net.parameters(), strict=True))
+    assert any(not old.equal(new) for old, new in zip(before, module.teacher.weight_net.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -86,7 +86,7 @@ def test_one_view_weighing_nothing_is_bit_for_bit_the_plain_method(net, name) ->
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     module = TMKDModule(teacher, student, distiller=METHODS[name](), **PLAIN)
     module.log = module.log_dict = lambda *args, **kwargs: None
-    module.make_ready(image)
+    module.verify_networks(image)
     torch.manual_seed(1)
     ours = module.training_step((image, label), 0)
     torch.manual_seed(1)

@@ -15,7 +15,7 @@ from helpers.tiny import make_images
 from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.cli.watch import watch
 from tmkd_lightning.distillers import KD, Distiller
-from tmkd_lightning.modules.named import named_network
+from tmkd_lightning.modules.loading import network_and_names
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -66,7 +66,7 @@ def test_their_batches_networks_and_statistics_train(fit, prompts) -> None:
     module.student.stem.register_forward_pre_hook(lambda _, args: seen.update(pixels=args[0]))
     batch = next(iter(their_loader()))
     module.eval()
-    module(module.take(batch)[0])
+    module(module.preprocess(batch)[0])
     assert seen["pixels"].allclose(batch["pixels"], atol=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_normalised_images_are_not_normalised_again_by_a_call() -> None:
     module, batch = their_module().eval(), next(iter(their_loader()))
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\] but .* called on images in \[0, 1\], as self.take"):
         module(batch["pixels"])
-    image, _ = module.take(batch)
+    image, _ = module.preprocess(batch)
     assert module(image).equal(module.extractor(image).logits)
     for call in (module.extractor, module.teacher):  # each of which would normalise once more
         with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
@@ -199,7 +199,7 @@ def test_names_that_do_not_fit_are_passed_over_by_figures_and_export_alike() -> 
     module.class_names, module.saved_class_names = None, ["red", "green", "blue"]
     networks = {"student": module.extractor}
     assert watch(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["red", "green", "blue"]
-    assert named_network(module, None)[1] == ["red", "green", "blue"]
+    assert network_and_names(module, None)[1] == ["red", "green", "blue"]
     module.saved_class_names = None
     assert watch(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["0", "1", "2"]
-    assert named_network(module, None)[1] == ["0", "1", "2"]
+    assert network_and_names(module, None)[1] == ["0", "1", "2"]

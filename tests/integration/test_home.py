@@ -21,8 +21,7 @@ from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.export import export_student, predict_folder
 from tmkd_lightning.figures import read_history, write
 from tmkd_lightning.models import load_weights
-from tmkd_lightning.modules.rebuild import rebuild
-from tmkd_lightning.modules.restored import restore
+from tmkd_lightning.modules.loading import load_module, load_student
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder, write_embeddings
 
 NETWORK = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
@@ -108,8 +107,8 @@ def test_files(home) -> None:
     write({Path("~/c.png"): b"c"})
     assert (home / "c.png").read_bytes() == b"c"
     assert read_history(Path("~/lightning_logs/version_0/metrics.csv")).accuracy.keys() == {0}
-    assert rebuild("~/run.ckpt").teacher_checkpoint == str(home / "teacher.pt")
-    assert restore("~/run.ckpt").image_size == 8
+    assert load_module("~/run.ckpt").teacher_checkpoint == str(home / "teacher.pt")
+    assert load_student("~/run.ckpt").image_size == 8
     export_student(Extractor(student), "~/b.safetensors", format="state_dict", image_size=8)
     assert (home / "b.safetensors").is_file()
     predict_folder(Extractor(student), "~/images", "~/b.csv", transform=data.DigitsDataModule().eval_transform)
@@ -160,7 +159,7 @@ def test_every_path_is_among_those() -> None:
     verbs = [importlib.import_module(f"tmkd_lightning.cli.{name}") for name in VERBS.split()]
     public |= {one for verb in verbs for one in vars(verb).values() if getattr(one, "__module__", "") == verb.__name__}
     found = set()
-    for one in public | {restore, rebuild}:
+    for one in public | {load_student, load_module}:
         error = isinstance(one, type) and issubclass(one, Exception)
         if callable(one) and not error and not one.__name__.startswith("_") and not one.__name__.endswith("_command"):
             for name, parameter in inspect.signature(one).parameters.items():

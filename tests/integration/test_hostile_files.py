@@ -37,8 +37,7 @@ from tmkd_lightning.data.manifest import read_entries
 from tmkd_lightning.figures import read_history
 from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
 from tmkd_lightning.models import load_weights
-from tmkd_lightning.modules.rebuild import rebuild
-from tmkd_lightning.modules.restored import restore
+from tmkd_lightning.modules.loading import load_module, load_student
 from tmkd_lightning.teacher.cache.array_file import RowFile
 from tmkd_lightning.teacher.cache.errors import CacheError
 from tmkd_lightning.teacher.cache.folder import CacheFolder, read_manifest
@@ -120,8 +119,8 @@ def main(*args: str) -> None:
 
 CHECKPOINT_DOORS: dict[str, Callable[[Path], Any]] = {
     "load_weights": lambda path: load_weights(Net(), path),
-    "restore": restore,
-    "rebuild": rebuild,
+    "restore": load_student,
+    "rebuild": load_module,
     "tmkd export": lambda path: main("export", "--checkpoint", path, "--output", path.with_name("student.onnx")),
     "tmkd predict": lambda path: main(
         "predict", "--checkpoint", path, "--images", path.parent, "--output", path.with_name("out.csv")
@@ -387,7 +386,7 @@ def test_arguments_in_checkpoints_that_no_walk_comes_to_the_end_of(tmp_path, par
     path = tmp_path / "last.ckpt"
     nested(path, {part: {"student": value()}})
     message = rf"^{path} is not a checkpoint that can be read safely, in its {part}: it {told}"
-    for door in (restore, rebuild, step_of, FinishedRun):
+    for door in (load_student, load_module, step_of, FinishedRun):
         with pytest.raises(ValueError, match=message):
             door(path)
 

@@ -17,7 +17,7 @@ from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.feature_extraction.output import MissingPartError
-from tmkd_lightning.teacher.frozen import Frozen
+from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.teacher.fusion import fuse
 
 ALONE = {"views": ["rgb"], "feature_weight": 0, "text_weight": 0}
@@ -98,7 +98,7 @@ def test_views_are_fused_without_embeddings(fit, loader) -> None:
     fit(module, train=loader(size=16), max_epochs=1)
     image, label = (part[:2] for part in next(iter(loader(size=16))))
     image = image / 255
-    fused = fuse(module.show(image), module.view_weights(label))
+    fused = fuse(module.teacher.forward_views(image), module.teacher.view_weights(label))
     per_view = torch.stack([module.teacher.extractor(view(image)).logits for view in module.views.views])
     torch.testing.assert_close(fused.logits, per_view.mean(0))
     assert fused.embedding is None
@@ -190,7 +190,7 @@ def test_a_cache_keeps_logits_where_there_is_no_head(fit, tmp_path, monkeypatch,
 
     filled = train(TeacherCache(str(tmp_path / "cache"), dtype))
     with monkeypatch.context() as patch:
-        patch.setattr(Frozen, "forward", None)  # the teacher must not run
+        patch.setattr(FrozenTeacher, "forward", None)  # the teacher must not run
         read = train(TeacherCache(str(tmp_path / "cache"), dtype))
     assert all(value.equal(read[key]) for key, value in filled.items())
     assert len(list((tmp_path / "cache").glob("*/logits.*.npy"))) > 0
@@ -207,7 +207,7 @@ def test_a_scripted_teacher_teaches(fit, loader) -> None:
     trainer = fit(module, train=loader(size=16), max_epochs=1)
     assert trainer.global_step == 4
     image = torch.rand(2, 3, 16, 16)
-    output = module.teacher(image)
+    output = module.teacher.frozen(image)
     torch.testing.assert_close(output.logits, teacher(module.teacher.extractor.normalize(image)))
     assert output.embedding is None
 
@@ -217,7 +217,7 @@ def test_a_teacher_in_half_precision_beside_a_trainer_in_another(fit, loader, me
     """Autocast would cast its images to bfloat16, which its weights in float16 do not take."""
     module = TMKDModule(Net(16).half(), Net(), distiller=method(), optimizer=sgd, **ALONE)
     fit(module, train=loader(), max_epochs=1, precision="bf16-mixed")
-    assert module.teacher(torch.rand(2, 3, 8, 8)).logits.dtype == torch.float16
+    assert module.teacher.frozen(torch.rand(2, 3, 8, 8)).logits.dtype == torch.float16
 
 
 def test_a_network_whose_norms_are_wider_runs_in_its_layers_precision() -> None:

@@ -16,7 +16,7 @@ from helpers.tiny import Net
 from tmkd_lightning import ClassifierModule
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DigitsDataModule
-from tmkd_lightning.modules.restored import restore
+from tmkd_lightning.modules.loading import load_student
 
 RUN = """
 seed_everything: 0
@@ -76,7 +76,7 @@ def changed(checkpoint, tmp_path) -> Callable[[Callable[[dict[str, Any]], object
 
 
 def test_a_student_and_what_its_run_knew(checkpoint) -> None:
-    restored = restore(checkpoint)
+    restored = load_student(checkpoint)
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     saved = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
     own = restored.extractor.network.state_dict()
@@ -93,7 +93,7 @@ def test_a_student_and_what_its_run_knew(checkpoint) -> None:
 def test_the_teacher_is_not_built(changed) -> None:
     gone = {"class_path": "no_such_project.Teacher", "init_args": {}}
     path = changed(lambda content: content["hyper_parameters"].update(teacher=gone, teacher_checkpoint="gone.ckpt"))
-    assert restore(path).extractor.num_classes == 10
+    assert load_student(path).extractor.num_classes == 10
 
 
 def test_pretrained_weights_are_not_fetched(tmp_path, fit, loader, monkeypatch) -> None:
@@ -110,7 +110,7 @@ def test_pretrained_weights_are_not_fetched(tmp_path, fit, loader, monkeypatch) 
     torch.save(content, tmp_path / "last.ckpt")
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
     image = torch.rand(1, 3, 32, 32)
-    restored = restore(tmp_path / "last.ckpt").extractor(image).logits
+    restored = load_student(tmp_path / "last.ckpt").extractor(image).logits
     torch.testing.assert_close(restored, module.eval()(image), rtol=1e-4, atol=1e-5)  # another memory layout
 
 
@@ -121,7 +121,7 @@ def test_a_file_made_in_python_cannot_say_how_its_network_is_built(tmp_path, fit
     path = tmp_path / "last.ckpt"
     fit(ClassifierModule(Net()), max_epochs=1).save_checkpoint(path)
     with pytest.raises(ValueError, match="made in Python") as caught:
-        restore(path)
+        load_student(path)
     call = f"ClassifierModule.load_from_checkpoint({str(path)!r}, network=..., weights_only=True)"
     assert call in str(caught.value)
     assert isinstance(eval(call.replace("...", "Net()")), ClassifierModule)  # the advice works
@@ -131,59 +131,59 @@ def test_a_file_made_in_python_cannot_say_how_its_network_is_built(tmp_path, fit
 def test_a_tmkd_module_made_in_python_wants_both_networks(changed) -> None:
     path = changed(lambda content: [content["hyper_parameters"].pop(name) for name in ("teacher", "student")])
     with pytest.raises(ValueError, match=r"TMKDModule\.load_from_checkpoint\(.*, teacher=\.\.\., student=\.\.\."):
-        restore(path)
+        load_student(path)
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {"model.weight": torch.ones(1)}}, {"weight": torch.ones(1)}, [1]])
 def test_files_of_others(tmp_path, content) -> None:
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt is no checkpoint of a TMKDModule .*load_weights"):
-        restore(tmp_path / "other.pt")
+        load_student(tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize("name", ["state_dict", "hyper_parameters", "datamodule_hyper_parameters"])
 def test_a_part_that_is_something_else(changed, name) -> None:
     path = changed(lambda content: content.update({name: [1]}))
     with pytest.raises(ValueError, match=rf"{path} is damaged, .*: its {name} should be a mapping and is a list"):
-        restore(path)
+        load_student(path)
 
 
 def test_parts_that_are_missing(changed) -> None:
     path = changed(lambda content: content.pop("state_dict"))
     with pytest.raises(ValueError, match=rf"{path} is damaged, .*: its state_dict should be a mapping and is missing"):
-        restore(path)
+        load_student(path)
     path = changed(lambda content: content.pop("datamodule_hyper_parameters"))
-    assert restore(path).data is None
+    assert load_student(path).data is None
     path = changed(lambda content: content.update(state_dict={"fc.weight": 1}, hyper_parameters={}))
     with pytest.raises(ValueError, match=rf"{path} is damaged, .*: its state_dict holds no network"):
-        restore(path)
+        load_student(path)
     path = changed(lambda content: content.update(state_dict={5: torch.ones(1)}))
     with pytest.raises(ValueError, match=rf"{path} is damaged, .*: its state_dict has keys that are no names"):
-        restore(path)
+        load_student(path)
 
 
 @pytest.mark.parametrize("config", [{}, {"class_path": "timm.create_model", "init_args": [1]}, {"class_path": 5}])
 def test_a_config_that_is_none(changed, config) -> None:
     path = changed(lambda content: content["hyper_parameters"].update(student=config))
     with pytest.raises(ValueError, match=f"the network of {path}, .*, cannot be built here"):
-        restore(path)
+        load_student(path)
 
 
 def test_a_missing_file(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*last\.ckpt"):
-        restore(tmp_path / "last.ckpt")
+        load_student(tmp_path / "last.ckpt")
 
 
 def test_a_truncated_file(checkpoint, tmp_path) -> None:
     (tmp_path / "half.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"half\.ckpt is not a checkpoint that can be read safely"):
-        restore(tmp_path / "half.ckpt")
+        load_student(tmp_path / "half.ckpt")
 
 
 def test_a_malicious_file_runs_nothing(changed, tmp_path) -> None:
     path = changed(lambda content: content.update(callbacks=Trap(tmp_path / "hacked")))
     with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
-        restore(path)
+        load_student(path)
     assert not (tmp_path / "hacked").exists()
 
 
@@ -193,21 +193,21 @@ def test_a_config_that_names_something_else_than_a_network(changed, class_path) 
     config = {"class_path": class_path, "init_args": {}}
     path = changed(lambda content: content["hyper_parameters"].update(student=config))
     with pytest.raises(ValueError, match=f"the network of .*, {class_path}, cannot be built here"):
-        restore(path)
+        load_student(path)
 
 
 def test_a_network_that_is_not_installed(changed) -> None:
     config = {"class_path": "no_such_project.Student", "init_args": {}}
     path = changed(lambda content: content["hyper_parameters"].update(student=config))
     with pytest.raises(ValueError, match=r"no_such_project\.Student, cannot be built here: is what it"):
-        restore(path)
+        load_student(path)
 
 
 def test_a_network_that_has_changed_since(changed) -> None:
     config = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 16, "num_classes": 10}}
     path = changed(lambda content: content["hyper_parameters"].update(student=config))
     with pytest.raises(ValueError, match=r"does not fit WideResNet, which its config describes: missing keys: network"):
-        restore(path)
+        load_student(path)
 
 
 # On the command line
@@ -221,7 +221,7 @@ def test_export_needs_the_checkpoint_alone(checkpoint, tmp_path, monkeypatch, ca
     assert "float32 in [0, 1], (batch, 3, 16, 16)" in printed
     assert printed.endswith("classes  10\n")
     image = torch.rand(4, 3, 16, 16)
-    expected = restore(checkpoint).extractor(image).logits
+    expected = load_student(checkpoint).extractor(image).logits
     torch.testing.assert_close(torch.export.load("student.pt2").module()(image), expected, rtol=0, atol=1e-4)
 
 
@@ -242,7 +242,7 @@ def test_names_may_be_others_and_not_in_another_order(checkpoint, tmp_path, verb
     command = [verb, "--checkpoint", str(checkpoint), *files]
     with pytest.raises(ValueError, match="class 0 is 'zero' in the checkpoint and 'nine' in the names given"):
         tmkd([*command, "--class_names", f"[{', '.join(reversed(names))}]"])
-    assert restore(checkpoint).names(["none", *names[1:]])[0] == "none"
+    assert load_student(checkpoint).names(["none", *names[1:]])[0] == "none"
 
 
 def test_export_asks_for_a_size_that_nobody_knows(changed, tmp_path) -> None:

@@ -48,10 +48,10 @@ def test_total_loss_is_equation_12_written_out(net) -> None:
     factors = {"ce_weight": 0.3, "logit_weight": 1.1, "feature_weight": 0.7, "text_weight": 0.6}
     module = filled(TMKDModule(net(16), net(), fusion_objective="distillation", **numbers, **factors))
     with torch.no_grad():
-        module.weight_net.output.weight.mul_(100)
+        module.teacher.weight_net.output.weight.mul_(100)
         module.teacher.extractor.head.weight.mul_(10)
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
-    assert module.view_weights(label).std(0).min() > 0.05
+    assert module.teacher.view_weights(label).std(0).min() > 0.05
     loss = module.training_step((image, label), 0)
 
     teacher, student, bank = module.teacher.extractor, module.student_extractor, module.prompt_bank
@@ -60,7 +60,7 @@ def test_total_loss_is_equation_12_written_out(net) -> None:
     seen = [teacher(view) for view in (image, edge_view(image), high_frequency_view(image))]
     for i, y in enumerate(label.tolist()):
         row = torch.cat([bank.embeddings[v, y] for v in range(3)])
-        net_ = module.weight_net
+        net_ = module.teacher.weight_net
         hidden = (net_.hidden.weight @ row + net_.hidden.bias).clamp(min=0)
         w = torch.softmax(net_.output.weight @ hidden + net_.output.bias, 0)
         logits = sum(w[v] * seen[v].logits[i] for v in range(3))
@@ -72,7 +72,7 @@ def test_total_loss_is_equation_12_written_out(net) -> None:
         ):
             p, q = torch.softmax(target / t, 0), torch.softmax(given / t, 0)
             expected = expected + weight * t**2 * (p * (p.log() - q.log())).sum() / len(label)
-        anchor = module.text_anchor
+        anchor = module.text_alignment
         v = F.normalize(anchor.image_head(student_output.embedding[i]), dim=0)
         texts = [F.normalize(anchor.text_head(bank.anchors[k]), dim=0) for k in range(3)]
         scores = torch.stack([(v @ t) / 0.5 for t in texts])
@@ -84,17 +84,17 @@ def test_defaults_of_the_loss(net) -> None:
     """Weights, temperatures and noise as docs/method.md states them."""
     module = TMKDModule(net(16), net())
     logit, feature = module.distiller.parts
-    assert (module.ce_weight, logit.weight, feature.weight, module.text_anchor.weight) == (1.0, 1.0, 1.0, 0.8)
-    temperatures = logit.temperature, feature.temperature, module.text_anchor.temperature
+    assert (module.ce_weight, logit.weight, feature.weight, module.text_alignment.weight) == (1.0, 1.0, 1.0, 0.8)
+    temperatures = logit.temperature, feature.temperature, module.text_alignment.temperature
     assert (*temperatures, feature.noise_scale) == (4.0, 4.0, 0.07, 0.1)
     assert (module.views.names, module.fusion_objective) == (("rgb", "edge", "high_frequency"), "label")
-    assert (module.weight_net.hidden.out_features, module.text_anchor.image_head.out_features) == (256, 128)
+    assert (module.teacher.weight_net.hidden.out_features, module.text_alignment.image_head.out_features) == (256, 128)
 
 
 def test_numbers_reach_the_parts_that_they_are_of(net) -> None:
     module = TMKDModule(net(16), net(), text_dim=20, fusion_hidden=5, text_head_dim=7, noise_scale=0.4)
-    assert module.weight_net.hidden.weight.shape == (5, 60)
-    assert module.text_anchor.text_head.weight.shape == (7, 20)
+    assert module.teacher.weight_net.hidden.weight.shape == (5, 60)
+    assert module.text_alignment.text_head.weight.shape == (7, 20)
     assert module.distiller.parts[1].noise_scale == 0.4
 
 
@@ -136,7 +136,7 @@ def test_plain_kd_is_a_hand_written_loop_bit_for_bit(net, loader, fit) -> None:
     for ours, theirs in zip(module.student.state_dict().values(), by_hand.state_dict().values(), strict=True):
         assert ours.equal(theirs)
     assert module.prompt_bank is None
-    assert module.weight_net is None
+    assert module.teacher.weight_net is None
     assert not any(isinstance(callback, PromptEmbeddings) for callback in trainer.callbacks)
 
 
@@ -145,16 +145,15 @@ def test_training_moves_everything_but_the_teacher(net, prompts, fit) -> None:
     before = copy.deepcopy(module)
     fit(module, callbacks=[prompts()])
 
-    assert not module.train().teacher.training
-    assert not any(part.training for part in module.teacher.modules())
-    for old, new in zip(before.teacher.parameters(), module.teacher.parameters(), strict=True):
+    assert not any(part.training for part in module.train().teacher.frozen.modules())
+    for old, new in zip(before.teacher.frozen.parameters(), module.teacher.frozen.parameters(), strict=True):
         assert old.equal(new)
-    for old, new in zip(before.teacher.buffers(), module.teacher.buffers(), strict=True):
+    for old, new in zip(before.teacher.frozen.buffers(), module.teacher.frozen.buffers(), strict=True):
         assert old.equal(new)  # BatchNorm's statistics
-    for part in ("extractor", "weight_net", "distiller", "text_anchor"):
-        pairs = zip(getattr(before, part).parameters(), getattr(module, part).parameters(), strict=True)
+    for part in ("extractor", "teacher.weight_net", "distiller", "text_alignment"):
+        pairs = zip(before.get_submodule(part).parameters(), module.get_submodule(part).parameters(), strict=True)
         assert all(not old.equal(new) for old, new in pairs), part
-    weights = module.view_weights(torch.arange(3))
+    weights = module.teacher.view_weights(torch.arange(3))
     assert weights.std(0).min() > 1e-6  # the classes are weighed differently
     assert weights.sum(1).allclose(torch.ones(3))
 
@@ -164,27 +163,27 @@ def test_fusion_learns_from_the_label_alone_when_told_to(net) -> None:
     module = filled(TMKDModule(net(16), net(), fusion_objective="label"))
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     module.training_step((image, label), 0).backward()
-    got = [p.grad.clone() for p in module.weight_net.parameters()]
+    got = [p.grad.clone() for p in module.teacher.weight_net.parameters()]
     module.zero_grad()
-    F.cross_entropy(module.teach(image, label).logits, label).backward()
-    for one, other in zip(got, module.weight_net.parameters(), strict=True):
+    F.cross_entropy(module.teacher(image, label).logits, label).backward()
+    for one, other in zip(got, module.teacher.weight_net.parameters(), strict=True):
         assert one.allclose(other.grad)
 
 
 def test_distillation_losses_reach_the_weight_net(net) -> None:
     module = filled(TMKDModule(net(16), net(), fusion_objective="distillation", text_weight=0))
     module.training_step((torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])), 0).backward()
-    assert all(p.grad.abs().sum() > 0 for p in module.weight_net.parameters())
-    assert all(p.grad is None for p in module.teacher.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in module.teacher.weight_net.parameters())
+    assert all(p.grad is None for p in module.teacher.frozen.parameters())
 
 
 def test_mean_fusion_weighs_views_equally(net) -> None:
     module = TMKDModule(net(16), net(), fusion="mean", text_weight=0)
     module.log_dict = lambda *args, **kwargs: None
     image, label = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
-    teacher = module.teacher
+    teacher = module.teacher.frozen
     by_hand = sum(teacher(view).logits for view in (image, edge_view(image), high_frequency_view(image))) / 3
-    assert module.teach(image, label).logits.allclose(by_hand, atol=1e-6)
+    assert module.teacher(image, label).logits.allclose(by_hand, atol=1e-6)
     assert module.prompt_bank is None  # nothing reads texts
 
 
@@ -428,7 +427,7 @@ def test_teacher_check_reports_each_view_and_warns_of_a_ruined_one(net, loader, 
         teacher.fc.bias.zero_()
     black = View("black", torch.zeros_like, "a black picture of a {class}")
     module = TMKDModule(Extractor(teacher, mean=(0, 0, 0), std=(1, 1, 1)), net(), views=["rgb", black], text_weight=0)
-    module.weight_net = module.prompt_bank = None
+    module.teacher.weight_net = module.prompt_bank = None
     with caplog.at_level("INFO"), pytest.warns(UserWarning, match="'black' takes the teacher from 100.0% to 33.3%"):
         fit(module, val=loader(), max_steps=1, limit_val_batches=4, num_sanity_val_steps=0)
     assert "Teacher Net on 24 validation images, top-1: rgb 100.0%, black 33.3%" in caplog.text
@@ -450,17 +449,17 @@ def test_teacher_in_chunks_says_the_same(net) -> None:
     whole = TMKDModule(net(16), net(), text_weight=0, fusion="mean")
     whole.log_dict = lambda *args, **kwargs: None
     image, label = torch.rand(5, 3, 8, 8), torch.zeros(5, dtype=torch.long)
-    expected = whole.teach(image, label).logits
-    whole.teacher.chunk = 4
-    assert whole.teach(image, label).logits.allclose(expected, atol=1e-6)
+    expected = whole.teacher(image, label).logits
+    whole.teacher.frozen.chunk = 4
+    assert whole.teacher(image, label).logits.allclose(expected, atol=1e-6)
 
 
 def test_ddp_leaves_teacher_and_bank_alone(net) -> None:
     module = TMKDModule(net(16), net())
     ignored = set(module._ddp_params_and_buffers_to_ignore)
     everything = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
-    assert ignored == {name for name in everything if name.startswith(("teacher.", "prompt_bank.", "guard."))}
-    assert "teacher.extractor.network.bn.running_mean" in ignored
+    assert ignored == {name for name in everything if name.startswith(("teacher.frozen.", "prompt_bank."))}
+    assert "teacher.frozen.extractor.network.bn.running_mean" in ignored
 
 
 def test_heads_have_a_learning_rate_of_their_own(net, prompts, fit) -> None:
@@ -518,7 +517,7 @@ def test_student_that_was_left_evaluating_is_woken(net, fit) -> None:
 def test_module_as_teacher_keeps_its_statistics(net) -> None:
     trained = ClassifierModule(Extractor(net(16), mean=(0.1, 0.2, 0.3), std=(1, 2, 3))).eval()
     image = torch.rand(2, 3, 8, 8)
-    assert TMKDModule(trained, net()).teacher(image).logits.equal(trained(image))
+    assert TMKDModule(trained, net()).teacher.frozen(image).logits.equal(trained(image))
 
 
 def test_statistics_come_back_with_the_checkpoint(net, prompts, fit, tmp_path) -> None:
@@ -593,23 +592,23 @@ def test_views_are_weighed_for_the_classes_of_the_batch_alone(net) -> None:
     module = TMKDModule(net(16, num_classes=11), net(num_classes=11))
     module.prompt_bank.fill(torch.randn(3, 11, 512), torch.randn(11, 512))
     label, given = torch.tensor([9, 2, 9, 0]), []
-    module.weight_net.register_forward_pre_hook(lambda _, args: given.append(len(args[0])))
-    weights = module.view_weights(label)
+    module.teacher.weight_net.register_forward_pre_hook(lambda _, args: given.append(len(args[0])))
+    weights = module.teacher.view_weights(label)
     (weights * torch.arange(12.0).view(4, 3)).sum().backward()
-    ours = [parameter.grad.clone() for parameter in module.weight_net.parameters()]
-    module.weight_net.zero_grad()
-    every = module.weight_net(module.prompt_bank.embeddings.permute(1, 0, 2).reshape(11, -1))[label]
+    ours = [parameter.grad.clone() for parameter in module.teacher.weight_net.parameters()]
+    module.teacher.weight_net.zero_grad()
+    every = module.teacher.weight_net(module.prompt_bank.embeddings.permute(1, 0, 2).reshape(11, -1))[label]
     (every * torch.arange(12.0).view(4, 3)).sum().backward()
     assert weights.allclose(every, atol=1e-6)
-    for mine, parameter in zip(ours, module.weight_net.parameters(), strict=True):
+    for mine, parameter in zip(ours, module.teacher.weight_net.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-5)
-    module.view_weights(torch.arange(11))  # as many images as classes: all at once, each once
+    module.teacher.view_weights(torch.arange(11))  # as many images as classes: all at once, each once
     assert given == [4, 11, 11]
 
 
 def test_as_many_negatives_as_asked_for_and_no_others(net) -> None:
     module = TMKDModule(net(16), net(), text_negatives=7, views=["rgb"])
-    assert module.text_anchor.negatives == 7
+    assert module.text_alignment.negatives == 7
     with pytest.raises(ValueError, match="text_negatives must be"):
         TMKDModule(net(16), net(), text_negatives=0)
 

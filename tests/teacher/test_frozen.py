@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.teacher.frozen import Frozen
+from tmkd_lightning.teacher.frozen import FrozenTeacher
 
 
 def network() -> nn.Module:
@@ -18,7 +18,7 @@ def network() -> nn.Module:
 
 @pytest.mark.parametrize("call", ["train", "train of the owner", "eval"])
 def test_stays_in_evaluation_mode(call: str) -> None:
-    teacher = Frozen(Extractor(network().train()))
+    teacher = FrozenTeacher(Extractor(network().train()))
     owner = nn.ModuleDict({"teacher": teacher})
     {"train": teacher.train, "train of the owner": owner.train, "eval": teacher.eval}[call]()
     assert not any(module.training for module in teacher.modules())
@@ -26,7 +26,7 @@ def test_stays_in_evaluation_mode(call: str) -> None:
 
 
 def test_nothing_changes_over_steps() -> None:
-    teacher = Frozen(Extractor(network())).train()
+    teacher = FrozenTeacher(Extractor(network())).train()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     image = torch.rand(4, 3, 8, 8)
     first, second = teacher(image), teacher(image)
@@ -36,7 +36,7 @@ def test_nothing_changes_over_steps() -> None:
 
 
 def test_output_carries_no_gradient() -> None:
-    output = Frozen(Extractor(network()))(torch.rand(2, 3, 8, 8, requires_grad=True))
+    output = FrozenTeacher(Extractor(network()))(torch.rand(2, 3, 8, 8, requires_grad=True))
     for part in ("logits", "embedding", "feature_map", "head_weight"):
         assert not output.require(part).requires_grad
 
@@ -44,8 +44,8 @@ def test_output_carries_no_gradient() -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])  # 7 images: even pieces, an uneven last one, one piece
 def test_chunks_do_not_change_the_output(chunk: int) -> None:
     image = torch.rand(7, 3, 8, 8)
-    whole = Frozen(Extractor(network()))(image)
-    pieces = Frozen(Extractor(network()), chunk=chunk)(image)
+    whole = FrozenTeacher(Extractor(network()))(image)
+    pieces = FrozenTeacher(Extractor(network()), chunk=chunk)(image)
     for part in ("logits", "embedding", "feature_map", "head_weight"):
         torch.testing.assert_close(pieces.require(part), whole.require(part), rtol=0, atol=1e-6)
 
@@ -54,7 +54,7 @@ def test_no_forward_is_larger_than_the_chunk() -> None:
     sizes = []
     body = network()
     body.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    teacher = Frozen(Extractor(body), chunk=3)
+    teacher = FrozenTeacher(Extractor(body), chunk=3)
     teacher(torch.rand(7, 3, 8, 8))
     sizes.clear()  # the first call also takes a look
     teacher(torch.rand(7, 3, 8, 8))
@@ -64,14 +64,14 @@ def test_no_forward_is_larger_than_the_chunk() -> None:
 @pytest.mark.parametrize("chunk", [0, -1])
 def test_wrong_chunk(chunk: int) -> None:
     with pytest.raises(ValueError, match="chunk must be a whole number, at least 1"):
-        Frozen(Extractor(network()), chunk=chunk)
+        FrozenTeacher(Extractor(network()), chunk=chunk)
 
 
 def test_a_cpu_takes_a_view_at_a_time_and_no_more_than_fits_its_cache() -> None:
     sizes = []
     body = network()
     body.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    teacher = Frozen(Extractor(body))
+    teacher = FrozenTeacher(Extractor(body))
     teacher(torch.rand(12, 3, 8, 8))
     sizes.clear()  # the first call also takes a look
     teacher(torch.rand(12, 3, 8, 8), views=3)

@@ -163,7 +163,7 @@ class Figures(Callback):
             roles = ("network",) if module.teacher is None else ("student", "teacher")
             networks = dict(zip(roles, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
             names = names_or_numbers(fitting_class_names(module), module.num_classes)
-            images = map(module.take_labelled, validation_batches(trainer, batches)[0])
+            images = map(module.preprocess_labelled, validation_batches(trainer, batches)[0])
             return look(networks, images, names, self.examples)
 
         return Material(shown, module.views, lambda: {self._run: self._history}, self.seed)

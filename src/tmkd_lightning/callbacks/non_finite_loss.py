@@ -1,11 +1,12 @@
-"""Notices losses and weights that are not finite, without waiting for the device at every step."""
+"""Stops a run whose losses or weights are not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor, nn
 
 _REMEDY = (
@@ -14,82 +15,78 @@ _REMEDY = (
 )
 
 
-class FiniteGuard(nn.Module):
-    """Remembers, on the device, the first batch and the first term that were not finite.
+class NonFiniteLossCheck(Callback):
+    """Stops training when a loss term is not finite, and names the term, the step and the batch.
 
-    Example:
-        >>> guard = FiniteGuard()
-        >>> guard.begin(epoch=1, batch=3)
-        >>> guard.watch(step=7, names=["ce", "kd"], values=torch.tensor([0.5, float("nan")]))
-        >>> guard.check()
-        Traceback (most recent call last):
-        FloatingPointError: loss term 'kd' was not finite at step 7 (batch 3 of epoch 1); ...
+    Modules of this library bring it along. The first bad batch is noted on the device; the host reads the note every
+    ``log_every_n_steps`` batches, at the end of an epoch and before a checkpoint is written, so no step waits for it.
     """
 
-    first: Tensor
-
     def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.place, self.watching = (0, 0), True
-        self.register_buffer("first", torch.tensor([-1, -1, -1, -1]), persistent=False)  # step, epoch, batch, term
+        self._first: Tensor | None = None  # step, epoch, batch and term of the first bad loss; -1 for none
+        self._names: list[str] = []
+        self._place = (0, 0, 0)
 
-    def reset(self) -> None:
-        """Forgets, for a run that begins; from here on it watches."""
-        self.watching = True
-        self.first.fill_(-1)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets an earlier run."""
+        self._first = None
 
-    def begin(self, epoch: int, batch: int) -> None:
-        """Says which batch the next terms are of.
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Notes where training is: the step's number counts on before the batch ends."""
+        self._place = (trainer.global_step, trainer.current_epoch, batch_idx)
 
-        Args:
-            epoch: its number.
-            batch: its number in the epoch.
-        """
-        self.place = (epoch, batch)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes on the device whether this is the first batch with a bad term."""
+        module: Any = pl_module
+        losses, module.logged_losses = module.logged_losses, {}
+        if losses:
+            self._names = list(losses)
+            bad = ~torch.stack(list(losses.values())).isfinite()
+            first = self._note(module)
+            now = torch.stack([*(torch.full_like(first[0], number) for number in self._place), bad.int().argmax()])
+            self._first = torch.where(bad.any() & (first[0] < 0), now, first)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (batch_idx + 1) % every == 0:
+            self.check(trainer, module)
 
-    def watch(self, step: int, names: list[str], values: Tensor) -> None:
-        """Notes whether a batch is the first with a term that is not finite; nothing waits for the device.
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks the rest of the epoch."""
+        self.check(trainer, pl_module)
 
-        Args:
-            step: number of the optimizer's step.
-            names: of the terms, the same at every step.
-            values: of the terms, ``(len(names),)``.
-        """
-        if not self.watching:
-            return
-        self.names = names
-        bad = ~values.isfinite()
-        place = [torch.full_like(self.first[0], number) for number in (step, *self.place)]
-        now = torch.stack([*place, bad.int().argmax()])
-        self.first = torch.where(bad.any() & (self.first[0] < 0), now, self.first)
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the last good checkpoint."""
+        self.check(trainer, pl_module)
 
-    def check(self, gather: Callable[[Tensor], Any] | None = None) -> None:
-        """Waits for the device and looks.
-
-        Args:
-            gather: collects a tensor ``(4,)`` of every process as ``(processes, 4)``. What one process has noticed must
-                stop all of them: its gradients are in everybody's weights.
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """Reads the notes of all processes: bad gradients of one are in the weights of all.
 
         Raises:
-            FloatingPointError: a term was not finite; the message names it, the step and the batch.
+            FloatingPointError: a term was not finite.
         """
-        noticed = (self.first if gather is None else gather(self.first)).view(-1, 4).tolist()
-        bad = [(*row, process) for process, row in enumerate(noticed) if row[0] >= 0]
+        first = self._note(module)
+        running = trainer.state.status == TrainerStatus.RUNNING  # only then every process comes here
+        notes = (module.all_gather(first) if running else first).view(-1, 4).tolist()  # type: ignore[union-attr]
+        bad = [(*note, process) for process, note in enumerate(notes) if note[0] >= 0]
         if bad:
             step, epoch, batch, term, process = min(bad)
-            where = f"batch {batch} of epoch {epoch}" + (f" in process {process}" if len(noticed) > 1 else "")
+            where = f"batch {batch} of epoch {epoch}" + (f" in process {process}" if len(notes) > 1 else "")
             raise FloatingPointError(
-                f"loss term {self.names[term]!r} was not finite at step {step} ({where}); {_REMEDY}"
+                f"loss term {self._names[term]!r} was not finite at step {step} ({where}); {_REMEDY}"
             )
+
+    def _note(self, module: LightningModule) -> Tensor:
+        if self._first is None:
+            self._first = torch.full((4,), -1, device=module.device)
+        return self._first
 
 
 def check_finite_weights(module: nn.Module) -> None:
-    """Refuses to go on with weights that are not finite, as gradients can make them although all losses were.
+    """Refuses trained parameters and buffers that are not finite, as gradients can make them although losses were.
 
-    Args:
-        module: of whose state dict to look at the trained parameters, and at buffers such as BatchNorm's statistics;
-            waits for the device once.
+    Masks and observers of quantization hold infinities on purpose, so of buffers only a norm's statistics must be
+    finite, and others free of NaN. Waits for the device once.
 
     Raises:
         FloatingPointError: one is not finite; the message names it.
@@ -101,25 +98,19 @@ def check_finite_weights(module: nn.Module) -> None:
         Traceback (most recent call last):
         FloatingPointError: parameter 'bias' is not finite, although all losses were: its gradients ...
     """
+    good: dict[str, Tensor] = {}
     saved = module.state_dict(keep_vars=True)
-    finite = {name: good for name, value in saved.items() if (good := _finite(name, value)) is not None}
-    if finite and not torch.stack(list(finite.values())).all():
-        name = next(name for name, good in finite.items() if not good)
+    for name, value in saved.items():
+        if isinstance(value, nn.Parameter):
+            if value.requires_grad:
+                good[name] = value.detach().isfinite().all()
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            statistics = name.rpartition(".")[2].startswith("running_")
+            good[name] = value.isfinite().all() if statistics else ~value.isnan().any()
+    if good and not torch.stack(list(good.values())).all():
+        name = next(name for name, fine in good.items() if not fine)
         trained = isinstance(saved[name], nn.Parameter)
         what, cause = ("parameter", "its gradients") if trained else ("buffer", "what its layer was given")
         raise FloatingPointError(
             f"{what} {name!r} is not finite, although all losses were: {cause} overflowed; {_REMEDY}"
         )
-
-
-def _finite(name: str, value: object) -> Tensor | None:
-    """Whether all of a tensor is finite, as a tensor; None for what is not trained and no buffer of numbers.
-
-    Masks and observers of quantization hold infinities on purpose, the statistics of a norm do not.
-    """
-    if isinstance(value, nn.Parameter):
-        return value.detach().isfinite().all() if value.requires_grad else None
-    if isinstance(value, Tensor) and value.is_floating_point():
-        statistics = name.rpartition(".")[2].startswith("running_")
-        return value.isfinite().all() if statistics else ~value.isnan().any()
-    return None

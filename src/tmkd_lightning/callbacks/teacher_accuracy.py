@@ -64,9 +64,10 @@ class TeacherCheck(Callback):
 
 def _look(module: Any, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
     """The teacher's answers ``(B,)``: plain, in each view, and in the mean of several views; and the labels."""
-    image, label = module.take_labelled(batch)
-    logits = {"rgb": module.teacher(image).logits}
-    logits |= {view.name: module.teacher(view(image)).logits for view in module.views.views if view.name != "rgb"}
+    image, label = module.preprocess_labelled(batch)
+    teacher = module.teacher.frozen
+    logits = {"rgb": teacher(image).logits}
+    logits |= {view.name: teacher(view(image)).logits for view in module.views.views if view.name != "rgb"}
     if len(module.views) > 1:
         logits[_MEAN] = torch.stack([logits[name] for name in module.views.names]).mean(0)
     return {name: part.argmax(1) for name, part in logits.items()}, label

@@ -83,9 +83,9 @@ class TeacherCache(Callback):
             rank_zero_warn("TeacherCache has nothing to keep: no term of the loss reads a teacher")
             return
         identity = self._identity(trainer, module)
-        self.folder = CacheFolder(self.directory, identity, self._kinds(module, has_head=True))
+        self.folder = CacheFolder(self.directory, identity, self._kinds(module.teacher, has_head=True))
         if EMBEDDING not in self.folder.files:
-            without = CacheFolder(self.directory, identity, self._kinds(module, has_head=False))
+            without = CacheFolder(self.directory, identity, self._kinds(module.teacher, has_head=False))
             self.folder = without if LOGITS in without.files else self.folder
         self.complete = self._files_made = self.folder.complete
         rows = identity["data"]["images"] * identity["data"]["replicas"]
@@ -111,13 +111,13 @@ class TeacherCache(Callback):
         """Notes which rows the step is about."""
         module: Any = pl_module
         if self.folder is not None:
-            self._rows = module.rows(batch)
+            self._rows = module.sample_ids(batch)
 
-    def recall(self, module: Any, image: Tensor) -> Output:
+    def recall(self, teacher: Any, image: Tensor) -> Output:
         """What the teacher says of the batch: as it is kept, or else as it comes, which is kept then.
 
         Args:
-            module: a TMKDModule, with the teacher.
+            teacher: a MultiViewTeacher.
             image: the batch, ``(B, 3, H, W)``.
 
         Returns:
@@ -128,11 +128,11 @@ class TeacherCache(Callback):
                 or a complete cache is damaged, for which there is no teacher.
         """
         if self.folder is None:
-            return module.show(image)
+            return teacher.forward_views(image)
         kept = self._read(self.folder, image)
         if kept is None:
-            kept = self._keep(self.folder, module, image)
-        return output_of(kept, module.teacher, image, views=len(module.views))
+            kept = self._keep(self.folder, teacher, image)
+        return output_of(kept, teacher.frozen, image, views=len(teacher.views))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets go of the files."""
@@ -147,8 +147,8 @@ class TeacherCache(Callback):
         self._files_made = self._given_up = False
         self._look_at_images = True
 
-    def _kinds(self, module: Any, has_head: bool) -> dict[str, str]:
-        return kinds(has_head, "feature_map" in module.distiller.reads, module.teacher.map_size, self.dtype)
+    def _kinds(self, teacher: Any, has_head: bool) -> dict[str, str]:
+        return kinds(has_head, teacher.extractor.keep_map, teacher.frozen.map_size, self.dtype)
 
     def _identity(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         data = datamodule_of(trainer)
@@ -190,11 +190,11 @@ class TeacherCache(Callback):
             _check_same(pixels, checksums(image), folder)
         return {kind: torch.from_numpy(value).to(image.device, non_blocking=True) for kind, value in kept.items()}
 
-    def _keep(self, folder: CacheFolder, module: Any, image: Tensor) -> dict[str, Tensor]:
-        output = module.show(image)
+    def _keep(self, folder: CacheFolder, teacher: Any, image: Tensor) -> dict[str, Tensor]:
+        output = teacher.forward_views(image)
         if output.embedding is None and not self._files_made:  # only now is known that the teacher has no head
-            folder = self.folder = CacheFolder(self.directory, folder.identity, self._kinds(module, has_head=False))
-        found = parts(output, len(module.views), folder.kinds)
+            folder = self.folder = CacheFolder(self.directory, folder.identity, self._kinds(teacher, has_head=False))
+        found = parts(output, len(teacher.views), folder.kinds)
         values = {kind: part.cpu().numpy() for kind, part in found.items()}
         for kind, value in values.items():
             if not np.isfinite(value).all():
@@ -203,7 +203,7 @@ class TeacherCache(Callback):
                     + (" or above 65504; use dtype float32" if self.dtype == "float16" else "")
                 )
         if not self._files_made:  # before the first optimizer step: only now is known how large the outputs are
-            self._make_files(folder, module, {kind: value.shape[1:] for kind, value in values.items()})
+            self._make_files(folder, teacher, {kind: value.shape[1:] for kind, value in values.items()})
         if not self._given_up:
             try:
                 folder.write(self._rows, {PIXELS: checksums(image), **values})
@@ -211,11 +211,11 @@ class TeacherCache(Callback):
                 self._give_up(error)
         return found
 
-    def _make_files(self, folder: CacheFolder, module: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    def _make_files(self, folder: CacheFolder, teacher: Any, shapes: dict[str, tuple[int, ...]]) -> None:
         data = folder.identity["data"]
         folder.create(data["images"] * data["replicas"], {PIXELS: (1,), **shapes})
         if EMBEDDING in shapes:
-            folder.write_head(**head_tensors(module.teacher))
+            folder.write_head(**head_tensors(teacher.frozen))
         self._files_made = True
         rank_zero_info(
             f"Teacher cache: {data['replicas']} replicas of {data['images']} images, {describe_shapes(shapes)} "

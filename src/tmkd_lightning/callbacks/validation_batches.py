@@ -104,7 +104,7 @@ def _transferred(trainer: Trainer, batches: Iterable[Any]) -> Iterator[Any]:
             batch = trainer.precision_plugin.convert_input(batch)
             batch = module._on_before_batch_transfer(batch, 0)
             batch = trainer.strategy.batch_to_device(batch)
-            module.check(batch)  # as before training: a datamodule with a transfer hook of its own replaces ours
+            module.check_batch(batch)  # as before training: a datamodule with a transfer hook of its own replaces ours
         yield batch
 
 

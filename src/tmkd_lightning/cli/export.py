@@ -9,7 +9,7 @@ from jsonargparse import auto_cli
 
 from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.export.student import FormatName, Input, export_student
-from tmkd_lightning.modules.restored import restore
+from tmkd_lightning.modules.loading import load_student
 from tmkd_lightning.utils.messages import printable
 
 
@@ -32,9 +32,9 @@ def export(
         class_names: other names for the classes, in the order of the labels; by default those that the run knew.
 
     Raises:
-        ValueError: nothing says how large the images are; or what `restore` and `export_student` raise.
+        ValueError: nothing says how large the images are; or what `load_student` and `export_student` raise.
     """
-    restored = restore(checkpoint)
+    restored = load_student(checkpoint)
     size = restored.image_size if image_size is None else image_size
     if size is None:
         raise ValueError(f"{checkpoint} does not say how large its images were: pass --image_size")

@@ -22,7 +22,7 @@ from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import run_folder, run_name
 from tmkd_lightning.figures.save import check_format
 from tmkd_lightning.models import load_weights
-from tmkd_lightning.modules.rebuild import rebuild
+from tmkd_lightning.modules.loading import load_module
 from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 from tmkd_lightning.text.class_names import ClassList, learned_classes
 from tmkd_lightning.utils.files import check_writable
@@ -74,7 +74,7 @@ def draw(
     folder, page = Path(output).expanduser(), None if page is None else os.path.expanduser(page)
     _check(names, kinds, folder, page)
     paths = [Path(path).expanduser() for path in (checkpoint, against) if path]
-    runs = dict(zip(_titles(paths), map(rebuild, paths), strict=True))
+    runs = dict(zip(_titles(paths), map(load_module, paths), strict=True))
     module: Any = next(iter(runs.values()))  # with views
     finished = dict(zip(runs, map(FinishedRun, paths), strict=True))
     first = next(iter(finished.values()))

@@ -15,7 +15,7 @@ from tmkd_lightning.callbacks.carried_curve import CURVE, METRICS
 from tmkd_lightning.figures.curves import History, history_of, read_history
 from tmkd_lightning.figures.drawing import NothingToShowError
 from tmkd_lightning.figures.run import run_folder, run_name
-from tmkd_lightning.modules.restored import build_data
+from tmkd_lightning.modules.loading import load_datamodule
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.configs import RESOLVED_CONFIG, read_config
 from tmkd_lightning.utils.messages import printable
@@ -71,7 +71,7 @@ class FinishedRun:
                 f"neither {self.checkpoint} nor a {RESOLVED_CONFIG} of its run in {self.folder} or its version_<n> "
                 "says what data to show: name them with data"
             )
-        return build_data(config, self.checkpoint, "name another with data")
+        return load_datamodule(config, self.checkpoint, "name another with data")
 
     def history(self, run: Path | None = None) -> History:
         """What the run logged: from the metrics.csv that goes on behind the checkpoint, else what that carries.

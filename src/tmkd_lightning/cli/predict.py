@@ -11,7 +11,7 @@ from jsonargparse import auto_cli
 from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
 from tmkd_lightning.export.predict import predict_folder
-from tmkd_lightning.modules.restored import Restored, build_data, restore
+from tmkd_lightning.modules.loading import LoadedStudent, load_datamodule, load_student
 from tmkd_lightning.utils.files import is_stream
 from tmkd_lightning.utils.messages import printable
 
@@ -44,9 +44,9 @@ def predict(
         device: where to compute, such as cpu or cuda; by default a GPU if there is one.
 
     Raises:
-        ValueError: the checkpoint does not say how images were prepared; or what `restore` and `predict_folder` raise.
+        ValueError: the checkpoint does not say how images were prepared; or as `load_student` and `predict_folder`.
     """
-    restored = restore(checkpoint)
+    restored = load_student(checkpoint)
     prepared = _datamodule(restored, checkpoint) if image_size is None else _resizing(images, image_size)
     names = restored.names(class_names)
     count, unreadable = predict_folder(
@@ -80,13 +80,13 @@ def _resizing(images: str, image_size: int) -> ImageDataModule:
     return ImageFolderDataModule(images, image_size=image_size)
 
 
-def _datamodule(restored: Restored, checkpoint: str) -> ImageDataModule:
+def _datamodule(restored: LoadedStudent, checkpoint: str) -> ImageDataModule:
     """The run's own, which knows how images are prepared; its data need not be there."""
     config = restored.data or {}
     remedy = "pass --image_size, and images are resized and cropped to it"
     if "_class_path" not in config:
         raise ValueError(f"{checkpoint} does not say how its images were prepared: {remedy}")
-    data = build_data(config, checkpoint, remedy)
+    data = load_datamodule(config, checkpoint, remedy)
     if not isinstance(data, ImageDataModule):
         raise ValueError(f"{config['_class_path']} does not say how its images are prepared: {remedy}")
     return data

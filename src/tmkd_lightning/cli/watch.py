@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from tmkd_lightning.callbacks.validation_batches import spread_over
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures import Observer, Seen
-from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.text.prompts import fitting_class_names, names_or_numbers
 
 
@@ -32,11 +32,11 @@ class _Watch(Callback):
 
     def _see(self, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if dataloader_idx == 0:
-            self.observer.see(*module.take_labelled(batch))
+            self.observer.see(*module.preprocess_labelled(batch))
 
 
 def watch(
-    module: ClassificationModule,
+    module: BaseModule,
     networks: Mapping[str, Extractor],
     data: LightningDataModule,
     split: Literal["val", "test"] = "val",

@@ -20,9 +20,8 @@ from tmkd_lightning.data.transforms import Transform
 from tmkd_lightning.export.deployable import Deployed, ask
 from tmkd_lightning.export.image_batches import Batch, image_batches
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.modules.batches import Normalization
-from tmkd_lightning.modules.named import named_network
+from tmkd_lightning.modules.base import BaseModule, Normalization
+from tmkd_lightning.modules.loading import network_and_names
 from tmkd_lightning.utils.files import atomic_write, check_writable
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize
 from tmkd_lightning.utils.messages import printable, short
@@ -31,7 +30,7 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # how a cell begins that a 
 
 
 def predict_folder(
-    network: ClassificationModule | Extractor,
+    network: BaseModule | Extractor,
     images: str | Path,
     output: str | Path,
     *,
@@ -77,7 +76,7 @@ def predict_folder(
             images that the network does not take.
         OSError: the file cannot be written.
     """
-    extractor, names = named_network(network, class_names)
+    extractor, names = network_and_names(network, class_names)
     if not 1 <= top <= len(names):
         raise ValueError(f"top must be 1 to {len(names)}, the number of classes, got {top}")
     folder, path = Path(images).expanduser(), Path(output).expanduser()

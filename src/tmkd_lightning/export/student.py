@@ -18,8 +18,8 @@ from tmkd_lightning.export.onnx_file import OnnxFile
 from tmkd_lightning.export.program_file import ProgramFile
 from tmkd_lightning.export.weights_file import WeightsFile
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.modules.named import named_network
+from tmkd_lightning.modules.base import BaseModule
+from tmkd_lightning.modules.loading import network_and_names
 from tmkd_lightning.utils.files import atomic_write, check_writable, is_stream
 from tmkd_lightning.utils.messages import short
 
@@ -31,7 +31,7 @@ _TOLERANCE = 1e-4  # of logits, relative to the largest where that is above 1: f
 
 
 def export_student(
-    network: ClassificationModule | Extractor,
+    network: BaseModule | Extractor,
     output: str | Path,
     *,
     format: FormatName = "onnx",
@@ -81,7 +81,7 @@ def export_student(
     if is_stream(path):
         raise ValueError(f"{path} is a pipe or a device, and what is written is run to check it: name a file")
     _check_input(input, format, image_size)
-    extractor, names = named_network(network, class_names)
+    extractor, names = network_and_names(network, class_names)
     deployed = Deployed(extractor)
     metadata = _metadata(deployed.extractor, names, format, input, image_size)
     one, two, three = (_images(count, image_size, input) for count in (1, 2, 3))

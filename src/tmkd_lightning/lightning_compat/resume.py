@@ -57,7 +57,7 @@ def _sizes(trainer: Trainer) -> dict[str, float]:
 
 def _own(named: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
     """What is not the teacher's."""
-    return [(name, part) for name, part in named if not name.startswith("teacher.")]
+    return [(name, part) for name, part in named if not name.startswith("teacher.frozen.")]
 
 
 def _norms(module: Any) -> list[tuple[str, _BatchNorm]]:

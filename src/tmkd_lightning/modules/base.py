@@ -1,62 +1,70 @@
-"""What every module shares: unpacking and checking batches, measuring, optimising. How it trains is its own."""
+"""What both modules share: batches to images and labels, loss logging, metrics, optimizer and checkpoints."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
-from tmkd_lightning.callbacks.non_finite_loss import FiniteGuard
+from tmkd_lightning.callbacks.non_finite_loss import NonFiniteLossCheck, check_finite_weights
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, take_up_run, write_run
 from tmkd_lightning.lightning_compat.sigterm import ToldToEnd
 from tmkd_lightning.models import PretrainedWeightsError, load_pretrained
-from tmkd_lightning.modules.batches import Normalization
-from tmkd_lightning.modules.checks import check_data_classes, check_makers, has_batch_norm
-from tmkd_lightning.modules.classes import NumClasses, check_num_classes, of_data, resize, take_classes
+from tmkd_lightning.modules import validation
+from tmkd_lightning.modules.hyperparameters import NUM_CLASSES, describe_run, restore_run, save_hyperparameters
 from tmkd_lightning.modules.metrics import LoaderMetrics
-from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable, configure, take_up_lr
-from tmkd_lightning.modules.quiet import silence_intended
-from tmkd_lightning.modules.schedulers import cover_added_groups
-from tmkd_lightning.modules.state import (
-    NUM_CLASSES,
-    constructor_arguments,
-    objects_among,
-    read_facts,
-    save_plain_hyperparameters,
-    write_facts,
+from tmkd_lightning.modules.optimizers import (
+    LRSchedulerCallable,
+    OptimizerCallable,
+    configure_optimizers,
+    cover_added_groups,
 )
-from tmkd_lightning.modules.wanted import not_in_trainer
-from tmkd_lightning.modules.watched import WatchedModule
-from tmkd_lightning.text.prompts import check_class_names
-from tmkd_lightning.utils.images import channel_statistics, check_images
+from tmkd_lightning.text.prompts import check_class_names, datamodule_of
+from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize, to_unit_float
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
-from tmkd_lightning.utils.state_dict import names_under
 from tmkd_lightning.utils.validation import check_positive
 
+Normalization = tuple[Sequence[float], Sequence[float]]
+NumClasses = int | Literal["data"] | None
 
-class ClassificationModule(WatchedModule):
+_BATCH_NAMES: dict[RunningStage | None, str] = {
+    RunningStage.TRAINING: "training batch",
+    RunningStage.SANITY_CHECKING: "validation batch",
+    RunningStage.VALIDATING: "validation batch",
+    RunningStage.TESTING: "test batch",
+    RunningStage.PREDICTING: "prediction batch",
+}
+_INTENDED = (  # warnings of Lightning about a teacher in evaluation mode and a hook that sees all batches
+    r"Found \d+ module\(s\) in eval mode",
+    r"You have overridden `on_before_batch_transfer` in `LightningModule`",
+)
+
+
+class BaseModule(LightningModule):
     """A classifier in Lightning: everything but the training step.
 
-    Validation and test log ``loss``, ``top1``, ``top5`` and ``recall`` (macro) of the classifier alone, of each
-    DataLoader by itself.
+    Validation and test log ``loss``, ``top1``, ``top5`` and ``recall`` (macro) of the classifier, for each DataLoader.
 
     Args:
-        network: the classifier that is trained.
-        num_classes: K, for which networks made for another number are given fresh heads; ``data`` for that of the
-            datamodule, None for that of the network.
+        network: the classifier to train.
+        num_classes: K; networks made for another number get fresh heads. ``data`` for that of the datamodule, None for
+            that of the network.
         class_names: names of the classes in the order of the labels, for prompts and figures.
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
         optimizer: makes the optimizer from parameter groups.
         lr_scheduler: makes a scheduler from the optimizer, or Lightning's dict around one; None for warm-up and step
             decay.
-        head_lr_factor: learning-rate factor of all that is trained beside the network.
+        head_lr_factor: learning-rate factor of everything that is trained beside the network.
         compile: whether to compile the networks before the first step.
     """
 
@@ -73,61 +81,161 @@ class ClassificationModule(WatchedModule):
         compile: bool,
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
+        validation.check_num_classes(num_classes)
+        validation.check_factories(optimizer, lr_scheduler)
         self.extractor = as_extractor(network, num_classes)
         self.teacher: Any = None  # callbacks look for these two
         self.prompt_bank: Any = None
         if class_names is not None and len(class_names) != self.extractor.num_classes:
-            self.extractor.measure_classes()  # the width of the last layer need not be their number
-        self.asks_data = num_classes == "data"
-        self.count_classes()
+            self.extractor.measure_classes()  # the width of the last linear layer need not be their number
+        self.num_classes_of_data = num_classes == "data"
+        self._set_num_classes(self.extractor.num_classes)
         self.class_names: list[str] | None = None
         if class_names is not None:
-            self.class_names = check_class_names(class_names, None if self.asks_data else self.num_classes)
+            self.class_names = check_class_names(class_names, None if self.num_classes_of_data else self.num_classes)
         self.normalized_with = None if normalized_with is None else channel_statistics(*normalized_with)
-        check_makers(optimizer, lr_scheduler)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.lr: float | None = None  # base learning rate in place of the optimizer's own: Tuner.lr_find sets it
+        self.lr: float | None = None  # replaces the optimizer's learning rate: Tuner.lr_find sets it
         self.configured_lr: float | None = None
         self.head_lr_factor = check_positive("head_lr_factor", head_lr_factor)
-        self.compile_networks, self._ready = compile, False
-        self.left_out: list[str] = []
+        self.compile_networks, self._verified = compile, False
+        self.logged_losses: dict[str, Tensor] = {}  # of the last step, for NonFiniteLossCheck
+        self.unsaved_arguments: list[str] = []
         self.run_before: dict[str, Any] = {}  # of the checkpoint that was loaded
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.trained_class_names: list[str] | None = None  # of the data that it was trained on
-        self.guard = FiniteGuard()
-        self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
 
-    def count_classes(self) -> None:
-        """Takes the network's number of classes."""
-        self.num_classes = self.extractor.num_classes
-        self.val_metrics, self.test_metrics = (LoaderMetrics(self.num_classes, prefix) for prefix in ("val/", "test/"))
+    # Batches
 
-    def remember(self) -> None:
-        """Saves the constructor's arguments that a checkpoint may hold, and notes those that it may not."""
-        arguments = constructor_arguments(self)
-        save_plain_hyperparameters(self, arguments)
-        self.left_out = objects_among(arguments)
+    def unpack(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Takes images and labels out of a batch; override it for batches of another form.
+
+        Args:
+            batch: as the DataLoader gives it.
+
+        Returns:
+            Images ``(B, 3, H, W)`` and labels ``(B,)``, or None for labels where there are none (prediction).
+
+        Raises:
+            TypeError: the batch is neither a tensor nor a pair.
+        """
+        if isinstance(batch, Tensor):
+            return batch, None
+        if isinstance(batch, (list, tuple)) and len(batch) in (2, 3) and _holds_sample_ids(batch[2:]):
+            images, labels = batch[:2]
+            if isinstance(images, Tensor) and isinstance(labels, Tensor):
+                return images, labels
+        raise TypeError(
+            f"expected a batch (images, labels), got {validation.describe(batch)}: subclass the module and override "
+            "unpack(self, batch) to return the two"
+        )
+
+    def sample_ids(self, batch: Any) -> np.ndarray:
+        """Says which rows of a `TeacherCache` belong to the images of a batch; override it with `unpack`.
+
+        Args:
+            batch: as the DataLoader gives it.
+
+        Returns:
+            Rows ``(B,)`` on the host, ``replica * images + index``.
+
+        Raises:
+            TypeError: the batch does not say.
+        """
+        if isinstance(batch, (list, tuple)) and len(batch) == 3 and _holds_sample_ids(batch[2:]):
+            ids: np.ndarray = batch[2]
+            return ids
+        raise TypeError(
+            f"a TeacherCache must know which images a batch holds: expected (images, labels, rows), got "
+            f"{validation.describe(batch)}; use a datamodule of ours with augmentation_replicas, or override "
+            "sample_ids(self, batch)"
+        )
+
+    def preprocess(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Unpacks a batch into images ``(B, 3, H, W)``, float in [0, 1], and labels ``(B,)`` or None."""
+        images, labels = self.unpack(batch)
+        labels = None if labels is None else labels.long()
+        if self.normalized_with is not None:
+            mean, std = (part.to(images.device, images.dtype, non_blocking=True) for part in self.normalized_with)
+            return denormalize(images, mean, std), labels
+        return to_unit_float(images), labels
+
+    def preprocess_labelled(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Like `preprocess`, for batches that must have labels."""
+        images, labels = self.preprocess(batch)
+        if labels is None:
+            raise ValueError("training and measuring need labels, but unpack gave none")
+        return images, labels
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Checks images and labels on the host, where reading them waits for no device."""
+        if all(part is None or part.device.type == "cpu" for part in self.unpack(batch)):
+            self.check_batch(batch)
+        return batch
+
+    def check_batch(self, batch: Any) -> None:
+        """Refuses images out of range and labels that name no class."""
+        images, labels = self.unpack(batch)
+        stage = None if self._trainer is None else self.trainer.state.stage
+        check_images(images, self.normalized_with, _BATCH_NAMES.get(stage, "batch"))
+        if labels is not None and stage != RunningStage.PREDICTING:
+            validation.check_labels(labels, len(images), self.num_classes)
+
+    # Training
+
+    def log_losses(self, losses: dict[str, Tensor]) -> Tensor:
+        """Logs weighted loss terms by name, and returns their sum."""
+        values = torch.stack([at_least_float32(term) for term in losses.values()])
+        self.logged_losses = dict(zip(losses, values.detach(), strict=True))
+        loss = values.sum()
+        self.log_dict({f"train/{name}": term.detach() for name, term in losses.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _is_degenerate_batch(self, labels: Tensor) -> bool:
+        """Whether a batch is skipped: BatchNorm has no statistics of a last batch of one image."""
+        skip = len(labels) == 1 and validation.has_batch_norm(self.extractor)
+        if skip:
+            rank_zero_warn("skipping a training batch of one image: BatchNorm needs two; drop_last=True avoids it")
+        return skip
+
+    def _zero_loss(self) -> Tensor | None:
+        """Result of a step that is skipped: None, or a zero where other processes wait for gradients."""
+        if self.trainer.world_size == 1:
+            return None
+        return 0 * torch.stack([parameter.sum() for parameter in self.parameters() if parameter.requires_grad]).sum()
+
+    def extractors(self) -> Iterator[Extractor]:
+        """All networks that run in a training step."""
+        yield self.extractor
 
     def configure_callbacks(self) -> list[Callback]:
-        """Asks the data for the number of classes, if told to: callbacks must find everything in its final size."""
-        if self.asks_data:
-            resize(self, of_data(self.trainer))
-        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep(), ClassNamesCheck(), ToldToEnd()])
+        """The callbacks every run needs, without those of a kind that the trainer has already."""
+        if self.num_classes_of_data:  # callbacks must find everything in its final size
+            classes = getattr(datamodule_of(self.trainer), "num_classes", None)
+            self.resize_classes(validation.check_known(classes))
+        return self._missing_callbacks(
+            [StepSeeds(), PlateauStep(), ClassNamesCheck(), NonFiniteLossCheck(), ToldToEnd()]
+        )
+
+    def _missing_callbacks(self, callbacks: Sequence[Callback]) -> list[Callback]:
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [each for each in callbacks if not any(isinstance(one, type(each)) for one in present)]
 
     def prepare_data(self) -> None:
-        """Reads the weights on one process first, which fetches those that are not on the machine."""
-        check_data_classes(self.trainer, self.extractor)
+        """Reads pretrained weights on one process first, which downloads those that are missing."""
+        validation.check_data_classes(self.trainer, self.extractor)
         if self.trainer.training:
             self.read_weights()
 
     def setup(self, stage: str) -> None:
-        """Holds the number of classes against the data's; puts a network left evaluating into training mode."""
-        silence_intended()
-        check_data_classes(self.trainer, self.extractor)
+        """Prepares the networks for training."""
+        for message in _INTENDED:
+            warnings.filterwarnings("ignore", message=message)
+        validation.check_data_classes(self.trainer, self.extractor)
         if stage != "fit":
             return
-        self._ready = self.guard.watching = False  # other data, perhaps; a learning rate may be searched for first
+        self._verified = False
         for extractor in self.extractors():  # convolutions are faster so, and DDP must not see strides change
             extractor.network.to(memory_format=torch.channels_last)
         self.read_weights()
@@ -136,43 +244,39 @@ class ClassificationModule(WatchedModule):
             self.extractor.train()
 
     def read_weights(self) -> None:
-        """Reads pretrained weights that were put off until now; a run that is resumed may do without."""
+        """Reads pretrained weights if they can be had; a run that is resumed may do without."""
         with suppress(PretrainedWeightsError):
             load_pretrained(self.extractor.network)
 
     def on_fit_start(self) -> None:
         """Insists on pretrained weights, unless a checkpoint has brought others."""
-        super().on_fit_start()
         load_pretrained(self.extractor.network)
-        take_up_lr(self)
+        if self.lr != self.configured_lr:  # the callback LearningRateFinder has set it since
+            self.trainer.strategy.setup_optimizers(self.trainer)
         warn_of_slow_precision(self.trainer.precision, self.device)
 
     def on_train_start(self) -> None:
-        """Sees to it that a run is resumed where it was."""
+        """Resumes what Lightning does not."""
         if self.trainer.ckpt_path:
             take_up_run(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Confirms the networks on the first real batch, before anything is trained on it."""
-        self.guard.begin(self.current_epoch, batch_idx)
-        if not self._ready:
-            if self.trainer.ckpt_path:
-                check_same_data(self)
-            self.check(batch)  # a datamodule with a transfer hook of its own replaces ours
-            image, _ = self.take_labelled(batch)
-            if len(image) == 1 and has_batch_norm(self.extractor):
-                raise ValueError("training batches hold one image, which BatchNorm cannot train on: use at least 2")
-            self.make_ready(image)
-            self._ready = True
+        """Verifies the networks on the first batch, before anything is trained on it."""
+        if self._verified:
+            return
+        if self.trainer.ckpt_path:
+            check_same_data(self)
+        self.check_batch(batch)  # a datamodule with a transfer hook of its own replaces ours
+        images, _ = self.preprocess_labelled(batch)
+        if len(images) == 1 and validation.has_batch_norm(self.extractor):
+            raise ValueError("training batches hold one image, which BatchNorm cannot train on: use at least 2")
+        self.verify_networks(images)
+        self._verified = True
 
-    def make_ready(self, image: Tensor) -> None:
-        """Confirms what was found out about the networks by their names, then compiles what was to be compiled.
-
-        Args:
-            image: of the first batch, ``(B, 3, H, W)`` in [0, 1].
-        """
+    def verify_networks(self, images: Tensor) -> None:
+        """Verifies the layers found in each network on images ``(B, 3, H, W)`` in [0, 1], and compiles the networks."""
         for extractor in self.extractors():
-            extractor.confirm(image)
+            extractor.confirm(images)
             if extractor.num_classes != self.num_classes:
                 raise ValueError(
                     f"{extractor.name} gives {extractor.num_classes} logits, but the module is one for "
@@ -180,58 +284,28 @@ class ClassificationModule(WatchedModule):
                 )
             extractor.compile_network(whole=self.compile_networks)
 
-    def extractors(self) -> Iterator[Extractor]:
-        """All networks that run in a training step."""
-        yield self.extractor
-
-    def too_small(self, label: Tensor) -> bool:
-        """Tells whether a batch must be skipped: a last batch of one image has no BatchNorm statistics."""
-        skip = len(label) == 1 and has_batch_norm(self.extractor)
-        if skip:
-            rank_zero_warn("skipping a training batch of one image: BatchNorm needs two; drop_last=True avoids it")
-        return skip
-
-    def teardown(self, stage: str) -> None:
-        """Leaves nothing on the networks, which can be pickled and scripted afterwards."""
-        for part in self.modules():
-            if isinstance(part, Extractor):
-                part.remove_hooks()
-
-    def no_loss(self) -> Tensor | None:
-        """What a step returns for a batch that it skips: nothing, or where processes wait for each other, a zero."""
-        if self.trainer.world_size == 1:
-            return None
-        return 0 * torch.stack([parameter.sum() for parameter in self.parameters() if parameter.requires_grad]).sum()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the last good checkpoint: nothing is saved after a loss, or with weights, that are not finite."""
-        self.check_finite()
-        write_facts(self, checkpoint)
-        write_run(self, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Asks for objects that the checkpoint could not hold; takes its number of classes where none is known."""
-        read_facts(self, checkpoint)
-        read_run(self, checkpoint)
-        if self.asks_data and NUM_CLASSES in checkpoint:
-            take_classes(self, checkpoint[NUM_CLASSES], attached=self._trainer is not None)
-
     def configure_optimizers(self) -> Any:
         """The network at the base learning rate, everything beside it at `head_lr_factor` times that."""
-        return configure(self)
+        return configure_optimizers(self)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Steps a scheduler, over parameter groups that were added since too."""
         cover_added_groups(scheduler)
         super().lr_scheduler_step(scheduler, metric)
 
+    def teardown(self, stage: str) -> None:
+        """Takes the hooks off the networks, which can be pickled and scripted afterwards."""
+        for part in self.modules():
+            if isinstance(part, Extractor):
+                part.remove_hooks()
+
     # Measuring
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images in [0, 1], as `take` gives them, whatever batches hold.
+        """Logits ``(B, K)`` of images in [0, 1], as `preprocess` gives them, whatever batches hold.
 
         Args:
-            image: ``(B, 3, H, W)``, uint8 or float in [0, 1]; looking at their range waits for their device.
+            image: ``(B, 3, H, W)``, uint8 or float in [0, 1]; checking their range waits for their device.
 
         Raises:
             ValueError: they are outside of it, normalised perhaps, and would be normalised once more.
@@ -241,7 +315,7 @@ class ClassificationModule(WatchedModule):
                 check_images(image)
             except ValueError as error:
                 raise ValueError(
-                    f"{error}. A module is called on images in [0, 1], as self.take(batch) gives"
+                    f"{error}. A module is called on images in [0, 1], as self.preprocess(batch) gives"
                 ) from None
         return self.extractor(image, checked=True).logits
 
@@ -256,21 +330,63 @@ class ClassificationModule(WatchedModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Class probabilities ``(B, K)``."""
         if batch_idx == 0:
-            self.check(batch)
-        image, _ = self.take(batch)
-        return at_least_float32(self.extractor(image, checked=True).logits).softmax(dim=1)
+            self.check_batch(batch)
+        images, _ = self.preprocess(batch)
+        return at_least_float32(self.extractor(images, checked=True).logits).softmax(dim=1)
 
     def _measure(self, batch: Any, batch_idx: int, metrics: LoaderMetrics) -> None:
         if batch_idx == 0:
-            self.check(batch)  # as in training: the batch may have come by another hook than ours
-        image, label = self.take_labelled(batch)
-        metrics.log(self, at_least_float32(self.extractor(image, checked=True).logits), label)
+            self.check_batch(batch)  # as in training: the batch may have come by another hook than ours
+        images, labels = self.preprocess_labelled(batch)
+        metrics.log(self, at_least_float32(self.extractor(images, checked=True).logits), labels)
+
+    # Checkpoints and classes
+
+    def _save_hparams(self) -> None:
+        """Saves those arguments of the constructor that a checkpoint may hold; called in it, before anything else."""
+        self.unsaved_arguments = save_hyperparameters(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what resuming needs; nothing is saved of weights that are not finite."""
+        check_finite_weights(self)
+        describe_run(self, checkpoint)
+        write_run(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Asks for objects that the checkpoint could not hold; takes its number of classes where none is known."""
+        restore_run(self, checkpoint)
+        read_run(self, checkpoint)
+        saved = checkpoint.get(NUM_CLASSES)
+        if not self.num_classes_of_data or saved is None:
+            return
+        if self._trainer is None:
+            self.resize_classes(saved)
+        elif self.num_classes != saved:
+            raise ValueError(
+                f"the checkpoint was made for {saved} classes, but the data have {self.num_classes}: are they the "
+                "data that it was trained on?"
+            )
+
+    def resize_classes(self, num_classes: int) -> None:
+        """Gives a network made for another number of classes a fresh head."""
+        if not (self.num_classes == num_classes == self.extractor.num_classes):
+            self.extractor.resize_head(num_classes)
+            self._set_num_classes(num_classes)
+
+    def _set_num_classes(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.val_metrics, self.test_metrics = (LoaderMetrics(num_classes, prefix) for prefix in ("val/", "test/"))
 
 
 def as_extractor(network: nn.Module, num_classes: NumClasses) -> Extractor:
     """Wraps a bare network; an Extractor, or the one inside a module of ours, keeps its statistics."""
-    network = network.extractor if isinstance(network, ClassificationModule) else network
+    network = network.extractor if isinstance(network, BaseModule) else network
     extractor = network if isinstance(network, Extractor) else Extractor(network)
     if isinstance(num_classes, int):
         extractor.resize_head(num_classes)
     return extractor
+
+
+def _holds_sample_ids(rest: Sequence[object]) -> bool:
+    """Whether what follows images and labels in a batch is nothing, or the rows of a TeacherCache."""
+    return all(isinstance(part, np.ndarray) and part.dtype.kind == "i" for part in rest)

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.modules.batches import Normalization
-from tmkd_lightning.modules.classes import NumClasses
+from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
 from tmkd_lightning.utils.precision import at_least_float32
 from tmkd_lightning.utils.state_dict import save_under
@@ -21,11 +19,11 @@ from tmkd_lightning.utils.validation import is_number
 from tmkd_lightning.views import MultiView, View
 
 
-class ClassifierModule(ClassificationModule):
+class ClassifierModule(BaseModule):
     """Trains a classifier by cross-entropy, on images or on views of them.
 
-    A teacher that has only seen photos does not understand photos with edges drawn in; with `views`, every training
-    image is shown in one view, drawn by `view_shares`. Validation and test use the plain images.
+    A network trained on photos alone reads photos with edges drawn in poorly; with `views`, each training image
+    is seen in one view, drawn by `view_shares`. Validation and test use the plain images.
 
     Args:
         network: classifier from normalised images to logits, or an Extractor around one.
@@ -73,7 +71,7 @@ class ClassifierModule(ClassificationModule):
             head_lr_factor=1.0,
             compile=compile,
         )
-        self.remember()
+        self._save_hparams()
         self.views = MultiView(("rgb",) if views is None else views)
         self.view_shares = _shares(view_shares, len(self.views))
         save_under(self, "extractor.network", "network")
@@ -85,30 +83,30 @@ class ClassifierModule(ClassificationModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Cross-entropy of images that are each seen in one view."""
-        image, label = self.take_labelled(batch)
-        if self.too_small(label):
-            return self.no_loss()
-        output = self.extractor(self.look(image), checked=True)
-        return self.total({"ce": F.cross_entropy(at_least_float32(output.logits), label)})
+        images, labels = self.preprocess_labelled(batch)
+        if self._is_degenerate_batch(labels):
+            return self._zero_loss()
+        output = self.extractor(self.sample_view(images), checked=True)
+        return self.log_losses({"ce": F.cross_entropy(at_least_float32(output.logits), labels)})
 
-    def look(self, image: Tensor) -> Tensor:
-        """Shows each image in one view; only the views that are drawn are built.
+    def sample_view(self, images: Tensor) -> Tensor:
+        """Draws one view for each image; only the views that are drawn are built.
 
         Args:
-            image: ``(B, 3, H, W)`` in [0, 1].
+            images: ``(B, 3, H, W)`` in [0, 1].
 
         Returns:
-            The images as seen, ``(B, 3, H, W)`` in [0, 1].
+            The images in their views, ``(B, 3, H, W)`` in [0, 1].
         """
         if len(self.views) == 1:
-            return self.views.views[0](image)
-        drawn = torch.multinomial(self.view_shares, len(image), replacement=True)  # on the host: no waiting
-        seen = torch.empty_like(image)
+            return self.views.views[0](images)
+        drawn = torch.multinomial(self.view_shares, len(images), replacement=True)  # on the host: no waiting
+        result = torch.empty_like(images)
         for index, view in enumerate(self.views.views):
-            rows = (drawn == index).nonzero().flatten().to(image.device, non_blocking=True)
+            rows = (drawn == index).nonzero().flatten().to(images.device, non_blocking=True)
             if len(rows):
-                seen[rows] = view(image[rows])
-        return seen
+                result[rows] = view(images[rows])
+        return result
 
 
 def _shares(shares: Sequence[float] | None, views: int) -> Tensor:

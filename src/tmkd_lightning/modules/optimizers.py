@@ -1,4 +1,4 @@
-"""Optimizer and schedule: the paper's warm-up and step decay, scaled to the length of the run."""
+"""Optimizer and schedule: the paper's warm-up and step decay by default, scaled to the length of the run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
-
-from tmkd_lightning.modules.schedulers import scheduler_config
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | dict[str, Any]]
@@ -22,6 +21,41 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | di
 _EPOCHS = 120
 _WARM_UP = 5
 _MILESTONES = (75, 90, 105)
+_MONITORS = {"min": "val/loss", "max": "val/top1"}  # by the mode of a ReduceLROnPlateau
+_BY_GROUP = ("base_lrs", "max_lrs", "lr_lambdas", "base_momentums", "max_momentums")  # lists that schedulers keep
+
+
+def configure_optimizers(module: Any) -> dict[str, Any]:
+    """Makes a module's optimizer and schedule, as ``configure_optimizers`` returns them.
+
+    The network trains at the base learning rate, everything beside it at `head_lr_factor` times that. The base rate is
+    the optimizer's own, or the module's ``lr`` where that is set.
+    """
+    optimizer: Optimizer = module.optimizer(parameter_groups(module, module.extractor))
+    groups = optimizer.param_groups
+    module.configured_lr = module.lr
+    if module.lr is not None:
+        base = groups[0]["lr"]
+        for group in groups:
+            group["lr"] = module.lr * (group["lr"] / base if base else 1.0)
+    trained = any(parameter.requires_grad for parameter in module.extractor.parameters())
+    for group in groups[1 if trained else 0 :]:
+        group["lr"] *= module.head_lr_factor
+    if module.lr_scheduler is None:
+        steps = _positive(module.trainer.estimated_stepping_batches)
+        # no partial, whose state a resumed run would look for by the group's number
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    config = scheduler_config(
+        module.lr_scheduler(optimizer), lambda: module.trainer.estimated_stepping_batches, module.trainer.max_epochs
+    )
+    name = type(config["scheduler"]).__name__
+    if name in ("OneCycleLR", "CyclicLR") and (module.lr is not None or module.head_lr_factor != 1):
+        rank_zero_warn(
+            f"{name} sets the learning rates itself, from its max_lr: lr and head_lr_factor change nothing; give "
+            "max_lr as a list with a rate for each parameter group"
+        )
+    return {"optimizer": optimizer, "lr_scheduler": config}
 
 
 def learning_rate_factor(step: int, steps: float) -> float:
@@ -48,14 +82,7 @@ def learning_rate_factor(step: int, steps: float) -> float:
 
 
 def parameter_groups(module: nn.Module, network: nn.Module) -> list[dict[str, Any]]:
-    """Parts what is trained into the network and everything beside it.
-
-    Args:
-        module: owner of all parameters.
-        network: the part of it whose parameters come first.
-
-    Returns:
-        One or two groups for an optimizer.
+    """Splits what is trained into the network and everything beside it: one or two groups.
 
     Example:
         >>> pair = nn.Sequential(nn.Linear(1, 1), nn.Linear(2, 2))
@@ -68,79 +95,65 @@ def parameter_groups(module: nn.Module, network: nn.Module) -> list[dict[str, An
     return [{"params": group} for group in (first, rest) if group]
 
 
-def configure(module: Any) -> dict[str, Any]:
-    """Makes a module's optimizer and schedule.
+def scheduler_config(made: Any, steps: Callable[[], float], epochs: int | None) -> dict[str, Any]:
+    """Lightning's dict around a scheduler, completed with how it is stepped.
 
-    The network trains at the base learning rate, everything beside it at `head_lr_factor` times that. The base rate is
-    the optimizer's own, or the module's ``lr`` where that is set.
+    OneCycleLR and CyclicLR are stepped after every optimizer step, others once an epoch. ReduceLROnPlateau monitors
+    ``val/loss`` in mode min and ``val/top1`` in mode max.
 
-    Args:
-        module: a module of ours.
-
-    Returns:
-        What ``configure_optimizers`` returns.
+    Raises:
+        ValueError: a dict without a scheduler, or a OneCycleLR that is made for fewer steps than the run has.
     """
-    optimizer: Optimizer = module.optimizer(parameter_groups(module, module.extractor))
-    groups = optimizer.param_groups
-    module.configured_lr = module.lr
-    if module.lr is not None:
-        base = groups[0]["lr"]
-        for group in groups:
-            group["lr"] = module.lr * (group["lr"] / base if base else 1.0)
-    trained = any(parameter.requires_grad for parameter in module.extractor.parameters())
-    for group in groups[1 if trained else 0 :]:
-        group["lr"] *= module.head_lr_factor
-    config = optimizer_config(
-        optimizer, module.lr_scheduler, lambda: module.trainer.estimated_stepping_batches, module.trainer.max_epochs
-    )
-    scheduler = config["lr_scheduler"]["scheduler"]
-    if isinstance(scheduler, (OneCycleLR, CyclicLR)) and (module.lr is not None or module.head_lr_factor != 1):
-        rank_zero_warn(
-            f"{type(scheduler).__name__} sets the learning rates itself, from its max_lr: lr and head_lr_factor change "
-            "nothing; give max_lr as a list with a rate for each parameter group"
-        )
+    config = dict(made) if isinstance(made, dict) else {"scheduler": made}
+    if "scheduler" not in config:
+        raise ValueError(f"lr_scheduler returned a dict without the key 'scheduler': it has {list(config)}")
+    scheduler = config["scheduler"]
+    if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau) and config.get("monitor") is None:
+        config["monitor"] = getattr(scheduler, "monitor", _MONITORS[scheduler.mode])  # the command line's has its own
+    if isinstance(scheduler, (OneCycleLR, CyclicLR)):
+        config.setdefault("interval", "step")
+    if isinstance(scheduler, OneCycleLR):
+        _check_length(scheduler.total_steps, config, steps, epochs)
     return config
 
 
-def optimizer_config(
-    optimizer: Optimizer,
-    lr_scheduler: LRSchedulerCallable | None,
-    steps: Callable[[], float],
-    epochs: int | None = None,
-) -> dict[str, Any]:
-    """Puts optimizer and schedule together as Lightning wants them.
+def _check_length(total: int, config: dict[str, Any], steps: Callable[[], float], epochs: int | None) -> None:
+    """Refuses a cycle that would be over before the run, as torch would then; warns of a longer one."""
+    interval, frequency = config.get("interval", "epoch"), config.get("frequency", 1)
+    length = steps() if interval == "step" else math.inf if epochs in (None, -1) else epochs
+    times = math.inf if length in (-1, math.inf) else length // frequency
+    if times in (total, math.inf):
+        return
+    told = (
+        f"OneCycleLR was made with total_steps={total}, but this run steps it {times} times, once every "
+        f"{'' if frequency == 1 else f'{frequency} '}{interval}{'' if frequency == 1 else 's'}"
+    )
+    if total < times:
+        raise ValueError(f"{told}: give total_steps={times}")
+    rank_zero_warn(f"{told}, and so ends in the middle of its cycle: for a whole one give total_steps={times}")
 
-    Args:
-        optimizer: of the run.
-        lr_scheduler: makes the user's scheduler, or Lightning's dict around one; None for the default one.
-        steps: gives the number of optimizer steps in the run.
-        epochs: ``max_epochs`` of the run.
 
-    Returns:
-        What ``configure_optimizers`` returns.
+def cover_added_groups(scheduler: LRScheduler) -> None:
+    """Extends a scheduler to parameter groups that its optimizer was given later, as by ``BaseFinetuning``.
+
+    A group keeps the learning rate that it came with, and from there on changes in proportion to the first group's.
+    torch's own schedulers know the groups of their first step alone, and many fail with more.
     """
-    if lr_scheduler is not None:
-        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(lr_scheduler(optimizer), steps, epochs)}
-    count = _counted(steps())
-
-    def factor(step: int) -> float:  # no partial, whose state a resumed run would look for by the group's number
-        return learning_rate_factor(step, count)
-
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
-
-
-def take_up_lr(module: Any) -> None:
-    """Makes optimizer and schedule again where ``lr`` was set since, as by the callback LearningRateFinder.
-
-    Args:
-        module: a module of ours that is about to be trained.
-    """
-    if module.lr != module.configured_lr:
-        module.trainer.strategy.setup_optimizers(module.trainer)
+    first, *others = scheduler.optimizer.param_groups
+    ratios = [1.0, *(group["lr"] / first["lr"] if first["lr"] else 1.0 for group in others)]
+    for group, ratio in zip(others, ratios[1:], strict=True):
+        for name in first.keys() - group.keys():  # initial_lr, and OneCycleLR's
+            group[name] = first[name] * ratio if name.endswith("lr") else first[name]
+    for part in [scheduler, *vars(scheduler).get("_schedulers", [])]:  # SequentialLR and ChainedScheduler
+        for name in _BY_GROUP:
+            values = vars(part).get(name)
+            if isinstance(values, list) and values:
+                missing = ratios[len(values) :]
+                values += [values[0] * ratio if name.endswith("lrs") else values[0] for ratio in missing]
 
 
-def _counted(steps: float) -> float:
-    """Refuses a run without a step; Lightning says -1 of data without a length."""
+def _positive(steps: float) -> float:
+    """Refuses a run without a step; Lightning says -1 for data without a length."""
     if steps > 0:
         return steps
     if steps == 0:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tmkd_lightning.modules.state import CLASS_NAMES, TRAINED_CLASS_NAMES
+from tmkd_lightning.modules.hyperparameters import CLASS_NAMES, TRAINED_CLASS_NAMES
 from tmkd_lightning.text.class_names import ClassList, data_classes, given_classes, learned_classes
 from tmkd_lightning.text.prompts import fitting_names
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint, read_metadata

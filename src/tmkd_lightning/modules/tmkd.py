@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
 from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum, join
 from tmkd_lightning.distillers.text_alignment import TextAnchor
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
-from tmkd_lightning.modules import checks
-from tmkd_lightning.modules.base import ClassificationModule, as_extractor
-from tmkd_lightning.modules.batches import Normalization
-from tmkd_lightning.modules.classes import NumClasses
+from tmkd_lightning.models import load_pretrained, load_weights
+from tmkd_lightning.models.loading import adopt_statistics, read_statistics
+from tmkd_lightning.modules import validation
+from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
-from tmkd_lightning.modules.taught import TaughtModule
-from tmkd_lightning.teacher.frozen import Frozen
+from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
+from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.teacher.fusion import WeightNet
+from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text.class_names import learned_classes
-from tmkd_lightning.text.prompts import PromptBank
+from tmkd_lightning.text.prompts import PromptBank, datamodule_of
 from tmkd_lightning.utils.precision import at_least_float32
 from tmkd_lightning.utils.state_dict import leave_out, names_under, save_under
+from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
 from tmkd_lightning.views import MultiView, View
 
 
-class TMKDModule(TaughtModule):
+class TMKDModule(BaseModule):
     """Distils a teacher into a student, any two classifiers, by TMKD with or without a base method.
 
     The total loss is ``ce_weight · CE + base method + feature_weight · L_feat + logit_weight · L_logit + text_weight ·
@@ -78,9 +83,11 @@ class TMKDModule(TaughtModule):
     Example:
         >>> from torchvision.models import resnet18
         >>> module = TMKDModule(resnet18(num_classes=5), resnet18(num_classes=5), distiller=KD())
-        >>> module.view_weights(torch.tensor([0, 4])).shape
+        >>> module.teacher.view_weights(torch.tensor([0, 4])).shape
         torch.Size([2, 3])
     """
+
+    teacher_cache: TeacherCache | None = None  # the trainer's, if it has one
 
     def __init__(
         self,
@@ -124,56 +131,62 @@ class TMKDModule(TaughtModule):
             head_lr_factor=head_lr_factor,
             compile=compile,
         )
-        self.remember()
+        self._save_hparams()
         distiller = Sum(*distiller) if isinstance(distiller, (list, tuple)) else distiller
-        logit_weight = checks.weight_beside(distiller, logit_weight)
-        checks.check_loss_weights(
-            {"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight}
-        )
-        checks.check_temperatures(
-            {
-                "temperature": temperature,
-                "feature_temperature": feature_temperature,
-                "text_temperature": text_temperature,
-            }
-        )
-        widths = {"text_dim": text_dim, "text_head_dim": text_head_dim, "fusion_hidden": fusion_hidden}
-        checks.check_widths({**widths, "text_negatives": text_negatives, "teacher_chunk": teacher_chunk})
-        checks.check_path("teacher_checkpoint", teacher_checkpoint)
-        checks.check_choice("fusion", fusion, ["text", "mean"])
-        checks.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
+        logit_weight = validation.weight_beside(distiller, logit_weight)
+        weights = {"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight}
+        for name, weight in weights.items():
+            check_weight(f"{name}_weight", weight)
+        check_positive("temperature", temperature)
+        check_positive("feature_temperature", feature_temperature)
+        check_positive("text_temperature", text_temperature)
+        for name, width in (("text_dim", text_dim), ("text_head_dim", text_head_dim), ("fusion_hidden", fusion_hidden)):
+            check_count(name, width)
+        for name, count in (("text_negatives", text_negatives), ("teacher_chunk", teacher_chunk)):
+            if count is not None:
+                check_count(name, count)
+        validation.check_path("teacher_checkpoint", teacher_checkpoint)
+        validation.check_choice("fusion", fusion, ["text", "mean"])
+        validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
 
-        self.teacher_classes = learned_classes(teacher) if isinstance(teacher, ClassificationModule) else []
+        self.teacher_classes = learned_classes(teacher) if isinstance(teacher, BaseModule) else []
         teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
-        checks.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
-        self.count_classes()  # which may have been measured only now
-        self.teacher = Frozen(teacher, teacher_chunk)
+        validation.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
+        self._set_num_classes(self.extractor.num_classes)  # which may have been measured only now
+        frozen = FrozenTeacher(teacher, teacher_chunk)
         self.teacher_checkpoint = None if teacher_checkpoint is None else os.path.expanduser(teacher_checkpoint)
         self.teacher_key = teacher_key
-        self.views = MultiView(views)
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 
-        own = Sum(
-            *([KD(temperature, logit_weight, name="logit")] if logit_weight else []),
-            *([self._feature_kl(feature_temperature, noise_scale, feature_weight)] if feature_weight else []),
-        )
-        self.distiller = own if distiller is None else Sum(distiller, *own.parts)
-        self.teacher.map_size = self.distiller.map_size
-        for extractor in self.extractors():
+        own: list[Distiller] = []
+        if logit_weight:
+            own.append(KD(temperature, logit_weight, name="logit"))
+        if feature_weight:
+            for extractor in (self.extractor, teacher):
+                extractor.require("embedding", reader="L_feat")
+            dims = self.extractor.embedding_dim, teacher.embedding_dim
+            own.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
+        self.distiller = Sum(*own) if distiller is None else Sum(distiller, *own)
+        frozen.map_size = self.distiller.map_size
+        for extractor in (self.extractor, teacher):
             extractor.keep_map = "feature_map" in self.distiller.reads
 
-        weighs = fusion == "text" and len(self.views) > 1 and self.reads_teacher
-        self.weight_net = WeightNet(text_dim, len(self.views), fusion_hidden) if weighs else None
-        self.text_anchor: TextAnchor | None = None
+        multi_view = MultiView(views)
+        weighs = fusion == "text" and len(multi_view) > 1 and self.reads_teacher
+        weight_net = WeightNet(text_dim, len(multi_view), fusion_hidden) if weighs else None
+        self.text_alignment: TextAnchor | None = None
         if text_weight:
             self.extractor.require("embedding", reader="L_text")
-            anchor = (text_dim, text_head_dim, text_temperature, text_weight, text_negatives)
-            self.text_anchor = TextAnchor(self.extractor.embedding_dim, *anchor)
-        self.prompt_bank = PromptBank(len(self.views), self.num_classes, text_dim) if weighs or text_weight else None
+            options = (text_dim, text_head_dim, text_temperature, text_weight, text_negatives)
+            self.text_alignment = TextAnchor(self.extractor.embedding_dim, *options)
+        if weighs or text_weight:
+            self.prompt_bank = PromptBank(len(multi_view), self.num_classes, text_dim)
+        self.teacher = MultiViewTeacher(frozen, multi_view, weight_net, self.prompt_bank if weighs else None)
 
         save_under(self, "extractor.network", "student")
-        leave_out(self, "teacher")
-        self._ddp_params_and_buffers_to_ignore += names_under(self, "teacher", "prompt_bank")
+        leave_out(self, "teacher.frozen")
+        save_under(self, "teacher.weight_net", "weight_net")
+        self._ddp_params_and_buffers_to_ignore = names_under(self, "teacher.frozen", "prompt_bank")
 
     @property
     def student(self) -> nn.Module:
@@ -185,41 +198,124 @@ class TMKDModule(TaughtModule):
         """The student as a source of outputs."""
         return self.extractor
 
-    def _feature_kl(self, temperature: float, noise_scale: float, weight: float) -> FeatureKL:
-        student, teacher = self.extractor, self.teacher.extractor
-        for extractor in (student, teacher):
-            extractor.require("embedding", reader="L_feat")
-        return FeatureKL(student.embedding_dim, teacher.embedding_dim, temperature, noise_scale, weight)
+    @property
+    def views(self) -> MultiView:
+        """What the teacher sees of each image."""
+        views: MultiView = self.teacher.views
+        return views
 
-    def make_ready(self, image: Tensor) -> None:
-        """Confirms both networks, and that they and the batch have what the losses need."""
-        super().make_ready(image)
-        if self.text_anchor is not None:
-            self.extractor.require("embedding", reader="L_text")
-        checks.check_needs(self.distiller, list(self.extractors()), images=len(image))
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any loss term does."""
+        return len(self.distiller.parts) > 0
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether training runs the teacher, and does not read all of its outputs from a complete cache."""
+        return self.reads_teacher and not (self.teacher_cache is not None and self.teacher_cache.complete)
+
+    # The step
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """One step, as in the paper's Fig. 2."""
-        image, label = self.take_labelled(batch)
-        if self.too_small(label):
-            return self.no_loss()
-        checks.warn_small_batch(self.distiller, images=len(label))
-        teacher = self.teach(image, label) if self.reads_teacher else None  # first: it leaves no activations behind
-        student = self.student_extractor(image, checked=True)
-        terms = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), label)}
+        images, labels = self.preprocess_labelled(batch)
+        if self._is_degenerate_batch(labels):
+            return self._zero_loss()
+        validation.warn_small_batch(self.distiller, images=len(labels))
+        teacher = self.teacher(images, labels) if self.reads_teacher else None  # first: it leaves no activations behind
+        student = self.student_extractor(images, checked=True)
+        losses = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), labels)}
         if teacher is not None:
-            distilled = self.distiller(student, self.target(teacher), label)
-            terms = join(terms, self.train_fusion(teacher, label), distilled)
-        if self.text_anchor is not None and self.prompt_bank is not None:
-            terms = join(terms, self.text_anchor(student.require("embedding"), self.prompt_bank.anchors, label))
-        return self.total(terms)
-
-    def train_fusion(self, teacher: Output, label: Tensor) -> dict[str, Tensor]:
-        """The WeightNet's own term, where it has one."""
-        if self.weight_net is None or self.fusion_objective == "distillation":
-            return {}
-        return {"fusion": F.cross_entropy(at_least_float32(teacher.logits), label)}
+            distilled = self.distiller(student, self.target(teacher), labels)
+            losses = join(losses, self.fusion_loss(teacher, labels), distilled)
+        if self.text_alignment is not None:
+            losses = join(losses, self.text_alignment(student.embedding, self.prompt_bank.anchors, labels))
+        return self.log_losses(losses)
 
     def target(self, teacher: Output) -> Output:
         """What the student learns from: detached unless the distillation losses train the WeightNet."""
         return teacher if self.fusion_objective == "distillation" else teacher.map(Tensor.detach)
+
+    def fusion_loss(self, teacher: Output, labels: Tensor) -> dict[str, Tensor]:
+        """The WeightNet's own loss term, where it has one; logs the mean weight of each view."""
+        weights = self.teacher.mean_weights
+        self.log_dict({f"fusion/{view}": weight for view, weight in weights.items()})
+        if self.teacher.weight_net is None or self.fusion_objective == "distillation":
+            return {}
+        return {"fusion": F.cross_entropy(at_least_float32(teacher.logits), labels)}
+
+    # Around the run
+
+    def extractors(self) -> Iterator[Extractor]:
+        """Student, and the teacher where it runs."""
+        yield self.extractor
+        if self.runs_teacher:
+            yield self.teacher.extractor
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds the text embeddings if something reads them, and a measurement of the teacher."""
+        if self.trainer.training and self.reads_teacher:
+            validation.check_teacher_checkpoint(self.teacher_checkpoint)
+            stated = None if self.teacher_checkpoint is None else read_statistics(self.teacher_checkpoint)
+            if stated is not None:  # before a TeacherCache asks what decides the teacher's outputs
+                adopt_statistics(self.teacher.extractor, stated, str(self.teacher_checkpoint))
+        present = self.trainer.callbacks  # type: ignore[attr-defined]
+        self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
+        self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.recall
+        callbacks = super().configure_callbacks()
+        if self.prompt_bank is not None and not self.prompt_bank.filled:
+            callbacks += self._missing_callbacks([PromptEmbeddings()])
+        if self.reads_teacher:
+            callbacks += self._missing_callbacks([TeacherCheck()])
+        return callbacks
+
+    def setup(self, stage: str) -> None:
+        """Refuses to train without text embeddings, or with a teacher of other classes."""
+        super().setup(stage)
+        if stage == "fit" and self.reads_teacher:
+            self.teacher_order()
+        if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
+            raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
+
+    def read_weights(self) -> None:
+        """Reads the teacher's weights too, from its checkpoint if there is one; no other stage needs them."""
+        if self.runs_teacher and not (self.teacher_cache is not None and self.teacher_cache.complete is None):
+            rows = self.teacher_order()
+            if self.teacher_checkpoint is None:
+                load_pretrained(self.teacher.extractor.network)
+            else:
+                load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False, key=self.teacher_key)
+            if rows is not None:
+                rank_zero_warn(describe_order(self.teacher_checkpoint or "the teacher", rows))
+                self.teacher.extractor.reorder_classes(rows)
+                self.teacher_classes = [known.reordered(rows) for known in self.teacher_classes]
+        super().read_weights()
+
+    def teacher_order(self) -> list[int] | None:
+        """Row of the teacher's head for each label, where the teacher has the classes in another order.
+
+        Raises:
+            ValueError: the teacher knows other classes than those of the data.
+        """
+        return teacher_order(self, self.teacher_checkpoint, datamodule_of(self.trainer))
+
+    def verify_networks(self, images: Tensor) -> None:
+        """Verifies also that networks and batch have what the losses need."""
+        super().verify_networks(images)
+        if self.text_alignment is not None:
+            self.extractor.require("embedding", reader="L_text")
+        validation.check_needs(self.distiller, list(self.extractors()), images=len(images))
+
+    def resize_classes(self, num_classes: int) -> None:
+        """Resizes the teacher's head, which its checkpoint then fills, and the prompt bank too."""
+        teacher = self.teacher.extractor
+        if self.runs_teacher and teacher.num_classes != num_classes:
+            if self.teacher_checkpoint is None and validation.measured_classes(teacher, num_classes) != num_classes:
+                raise ValueError(
+                    f"teacher {teacher.name} has {teacher.num_classes} classes instead of {num_classes}: a fresh head "
+                    "would know nothing; train it on these classes, and pass it or its teacher_checkpoint"
+                )
+            teacher.resize_head(num_classes)
+        super().resize_classes(num_classes)
+        if self.prompt_bank is not None:
+            self.prompt_bank.resize(num_classes)

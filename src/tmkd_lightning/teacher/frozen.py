@@ -1,4 +1,4 @@
-"""The teacher: an Extractor that never learns, never changes and never leaves evaluation mode."""
+"""A network that is never trained: evaluation mode, no gradients, its own precision."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from tmkd_lightning.utils.validation import check_count
 _CPU_PIXELS = 2**19  # in one forward: ten images of 224 pixels
 
 
-class Frozen(nn.Module):
-    """Runs an Extractor in evaluation mode without gradients, whatever mode its owner is in.
+class FrozenTeacher(nn.Module):
+    """Runs an Extractor in evaluation mode and without gradients, whatever mode its owner is in.
 
     Args:
-        extractor: the teacher; its parameters stop requiring gradients.
-        chunk: largest number of images in one forward, which bounds memory for huge teachers; None for all at once,
-            or on a CPU, which is faster on pieces, for a view of a few.
+        extractor: the network; its parameters stop requiring gradients.
+        chunk: largest number of images in one forward, which bounds the memory of large networks; None for all at
+            once, or on a CPU for pieces of at most one view, which is faster.
 
     Attributes:
-        map_size: side in pixels that maps are pooled to, None for the size that they have. What reads small maps need
-            not have large ones fused or kept.
+        map_size: side in pixels to which feature maps are pooled; None to leave them as they are.
 
     Raises:
         ValueError: `chunk` is below 1.
 
     Example:
         >>> from torchvision.models import resnet18
-        >>> teacher = Frozen(Extractor(resnet18(num_classes=5))).train()
+        >>> teacher = FrozenTeacher(Extractor(resnet18(num_classes=5))).train()
         >>> teacher.training, teacher.extractor.network.bn1.training
         (False, False)
     """
@@ -49,20 +48,20 @@ class Frozen(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode: BatchNorm in training mode would change the teacher."""
+        """Stays in evaluation mode: in training mode, BatchNorm would change its statistics."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, image: Tensor, views: int = 1, checked: bool = False) -> Output:
-        """Runs the teacher.
+        """Runs the network.
 
         Args:
             image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
-            views: how many views of the same images these are, one after the other.
-            checked: whether somebody has looked at their range.
+            views: number of views of the same images, one after the other.
+            checked: whether the range of the images has been checked.
 
         Returns:
-            The teacher's output; it carries no gradient.
+            Its output, without gradients.
         """
         if not checked and not torch.compiler.is_compiling():
             check_images(image)
@@ -72,16 +71,10 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def from_embedding(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
-        """Turns what is known of the teacher's output into the whole, as if the teacher had run.
+        """The output that belongs to embeddings ``(V * B, D)`` and maps ``(V * B, D, h, w)`` read from a cache.
 
-        Args:
-            embedding: ``(V * B, D)``.
-            feature_map: pooled if `map_size` says so, ``(V * B, D, h, w)``, or None if it is not wanted.
-            image: what the teacher would have seen in each view, ``(B, 3, H, W)``.
-            views: how many views these are, one after the other.
-
-        Returns:
-            The output. The head works on pieces of the same sizes, so that rounding is the same too.
+        The head runs on pieces of the sizes that `forward` would use on `image`, ``(B, 3, H, W)`` of each view, so that
+        it rounds in the same way.
         """
         head = self.extractor.head
         pieces = embedding.split(self._at_once(len(embedding), views, image))

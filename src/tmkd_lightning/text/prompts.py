@@ -254,9 +254,13 @@ class PromptBank(nn.Module):
         self.anchors.copy_(anchors)
         self.filled = True
 
-    def resized(self, num_classes: int) -> PromptBank:
-        """An empty bank for another number of classes."""
-        return PromptBank(len(self.embeddings), num_classes, self.anchors.shape[1])
+    def resize(self, num_classes: int) -> None:
+        """Makes room for another number of classes; the bank is empty then."""
+        views, classes, width = self.embeddings.shape
+        if num_classes != classes:
+            self.embeddings = self.embeddings.new_zeros(views, num_classes, width)
+            self.anchors = self.anchors.new_zeros(num_classes, width)
+            self.filled = False
 
     def rows(self, label: Tensor | None = None) -> Tensor:
         """The embeddings of a class's views side by side.

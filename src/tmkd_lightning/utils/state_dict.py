@@ -56,7 +56,7 @@ def names_under(module: nn.Module, *parts: str) -> list[str]:
 
     Args:
         module: owner of the submodules.
-        parts: names of direct submodules.
+        parts: dotted names of submodules.
 
     Returns:
         Dotted names.
@@ -66,7 +66,7 @@ def names_under(module: nn.Module, *parts: str) -> list[str]:
         ['teacher.weight', 'teacher.bias']
     """
     tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
-    return [name for name in tensors if name.split(".")[0] in parts]
+    return [name for name in tensors if name.startswith(tuple(f"{part}." for part in parts))]
 
 
 def uncompiled(name: str) -> str:
@@ -118,5 +118,5 @@ def _drop_saved(path: str, module: nn.Module, state: dict[str, Tensor], prefix: 
 
 
 def _keep_own(path: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    _drop_saved(path, module, state, prefix)
+    _drop_saved(path.partition(".")[0], module, state, prefix)  # as other libraries save teachers
     state.update({f"{prefix}{path}.{key}": value for key, value in module.get_submodule(path).state_dict().items()})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.feature_extraction.output import Output, Part
-from tmkd_lightning.teacher.frozen import Frozen
+from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.utils.precision import at_least_float32
 
 PIXELS = "pixels"
@@ -65,7 +65,7 @@ def parts(output: Output, views: int, types: Mapping[str, str]) -> dict[str, Ten
     return found
 
 
-def output_of(kept: Mapping[str, Tensor], teacher: Frozen, image: Tensor, views: int) -> Output:
+def output_of(kept: Mapping[str, Tensor], teacher: FrozenTeacher, image: Tensor, views: int) -> Output:
     """Makes the output again.
 
     Args:
@@ -98,7 +98,7 @@ def checksums(image: Tensor) -> np.ndarray:
     return np.array([[zlib.crc32(one.data)] for one in bits], np.uint32)
 
 
-def head_tensors(teacher: Frozen) -> dict[str, np.ndarray]:
+def head_tensors(teacher: FrozenTeacher) -> dict[str, np.ndarray]:
     """A teacher's head by name, for NumPy, which knows no bfloat16."""
     state: dict[str, Any] = teacher.extractor.head.state_dict()
     return {name: at_least_float32(value).cpu().numpy() for name, value in state.items()}

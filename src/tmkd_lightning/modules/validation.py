@@ -1,8 +1,8 @@
-"""What a module refuses, before or while it trains."""
+"""Checks of a module's networks, arguments and data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.text.prompts import datamodule_of
-from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
 
 
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> None:
@@ -25,9 +24,11 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> No
         raise ValueError("teacher and student share weights: freezing one would freeze the other, pass a deepcopy")
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ValueError(f"student {student.name} has nothing to train: call requires_grad_(True) on it")
-    if same_classes and teacher.num_classes != student.num_classes:
+    if not same_classes:
+        return
+    if teacher.num_classes != student.num_classes:
         student.measure_classes()
-    if same_classes and classes_of(teacher, student.num_classes) != student.num_classes:
+    if measured_classes(teacher, student.num_classes) != student.num_classes:
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
             f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: both must "
@@ -36,15 +37,31 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> No
         )
 
 
-def classes_of(teacher: Extractor, expected: int) -> int:
-    """Number of a teacher's classes; if it is not the expected one, what is taken for its head may be none."""
+def measured_classes(teacher: Extractor, expected: int) -> int:
+    """Number of a teacher's classes; if it is not the expected one, the layer taken for its head may be none."""
     if teacher.num_classes != expected:
         teacher.measure_classes()
     return teacher.num_classes
 
 
+def check_num_classes(num_classes: object) -> None:
+    """Refuses what is no number of classes."""
+    if num_classes not in (None, "data") and not (type(num_classes) is int and num_classes >= 1):
+        raise ValueError(f"num_classes must be a number from 1 on, 'data' or None, got {num_classes!r}")
+
+
+def check_known(num_classes: int | None) -> int:
+    """Refuses data that do not say how many classes they have."""
+    if num_classes is None:
+        raise ValueError(
+            "num_classes='data' takes the number of classes from the datamodule, but there is none with a num_classes "
+            "property: give the number"
+        )
+    return num_classes
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuses a word that is not among those on offer."""
+    """Refuses a word that is not among the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
 
@@ -58,32 +75,13 @@ def weight_beside(distiller: Distiller | None, logit_weight: float | None) -> fl
     return 0.0 if distiller is not None and distiller.is_logit_term else 1.0
 
 
-def check_loss_weights(weights: Mapping[str, float]) -> None:
-    """Refuses loss weights that are negative or not finite."""
-    for name, weight in weights.items():
-        check_weight(f"{name}_weight", weight)
-
-
-def check_temperatures(temperatures: Mapping[str, float]) -> None:
-    """Refuses temperatures that are not positive, or not finite."""
-    for name, temperature in temperatures.items():
-        check_positive(name, temperature)
-
-
-def check_widths(widths: Mapping[str, int | None]) -> None:
-    """Refuses widths and numbers of things that are no whole numbers from 1 on; None stands for a default."""
-    for name, width in widths.items():
-        if width is not None:
-            check_count(name, width)
-
-
 def check_path(name: str, path: object) -> None:
     """Refuses what can be no path."""
     if path is not None and not isinstance(path, (str, PathLike)):
         raise TypeError(f"{name} must be the path of a file or None, got {path!r}")
 
 
-def check_makers(optimizer: object, lr_scheduler: object) -> None:
+def check_factories(optimizer: object, lr_scheduler: object) -> None:
     """Refuses an optimizer or a scheduler where a function that makes it is expected."""
     if not callable(optimizer):
         raise TypeError(f"optimizer must be a function from parameter groups to an optimizer, got {optimizer!r}")
@@ -94,13 +92,13 @@ def check_makers(optimizer: object, lr_scheduler: object) -> None:
 
 
 def check_teacher_checkpoint(path: str | None) -> None:
-    """Refuses a teacher_checkpoint that is not there, before anything is fetched or encoded."""
+    """Refuses a teacher_checkpoint that is missing, before anything is downloaded or encoded."""
     if path is not None and not Path(path).is_file():
         raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, and was the teacher trained?")
 
 
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:
-    """Refuses networks without what the methods read, and batches too small for them."""
+    """Refuses networks without the parts that the methods read, and batches too small for them."""
     for part in distiller.parts:
         for extractor in extractors:
             for name in sorted(part.reads):
@@ -113,7 +111,7 @@ def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) ->
 
 
 def warn_small_batch(distiller: Sum, images: int) -> None:
-    """Tells of a last batch too small for a method, whose loss is 0 there."""
+    """Warns of a last batch too small for a method, whose loss is 0 there."""
     for part in distiller.parts:
         if images < part.min_batch:
             rank_zero_warn(
@@ -132,11 +130,11 @@ def check_data_classes(trainer: Trainer, extractor: Extractor) -> None:
         )
 
 
-def check_labels(label: Tensor, images: int, num_classes: int) -> None:
+def check_labels(labels: Tensor, images: int, num_classes: int) -> None:
     """Refuses labels that are not one class for each image; meant for the host, before the transfer."""
-    if label.ndim != 1 or len(label) != images or label.is_floating_point() or label.dtype == torch.bool:
-        raise ValueError(f"labels must be {images} integers, got shape {tuple(label.shape)} of {label.dtype}")
-    low, high = int(label.min()), int(label.max())
+    if labels.ndim != 1 or len(labels) != images or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be {images} integers, got shape {tuple(labels.shape)} of {labels.dtype}")
+    low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         wrong = low if low < 0 else high
         raise ValueError(f"label {wrong} is outside 0..{num_classes - 1}: the network has {num_classes} classes")
@@ -148,7 +146,7 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 
 def describe(batch: Any) -> str:
-    """Says what a batch is, for messages."""
+    """Describes a batch in messages."""
     if isinstance(batch, dict):
         return f"a dict with the keys {list(batch)}"
     if isinstance(batch, (list, tuple)):

@@ -1,0 +1,264 @@
+"""Modules and networks from the checkpoints that ``tmkd fit`` wrote, built again from the file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import instantiate_module
+from torch import Tensor, nn
+
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.models.pretrained import without_weights
+from tmkd_lightning.modules.base import BaseModule, Normalization, as_extractor
+from tmkd_lightning.modules.hyperparameters import CLASS_NAMES, LEFT_OUT, NUM_CLASSES
+from tmkd_lightning.text.class_names import ClassList, check_same_classes, given_classes, learned_classes
+from tmkd_lightning.text.prompts import check_class_names, fitting_class_names, names_or_numbers
+from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
+from tmkd_lightning.utils.messages import misfit, short
+from tmkd_lightning.utils.state_dict import differences
+
+_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of modules that the command line has trained
+_CALLS = {  # argument that holds the network: how the module is loaded in Python
+    "student": "TMKDModule.load_from_checkpoint({path!r}, teacher=..., student=..., weights_only=True)",
+    "network": "ClassifierModule.load_from_checkpoint({path!r}, network=..., weights_only=True)",
+}
+
+
+@dataclass(frozen=True)
+class LoadedStudent:
+    """The student of a `TMKDModule`, or the network of a `ClassifierModule`, with what its run knew.
+
+    Args:
+        extractor: the network with its normalisation, in evaluation mode.
+        class_names: names in the order of the labels, or None where the run knew none.
+        normalized_with: mean and standard deviation, if the run's data arrived normalised.
+        data: config of the run's datamodule, or None where the checkpoint does not hold it.
+    """
+
+    extractor: Extractor
+    class_names: list[str] | None
+    normalized_with: Normalization | None
+    data: dict[str, Any] | None
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the run's images in pixels, or None where the checkpoint does not say."""
+        size = None if self.data is None else self.data.get("image_size")
+        return size if isinstance(size, int) else None
+
+    def names(self, given: Sequence[str] | None) -> list[str] | None:
+        """The given names of the classes, else the run's, else None.
+
+        Raises:
+            ValueError: the given names cannot stand for the classes, or are the run's in another order.
+        """
+        if given is None:
+            return self.class_names
+        return resolve_class_names(given, self.class_names, "the checkpoint", self.extractor.num_classes)
+
+
+def load_student(checkpoint: str | Path) -> LoadedStudent:
+    """Builds the network of a checkpoint again, without teacher, text encoder or pretrained weights.
+
+    The file is opened with ``weights_only=True``. Its config names the class or function that builds the network; that
+    one is imported and called, as ``tmkd fit`` did: open checkpoints of people whom you trust.
+
+    Args:
+        checkpoint: file of a run of ``tmkd fit``.
+
+    Returns:
+        The network and what its run knew.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read safely, is not of ``tmkd fit``, or its network cannot be built or is another one
+            here; the message says what would help.
+    """
+    path = Path(checkpoint).expanduser()
+    content = read_checkpoint(path)
+    role = _role(content, path)
+    settings = content["hyper_parameters"]
+    extractor = as_extractor(_build_network(settings[role], path), content.get(NUM_CLASSES))
+    prefixes = {"extractor.": "", f"{role}.": "network."}
+    found = {
+        new + key.removeprefix(old): value
+        for key, value in content["state_dict"].items()
+        for old, new in prefixes.items()
+        if key.startswith(old)
+    }
+    own = extractor.state_dict()  # with the versions of its layers, which some ask for
+    _check_fit(path, extractor.name, found, own)
+    own.update(found)
+    extractor.load_state_dict(own)
+    return LoadedStudent(
+        extractor.eval(),
+        class_names=content.get(CLASS_NAMES) or settings.get("class_names"),
+        normalized_with=settings.get("normalized_with"),
+        data=content.get("datamodule_hyper_parameters"),
+    )
+
+
+def load_module(checkpoint: str | Path) -> BaseModule:
+    """Builds the module that ``tmkd fit`` trained, from its checkpoint alone, and loads its weights.
+
+    A teacher's network is built too, but its weights are not in the checkpoint and are not read. The checkpoint names
+    the classes of its parts, which are imported and called: open those of people whom you trust.
+
+    Args:
+        checkpoint: file of a run of ``tmkd fit``.
+
+    Returns:
+        The module on the CPU, in training mode, as any new module.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or was not made by the command line, or a part of it cannot be built.
+    """
+    path = Path(checkpoint).expanduser()
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"{path} is not a checkpoint of a run: it has no state_dict")
+    check_parts(content, path)
+    config = content.get("hyper_parameters") or {}
+    class_path = config.get("_class_path")
+    if class_path is None or config.get("_instantiator") != _INSTANTIATOR:
+        raise ValueError(
+            f"{path} does not say how its module is built, so tmkd did not make it: in Python, use "
+            "load_from_checkpoint(path, ...) of its class, with its networks"
+        )
+    try:
+        import_module(class_path.rpartition(".")[0])
+        module: LightningModule = instantiate_module(LightningModule, _without_instantiator(config))
+    except Exception as error:  # the parser and the parts have errors of many types
+        raise ValueError(
+            f"{path} cannot be built again as a {class_path}: was it made with another version, or is what it comes "
+            f"from neither installed nor in the current folder? ({short(error)})"
+        ) from None  # the parser's own message is a dump of the whole config
+    if not isinstance(module, BaseModule):
+        raise ValueError(f"{path} holds a {class_path}, which is no module of this library")
+    try:
+        module.on_load_checkpoint(content)
+        module.load_state_dict(content["state_dict"])
+    except Exception as error:  # of weights that do not fit, or of a module's own
+        _check_fit(path, module.extractor.name, content["state_dict"], module.state_dict())
+        raise ValueError(misfit(path, module.extractor.name, [short(error)])) from error
+    return module
+
+
+def load_datamodule(config: Mapping[str, Any], checkpoint: str | Path, remedy: str) -> LightningDataModule:
+    """Builds the datamodule of a run again from its config in a checkpoint; its data need not be there.
+
+    Raises:
+        ValueError: it cannot be built here; the message names the `checkpoint` and a `remedy`.
+    """
+    try:
+        return instantiate_module(LightningDataModule, _without_instantiator(config))
+    except Exception as error:  # the parser's and the datamodule's own
+        raise ValueError(
+            f"the datamodule of {checkpoint}, {config['_class_path']}, cannot be built here: {remedy} ({short(error)})"
+        ) from error
+
+
+def network_and_names(
+    network: BaseModule | Extractor, class_names: Sequence[str] | None
+) -> tuple[Extractor, list[str]]:
+    """Finds the network of a module, and names for its classes.
+
+    Args:
+        network: a TMKDModule, whose student is meant, a ClassifierModule, or an Extractor.
+        class_names: names in the order of the labels; None for those that the module, its datamodule or the checkpoint
+            it came from knows, or else the numbers of the classes. Others rename the classes, and do not reorder them.
+
+    Raises:
+        TypeError: neither a module of this library nor an Extractor.
+        ValueError: the names cannot stand for the classes, or are the known ones in another order.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> network_and_names(Extractor(resnet18(num_classes=2)), None)[1]
+        ['0', '1']
+    """
+    extractor = network.extractor if isinstance(network, BaseModule) else network
+    if not isinstance(extractor, Extractor):
+        raise TypeError(
+            f"expected a TMKDModule, a ClassifierModule or an Extractor, got {type(network).__name__}: wrap a bare "
+            "network as Extractor(network), with the mean and std that it expects"
+        )
+    known: Sequence[str] | None = None
+    if isinstance(network, BaseModule):  # its argument, then what it was trained on, then the last data it was given
+        learned, given = learned_classes(network), given_classes(network)
+        check_same_classes(learned, given, None)
+        known = next((one.names for one in (given, *learned) if one is not None), fitting_class_names(network))
+    return extractor, resolve_class_names(class_names, known, "the module", extractor.num_classes)
+
+
+def resolve_class_names(
+    given: Sequence[str] | None, known: Sequence[str] | None, source: str, num_classes: int
+) -> list[str]:
+    """The names that were asked for, else those the network was trained with, else the numbers of the classes.
+
+    Raises:
+        ValueError: the names cannot stand for the classes, or are those that `source` knows in another order.
+
+    Example:
+        >>> resolve_class_names(["kitten", "dog"], ["cat", "dog"], "the checkpoint", num_classes=2)
+        ['kitten', 'dog']
+    """
+    if given is None:
+        return check_class_names(names_or_numbers(known, num_classes), num_classes)
+    names = check_class_names(given, num_classes)
+    if known is not None:
+        check_same_classes([ClassList(source, known)], ClassList("the names given", names), None)
+    return names
+
+
+def _role(checkpoint: Any, path: Path) -> str:
+    """The constructor's argument that holds the network, ``student`` or ``network``."""
+    if not isinstance(checkpoint, Mapping) or LEFT_OUT not in checkpoint:
+        raise ValueError(
+            f"{path} is no checkpoint of a TMKDModule or ClassifierModule: build its network in Python, read the file "
+            "with tmkd_lightning.models.load_weights, and pass Extractor(network) on"
+        )
+    check_parts(checkpoint, path)
+    settings = checkpoint.get("hyper_parameters") or {}
+    for role in _CALLS:
+        if isinstance(settings.get(role), Mapping):
+            return role
+    calls = [
+        call for role, call in _CALLS.items() if any(key.startswith(f"{role}.") for key in checkpoint["state_dict"])
+    ]
+    if not calls:
+        raise ValueError(f"{path} is damaged, or of other code: its state_dict holds no network")
+    raise ValueError(
+        f"{path} does not say how its network is built: files made in Python cannot. Load it there, module = "
+        f"{calls[0].format(path=str(path))}, and call tmkd_lightning.export.export_student(module, ...) or "
+        "tmkd_lightning.export.predict_folder(module, ...)"
+    )
+
+
+def _build_network(config: Mapping[str, Any], path: Path) -> nn.Module:
+    try:
+        config = without_weights(config)
+        arguments = {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
+        network: nn.Module = instantiate_module(nn.Module, {"_class_path": config["class_path"], **arguments})
+    except Exception as error:  # whatever the network's own code raises
+        raise ValueError(
+            f"the network of {path}, {config.get('class_path')}, cannot be built here: is what it comes from "
+            f"installed, in the same version, or in the current folder? ({short(error)})"
+        ) from error
+    return network
+
+
+def _check_fit(path: Path, network: str, found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    problems = differences(found, own)
+    if problems:
+        raise ValueError(misfit(path, network, problems))
+
+
+def _without_instantiator(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "_instantiator"}

@@ -1,0 +1,92 @@
+"""The teacher of TMKD: several views of each image, one frozen network, one fused output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.output import Output
+from tmkd_lightning.teacher.frozen import FrozenTeacher
+from tmkd_lightning.teacher.fusion import WeightNet, fuse
+from tmkd_lightning.text.prompts import PromptBank
+from tmkd_lightning.views import MultiView
+
+
+class MultiViewTeacher(nn.Module):
+    """Runs a frozen network on several views of each image and fuses its outputs.
+
+    Args:
+        frozen: the network.
+        views: what it sees of each image.
+        weight_net: weighs the views by the prompts of each class; None for equal weights.
+        prompt_bank: embeddings of those prompts; needed with a `weight_net`.
+
+    Attributes:
+        cache: reads the outputs of all views of a batch from a `TeacherCache`, or computes and writes them; None to
+            compute them.
+        mean_weights: weight of each view in the last batch, by the view's name.
+
+    Source: Fig. 2, Eq. 3 to 5.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> teacher = MultiViewTeacher(FrozenTeacher(Extractor(resnet18(num_classes=5))), MultiView(["rgb", "edge"]))
+        >>> teacher(torch.rand(2, 3, 32, 32), torch.tensor([0, 4])).logits.shape
+        torch.Size([2, 5])
+        >>> teacher.mean_weights["edge"].item()
+        0.5
+    """
+
+    def __init__(
+        self,
+        frozen: FrozenTeacher,
+        views: MultiView,
+        weight_net: WeightNet | None = None,
+        prompt_bank: PromptBank | None = None,
+    ) -> None:
+        super().__init__()
+        self.frozen, self.views = frozen, views
+        self.weight_net, self.prompt_bank = weight_net, prompt_bank
+        self.cache: Callable[[MultiViewTeacher, Tensor], Output] | None = None
+        self.mean_weights: dict[str, Tensor] = {}
+
+    @property
+    def extractor(self) -> Extractor:
+        """The frozen network as a source of outputs."""
+        return self.frozen.extractor
+
+    def forward(self, images: Tensor, labels: Tensor) -> Output:
+        """Fuses the outputs of all views.
+
+        Args:
+            images: ``(B, 3, H, W)``, float in [0, 1].
+            labels: ``(B,)``, in 0..K-1; they choose the weights of the views.
+
+        Returns:
+            Output of B rows; gradients flow into the WeightNet alone.
+        """
+        outputs = self.forward_views(images) if self.cache is None else self.cache(self, images)
+        if len(self.views) == 1:
+            return outputs
+        weights = self.view_weights(labels)
+        self.mean_weights = dict(zip(self.views.names, weights.detach().mean(0), strict=True))
+        return fuse(outputs, weights)
+
+    def forward_views(self, images: Tensor) -> Output:
+        """Runs the network on all views of images ``(B, 3, H, W)``: ``V * B`` rows in the order of views."""
+        output: Output = self.frozen(self.views(images).flatten(0, 1), views=len(self.views), checked=True)
+        return output
+
+    def view_weights(self, labels: Tensor) -> Tensor:
+        """Weights ``(B, V)`` of the views for the class of each image, each row summing to 1 (Eq. 3 and 4)."""
+        if self.weight_net is None or self.prompt_bank is None:
+            return torch.full((len(labels), len(self.views)), 1 / len(self.views), device=labels.device)
+        weights: Tensor
+        if len(labels) < len(self.prompt_bank.anchors):  # fewer images than classes
+            weights = self.weight_net(self.prompt_bank.rows(labels))
+            return weights
+        weights = self.weight_net(self.prompt_bank.rows())
+        return weights[labels]
