@@ -73,11 +73,13 @@ def test_their_batches_networks_and_statistics_train(fit, prompts) -> None:
 def test_normalised_images_are_not_normalised_again_by_a_call() -> None:
     """A metric of one's own in a subclass: the images of the batch are normalised already."""
     module, batch = their_module().eval(), next(iter(their_loader()))
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\] but .* called on images in \[0, 1\], as self.take"):
+    with pytest.raises(
+        ValueError, match=r"must lie in \[0, 1\] but .* called on images in \[0, 1\], as self.preprocess"
+    ):
         module(batch["pixels"])
     image, _ = module.preprocess(batch)
     assert module(image).equal(module.extractor(image).logits)
-    for call in (module.extractor, module.teacher):  # each of which would normalise once more
+    for call in (module.extractor, module.teacher.frozen):  # each of which would normalise once more
         with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
             call(batch["pixels"])
     for bad in (torch.full((2, 3, 8, 8), float("nan")), 255 * image, image[0]):

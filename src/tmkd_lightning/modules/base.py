@@ -185,9 +185,9 @@ class BaseModule(LightningModule):
 
     def log_losses(self, losses: dict[str, Tensor]) -> Tensor:
         """Logs weighted loss terms by name, and returns their sum."""
-        values = torch.stack([at_least_float32(term) for term in losses.values()])
+        values = torch.stack(list(losses.values()))
         self.logged_losses = dict(zip(losses, values.detach(), strict=True))
-        loss = values.sum()
+        loss = values.sum(dtype=torch.promote_types(values.dtype, torch.float32))
         self.log_dict({f"train/{name}": term.detach() for name, term in losses.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss

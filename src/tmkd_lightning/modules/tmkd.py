@@ -30,7 +30,6 @@ from tmkd_lightning.text.class_names import learned_classes
 from tmkd_lightning.text.prompts import PromptBank, datamodule_of
 from tmkd_lightning.utils.precision import at_least_float32
 from tmkd_lightning.utils.state_dict import leave_out, names_under, save_under
-from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
 from tmkd_lightning.views import MultiView, View
 
 
@@ -134,17 +133,12 @@ class TMKDModule(BaseModule):
         self._save_hparams()
         distiller = Sum(*distiller) if isinstance(distiller, (list, tuple)) else distiller
         logit_weight = validation.weight_beside(distiller, logit_weight)
-        weights = {"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight}
-        for name, weight in weights.items():
-            check_weight(f"{name}_weight", weight)
-        check_positive("temperature", temperature)
-        check_positive("feature_temperature", feature_temperature)
-        check_positive("text_temperature", text_temperature)
-        for name, width in (("text_dim", text_dim), ("text_head_dim", text_head_dim), ("fusion_hidden", fusion_hidden)):
-            check_count(name, width)
-        for name, count in (("text_negatives", text_negatives), ("teacher_chunk", teacher_chunk)):
-            if count is not None:
-                check_count(name, count)
+        validation.check_loss_options(
+            weights={"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight},
+            temperatures={"": temperature, "feature_": feature_temperature, "text_": text_temperature},
+        )
+        counts = {"text_dim": text_dim, "text_head_dim": text_head_dim, "fusion_hidden": fusion_hidden}
+        validation.check_counts(counts | {"text_negatives": text_negatives, "teacher_chunk": teacher_chunk})
         validation.check_path("teacher_checkpoint", teacher_checkpoint)
         validation.check_choice("fusion", fusion, ["text", "mean"])
         validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
@@ -158,15 +152,9 @@ class TMKDModule(BaseModule):
         self.teacher_key = teacher_key
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 
-        own: list[Distiller] = []
-        if logit_weight:
-            own.append(KD(temperature, logit_weight, name="logit"))
-        if feature_weight:
-            for extractor in (self.extractor, teacher):
-                extractor.require("embedding", reader="L_feat")
-            dims = self.extractor.embedding_dim, teacher.embedding_dim
-            own.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
+        own = self._own_terms(teacher, temperature, feature_temperature, noise_scale, logit_weight, feature_weight)
         self.distiller = Sum(*own) if distiller is None else Sum(distiller, *own)
+        self.reads_teacher = len(self.distiller.parts) > 0
         frozen.map_size = self.distiller.map_size
         for extractor in (self.extractor, teacher):
             extractor.keep_map = "feature_map" in self.distiller.reads
@@ -188,6 +176,20 @@ class TMKDModule(BaseModule):
         save_under(self, "teacher.weight_net", "weight_net")
         self._ddp_params_and_buffers_to_ignore = names_under(self, "teacher.frozen", "prompt_bank")
 
+    def _own_terms(
+        self, teacher: Extractor, t_logit: float, t_feature: float, noise_scale: float, logit: float, feature: float
+    ) -> list[Distiller]:
+        """L_logit and L_feat, where their weights are not 0."""
+        terms: list[Distiller] = []
+        if logit:
+            terms.append(KD(t_logit, logit, name="logit"))
+        if feature:
+            for extractor in (self.extractor, teacher):
+                extractor.require("embedding", reader="L_feat")
+            dims = self.extractor.embedding_dim, teacher.embedding_dim
+            terms.append(FeatureKL(*dims, t_feature, noise_scale, feature))
+        return terms
+
     @property
     def student(self) -> nn.Module:
         """The bare student."""
@@ -205,11 +207,6 @@ class TMKDModule(BaseModule):
         return views
 
     @property
-    def reads_teacher(self) -> bool:
-        """Whether any loss term does."""
-        return len(self.distiller.parts) > 0
-
-    @property
     def runs_teacher(self) -> bool:
         """Whether training runs the teacher, and does not read all of its outputs from a complete cache."""
         return self.reads_teacher and not (self.teacher_cache is not None and self.teacher_cache.complete)
@@ -221,16 +218,16 @@ class TMKDModule(BaseModule):
         images, labels = self.preprocess_labelled(batch)
         if self._is_degenerate_batch(labels):
             return self._zero_loss()
-        validation.warn_small_batch(self.distiller, images=len(labels))
+        if len(labels) < self.distiller.min_batch:
+            validation.warn_small_batch(self.distiller, images=len(labels))
         teacher = self.teacher(images, labels) if self.reads_teacher else None  # first: it leaves no activations behind
         student = self.student_extractor(images, checked=True)
-        losses = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), labels)}
+        losses = [{"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), labels)}]
         if teacher is not None:
-            distilled = self.distiller(student, self.target(teacher), labels)
-            losses = join(losses, self.fusion_loss(teacher, labels), distilled)
+            losses += [self.fusion_loss(teacher, labels), self.distiller(student, self.target(teacher), labels)]
         if self.text_alignment is not None:
-            losses = join(losses, self.text_alignment(student.embedding, self.prompt_bank.anchors, labels))
-        return self.log_losses(losses)
+            losses.append(self.text_alignment(student.embedding, self.prompt_bank.anchors, labels))
+        return self.log_losses(join(*losses))
 
     def target(self, teacher: Output) -> Output:
         """What the student learns from: detached unless the distillation losses train the WeightNet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.text.prompts import datamodule_of
+from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
 
 
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> None:
@@ -73,6 +74,21 @@ def weight_beside(distiller: Distiller | None, logit_weight: float | None) -> fl
     if logit_weight is not None:
         return logit_weight
     return 0.0 if distiller is not None and distiller.is_logit_term else 1.0
+
+
+def check_loss_options(weights: Mapping[str, float], temperatures: Mapping[str, float]) -> None:
+    """Refuses weights below 0 and temperatures that are not positive; keys are what stands before their names."""
+    for name, weight in weights.items():
+        check_weight(f"{name}_weight", weight)
+    for name, temperature in temperatures.items():
+        check_positive(f"{name}temperature", temperature)
+
+
+def check_counts(counts: Mapping[str, int | None]) -> None:
+    """Refuses what is no whole number from 1 on; None stands for a default."""
+    for name, count in counts.items():
+        if count is not None:
+            check_count(name, count)
 
 
 def check_path(name: str, path: object) -> None:

@@ -67,7 +67,10 @@ class FrozenTeacher(nn.Module):
             check_images(image)
         pieces = image.split(self._at_once(len(image), views, image))
         with self.extractor.own_precision(image.device):
-            return Output.cat([self._with_pooled_map(self.extractor(piece, checked=True)) for piece in pieces])
+            outputs = (self.extractor(piece, checked=True) for piece in pieces)
+            if self.map_size is not None:  # piece by piece, so that large maps are not held
+                outputs = (_pool_map(output, self.map_size) for output in outputs)
+            return Output.cat(list(outputs))
 
     @torch.no_grad()
     def from_embedding(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
@@ -87,7 +90,8 @@ class FrozenTeacher(nn.Module):
         # What is larger leaves the cache, and memory above 32 MB is fetched anew for every layer.
         return min(images // views, max(1, _CPU_PIXELS // image.shape[-2:].numel()))
 
-    def _with_pooled_map(self, output: Output) -> Output:
-        if self.map_size is None or output.feature_map is None:
-            return output
-        return replace(output, feature_map=pool(output.feature_map, self.map_size, "teacher"))
+
+def _pool_map(output: Output, size: int) -> Output:
+    if output.feature_map is None:
+        return output
+    return replace(output, feature_map=pool(output.feature_map, size, "teacher"))

@@ -49,6 +49,7 @@ class MultiViewTeacher(nn.Module):
     ) -> None:
         super().__init__()
         self.frozen, self.views = frozen, views
+        self.num_views, self.view_names = len(views), views.names
         self.weight_net, self.prompt_bank = weight_net, prompt_bank
         self.cache: Callable[[MultiViewTeacher, Tensor], Output] | None = None
         self.mean_weights: dict[str, Tensor] = {}
@@ -69,21 +70,21 @@ class MultiViewTeacher(nn.Module):
             Output of B rows; gradients flow into the WeightNet alone.
         """
         outputs = self.forward_views(images) if self.cache is None else self.cache(self, images)
-        if len(self.views) == 1:
+        if self.num_views == 1:
             return outputs
         weights = self.view_weights(labels)
-        self.mean_weights = dict(zip(self.views.names, weights.detach().mean(0), strict=True))
+        self.mean_weights = dict(zip(self.view_names, weights.detach().mean(0), strict=True))
         return fuse(outputs, weights)
 
     def forward_views(self, images: Tensor) -> Output:
         """Runs the network on all views of images ``(B, 3, H, W)``: ``V * B`` rows in the order of views."""
-        output: Output = self.frozen(self.views(images).flatten(0, 1), views=len(self.views), checked=True)
+        output: Output = self.frozen(self.views(images).flatten(0, 1), views=self.num_views, checked=True)
         return output
 
     def view_weights(self, labels: Tensor) -> Tensor:
         """Weights ``(B, V)`` of the views for the class of each image, each row summing to 1 (Eq. 3 and 4)."""
         if self.weight_net is None or self.prompt_bank is None:
-            return torch.full((len(labels), len(self.views)), 1 / len(self.views), device=labels.device)
+            return torch.full((len(labels), self.num_views), 1 / self.num_views, device=labels.device)
         weights: Tensor
         if len(labels) < len(self.prompt_bank.anchors):  # fewer images than classes
             weights = self.weight_net(self.prompt_bank.rows(labels))
