@@ -402,6 +402,20 @@ def test_endings_that_are_refused(ending: Callable[[Tensor], object], error: typ
         Extractor(Ending(ending))(images())
 
 
+def test_an_ending_that_changes_is_refused_later() -> None:
+    extractor = Extractor(Ending(lambda logits: logits))
+    extractor(images())
+    extractor.network.ending = lambda logits: (logits, logits)
+    with pytest.raises(TypeError, match="Ending returned a tuple"):
+        extractor(images())
+
+
+def test_a_number_of_classes_that_nothing_shows_must_be_given() -> None:
+    with pytest.raises(ValueError, match=r"how many classes Identity has cannot be read off it.*num_classes=\.\.\."):
+        _ = Extractor(nn.Identity()).num_classes
+    assert Extractor(nn.Identity(), num_classes=3).num_classes == 3
+
+
 @pytest.mark.parametrize("ending", [lambda logits: logits.log_softmax(1), lambda logits: logits * 2])
 def test_logits_alone_where_no_linear_layer_gives_them(ending: Callable[[Tensor], Tensor]) -> None:
     extractor = Extractor(Ending(ending).eval())
