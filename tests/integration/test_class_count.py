@@ -28,8 +28,9 @@ def sgd(params):
     return torch.optim.SGD(params, lr=0.01)
 
 
-def test_a_fresh_head_is_tapped_like_the_old_one(net) -> None:
-    extractor = Extractor(net(8, num_classes=7))
+@pytest.mark.parametrize("given", [None, 7])
+def test_a_fresh_head_is_captured_like_the_old_one(net, given) -> None:
+    extractor = Extractor(net(8, num_classes=7), num_classes=given)
     image = torch.rand(4, 3, 8, 8)
     extractor(image)
     extractor.resize_head(3)

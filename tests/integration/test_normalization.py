@@ -63,7 +63,7 @@ def test_timms_own_statistics_wherever_the_network_stands(wrap) -> None:
     torch.manual_seed(0)
     extractor = Extractor(wrap(vit()))
     assert used(extractor) == (list(HALF), list(HALF))
-    assert "says so" in extractor.statistics_source
+    assert extractor.statistics_source.startswith("from ")
 
 
 def test_in_a_module_teacher_and_student_each_have_their_own() -> None:
@@ -86,7 +86,7 @@ def test_imagenets_where_nothing_is_said() -> None:
     extractor = Extractor(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
     assert used(extractor)[0] == pytest.approx(IMAGENET_MEAN)
     assert used(extractor)[1] == pytest.approx(IMAGENET_STD)
-    assert extractor.statistics_source == "ImageNet's, as the network says nothing"
+    assert extractor.statistics_source == "ImageNet's, as the network states none"
 
 
 def test_what_is_given_wins() -> None:
@@ -97,7 +97,7 @@ def test_what_is_given_wins() -> None:
 
 
 def test_parts_that_say_different_things_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"parts of Wrapped were .*networks.0 says so.*networks.1 says so.*mean="):
+    with pytest.raises(ValueError, match=r"parts of Wrapped were .*from networks.0.*from networks.1.*mean="):
         Extractor(Wrapped(vit(), Tower()))
     assert used(Extractor(Wrapped(vit(), vit())))[0] == [0.5] * 3
     assert used(Extractor(Wrapped(vit(), Tower()), mean=HALF, std=HALF))[0] == [0.5] * 3
@@ -159,10 +159,10 @@ def test_statistics_that_were_given_stay_and_the_difference_is_said(tmp_path) ->
 def test_the_look_at_the_teacher_says_what_is_used(fit, loader, caplog) -> None:
     module = TMKDModule(Tower(), plain(), views=["rgb"], feature_weight=0, text_weight=0)
     fit(module, val=loader(), max_epochs=1)
-    assert "normalised with mean 0.4815, 0.4578, 0.4082 and std 0.2686, 0.2613, 0.2758 (Tower says so)" in caplog.text
+    assert "normalised with mean 0.4815, 0.4578, 0.4082 and std 0.2686, 0.2613, 0.2758 (from Tower)" in caplog.text
     module = TMKDModule(plain(), plain(), views=["rgb"], feature_weight=0, text_weight=0)
     fit(module, val=loader(), max_epochs=1)
-    assert "(ImageNet's, as the network says nothing)" in caplog.text
+    assert "(ImageNet's, as the network states none)" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
@@ -172,16 +172,22 @@ def test_statistics_in_whatever_form_are_those_of_the_file(tmp_path, kind, recwa
     load_weights(extractor, path)
     assert not [one for one in recwarn if "was given others" in str(one.message)]
     assert extractor.statistics_source == "as given"
-    with pytest.raises(ValueError, match="three values"):
-        Extractor(plain(), mean=[], std=[])
 
 
 def test_what_was_loaded_is_said_to_come_from_the_file(tmp_path) -> None:
     path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     module = ClassifierModule(plain())
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
-    assert used(module.extractor)[0] == pytest.approx([0.1, 0.2, 0.3])
-    assert module.extractor.statistics_source == "its checkpoint says so"
+    assert used(module.extractor) == (pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0.4, 0.5, 0.6]))
+    assert module.extractor.statistics_source == "from its checkpoint"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mean": (0.5, 0.5)}, {"std": (0.5,)}, {"std": (0.5, 0.5, 0.0)}, {"mean": (0.0,) * 4}, {"mean": []}]
+)
+def test_wrong_statistics(wrong) -> None:
+    with pytest.raises(ValueError, match="mean and std need three values each, std above 0"):
+        Extractor(plain(), **wrong)
 
 
 @pytest.mark.parametrize("mean", ["0.5,0.5", "[[1], [2], [3]]", "[" * 10_000, '["a", "b", "c"]', "null"])

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.error import URLError
 
 import pytest
+import timm
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -21,6 +22,8 @@ from torchvision.models import get_model, get_model_weights
 from helpers.fake_datasets import Trap
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained, load_weights
+from tmkd_lightning.models.pretrained import without_weights
+from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest to build
 PLAIN = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}  # or they say it takes long
@@ -112,10 +115,6 @@ def test_weights_of_large_images_make_the_network_large() -> None:
     assert network.network.image_size == 384
 
 
-def test_nothing_is_read_at_first() -> None:
-    assert Pretrained("resnet18", num_classes=3).pending
-
-
 def test_the_first_forward_reads_and_no_other(put: Put, hub: Path) -> None:
     stand_in = put()
     network = Pretrained(SMALL, num_classes=3).eval()
@@ -154,42 +153,50 @@ def test_all_inside_a_module_are_read(put: Put) -> None:
     assert not both[2].state_dict()["conv5.0.weight"].equal(stand_in["conv5.0.weight"])
 
 
-def test_training_starts_from_the_weights_and_testing_needs_none(
+def test_training_starts_from_the_weights_and_nothing_else_needs_them(
     put: Put, hub: Path, fit: Callable[..., Trainer], tmp_path: Path
 ) -> None:
-    stand_in = put()
-    module = ClassifierModule(Pretrained(SMALL, 3), optimizer=lambda params: torch.optim.SGD(params, lr=0.0))
-    trainer = fit(module, max_epochs=1)
-    assert module.network.network.conv5[0].weight.equal(stand_in["conv5.0.weight"])
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    def module() -> ClassifierModule:
+        return ClassifierModule(Pretrained(SMALL, 3), optimizer=lambda params: torch.optim.SGD(params, lr=0.0))
+
+    def filters(module: ClassifierModule) -> Tensor:
+        return module.network.network.conv5[0].weight
+
+    stand_in, path = put(), tmp_path / "last.ckpt"
+    first = module()
+    fit(first, max_epochs=1).save_checkpoint(path)
+    assert filters(first).equal(stand_in["conv5.0.weight"])
     next(hub.iterdir()).unlink()
-    restored = ClassifierModule.load_from_checkpoint(tmp_path / "last.ckpt", network=Pretrained(SMALL, 3)).eval()
+    restored = ClassifierModule.load_from_checkpoint(path, network=Pretrained(SMALL, 3)).eval()
     image = torch.rand(2, 3, 32, 32)
-    assert restored(image).equal(module.eval()(image))
+    assert restored(image).equal(first.eval()(image))
+    resumed = module()
+    fit(resumed, max_epochs=2, ckpt_path=path)
+    assert filters(resumed).equal(filters(first))
+    with pytest.raises(PretrainedWeightsError, match="could not be fetched"):
+        fit(module(), max_epochs=1)
 
 
 # Not reading
 
 
-def own(network: Pretrained) -> dict[str, Tensor]:
+def changed(network: nn.Module) -> dict[str, Tensor]:
     return {key: value + 1 for key, value in network.state_dict().items()}
 
 
-def load_itself(network: Pretrained, folder: Path) -> None:
-    network.load_state_dict(own(network))
-
-
-def load_inside(network: Pretrained, folder: Path) -> None:
-    network.network.load_state_dict(own(network))
-
-
-def load_parent(network: Pretrained, folder: Path) -> None:
+def load_into_parent(network: Pretrained, folder: Path) -> None:
     parent = nn.ModuleDict({"one": nn.Linear(1, 1), "two": nn.Sequential(network)})
-    parent.load_state_dict({key: value + 1 for key, value in parent.state_dict().items()})
+    parent.load_state_dict(changed(parent))
+
+
+def load_into_module(network: Pretrained, folder: Path) -> None:
+    module = ClassifierModule(network)
+    assert "network.conv5.0.weight" in module.state_dict()
+    module.load_state_dict(changed(module))
 
 
 def load_file(network: Pretrained, folder: Path) -> None:
-    torch.save(own(network), folder / "weights.pt")
+    torch.save(changed(network), folder / "weights.pt")
     load_weights(network, folder / "weights.pt")
 
 
@@ -199,15 +206,16 @@ def load_file_of_other_classes(network: Pretrained, folder: Path) -> None:
         load_weights(network, folder / "weights.pt")
 
 
-def load_checkpoint(network: Pretrained, folder: Path) -> None:
-    module = ClassifierModule(network)
-    state = {key: value + 1 for key, value in module.state_dict().items()}
-    assert "network.conv5.0.weight" in state
-    module.load_state_dict(state)
-
-
 @pytest.mark.parametrize(
-    "load", [load_itself, load_inside, load_parent, load_file, load_file_of_other_classes, load_checkpoint]
+    "load",
+    [
+        lambda network, _: network.load_state_dict(changed(network)),
+        lambda network, _: network.network.load_state_dict(changed(network)),
+        load_into_parent,
+        load_into_module,
+        load_file,
+        load_file_of_other_classes,
+    ],
 )
 def test_loaded_weights_are_not_overwritten(load: Callable[..., None], put: Put, tmp_path: Path) -> None:
     put()  # it could be read
@@ -220,30 +228,25 @@ def test_loaded_weights_are_not_overwritten(load: Callable[..., None], put: Put,
     assert all(value.equal(state[key]) for key, value in network.state_dict().items())
 
 
-def test_loading_something_else_leaves_it_waiting() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {},
+        lambda state: {"other.weight": torch.ones(1, 1)},
+        lambda state: {"fc.weight": state["fc.weight"] + 1, "fc.bias": state["fc.bias"] + 1},
+        lambda state: state,
+    ],
+    ids=["nothing", "of another network", "a head alone", "its own tensors"],
+)
+def test_loading_something_else_leaves_it_pending(change: Callable[..., dict[str, Tensor]]) -> None:
     network = Pretrained(SMALL, num_classes=3)
-    parent = nn.ModuleDict({"student": network, "other": nn.Linear(1, 1)})
-    parent.load_state_dict({"other.weight": torch.ones(1, 1), "conv5.0.weight": torch.ones(1)}, strict=False)
-    network.load_state_dict({}, strict=False)
-    assert network.pending
-
-
-def test_a_head_alone_leaves_it_waiting() -> None:
-    network = Pretrained(SMALL, num_classes=3)
-    network.load_state_dict({"fc.weight": torch.ones(3, 1024), "fc.bias": torch.ones(3)}, strict=False)
-    assert network.pending
+    network.load_state_dict(change(network.state_dict()), strict=False)
     with pytest.raises(RuntimeError, match="size mismatch"):
         network.load_state_dict({"conv5.0.weight": torch.ones(1)}, strict=False)
     assert network.pending
 
 
-def test_putting_its_own_tensors_back_leaves_it_waiting() -> None:
-    network = Pretrained(SMALL, num_classes=3)
-    network.load_state_dict(network.state_dict())
-    assert network.pending
-
-
-def test_a_students_checkpoint_leaves_the_teacher_waiting() -> None:
+def test_a_students_checkpoint_leaves_the_teacher_pending() -> None:
     """Modules give a teacher its own tensors when a checkpoint holds none: it must not take them for its weights."""
     module = TMKDModule(Pretrained(SMALL, 3), Pretrained(SMALL, 3), text_weight=0, fusion="mean")
     module.load_state_dict({key: value + 1 for key, value in module.state_dict().items()})
@@ -251,30 +254,17 @@ def test_a_students_checkpoint_leaves_the_teacher_waiting() -> None:
     assert module.teacher.extractor.network.pending
 
 
-def test_copies_wait_for_themselves(put: Put) -> None:
+def test_copies_are_pending_on_their_own(put: Put) -> None:
     stand_in = put()
     network = Pretrained(SMALL, num_classes=3)
     read, loaded = copy.deepcopy(network), copy.deepcopy(network)
     read.load_pretrained()
-    loaded.load_state_dict(own(loaded))
+    loaded.load_state_dict(changed(loaded))
     assert (network.pending, read.pending, loaded.pending) == (True, False, False)
     assert_read(read, stand_in, "fc")
-    network.load_state_dict(own(network))
+    network.load_state_dict(changed(network))
     assert not network.pending
     assert read.state_dict().keys() == stand_in.keys()  # the names were copied too
-
-
-def test_a_resumed_run_does_without(put: Put, hub: Path, fit: Callable[..., Trainer], tmp_path: Path) -> None:
-    put()
-    options = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.0)}
-    first = ClassifierModule(Pretrained(SMALL, 3), **options)
-    fit(first, max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
-    next(hub.iterdir()).unlink()
-    second = ClassifierModule(Pretrained(SMALL, 3), **options)
-    fit(second, max_epochs=2, ckpt_path=tmp_path / "last.ckpt")
-    assert second.network.network.conv5[0].weight.equal(first.network.network.conv5[0].weight)
-    with pytest.raises(PretrainedWeightsError, match="could not be fetched"):
-        fit(ClassifierModule(Pretrained(SMALL, 3), **options), max_epochs=1)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
@@ -290,10 +280,9 @@ def test_the_same_network_with_and_without_weights(name: str) -> None:
 
 
 def test_modules_normalise_as_the_weights_expect() -> None:
-    stated = [Pretrained(name, 3, weights=None).pretrained_cfg for name in ("resnet18", "efficientnet_v2_l")]
-    assert stated[0] == {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    assert stated[1] == {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    assert Pretrained("resnet18", 3, weights=None).pretrained_cfg == {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     module = ClassifierModule(Pretrained("efficientnet_v2_l", 3, weights=None))
+    assert module.network.pretrained_cfg == {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     assert module.extractor.mean.flatten().tolist() == [0.5, 0.5, 0.5]
 
 
@@ -392,6 +381,58 @@ def test_malicious_files_are_refused(put: Put, hub: Path, tmp_path: Path, zipped
     with pytest.raises(PretrainedWeightsError, match="cannot be read safely"):
         Pretrained(SMALL, num_classes=3).load_pretrained()
     assert not hacked.exists()
+
+
+# Configs without weights
+
+
+def torchvisions(name: str, **arguments: object) -> dict[str, object]:
+    return {"class_path": f"torchvision.models.{name}", "init_args": arguments}
+
+
+def test_torchvisions_weights_are_deferred() -> None:
+    config = without_weights(
+        torchvisions("resnet18", weights="IMAGENET1K_V1", progress=True, num_classes=1000, groups=1)
+    )
+    assert config["class_path"] == "tmkd_lightning.models.Pretrained"
+    network = Pretrained(**config["init_args"])
+    assert network.state_dict().keys() == get_model("resnet18").state_dict().keys()
+
+
+def test_torchvisions_builders_that_change_with_weights_still_do() -> None:
+    """``googlenet(weights=...)`` transforms its input, which its weights do not show."""
+    network = Pretrained(**without_weights(torchvisions("googlenet", weights="DEFAULT"))["init_args"])
+    assert network.network.transform_input
+    assert not Pretrained("googlenet", weights=None, options={"transform_input": False}).network.transform_input
+
+
+def test_configs_that_read_no_weights_stay() -> None:
+    for config in (
+        torchvisions("resnet18", weights=None, num_classes=3),
+        torchvisions("quantization.resnet18", weights="DEFAULT"),
+        {"class_path": "my_project.Net", "init_args": {"pretrained": True}},
+        "torchvision.models.resnet18",
+        3,
+        None,
+    ):
+        assert without_weights(config) == config
+
+
+def test_parts_inside_others_are_found() -> None:
+    timms = {"class_path": "timm.create_model", "init_args": {"model_name": "resnet18", "pretrained": True}}
+    extractor = {"class_path": "tmkd_lightning.Extractor", "init_args": {"network": timms, "mean": [0.5, 0.5, 0.5]}}
+    inside = without_weights(extractor)["init_args"]
+    assert inside["network"]["init_args"] == {"model_name": "resnet18", "pretrained": False}
+    assert inside["mean"] == [0.5, 0.5, 0.5]
+    assert timms["init_args"]["pretrained"]  # what was given is not changed
+    assert without_weights([timms])[0] == inside["network"]
+
+
+def test_timms_layers_do_not_depend_on_weights(monkeypatch) -> None:
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *args, **options: None)
+    one, other = (timm.create_model("mobilenetv3_small_050", pretrained=on, num_classes=3) for on in (True, False))
+    shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (one, other)]
+    assert shapes[0] == shapes[1]
 
 
 # On the command line

@@ -1,4 +1,4 @@
-"""Networks for small images against the sizes of RepDistiller's definitions, at 100 classes."""
+"""Networks for small images against the sizes of the official definitions, at 100 classes."""
 
 from collections.abc import Callable
 
@@ -17,6 +17,9 @@ OFFICIAL = [
     (resnet18, 11_220_132, 2_221_875_200, "layer4", (512, 4, 4), 512),
     (resnet50, 23_705_252, 5_192_056_832, "layer4", (2048, 4, 4), 2048),
     (shufflenet_v2, 1_355_528, 178_017_792, "stage4", (464, 4, 4), 1024),
+    (wrn_40_2, 2_255_156, 1_310_443_520, "relu", (128, 8, 8), 128),
+    (wrn_40_1, 569_780, 333_145_088, "relu", (64, 8, 8), 64),
+    (wrn_16_2, 703_284, 404_473_856, "relu", (128, 8, 8), 128),
 ]
 Build = Callable[..., nn.Module]
 
@@ -41,7 +44,7 @@ MAPS = [
     (vgg8, "blocks.4", {32: 4, 64: 4, 224: 14}),
     (vgg13, "blocks.4", {32: 4, 64: 4, 224: 14}),
     (resnet18, "layer4", {32: 4, 64: 8, 224: 28}),
-    (resnet50, "layer4", {32: 4, 64: 8, 224: 28}),
+    (resnet50, "layer4", {32: 4, 64: 8}),
     (shufflenet_v2, "conv5", {32: 4, 64: 8, 224: 28}),
     (wrn_40_2, "relu", {32: 8, 64: 16, 224: 56}),
     (wrn_40_1, "relu", {32: 8, 64: 16, 224: 56}),

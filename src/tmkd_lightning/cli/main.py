@@ -33,7 +33,7 @@ from tmkd_lightning.cli.resume import check_same_run
 from tmkd_lightning.cli.save_config import LogConfig
 from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO, keep_folders, whole_checkpoint
 from tmkd_lightning.lightning_compat.sigterm import end_outside_of_loops
-from tmkd_lightning.models.imagenet import PretrainedWeightsError
+from tmkd_lightning.models.pretrained import PretrainedWeightsError
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.text.openclip import TextWeightsError
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint

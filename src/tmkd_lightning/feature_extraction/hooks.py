@@ -1,4 +1,4 @@
-"""Forward hooks that keep what passes through layers, each for one forward alone, and compilers that heed them."""
+"""Forward hooks that capture what passes through layers, and what compiled networks need to run them."""
 
 from __future__ import annotations
 
@@ -6,75 +6,54 @@ from threading import RLock, get_ident
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-ONE_AT_A_TIME = RLock()
-"""Held by forwards whose hooks are shared, and by first looks at a network."""
+FORWARD_LOCK = RLock()
+"""Held while a network is confirmed, and by forwards that share hooks."""
 
 _WRAPPED = "_orig_mod"  # where torch.compile keeps the network
 
 
 class Capture:
-    """Keeps the input of one layer and the output of another during a forward.
+    """Captures the input of one layer and the output of another during one forward of one thread.
 
-    A capture belongs to one forward: its hooks hang on the layers only as long as that runs and take no notice of
-    other threads, so that threads can share a network and nothing is left on it. Compiled code must find the same
-    hooks every time: a capture that is `shared` stays where it hangs, and forwards take turns with it.
-
-    Args:
-        shared: whether it serves all forwards of all threads.
+    So threads can share a network, and nothing is left on it. Compiled code must find the same hooks at every forward:
+    a `shared` capture stays attached and serves all threads, one forward at a time.
     """
 
-    def __init__(self, shared: bool = False) -> None:
-        self.thread = None if shared else get_ident()
+    def __init__(self, input_layer: nn.Module | None, output_layer: nn.Module | None, shared: bool = False) -> None:
+        self.shared = shared
+        self.thread = get_ident()
         self.input: Tensor | None = None
         self.output: Tensor | None = None
-        self.handles: list[RemovableHandle] = []
+        hooks = (input_layer, self._capture_input), (output_layer, self._capture_output)
+        self.handles = [layer.register_forward_hook(hook) for layer, hook in hooks if layer is not None]
 
-    def hang(self, read_input: nn.Module | None, read_output: nn.Module | None) -> None:
-        """Hangs the hooks on the layers, where there are any to read."""
-        if read_input is not None:
-            self.handles.append(read_input.register_forward_hook(self._keep_input))
-        if read_output is not None:
-            self.handles.append(read_output.register_forward_hook(self._keep_output))
-
-    def remove(self) -> None:
-        """Takes the hooks off again."""
+    def detach(self) -> None:
+        """Removes the hooks."""
         for handle in self.handles:
             handle.remove()
-        self.handles = []
 
-    def take(self) -> tuple[Tensor | None, Tensor | None]:
-        """Gives input and output, and holds on to neither."""
-        kept = self.input, self.output
+    def pop(self) -> tuple[Tensor | None, Tensor | None]:
+        """Returns the captured input and output and keeps no reference to them; removes hooks that are not shared."""
+        if not self.shared:
+            self.detach()
+        captured = self.input, self.output
         self.input = self.output = None
-        return kept
+        return captured
 
-    def _keep_input(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if self.thread is None or self.thread == get_ident():
+    def _capture_input(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.shared or self.thread == get_ident():
             self.input = args[0]
 
-    def _keep_output(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if self.thread is None or self.thread == get_ident():
+    def _capture_output(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.shared or self.thread == get_ident():
             self.output = output
 
 
-def out_of_compilers(network: nn.Module) -> tuple[nn.Module, list[str]]:
-    """Takes a network, and each of its layers, out of what ``torch.compile`` has put around it.
+def unwrap_compiled(network: nn.Module) -> tuple[nn.Module, list[str]]:
+    """Removes the wrappers of ``torch.compile`` from a network and its layers; returns it and the names of those parts.
 
-    Inside of that wrapper layers have longer names, which no checkpoint should have, and hooks come too late.
-
-    Args:
-        network: any; layers of it that are wrapped are put in the place of their wrappers.
-
-    Returns:
-        The network itself, and the dotted names of what was wrapped.
-
-    Example:
-        >>> network = nn.Sequential(torch.compile(nn.Linear(2, 2)), nn.ReLU())
-        >>> bare, names = out_of_compilers(network)
-        >>> list(bare.state_dict()), names
-        (['0.weight', '0.bias'], ['0'])
+    In a wrapper, layers have longer names, which no checkpoint should have, and hooks come too late.
     """
     names: list[str] = []
     if isinstance(network, torch.jit.ScriptModule):
@@ -90,20 +69,12 @@ def out_of_compilers(network: nn.Module) -> tuple[nn.Module, list[str]]:
 
 
 def is_compiled(network: nn.Module) -> bool:
-    """Whether a network, or a part of it, runs as compiled code.
-
-    Example:
-        >>> is_compiled(nn.Sequential(nn.Linear(1, 1)))
-        False
-    """
+    """Whether a network, or a part of it, runs as compiled code."""
     return any(getattr(module, "_compiled_call_impl", None) is not None for module in network.modules())
 
 
-def notice_hooks() -> None:
-    """Has compiled code notice which hooks there are, and forgets what was compiled without them.
-
-    By default code that was compiled before a hook was hung, or for another network of the class, goes on without it.
-    """
+def guard_hooks() -> None:
+    """Makes compiled code check for hooks, and discards what was compiled without them; torch's default does not."""
     if torch._dynamo.config.skip_nnmodule_hook_guards:
         torch._dynamo.config.skip_nnmodule_hook_guards = False
         torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""One look inside a network: which layers give its output, and which maps average to a layer's input."""
+"""Finds, in one forward pass, which linear layers give a network's output and which maps average to their input."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 
-class Probe:
-    """What one forward pass showed, keyed by the layers' dotted names.
+class LayerTrace:
+    """What passed through the layers of a network in one forward, by their dotted names.
 
     Attributes:
         output: what the network returned.
@@ -23,83 +23,74 @@ class Probe:
         self.output: object = None
         self.heads: dict[str, Tensor] = {}
         self._linear: list[tuple[str, Tensor, Tensor]] = []
-        self._given: dict[str, tuple[Tensor | None, int]] = {}
-        self._area = 0  # pixels of the last map, before it was pooled
+        self._inputs: dict[str, tuple[Tensor | None, int]] = {}
+        self._last_area = 0  # pixels of the last map, before it was pooled
         self._pooled: list[tuple[str, Tensor | None, Tensor]] = []
-        self._fresh: list[tuple[int, Tensor]] = []  # how many maps there were, and what an untrained norm passed on
+        self._identities: list[
+            tuple[int, Tensor]
+        ] = []  # inputs of untrained norms, each with the number of maps so far
 
     def maps(self, head: str) -> list[str]:
         """Layers whose output averages to the head's input, in order of calls.
 
         A layer that only passes such a map on or pools it (its input averages to the same), or that works on single
-        pixels behind the pooling, is not counted. Nor is a map that goes through an untrained norm, which only seems to
-        pass it on: in training it will not.
+        pixels behind the pooling, does not count. Nor does a map that goes through an untrained norm, which changes
+        nothing yet but will in training.
         """
         embedding = self.heads[head]
-        first = max((count for count, passed in self._fresh if _same(passed, embedding)), default=0)
+        first = max((count for count, passed in self._identities if _close(passed, embedding)), default=0)
         return [
             name
             for name, before, after in self._pooled[first:]
-            if _same(after, embedding) and not (before is not None and _same(before, embedding))
+            if _close(after, embedding) and not (before is not None and _close(before, embedding))
         ]
 
     # Maps are averaged on the spot: a later layer may change them in place.
 
     def _before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
-        given = args[0] if args else None
-        self._given[name] = (_pool(given), _area(given))
+        value = args[0] if args else None
+        self._inputs[name] = (_pool(value), _area(value))
 
     def _after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        if isinstance(module, nn.Linear) and isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
-            self._linear.append((name, args[0], output))
+        value = args[0] if args else None
         after, area = _pool(output), _area(output)
-        before, area_before = self._given[name]
-        if isinstance(module, _NormBase) and isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
-            given = args[0] if before is None else before
-            if _same(given, output if after is None else after):
-                self._fresh.append((len(self._pooled), given))
-            before = None  # what a norm gives is its own
-        if after is None or (area == 1 and area_before <= 1 < self._area):
+        before, area_before = self._inputs[name]
+        if isinstance(output, Tensor) and isinstance(value, Tensor):
+            if isinstance(module, nn.Linear):
+                self._linear.append((name, value, output))
+            if isinstance(module, _NormBase):
+                given = value if before is None else before
+                if _close(given, output if after is None else after):
+                    self._identities.append((len(self._pooled), given))
+                before = None  # a norm's output counts as a map of its own
+        if after is None or (area == 1 and area_before <= 1 < self._last_area):
             return  # no map, or behind a pooling: the last map had more than this one pixel
         self._pooled.append((name, before, after))
-        if not (area == 1 < area_before and before is not None and _same(before, after)):  # unless this is the pooling
-            self._area = area
+        if not (area == 1 < area_before and before is not None and _close(before, after)):  # unless this is the pooling
+            self._last_area = area
 
     def _finish(self, output: object) -> None:
         self.output = output
         if isinstance(output, Tensor):
-            self.heads = {name: given for name, given, result in self._linear if _same(result, output)}
+            self.heads = {name: given for name, given, result in self._linear if _close(result, output)}
 
 
 @torch.no_grad()
-def probe(network: nn.Module, image: Tensor) -> Probe:
-    """Runs a network once in evaluation mode and leaves it as it was.
-
-    Args:
-        network: any module that takes the images.
-        image: ``(B, 3, H, W)`` as the network expects it.
-
-    Returns:
-        What was seen.
-
-    Example:
-        >>> seen = probe(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(1, 3, 2, 2))
-        >>> list(seen.heads)
-        ['1']
-    """
-    seen = Probe()
+def trace_layers(network: nn.Module, image: Tensor) -> LayerTrace:
+    """Runs a network once on normalised images ``(B, 3, H, W)`` in evaluation mode, and leaves it as it was."""
+    trace = LayerTrace()
     device = image.device
     with ExitStack() as stack:
         for name, module in network.named_modules():
             if name and not isinstance(module, torch.jit.ScriptModule):  # which take no hooks
-                stack.callback(module.register_forward_pre_hook(partial(seen._before, name)).remove)
-                stack.callback(module.register_forward_hook(partial(seen._after, name)).remove)
+                stack.callback(module.register_forward_pre_hook(partial(trace._before, name)).remove)
+                stack.callback(module.register_forward_hook(partial(trace._after, name)).remove)
         stack.enter_context(_evaluating(network))
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # code that is compiled need not call these hooks
-        seen._finish(network(image))
-    return seen
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code need not call these hooks
+        trace._finish(network(image))
+    return trace
 
 
 @contextmanager
@@ -121,7 +112,7 @@ def _area(value: object) -> int:
     return value.shape[2] * value.shape[3] if isinstance(value, Tensor) and value.ndim == 4 else 0
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor) -> bool:
     """Equal up to rounding; relative to the largest value, since a sum of many rounds by the size of its parts."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False

@@ -1,4 +1,4 @@
-"""What a classifier says of a batch: the one value that travels between all other parts."""
+"""The output of a classifier on a batch: logits, embedding, feature map and head weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 Part = Literal["logits", "embedding", "feature_map", "head_weight"]
 
-_WHY_MISSING: dict[str, str] = {
+_WHAT: dict[str, str] = {
     "embedding": "the input of the network's linear head",
     "feature_map": "a 4-D map whose spatial mean is the head's input; transformers and networks with several linear "
     "layers or a norm behind the pooling have none, and Extractor(keep_map=False) leaves it out; a Distiller gets it "
@@ -21,7 +21,7 @@ _WHY_MISSING: dict[str, str] = {
 
 
 class MissingPartError(ValueError):
-    """A part of an `Output` was asked for that the network cannot give."""
+    """An `Output` lacks a part that its network cannot give."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,7 @@ class Output:
     head_weight: Tensor | None = None
 
     def require(self, part: Part) -> Tensor:
-        """Gives a part that the caller cannot do without.
-
-        Args:
-            part: name of the part.
-
-        Returns:
-            The part.
+        """Returns a part.
 
         Raises:
             MissingPartError: this output does not have it.
@@ -64,7 +58,7 @@ class Output:
         """
         value: Tensor | None = getattr(self, part)
         if value is None:
-            raise MissingPartError(f"this output has no {part} ({_WHY_MISSING[part]})")
+            raise MissingPartError(f"this output has no {part} ({_WHAT[part]})")
         return value
 
     @property
@@ -77,17 +71,11 @@ class Output:
         Source: Zhou et al. 2016, Eq. 2.
         """
         weight, maps = self.require("head_weight"), self.require("feature_map")
-        kind = torch.promote_types(weight.dtype, maps.dtype)  # a fused map is float32, whatever the teacher runs in
-        return torch.einsum("kd,bdhw->bkhw", weight.to(kind), maps.to(kind))
+        dtype = torch.promote_types(weight.dtype, maps.dtype)  # a fused map is float32, whatever the teacher runs in
+        return torch.einsum("kd,bdhw->bkhw", weight.to(dtype), maps.to(dtype))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Output:
-        """Applies a function to every part that has a row for each image.
-
-        Args:
-            function: takes and gives a tensor whose first dimension is the batch.
-
-        Returns:
-            The new output; the head's weight is kept as it is.
+        """Applies a function to logits, embedding and feature map, whose first dimension is the batch.
 
         Example:
             >>> Output(torch.zeros(4, 3)).map(lambda part: part[:2]).logits.shape
@@ -102,13 +90,7 @@ class Output:
 
     @classmethod
     def cat(cls, outputs: Sequence[Output]) -> Output:
-        """Joins the outputs of one network on consecutive pieces of a batch.
-
-        Args:
-            outputs: at least one output; all have the same parts.
-
-        Returns:
-            The output of the whole batch.
+        """Concatenates the outputs of one network on consecutive pieces of a batch, which have the same parts.
 
         Example:
             >>> Output.cat([Output(torch.zeros(2, 5)), Output(torch.ones(1, 5))]).logits[:, 0].tolist()
@@ -116,8 +98,10 @@ class Output:
         """
         first = outputs[0]
         return cls(
-            logits=torch.cat([output.logits for output in outputs]),
-            embedding=None if first.embedding is None else torch.cat([o.require("embedding") for o in outputs]),
-            feature_map=None if first.feature_map is None else torch.cat([o.require("feature_map") for o in outputs]),
+            logits=torch.cat([one.logits for one in outputs]),
+            embedding=None if first.embedding is None else torch.cat([one.require("embedding") for one in outputs]),
+            feature_map=None
+            if first.feature_map is None
+            else torch.cat([one.require("feature_map") for one in outputs]),
             head_weight=first.head_weight,
         )

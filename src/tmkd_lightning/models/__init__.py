@@ -1,8 +1,7 @@
 """Networks for small images, torchvision's with ImageNet weights, and weights from files."""
 
-from tmkd_lightning.models.imagenet import PretrainedWeightsError
 from tmkd_lightning.models.loading import load_weights
-from tmkd_lightning.models.pretrained import Pretrained, load_pretrained
+from tmkd_lightning.models.pretrained import Pretrained, PretrainedWeightsError, load_pretrained
 from tmkd_lightning.models.resnet import resnet18, resnet50
 from tmkd_lightning.models.shufflenet import shufflenet_v2
 from tmkd_lightning.models.vgg import VGG, vgg8, vgg13

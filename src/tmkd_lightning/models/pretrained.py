@@ -1,19 +1,30 @@
-"""Any classification network of torchvision with its ImageNet weights and a head of its own."""
+"""torchvision's classification networks with ImageNet weights, read late and safely, and a head of your own."""
 
 from __future__ import annotations
 
+import difflib
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlparse
 
 import torch
+import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from tmkd_lightning.models.head import head_keys, head_to_keep
-from tmkd_lightning.models.imagenet import build_with_weights, check_name, find_weights
+from tmkd_lightning.models.loading import head_keys, mismatched_head
 from tmkd_lightning.utils.state_dict import differences, save_under
 
-_INCEPTIONS = ("googlenet", "inception_v3")
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # their heads beside the head, which return tuples
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads beside the head, with which the Inceptions return tuples
+_MAX_MESSAGE = 400  # letters of a message that names every tensor of a network
+_TORCHVISION = "torchvision.models."
+_WITHOUT_WEIGHTS = {"pretrained": False, "checkpoint_path": None}  # arguments of timm's builders that read weights
+
+
+class PretrainedWeightsError(RuntimeError):
+    """Pretrained weights cannot be fetched or read; the message says what would help."""
 
 
 class Pretrained(nn.Module):
@@ -21,13 +32,13 @@ class Pretrained(nn.Module):
 
     The weights are read when they are needed: by the modules when training starts, otherwise at the first forward.
     They are not read at all if a checkpoint has been loaded before. If K is the weights' own number of classes, 1000,
-    their head is kept too. Tensors have torchvision's names in state dicts.
+    their head is read too. Tensors have torchvision's names in state dicts.
 
-    An Extractor normalises images as the weights expect, which `pretrained_cfg` says as timm's networks do.
+    An Extractor normalises images as the weights expect, which are in `pretrained_cfg` as in timm's networks.
 
     Args:
         name: torchvision's name of the network, as in ``torchvision.models.list_models()``.
-        num_classes: K, at least 1; a module told `num_classes` replaces the head.
+        num_classes: K, at least 1; the `num_classes` of a module replaces the head.
         weights: torchvision's name of the weights, ``DEFAULT`` for the best there are; None for random ones.
         options: other arguments of torchvision's builder, such as ``{"dropout": 0.5}``. The Inceptions have
             ``aux_logits`` off by default, with which they would return tuples.
@@ -49,19 +60,19 @@ class Pretrained(nn.Module):
         self, name: str, num_classes: int = 1000, weights: str | None = "DEFAULT", options: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
-        check_name(name)
+        _check_name(name)
         if weights is not None:
-            find_weights(name, weights)
+            _find_weights(name, weights)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.name = name
         self.weights = weights
-        self.options = {**_defaults(name, weights), **(options or {})}
+        self.options = {**_default_options(name, weights), **(options or {})}
         self.network = get_model(name, weights=None, num_classes=num_classes, **self.options)
         if not head_keys(self.network):
             raise ValueError(f"{name} has no linear layer as its head, which distillation needs: choose another")
-        self._wish = Wish(weights is not None)
-        self.network.register_load_state_dict_pre_hook(self._wish)
+        self._deferred = _DeferredWeights(weights is not None)
+        self.network.register_load_state_dict_pre_hook(self._deferred)
         save_under(self, "network", "")
 
     def _get_name(self) -> str:
@@ -70,12 +81,12 @@ class Pretrained(nn.Module):
     @property
     def pending(self) -> bool:
         """Whether pretrained weights are still to be read."""
-        return self._wish.open
+        return self._deferred.pending
 
     @property
     def pretrained_cfg(self) -> dict[str, tuple[float, ...]]:
         """Channel ``mean`` and ``std`` that the weights expect; without weights, those of the default ones."""
-        transforms = find_weights(self.name, self.weights or "DEFAULT").transforms()
+        transforms = _find_weights(self.name, self.weights or "DEFAULT").transforms()
         return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
 
     def load_pretrained(self) -> None:
@@ -87,13 +98,13 @@ class Pretrained(nn.Module):
         """
         if self.weights is None or not self.pending:
             return
-        weights = find_weights(self.name, self.weights)
+        weights = _find_weights(self.name, self.weights)
         # torchvision drops auxiliary heads by itself and refuses to be told to.
         options = {key: value for key, value in self.options.items() if key != "aux_logits" or value}
         own = self.network.state_dict()
-        found = build_with_weights(self.name, weights, options).state_dict()
+        found = _build_with_weights(self.name, weights, options).state_dict()
         found = {key: value for key, value in found.items() if key in own or not key.startswith(_AUXILIARY)}
-        found |= head_to_keep(self.network, found)
+        found |= mismatched_head(self.network, found)
         problems = differences(found, own)
         if problems:
             raise ValueError(
@@ -105,16 +116,13 @@ class Pretrained(nn.Module):
         """Classifies normalised images ``(B, 3, H, W)``; returns logits ``(B, K)``."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102
             if self.pending:
-                torch.compiler.disable(self.load_pretrained)()  # a compiler would look into the reading of files
+                torch.compiler.disable(self.load_pretrained)()  # a compiler would trace the reading of files
         logits: Tensor = self.network(image)
         return logits
 
 
 def load_pretrained(network: nn.Module) -> None:
     """Reads the pretrained weights of every `Pretrained` in a network that still waits for them.
-
-    Args:
-        network: any module.
 
     Raises:
         PretrainedWeightsError: weights cannot be fetched or read; the message says what would help.
@@ -124,27 +132,106 @@ def load_pretrained(network: nn.Module) -> None:
             module.load_pretrained()
 
 
-class Wish:
-    """Whether pretrained weights are still wanted: no longer once any have been loaded. A plain object, so that a deep
-    copy of the network has one of its own, which a closure would not."""
+def without_weights(config: Any) -> Any:
+    """A config of networks, at any depth, that builds the same layers without reading pretrained weights.
 
-    def __init__(self, open: bool) -> None:
-        self.open = open
+    It has `Pretrained`, which defers the reading, in place of torchvision's builders with ``weights``, and turns off
+    timm's ``pretrained``. Other functions and classes are left alone.
+
+    Args:
+        config: as the command line writes it, with ``class_path`` and ``init_args``.
+
+    Example:
+        >>> without_weights({"class_path": "timm.create_model", "init_args": {"model_name": "x", "pretrained": True}})
+        {'class_path': 'timm.create_model', 'init_args': {'model_name': 'x', 'pretrained': False}}
+    """
+    if isinstance(config, list):
+        return [without_weights(part) for part in config]
+    if not isinstance(config, Mapping):
+        return config
+    config = {name: without_weights(part) for name, part in config.items()}
+    builder, arguments = str(config.get("class_path")), config.get("init_args", {})
+    if builder.startswith("timm."):
+        return {**config, "init_args": {name: _WITHOUT_WEIGHTS.get(name, value) for name, value in arguments.items()}}
+    name = builder.removeprefix(_TORCHVISION)
+    known = builder.startswith(_TORCHVISION) and name in list_models(torchvision.models)
+    if not known or not arguments.get("weights"):
+        return config
+    options = {**arguments, **config.get("dict_kwargs", {})}
+    settings = {
+        "name": name,
+        "num_classes": options.pop("num_classes", 1000),
+        "weights": str(options.pop("weights")).rpartition(".")[2],
+        "options": {key: value for key, value in options.items() if key != "progress"},
+    }
+    return {"class_path": "tmkd_lightning.models.Pretrained", "init_args": settings}
+
+
+class _DeferredWeights:
+    """Whether pretrained weights are pending: no longer once others have been loaded. An object, not a closure, so that
+    a deep copy of the network has its own."""
+
+    def __init__(self, pending: bool) -> None:
+        self.pending = pending
 
     def __call__(self, network: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-        """Looks at what is about to be loaded: all but the head counts, unless it is the network's own put back."""
+        """Checks what is about to be loaded: all but the head counts, unless it is the network's own put back."""
         head = head_keys(network)
         body = {prefix + key: value for key, value in network.named_parameters() if key not in head}
-        fitting = (key in state and state[key].shape == value.shape for key, value in body.items())
-        if all(fitting) and any(state[key].data_ptr() != value.data_ptr() for key, value in body.items()):
-            self.open = False
+        fitting = all(key in state and state[key].shape == value.shape for key, value in body.items())
+        if fitting and any(state[key].data_ptr() != value.data_ptr() for key, value in body.items()):
+            self.pending = False
 
 
-def _defaults(name: str, weights: str | None) -> dict[str, Any]:
+def _check_name(name: str) -> None:
+    known = list_models(module=torchvision.models)
+    if name not in known:
+        similar = difflib.get_close_matches(name, known)
+        remedy = f"did you mean {' or '.join(map(repr, similar))}?" if similar else f"choose from {known}"
+        raise ValueError(f"torchvision has no classification network {name!r}: {remedy}")
+
+
+def _find_weights(name: str, weights: str) -> WeightsEnum:
+    known = get_model_weights(name).__members__
+    if weights not in known:
+        raise ValueError(f"{name} has no weights {weights!r}: choose from {list(known)}, or None (in YAML, null)")
+    return known[weights]
+
+
+def _default_options(name: str, weights: str | None) -> dict[str, Any]:
     """Arguments that torchvision's builders set along with weights, so that the network is the same without them."""
-    if name in _INCEPTIONS:
-        settings = {"aux_logits": False, "init_weights": False}
-        return {**settings, "transform_input": True}
+    if name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": False, "transform_input": True}
     if name.startswith("vit_") and weights is not None:
-        return {"image_size": find_weights(name, weights).meta["min_size"][0]}
+        return {"image_size": _find_weights(name, weights).meta["min_size"][0]}
     return {}
+
+
+def _build_with_weights(name: str, weights: WeightsEnum, options: dict[str, Any]) -> nn.Module:
+    """Lets torchvision build its own network with its weights, once the file has proved to be safe."""
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
+    try:
+        # torchvision unpickles what is in the file. It may: this reads plain tensors or fails.
+        weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
+    except Exception as error:  # the hub raises whatever sockets, disks and unpicklers come to
+        raise PretrainedWeightsError(_remedy(weights, path, error)) from error
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            return get_model(name, weights=weights, **options)
+    except RuntimeError as error:
+        problems = textwrap.shorten(str(error), _MAX_MESSAGE, placeholder=" ...")
+        raise ValueError(f"{path} does not fit {name} with the options {options}: {problems}") from error
+
+
+def _remedy(weights: WeightsEnum, path: Path, error: Exception) -> str:
+    if path.is_file():
+        return (
+            f"{path}, the weights {weights!r}, cannot be read safely (weights_only=True): delete the file, and it is "
+            f"fetched anew from {weights.url}. What went wrong: {error}"
+        )
+    return (
+        f"the weights {weights!r} could not be fetched from {weights.url}, and the file {path} is not there. Any of "
+        "these helps: fetch it on another machine and copy it there under exactly that name; set TORCH_HOME to a "
+        "folder that has it under hub/checkpoints; or use random weights with weights=None. "
+        f"What went wrong: {error}"
+    )

@@ -1,4 +1,9 @@
-"""Residual networks for small images: torchvision's, but for their first layers (He et al. 2016)."""
+"""Residual networks for small images: torchvision's, but for their first layers.
+
+For large images, `Pretrained` gives torchvision's own networks with ImageNet weights.
+
+Source: He et al. 2016, as RepDistiller defines them for distillation.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +13,17 @@ from torchvision.models import ResNet
 
 
 def resnet18(num_classes: int = 100) -> ResNet:
-    """ResNet18 that keeps the resolution of small images at first: 11.2 million parameters at 100 classes.
-
-    For large images, `Pretrained` gives torchvision's own network with ImageNet weights.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: He et al. 2016, as RepDistiller defines it for distillation.
-
-    Example:
-        >>> resnet18(num_classes=5).conv1.stride
-        (1, 1)
-    """
+    """ResNet18 that keeps the resolution of small images at first: 11.2 million parameters at 100 classes."""
     return _with_small_stem(torchvision.models.resnet18(num_classes=num_classes))
 
 
 def resnet50(num_classes: int = 100) -> ResNet:
-    """ResNet50 that keeps the resolution of small images at first: 23.7 million parameters at 100 classes.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: He et al. 2016, as RepDistiller defines it for distillation.
-
-    Example:
-        >>> resnet50(num_classes=5).fc.out_features
-        5
-    """
+    """ResNet50 that keeps the resolution of small images at first: 23.7 million parameters at 100 classes."""
     return _with_small_stem(torchvision.models.resnet50(num_classes=num_classes))
 
 
 def _with_small_stem(network: ResNet) -> ResNet:
-    """Puts a 3×3 convolution without a stride in place of the first layers, which shrink an image fourfold."""
+    """Replaces the first layers, which shrink an image fourfold, by a 3×3 convolution without a stride."""
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()

@@ -12,17 +12,7 @@ def shufflenet_v2(num_classes: int = 100) -> ShuffleNetV2:
     The map before its head is 1024 wide; that of its last stage, before the last convolution, is 464 wide. For large
     images, `Pretrained` gives torchvision's own network with ImageNet weights.
 
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
     Source: Ma et al. 2018, as RepDistiller defines it for distillation.
-
-    Example:
-        >>> shufflenet_v2(num_classes=5).fc
-        Linear(in_features=1024, out_features=5, bias=True)
     """
     network = shufflenet_v2_x1_0(num_classes=num_classes)
     network.conv1[0] = nn.Conv2d(3, 24, 1, bias=False)  # theirs shrinks an image fourfold, with the pooling

@@ -39,7 +39,7 @@ class VGG(nn.Module):
         self.halve = nn.MaxPool2d(2)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(ends[-1], num_classes)
-        _initialise(self)
+        _init_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Classifies normalised images ``(B, 3, H, W)`` of at least 8 pixels; returns logits ``(B, K)``."""
@@ -60,7 +60,7 @@ def _block(width_in: int, widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _initialise(network: nn.Module) -> None:
+def _init_weights(network: nn.Module) -> None:
     """Draws as RepDistiller does; batch normalisation starts at 1 and 0 by itself."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -72,36 +72,10 @@ def _initialise(network: nn.Module) -> None:
 
 
 def vgg8(num_classes: int = 100) -> VGG:
-    """VGG8, one convolution a block: 4.0 million parameters at 100 classes.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Simonyan and Zisserman 2015, as RepDistiller defines it for distillation.
-
-    Example:
-        >>> vgg8(num_classes=5).fc
-        Linear(in_features=512, out_features=5, bias=True)
-    """
+    """VGG8, one convolution a block: 4.0 million parameters at 100 classes."""
     return VGG([[64], [128], [256], [512], [512]], num_classes)
 
 
 def vgg13(num_classes: int = 100) -> VGG:
-    """VGG13, two convolutions a block: 9.5 million parameters at 100 classes.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Simonyan and Zisserman 2015, as RepDistiller defines it for distillation.
-
-    Example:
-        >>> vgg13(num_classes=5).fc
-        Linear(in_features=512, out_features=5, bias=True)
-    """
+    """VGG13, two convolutions a block: 9.5 million parameters at 100 classes."""
     return VGG([[64, 64], [128, 128], [256, 256], [512, 512], [512, 512]], num_classes)

@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[3], num_classes)
-        _initialise(self)
+        _init_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Classifies normalised images ``(B, 3, H, W)``; returns logits ``(B, K)``."""
@@ -72,7 +72,7 @@ def _group(blocks: int, width_in: int, width: int, stride: int) -> nn.Sequential
     return nn.Sequential(first, *(_Block(width, width, 1) for _ in range(blocks - 1)))
 
 
-def _initialise(network: nn.Module) -> None:
+def _init_weights(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -81,54 +81,15 @@ def _initialise(network: nn.Module) -> None:
 
 
 def wrn_40_2(num_classes: int = 100) -> WideResNet:
-    """WRN-40-2: 2.3 million parameters at 100 classes.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Zagoruyko and Komodakis 2016, as RepDistiller defines it for distillation.
-
-    Example:
-        >>> wrn_40_2(num_classes=5).fc
-        Linear(in_features=128, out_features=5, bias=True)
-    """
+    """WRN-40-2: 2.3 million parameters at 100 classes."""
     return WideResNet(40, 2, num_classes)
 
 
 def wrn_40_1(num_classes: int = 100) -> WideResNet:
-    """WRN-40-1: 0.57 million parameters at 100 classes.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Zagoruyko and Komodakis 2016, as RepDistiller defines it for distillation.
-
-    Example:
-        >>> wrn_40_1(num_classes=5).fc
-        Linear(in_features=64, out_features=5, bias=True)
-    """
+    """WRN-40-1: 0.57 million parameters at 100 classes."""
     return WideResNet(40, 1, num_classes)
 
 
 def wrn_16_2(num_classes: int = 100) -> WideResNet:
-    """WRN-16-2: 0.70 million parameters at 100 classes.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-
-    Source: Zagoruyko and Komodakis 2016, as RepDistiller defines it for distillation.
-
-    Example:
-        >>> wrn_16_2(num_classes=5).fc
-        Linear(in_features=128, out_features=5, bias=True)
-    """
+    """WRN-16-2: 0.70 million parameters at 100 classes."""
     return WideResNet(16, 2, num_classes)

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.models.recipes import without_weights
+from tmkd_lightning.models.pretrained import without_weights
 from tmkd_lightning.modules.base import BaseModule, Normalization, as_extractor
 from tmkd_lightning.modules.hyperparameters import CLASS_NAMES, LEFT_OUT, NUM_CLASSES
 from tmkd_lightning.text.class_names import ClassList, check_same_classes, given_classes, learned_classes

@@ -18,7 +18,7 @@ from tmkd_lightning.distillers.text_alignment import TextAnchor
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.models import load_pretrained, load_weights
-from tmkd_lightning.models.loading import stated_by_file, use_statistics
+from tmkd_lightning.models.loading import adopt_statistics, read_statistics
 from tmkd_lightning.modules import validation
 from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
@@ -253,9 +253,9 @@ class TMKDModule(BaseModule):
         """Adds the text embeddings if something reads them, and a measurement of the teacher."""
         if self.trainer.training and self.reads_teacher:
             validation.check_teacher_checkpoint(self.teacher_checkpoint)
-            stated = None if self.teacher_checkpoint is None else stated_by_file(self.teacher_checkpoint)
+            stated = None if self.teacher_checkpoint is None else read_statistics(self.teacher_checkpoint)
             if stated is not None:  # before a TeacherCache asks what decides the teacher's outputs
-                use_statistics(self.teacher.extractor, stated, str(self.teacher_checkpoint))
+                adopt_statistics(self.teacher.extractor, stated, str(self.teacher_checkpoint))
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
         self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.recall

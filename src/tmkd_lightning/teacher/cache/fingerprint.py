@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.models.pretrained import Wish
+from tmkd_lightning.models.pretrained import _DeferredWeights
 from tmkd_lightning.teacher.cache.errors import CacheError
 from tmkd_lightning.utils.contents import digest_of_contents
 from tmkd_lightning.utils.files import sha256_of
@@ -93,7 +93,7 @@ def _of_code(teacher: Extractor) -> str:
     return digest_of_contents(
         (type(teacher), teacher.network),
         "the teacher",
-        skip=lambda part: part is Extractor or id(part) in known or isinstance(part, Wish),
+        skip=lambda part: part is Extractor or id(part) in known or isinstance(part, _DeferredWeights),
         modes=False,
     )
 
