@@ -34,6 +34,8 @@ from tmkd_lightning.cli import main as cli
 from tmkd_lightning.export import export_student
 from tmkd_lightning.views import edge_view, high_frequency_view
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # pages show mistakes, and run twice in one folder
+
 EXAMPLES = ROOT / "examples"
 PACKAGE = ROOT / "src/tmkd_lightning"
 FOLDERS = [ROOT, PACKAGE, EXAMPLES, ROOT / "tests"]
@@ -59,9 +61,7 @@ QUICK: dict[str, Any] = {
     "accelerator": "cpu",
     "num_sanity_val_steps": 0,
     **{f"limit_{stage}_batches": 1 for stage in ("train", "val", "test", "predict")},
-    **dict.fromkeys(
-        ["logger", *(f"enable_{part}" for part in ("checkpointing", "progress_bar", "model_summary"))], False
-    ),
+    **dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False),
 }
 
 
