@@ -26,8 +26,11 @@ def main(folder: Path) -> None:
             resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
             tmkd(["fit", "--config", str(folder / "config.yaml"), *resume])
             (folder / "trained").touch()
-        result = json.loads((folder / "cell.json").read_text())
-        write_json(folder / "done.json", {**result, "best": test(folder, "best"), "last": test(folder, "last")})
+        result = json.loads((folder / "cell.json").read_text()) | {
+            name: test(folder, name) for name in ("best", "last")
+        }
+        (folder / "done.tmp").write_text(json.dumps(result, indent=1))
+        (folder / "done.tmp").replace(folder / "done.json")
 
 
 def test(folder: Path, name: str) -> dict[str, Any]:
@@ -40,12 +43,6 @@ def test(folder: Path, name: str) -> dict[str, Any]:
         *_, row = csv.DictReader(file)
     epoch = torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]
     return {"epoch": epoch, **{key: float(value) for key, value in row.items() if key.startswith("test/")}}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that is whole or not there."""
-    path.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
-    path.with_suffix(".tmp").replace(path)
 
 
 if __name__ == "__main__":
