@@ -81,7 +81,7 @@ def test_tables_share_the_cells_that_they_have_in_common(tables) -> None:
     known = {cell.id: cell.hash for cell in two.cells}
     assert all(known[cell.id] == cell.hash for cell in four.cells)
     assert [known[name] == cell.hash for name, cell in students(five).items() if name in known] == [True] * 3
-    assert len({teacher.hash for teacher in two.teachers.values()}) == 2  # five pairs, two teachers
+    assert len(two.cells) - len(students(two)) == 2  # five pairs, two teachers
 
 
 def test_axes_multiply_and_later_settings_win(tables, tmp_path) -> None:
@@ -134,12 +134,6 @@ def test_configs_are_merged_as_the_command_line_does(tables, base, overlay, caps
         return yaml.safe_load(capsys.readouterr().out)
 
     assert resolved(merged) == resolved(*files)
-
-
-def test_a_class_that_is_replaced_loses_its_arguments(tables) -> None:
-    merge = tables.grid.merge
-    assert merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}, "b": [4]}) == {"a": {"x": 1, "y": 3}, "b": [4]}
-    assert merge({"class_path": "A", "init_args": {"x": 1}}, {"class_path": "B"}) == {"class_path": "B"}
 
 
 OTHER = {"name": "other", "config": "digits_tmkd", "teacher": {"name": "digits_teacher", "config": "digits_student"}}
@@ -222,11 +216,3 @@ def test_the_files_of_the_tabulator(made) -> None:
     assert len(results) == 12
     kd = results[(results.method == "kd") & (results.which == "best")]
     assert kd[["seed", "epoch", "top1", "top5"]].to_numpy().tolist() == [[0, 1, 60, 90], [1, 1, 64, 90], [2, 1, 62, 90]]
-
-
-def test_a_result_of_another_config_is_refused(tables, made, small) -> None:
-    _, root, _ = made
-    change = {"overrides": {"students": {"model": {"init_args": {"temperature": 2}}}}}
-    other = tables.grid.read_grid(write(small, **yaml.safe_load(small.read_text()), **change))
-    with pytest.raises(SystemExit, match=r"pair/kd/seed0 holds a run of another config .*: remove it, give"):
-        tables.tabulator.read_results(other, root)
