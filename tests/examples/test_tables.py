@@ -136,6 +136,12 @@ def test_configs_are_merged_as_the_command_line_does(tables, base, overlay, caps
     assert resolved(merged) == resolved(*files)
 
 
+def test_a_class_that_is_replaced_loses_its_arguments(tables) -> None:
+    merge = tables.grid.merge
+    assert merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}, "b": [4]}) == {"a": {"x": 1, "y": 3}, "b": [4]}
+    assert merge({"class_path": "A", "init_args": {"x": 1}}, {"class_path": "B"}) == {"class_path": "B"}
+
+
 OTHER = {"name": "other", "config": "digits_tmkd", "teacher": {"name": "digits_teacher", "config": "digits_student"}}
 
 
