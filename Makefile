@@ -37,8 +37,9 @@ check: $(READY)  ## lint, format, types, import directions
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
-docs: $(READY)  ## the documentation site, in site/
-	$(BIN)/mkdocs build --strict
+docs: $(READY)  ## the documentation site, in site/; fails too if a docstring names what its signature has not
+	$(BIN)/zensical build --strict --clean > .zensical.log 2>&1 || (cat .zensical.log; exit 1)
+	! grep "^griffe" .zensical.log
 
 wheel: $(READY)  ## builds the wheel, and imports it in an environment of its own
 	rm -rf dist
@@ -48,7 +49,7 @@ wheel: $(READY)  ## builds the wheel, and imports it in an environment of its ow
 	cd dist && clean/bin/python -c "import tmkd_lightning; print(tmkd_lightning.__version__)" && clean/bin/tmkd --help > /dev/null
 
 clean:  ## everything that was made here
-	rm -rf $(VENV) $(MIN) .coverage* dist site runs .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MIN) .coverage* .cache .zensical.log dist site runs .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 # torch and torchvision come from one resolution: a pair that was built apart cannot be imported.
 $(READY): pyproject.toml

@@ -19,9 +19,8 @@ import tempfile
 from typing import Any
 
 import torch
+from common import METHODS, PAIRS, now, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from record import print_table, write
-from step import METHODS, PAIRS, now, sgd
 from torch import Tensor
 
 from tmkd_lightning import ClassifierModule, TMKDModule
@@ -50,17 +49,7 @@ class Epochs(Callback):
 
 def train(module: LightningModule, options: argparse.Namespace, epochs: int, callbacks: list[Callback]) -> Epochs:
     timed = Epochs()
-    trainer = Trainer(
-        max_epochs=epochs,
-        devices=1,
-        logger=False,
-        limit_val_batches=0,
-        callbacks=[timed, *callbacks],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=datamodule(options))
+    silent_trainer(epochs, [timed, *callbacks]).fit(module, datamodule=datamodule(options))
     return timed
 
 
@@ -129,8 +118,7 @@ def main() -> None:
         }
         for name, other in pairs.items()
     ]
-    print_table(rows)
-    write("cache", rows)
+    report("cache", rows)
 
 
 if __name__ == "__main__":

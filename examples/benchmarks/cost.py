@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from record import print_table, write
-from step import CLASSES, METHODS, PAIRS, now, sgd
+from common import METHODS, PAIRS, now, report, sgd
+from step import CLASSES
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -162,9 +162,8 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     options = parser.parse_args()
     rows = measure(options.pair, options.size or PAIRS[options.pair][2], options.batch_size)
-    print_table(rows)
+    report("cost", rows)
     traffic(options.pair)
-    write("cost", rows)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import argparse
 import logging
 import statistics
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
+from common import VIEWS, report, sgd, silent_trainer
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from record import write
 
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
@@ -27,7 +28,7 @@ from tmkd_lightning.distillers import KD
 from tmkd_lightning.models import WideResNet
 from tmkd_lightning.text import HashingTextEncoder
 
-VIEWS = ["rgb", "edge", "high_frequency"]
+OPTIMIZER = partial(sgd, lr=0.05)
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "text_weight": 0}
 CONDITIONS: dict[str, dict[str, Any] | None] = {
     "student alone": None,
@@ -42,21 +43,9 @@ CONDITIONS: dict[str, dict[str, Any] | None] = {
 }
 
 
-def sgd(params: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4)
-
-
 def train(module: LightningModule, data: DigitsDataModule, epochs: int) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[PromptEmbeddings(HashingTextEncoder()), TeacherCheck(0)] if isinstance(module, TMKDModule) else [],
-    )
+    callbacks = [PromptEmbeddings(HashingTextEncoder()), TeacherCheck(0)] if isinstance(module, TMKDModule) else []
+    trainer = silent_trainer(epochs, callbacks, accelerator="cpu")
     trainer.fit(module, datamodule=data)
     return trainer
 
@@ -68,7 +57,7 @@ def top1(trainer: Trainer, module: LightningModule, data: DigitsDataModule) -> f
 def teacher(views: list[str]) -> tuple[dict[str, torch.Tensor], float]:
     seed_everything(0)
     data = DigitsDataModule(image_size=16)
-    module = ClassifierModule(WideResNet(16, 2, 10), views=views, optimizer=sgd)
+    module = ClassifierModule(WideResNet(16, 2, 10), views=views, optimizer=OPTIMIZER)
     trainer = train(module, data, epochs=8)
     return module.network.state_dict(), top1(trainer, module, data)
 
@@ -78,11 +67,11 @@ def student(options: dict[str, Any] | None, weights: dict[str, torch.Tensor], se
     data = DigitsDataModule(image_size=16, train_samples=100, seed=seed)
     network = WideResNet(10, 1, 10)
     if options is None:
-        module: LightningModule = ClassifierModule(network, optimizer=sgd)
+        module: LightningModule = ClassifierModule(network, optimizer=OPTIMIZER)
     else:
         frozen = WideResNet(16, 2, 10)
         frozen.load_state_dict(weights)
-        module = TMKDModule(frozen, network, distiller=KD(), optimizer=sgd, **options)
+        module = TMKDModule(frozen, network, distiller=KD(), optimizer=OPTIMIZER, **options)
     trainer = train(module, data, epochs=40)
     shares = [
         trainer.callback_metrics[f"fusion/{view}"].item()
@@ -100,20 +89,18 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     results = []
-    for taught_on, views in (("plain images", ["rgb"]), ("its views", VIEWS)):
+    for trained_on, views in (("plain images", ["rgb"]), ("its views", VIEWS)):
         weights, accuracy = teacher(views)
-        print(f"\nteacher trained on {taught_on}: {accuracy:.1f} %", flush=True)
+        print(f"\nteacher trained on {trained_on}: {accuracy:.1f} %", flush=True)
         for name, options in CONDITIONS.items():
             runs = [student(options, weights, seed) for seed in seeds]
             scores = [score for score, _ in runs]
             shares = [round(statistics.mean(column), 2) for column in zip(*(s for _, s in runs), strict=True)]
-            print(
-                f"{name:<28}{statistics.mean(scores):6.2f} ± {statistics.stdev(scores):4.2f}  "
-                f"{dict(zip(VIEWS, shares, strict=False)) if shares else ''}",
-                flush=True,
-            )
-            results.append({"teacher": taught_on, "condition": name, "top1": scores, "fusion": shares})
-    write("fusion_study", results)
+            mean, deviation = statistics.mean(scores), statistics.stdev(scores)
+            results.append({"teacher": trained_on, "condition": name, "mean": mean, "sd": deviation})
+            results[-1] |= {"top1": scores, "fusion": shares}
+            print(f"{name:<28}{mean:6.2f} ± {deviation:4.2f}  fusion weights {shares}", flush=True)
+    report("fusion_study", results, hidden=["top1"])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """What loading training images costs here, against a bare loop over the same files.
 
-    python examples/benchmarks/loader.py --root data/cub200 --workers 2 --rounds 15 --resize_to 256
+    python examples/benchmarks/loader.py --roots data/cub200 data/cub200_256 --workers 2 --rounds 15
 
 The bare loop is a DataLoader over a Dataset that only decodes, crops and flips. Each loader goes through the training
-images once a round, all in turn and in one process, after a round that is not counted. With --resize_to, our loader
-also reads copies of that short side. Prints images a second and the time against the bare loop's, medians over the
-rounds, and writes runs/loader.json.
+images of the first root once a round, all in turn and in one process, after a round that is not counted. Further roots
+hold smaller copies, which our loader reads as well. Prints images a second and the time against the bare loop's,
+medians over the rounds, and writes runs/loader.json.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import report
 from PIL import Image
-from record import print_table, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -67,14 +67,10 @@ def epoch(loader: DataLoader[Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(root: str, workers: int, batch_size: int, rounds: int, resize_to: int | None) -> list[dict[str, Any]]:
-    options: dict[str, Any] = {"val": "test", "num_workers": workers, "batch_size": batch_size}
-    data = CUB200DataModule(root, **options)
-    images = len(data.samples("train"))
-    loaders = {"bare": bare(data), "ours": ours(data)}
-    if resize_to is not None:
-        copies = CUB200DataModule(root, resize_to=resize_to, **options)
-        loaders[f"ours, resize_to={resize_to}"] = ours(copies)
+def measure(roots: list[str], workers: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
+    modules = [CUB200DataModule(root, val="test", num_workers=workers, batch_size=batch_size) for root in roots]
+    images = len(modules[0].samples("train"))
+    loaders = {"bare": bare(modules[0])} | {f"ours, {module.root}": ours(module) for module in modules}
     seconds: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(rounds + 1):
         for name in sorted(loaders, reverse=turn % 2 == 1):  # none is always the first
@@ -94,14 +90,11 @@ def measure(root: str, workers: int, batch_size: int, rounds: int, resize_to: in
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--root", default="data/cub200")
+    parser.add_argument("--roots", nargs="+", default=["data/cub200"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--resize_to", type=int)
-    rows = measure(**vars(parser.parse_args()))
-    print_table([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
-    write("loader", rows)
+    report("loader", measure(**vars(parser.parse_args())), hidden=["seconds"])
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
-from record import print_table, write
-from step import Floor, sgd
-from step import now as wall_clock
+from common import now as wall_clock
+from common import report, sgd, silent_trainer
+from lightning.pytorch import Callback
+from step import Floor
 from torch.utils.data import DataLoader
 
 from tmkd_lightning import TMKDModule
@@ -70,16 +70,8 @@ def ours(networks: Any, batch: Any, steps: int, names: list[str], arguments: dic
     clock, batches = Clock(), DataLoader([batch] * steps, batch_size=None)
     with tempfile.TemporaryDirectory() as folder:
         prompts = PromptEmbeddings(HashingTextEncoder(), class_names=names, cache_dir=folder)
-        trainer = Trainer(
-            max_epochs=1,
-            devices=1,
-            callbacks=[clock, TeacherCheck(batches=0), prompts],
-            logger=False,
-            num_sanity_val_steps=0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        callbacks = [clock, TeacherCheck(batches=0), prompts]
+        trainer = silent_trainer(1, callbacks, limit_val_batches=None, num_sanity_val_steps=0)
         trainer.fit(module, batches, batches)
     return clock.seconds
 
@@ -132,9 +124,8 @@ def main() -> None:
     parser.add_argument("--only", help=argparse.SUPPRESS)  # what one process measures, and its number of classes
     options = parser.parse_args()
     if options.only:
-        print(
-            json.dumps(measure(options.classes[0], options.only, options.batch_size, options.negatives, options.steps))
-        )
+        measured = measure(options.classes[0], options.only, options.batch_size, options.negatives, options.steps)
+        print(json.dumps(measured))
         return
     rows = []
     for kind in ("floor", "mean", "texts", "texts, sampled"):
@@ -144,8 +135,7 @@ def main() -> None:
             {"": kind, "classes": options.classes[0], **few},
             {"": kind, "classes": options.classes[1], **many, **times},
         ]
-    print_table(rows)
-    write("many_classes", rows)
+    report("many_classes", rows)
 
 
 def in_its_own_process(classes: int, kind: str) -> dict[str, float]:

@@ -16,9 +16,8 @@ import tempfile
 import time
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from record import print_table, write
-from step import sgd
+from common import VIEWS, report, sgd, silent_trainer
+from lightning.pytorch import Callback, LightningModule, seed_everything
 from torchvision.transforms import v2
 
 from tmkd_lightning import ClassifierModule, TMKDModule
@@ -27,8 +26,6 @@ from tmkd_lightning.data import ImageFolderDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.models import WideResNet
 from tmkd_lightning.text import HashingTextEncoder
-
-VIEWS = ["rgb", "edge", "high_frequency"]
 
 
 def images(options: argparse.Namespace, replicas: int, seed: int) -> ImageFolderDataModule:
@@ -50,16 +47,7 @@ def images(options: argparse.Namespace, replicas: int, seed: int) -> ImageFolder
 
 def train(module: LightningModule, data: ImageFolderDataModule, epochs: int, callbacks: list[Callback]) -> float:
     """Test top-1 of the last epoch in per cent."""
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        limit_val_batches=0,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = silent_trainer(epochs, callbacks, accelerator="cpu")
     trainer.fit(module, datamodule=data)
     return 100 * trainer.test(module, datamodule=data, verbose=False)[0]["test/top1"]
 
@@ -105,8 +93,7 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    print_table(rows)
-    write("replicas", rows)
+    report("replicas", rows)
 
 
 if __name__ == "__main__":

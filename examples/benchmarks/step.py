@@ -15,29 +15,23 @@ import argparse
 import copy
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from common import METHODS, PAIRS, now, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from record import print_table, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from torchvision.models import resnet18, resnet50
 
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
-from tmkd_lightning.models import wrn_16_2, wrn_40_2
 from tmkd_lightning.text import HashingTextEncoder
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
-PAIRS = {"wrn": (wrn_40_2, wrn_16_2, 32), "resnet": (resnet50, resnet18, 224)}
-METHODS = {"none": None, "kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
 CLASSES = 100
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 
@@ -110,17 +104,6 @@ class InTurn(Callback):
         self.views.append(self.mark - middle)
 
 
-def sgd(params: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4)
-
-
-def now() -> float:
-    """Seconds, when all that was asked of the device is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def measure(
     pair: str, method: str, tmkd: bool, compile: bool, against: str, batch_size: int, steps: int, warm_up: int
 ) -> dict[str, Any]:
@@ -135,15 +118,7 @@ def measure(
     names = [f"class {index}" for index in range(CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         prompts = PromptEmbeddings(HashingTextEncoder(), class_names=names, cache_dir=folder)
-        trainer = Trainer(
-            max_epochs=1,
-            devices=1,
-            callbacks=[in_turn, TeacherCheck(batches=0), prompts],
-            logger=CSVLogger(folder),
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = silent_trainer(1, [in_turn, TeacherCheck(batches=0), prompts], logger=CSVLogger(folder))
         trainer.fit(module, DataLoader([batch] * (steps + warm_up), batch_size=None))
     ours, theirs, views = (times[warm_up:] for times in (in_turn.ours, in_turn.theirs, in_turn.views))
     return {
@@ -171,8 +146,7 @@ def main() -> None:
     if options["against"] == "by_hand" and (options["tmkd"] or methods != ["kd"]):
         parser.error("written by hand is plain KD only")
     rows = [measure(method=method, **options) for method in methods]
-    print_table(rows)
-    write("step", rows)
+    report("step", rows)
 
 
 if __name__ == "__main__":

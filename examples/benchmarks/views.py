@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import kornia
 import torch
+from common import now, report
 from PIL import Image
-from record import print_table, write
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -54,11 +53,9 @@ def opencv_canny(image: Tensor) -> Tensor:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = now()
     call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def measure(folder: str, size: int, batch_size: int, rounds: int) -> list[dict[str, float | str]]:
@@ -103,8 +100,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     rows = [row for size in options.sizes for row in measure(options.photos, size, options.batch_size, options.rounds)]
-    print_table(rows)
-    write("views", rows)
+    report("views", rows)
 
 
 if __name__ == "__main__":

@@ -7,118 +7,91 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from conditions import METHODS, PARTS, TEACHERS
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # names, gains and tables are those of the grids
-import stats
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and titles are those of the grids
 from grid import TITLES
-from render import markdown
+from tabulator import format_gain, format_mean
 
-Scores = dict[int, float]
+SEEDS = 3  # by default of study.py; cells with fewer say so
+KINDS = {"plain": "plain", "+ KD's loss": "logit", "+ TMKD": "tmkd", "+ TMKD, distillation": "tmkd@distillation"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", type=Path, default=Path("runs/results"))
     folder = parser.parse_args().output
-    print(teachers(folder))
-    print(f"student alone: {shown(scores(folder, 'student'))}; twice as long: {shown(scores(folder, 'student_2x'))}")
+    teachers = {name: json.loads((folder / f"teacher_{name}.json").read_text()) for name in TEACHERS}
+    _print(pd.DataFrame(teachers).drop("seconds").T.map("{:.1f}".format))
+    alone, longer = (mean(runs(folder, name)) for name in ("student", "student_2x"))
+    print(f"student alone: {alone}; twice as long: {longer}")
     for teacher in TEACHERS:
-        print(f"\n{teacher}\n\n{methods(folder, teacher)}\n{parts(folder, teacher)}\n{pulls(folder, teacher)}")
+        print(f"\n{teacher}")
+        _print(methods(folder, teacher))
+        _print(parts(folder, teacher))
+        _print(gradients(folder, teacher))
 
 
-def teachers(folder: Path) -> str:
-    """How well each teacher reads each view."""
-    found = {name: read(folder / f"teacher_{name}.json") for name in TEACHERS}
-    views = [view for view in found["rgb"] if view != "seconds"]
-    return markdown(
-        [["teacher", *views], *([name, *(f"{one[view]:.1f}" for view in views)] for name, one in found.items())]
-    )
-
-
-def methods(folder: Path, teacher: str) -> str:
-    """A line for each method: plain, beside KD's loss, with TMKD by both objectives, and the gains."""
-    rows = [
-        ["method", "plain", "+ KD's loss", "+ TMKD", "gain", "gain over + KD's loss", "+ TMKD, distillation", "gain"]
-    ]
-    for name in METHODS:
-        kinds = ("plain", "logit", "tmkd", "tmkd@distillation")
-        plain, logit, fused, distilled = (scores(folder, f"{teacher}_{name}+{kind}") for kind in kinds)
-        gains = (gain(fused, plain), gain(fused, logit) if logit else "-", shown(distilled), gain(distilled, plain))
-        rows.append([TITLES[name], shown(plain), shown(logit) if logit else "-", shown(fused), *gains])
-    return markdown(rows)
-
-
-def parts(folder: Path, teacher: str) -> str:
-    """A line for each part of TMKD beside KD."""
-    plain = scores(folder, f"{teacher}_kd+plain")
-    rows = [["beside KD", "top-1", "gain over KD", "weights of the views"]]
-    for name in ["kd+tmkd", "kd+tmkd@distillation", *PARTS]:
-        found = scores(folder, f"{teacher}_{name}")
-        rows.append([name, shown(found), gain(found, plain), weights(folder, f"{teacher}_{name}")])
-    return markdown(rows)
-
-
-def pulls(folder: Path, teacher: str) -> str:
-    """A line for each method: by which share each term's gradient pulls at the student."""
-    names = [f"{method}+{kind}" for method in METHODS for kind in ("plain", "tmkd")]
-    found = {name: mean_of(folder, f"{teacher}_{name}", "shares") for name in names}
-    return markdown([["run", "share of the gradient"], *([name, listed(shares)] for name, shares in found.items())])
-
-
-def scores(folder: Path, name: str) -> Scores:
-    """Top-1 in % by seed, of the seeds that are finished."""
+def runs(folder: Path, name: str) -> pd.DataFrame:
+    """One row for each finished seed: what the run has left, with ``top1`` in % and a column for each logged value."""
     files = {seed: folder / f"{name}_{seed}.json" for seed in range(100)}
-    return {seed: read(path)["top1"] for seed, path in files.items() if path.exists()}
+    found = {seed: json.loads(file.read_text()) for seed, file in files.items() if file.exists()}
+    frame = pd.json_normalize(list(found.values()))
+    return frame.set_axis(list(found)) if found else pd.DataFrame(columns=["top1"], dtype=float)
 
 
-def weights(folder: Path, name: str) -> str:
-    """Mean weight of each view in the last step, over seeds."""
-    logged = mean_of(folder, name, "logged")
-    return listed({key.removeprefix("fusion/"): value for key, value in logged.items() if key.startswith("fusion/")})
+def methods(folder: Path, teacher: str) -> pd.DataFrame:
+    """A row for each method: plain, with KD's loss, with TMKD by both objectives, and the gains."""
+    rows = {}
+    for name in METHODS:
+        found = {title: runs(folder, f"{teacher}_{name}+{kind}") for title, kind in KINDS.items()}
+        plain, logit, fused, distilled = found.values()
+        rows[TITLES[name]] = {title: mean(part) for title, part in found.items()} | {
+            "gain": gain(fused, plain),
+            "gain over + KD's loss": gain(fused, logit),
+            "gain, distillation": gain(distilled, plain),
+        }
+    return pd.DataFrame(rows).T
 
 
-def mean_of(folder: Path, name: str, entry: str) -> dict[str, float]:
-    """Means over seeds of the numbers that runs have left under an entry."""
-    runs = [read(folder / f"{name}_{seed}.json")[entry] for seed in scores(folder, name)]
-    return {key: statistics.mean(run[key] for run in runs) for key in runs[0]} if runs else {}
+def parts(folder: Path, teacher: str) -> pd.DataFrame:
+    """A row for each part of TMKD beside KD, with the mean weight of each view in the last step."""
+    plain = runs(folder, f"{teacher}_kd+plain")
+    rows = {}
+    for name in ["kd+tmkd", "kd+tmkd@distillation", *PARTS]:
+        found = runs(folder, f"{teacher}_{name}")
+        weights = means(found, "logged.fusion/")
+        rows[name] = {"top-1": mean(found), "gain over KD": gain(found, plain), "weights of the views": weights}
+    return pd.DataFrame(rows).T
 
 
-def listed(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in values.items()) or "-"
+def gradients(folder: Path, teacher: str) -> pd.DataFrame:
+    """A row for each method: the share of each term in the lengths of the gradients."""
+    names = [f"{method}+{kind}" for method in METHODS for kind in ("plain", "tmkd")]
+    rows = {name: means(runs(folder, f"{teacher}_{name}"), "shares.") for name in names}
+    return pd.DataFrame({"share of the gradient": rows})
 
 
-def shown(found: Scores) -> str:
-    """Mean and standard deviation, and of how many seeds."""
-    value = stats.summary(found)
-    if value is None:
-        return "missing"
-    return (
-        f"{value.mean:.1f}, one seed"
-        if value.spread is None
-        else f"{value.mean:.1f} ± {value.spread:.1f} ({value.count})"
-    )
+def mean(found: pd.DataFrame) -> str:
+    return format_mean(found["top1"], SEEDS, digits=1)
 
 
-def gain(found: Scores, base: Scores) -> str:
-    """Mean difference seed by seed, with its 95 % interval."""
-    value = stats.gain(found, base)
-    if value is None:
-        return "missing"
-    if value.spread is None:
-        return f"{value.mean:+.1f}, one seed"
-    return f"{value.mean:+.1f} [{value.mean - value.spread:+.1f}, {value.mean + value.spread:+.1f}]"
+def gain(found: pd.DataFrame, base: pd.DataFrame) -> str:
+    return format_gain(found["top1"], base["top1"], SEEDS, digits=1)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What a run has left."""
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+def means(found: pd.DataFrame, prefix: str) -> str:
+    """Means over seeds of the columns with a prefix."""
+    columns = found.filter(like=prefix).mean()
+    return ", ".join(f"{name.removeprefix(prefix)} {value:.2f}" for name, value in columns.items()) or "-"
+
+
+def _print(frame: pd.DataFrame) -> None:
+    print(f"\n{frame.to_markdown(disable_numparse=True)}\n")
 
 
 if __name__ == "__main__":

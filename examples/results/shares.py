@@ -21,11 +21,11 @@ class Measured(TMKDModule):
         super().__init__(*arguments, **options)
         self.lengths: defaultdict[str, list[float]] = defaultdict(list)
 
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
+    def log_losses(self, terms: dict[str, Tensor]) -> Tensor:
         if self.global_step % EVERY == 0:
             for name, term in terms.items():
                 self.lengths[name].append(self._length(term))
-        return super().total(terms)
+        return super().log_losses(terms)
 
     def _length(self, term: Tensor) -> float:
         weights = list(self.student.parameters())

@@ -1,28 +1,26 @@
-"""Writes the table of a grid, of its best and of its last epochs, with where each number comes from.
+"""Writes the tables of a grid, of the best and of the last epochs: table.md, table.tex and results.csv.
 
     python examples/tables/tabulator.py examples/tables/digits.yaml
 
-docs/tables.md says more.
+docs/tables.md says what the numbers are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-import config as configs
-from cell import check_targets
-from grid import METRICS, Grid, read_grid
-from render import latex, markdown
-from results import Results, read_results
-from table import Paper, table
-from tmkd_lightning.utils.files import atomic_write
+import pandas as pd
+from scipy import stats
+
+from grid import METRICS, Grid, Method, read_grid, read_yaml
+from run import state
 
 EPOCHS = {"best": "best epoch by validation top-1", "last": "last epoch"}
-FILES = ("table.md", "table.tex", "provenance.md", "results.json")
-PAPER = Path(__file__).with_name("paper.yaml")
+_LATEX = {"→": r"$\rightarrow$", "±": r"$\pm$"}
 
 
 def main() -> None:
@@ -33,85 +31,103 @@ def main() -> None:
     options = parser.parse_args()
     grid = read_grid(options.grid)
     folder = options.to or Path("runs") / f"table_{grid.name}"
-    check_targets(folder / name for name in FILES)
+    folder.mkdir(parents=True, exist_ok=True)
     results = read_results(grid, options.runs)
-    paper = configs.load(PAPER).get(grid.name, {})
-    contents = (
-        as_markdown(grid, results, paper),
-        as_latex(grid, results, paper),
-        provenance(grid, results),
-        json.dumps(everything(grid, results), indent=1) + "\n",
-    )
-    for name, content in zip(FILES, contents, strict=True):
-        with atomic_write(folder / name) as file:
-            file.write(content.encode())
-    print(contents[0])
-    for name, why in results.excluded.items():
-        print(f"not counted: {options.runs / name}: {why}")
-    print(f"Written: {', '.join(str(folder / name) for name in FILES)}")
-
-
-def as_markdown(grid: Grid, results: Results, paper: Paper) -> str:
-    """Both tables and what they show."""
-    parts = [f"# {grid.title}\n", explanation(grid, paper)]
+    paper = read_yaml(Path(__file__).with_name("paper.yaml")).get(grid.name, {})
+    note, missing = caption(grid, paper), [cell.id for cell in grid.cells if cell.id not in set(results["cell"])]
+    markdown, latex = [f"# {grid.title}", note], []
     for which, words in EPOCHS.items():
-        parts += [f"## {words[0].upper()}{words[1:]}\n", markdown(table(grid, results, paper, which))]
-    parts += _gaps(grid, results)
-    return "\n".join(parts)
+        frame = table(grid, results[results["which"] == which], paper)
+        markdown += [f"## {words.capitalize()}", frame.to_markdown(index=False, disable_numparse=True)]
+        latex.append(as_latex(frame, f"{grid.title}, {words}. {note}"))
+    if missing:
+        markdown.append("\n- ".join([f"Missing, {len(missing)} of {len(grid.cells)} runs:\n", *missing]))
+    (folder / "table.md").write_text("\n\n".join(markdown) + "\n")
+    (folder / "table.tex").write_text("\n".join(latex))
+    results.to_csv(folder / "results.csv", index=False)
+    print("\n\n".join(markdown), f"\n\nWritten to {folder}: table.md, table.tex, results.csv")
 
 
-def as_latex(grid: Grid, results: Results, paper: Paper) -> str:
-    """Both tables, with what they show as captions."""
-    parts = []
-    for which, words in EPOCHS.items():
-        caption = f"{grid.title}, {words}. {explanation(grid, paper).strip()}"
-        parts.append(latex(table(grid, results, paper, which), caption))
-    return "\n".join(parts)
+def read_results(grid: Grid, root: Path) -> pd.DataFrame:
+    """One row for each finished cell and each of its two epochs, metrics in %; a teacher counts for each of its pairs.
+
+    Raises SystemExit if a folder holds a run of another config.
+    """
+    cells = [(pair, "teacher", cell) for pair, cell in grid.teachers.items() if cell is not None]
+    cells += [(cell.pair, cell.method, cell) for cell in grid.cells if cell.pair != "teachers"]
+    rows: list[dict[str, Any]] = []
+    for pair, method, cell in cells:
+        if state(cell, root) == "done":
+            result = json.loads((root / cell.id / "done.json").read_text())
+            keys = {"cell": cell.id, "hash": cell.hash, "pair": pair, "method": method, "seed": cell.seed}
+            for which in EPOCHS:
+                metrics = {metric: 100 * result[which][f"test/{metric}"] for metric in METRICS}
+                rows.append({**keys, "which": which, "epoch": result[which]["epoch"], **metrics})
+    return pd.DataFrame(rows, columns=["cell", "hash", "pair", "method", "seed", "which", "epoch", *METRICS])
 
 
-def explanation(grid: Grid, paper: Paper) -> str:
-    """What the numbers are."""
-    seeds = f"{len(grid.seeds)} seeds" if len(grid.seeds) > 1 else "one seed, which has no spread"
+def table(grid: Grid, results: pd.DataFrame, paper: dict[str, Any]) -> pd.DataFrame:
+    """Cells as text: a row for the teachers, each method and each gain; a column for each pair and metric."""
+    methods = [*([Method("teacher", "Teacher")] if any(grid.teachers.values()) else []), *grid.methods]
+    titles = {method.name: method.title for method in methods}
+    columns: dict[str, dict[str, str]] = {}
+    for pair, metric in [(pair, metric) for pair in grid.pairs for metric in grid.metrics]:
+        groups = results[results["pair"] == pair].set_index("seed").groupby("method")[metric]
+        found = {name: groups.get_group(name) for name in groups.groups}
+        reported = {name: metrics[metric] for name, metrics in paper.get(pair, {}).items()}
+        rows: dict[str, str] = {}
+        for name, title, base in methods:
+            number = f" ({reported[name]:.2f})" if name in reported else ""
+            rows[title] = format_mean(found.get(name), len(grid.seeds)) + number
+            if base is not None:
+                number = f" ({reported[name] - reported[base]:+.2f})" if {name, base} <= set(reported) else ""
+                gain = format_gain(found.get(name), found.get(base), len(grid.seeds))
+                rows[f"{title}: gain over {titles[base]}"] = gain + number
+        columns[grid.pairs[pair] + (f", {METRICS[metric]}" if len(grid.metrics) > 1 else "")] = rows
+    return pd.DataFrame(columns).rename_axis("").reset_index()
+
+
+def format_mean(values: pd.Series[float] | None, seeds: int, digits: int = 2) -> str:
+    """Mean ± standard deviation (n - 1) over seeds, and how many there are if it is fewer than `seeds`."""
+    if values is None or values.empty:
+        return "missing"
+    spread = "" if len(values) == 1 else f" ± {values.std():.{digits}f}"
+    return f"{values.mean():.{digits}f}{spread}{_count(len(values), seeds)}"
+
+
+def format_gain(values: pd.Series[float] | None, base: pd.Series[float] | None, seeds: int, digits: int = 2) -> str:
+    """Mean of the differences of equal seeds with its 95 % interval by Student's t; both series by seed."""
+    differences = pd.Series(dtype=float) if values is None or base is None else (values - base).dropna()
+    if differences.empty:
+        return "missing"
+    interval, mean = "", differences.mean()
+    if len(differences) > 1:
+        half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+        interval = f" [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
+    return f"{mean:+.{digits}f}{interval}{_count(len(differences), seeds)}"
+
+
+def _count(count: int, seeds: int) -> str:
+    if count == 1:
+        return ", one seed"
+    return "" if count == seeds else f", {count} of {seeds} seeds"
+
+
+def caption(grid: Grid, paper: dict[str, Any]) -> str:
     metrics = ", ".join(METRICS[name] for name in grid.metrics)
-    sentences = [
-        f"Test {metrics} in %: mean ± standard deviation over {seeds}.",
-        "A gain is the mean of the differences of equal seeds, with its 95 % interval by Student's t.",
-        "All students of a pair learn from one teacher, trained once.",
-        *(["In brackets: the paper's number."] if paper else []),
-    ]
-    return " ".join(sentences) + "\n"
+    return (
+        f"Test {metrics} in %: mean ± standard deviation over {len(grid.seeds)} seeds. A gain is the mean of the "
+        "differences of equal seeds, with its 95 % interval by Student's t. All students of a pair learn from one "
+        f"teacher, trained once.{' In brackets: the number of the paper.' if paper else ''}"
+    )
 
 
-def _gaps(grid: Grid, results: Results) -> list[str]:
-    if not results.missing:
-        return []
-    lines = "\n".join(f"- {name}: {'not begun' if why == 'new' else why}" for name, why in results.missing.items())
-    return [f"Missing, {len(results.missing)} of {len(results.missing) + len(results.done)} runs:\n\n{lines}\n"]
-
-
-def provenance(grid: Grid, results: Results) -> str:
-    """Config, commit, versions and hardware of every cell."""
-    places: dict[str, str] = {}
-    rows = [["run", "config", "best epoch", "last epoch", "attempts", "seconds", "made", "with"]]
-    for name, result in results.done.items():
-        record = result["record"]
-        place = json.dumps({key: record[key] for key in ("git", "versions", "hardware")}, indent=1)
-        label = places.setdefault(place, str(len(places) + 1))
-        epochs = [str(result["metrics"][which]["epoch"]) for which in EPOCHS]
-        counts = [str(result["attempts"]), str(result["seconds"])]
-        rows.append([name, result["hash"], *epochs, *counts, record["started"], label])
-    parts = [f"# Where the numbers of “{grid.title}” come from\n"]
-    parts.append("The config of each run, and its command, is in `results.json`. Epochs count from 0.\n")
-    parts.append(markdown(rows))
-    parts += [f"Made with {label}:\n\n```json\n{place}\n```\n" for place, label in places.items()]
-    excluded = "\n".join(f"- {name}: {why}" for name, why in results.excluded.items())
-    return "\n".join([*parts, *([f"Not counted:\n\n{excluded}\n"] if excluded else [])])
-
-
-def everything(grid: Grid, results: Results) -> list[dict[str, Any]]:
-    """All that is known of each finished cell."""
-    cells = {cell.id: cell for cell in [*grid.teachers.values(), *grid.cells]}
-    return [{**result, "config": cells[name].config} for name, result in results.done.items()]
+def as_latex(frame: pd.DataFrame, text: str) -> str:
+    """A table for the package booktabs."""
+    styled = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    latex = styled.to_latex(hrules=True, caption=text.replace("%", r"\%"), position_float="centering")
+    latex = re.sub(r"(?<![\w-])-(?=\d)", "$-$", latex)
+    return re.sub("[→±]", lambda sign: _LATEX[sign[0]], latex)
 
 
 if __name__ == "__main__":

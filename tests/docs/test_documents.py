@@ -9,7 +9,6 @@ import inspect
 import re
 import shutil
 import sys
-from collections import Counter
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -21,54 +20,48 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from markdown.extensions.toc import slugify
 from PIL import Image
 from torchvision.models import resnet18
 
 from helpers import fake_datasets
 from helpers.doc_commands import CHECKS, build, check, check_verb, forgetting_modules
-from helpers.doc_pages import PAGES, ROOT, Block, blocks, commands, links, markers, prose, rows, spans
+from helpers.doc_pages import PAGES, ROOT, Block, blocks, commands, headings, links, rows, spans
 from helpers.tiny import Net
+from test_layers import RANK
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import TeacherCheck
 from tmkd_lightning.cli import main as cli
 from tmkd_lightning.export import export_student
-from tmkd_lightning.modules.validation import weight_beside
 from tmkd_lightning.views import edge_view, high_frequency_view
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # pages show mistakes, and run twice in one folder
 
 EXAMPLES = ROOT / "examples"
 PACKAGE = ROOT / "src/tmkd_lightning"
 FOLDERS = [ROOT, PACKAGE, EXAMPLES, ROOT / "tests"]
 TUTORIAL = ROOT / "docs/tutorial.md"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-DEFAULTS = {  # of whatever the equations are arguments of
+DEFAULTS = {  # arguments of the equations
     parameter.name: parameter.default
     for part in (TMKDModule, edge_view, high_frequency_view)
     for parameter in inspect.signature(part).parameters.values()
-} | {"logit_weight": weight_beside(None, None)}
-READS_ON = {"docs/export.md"}  # pages whose Python blocks go on from one to the next
-
-# Why a block is not run, and how many there are of it: another one is a decision.
-REASONS = {
-    "cluster": 2,  # needs a scheduler or a server
-    "download": 1,  # fetches weights
-    "environment": 1,  # changes the reader's shell or repository
-    "layout": 9,  # folders and files
-    "long": 1,  # a benchmark
-    "output": 5,  # what a command prints or writes
-    "sketch": 1,  # code that leaves things out
+} | {"logit_weight": 1}  # None stands for it, except beside KD and TeKAP
+READS_ON = {"docs/export.md"}  # pages whose Python blocks continue the one before
+REASONS = {  # why a block is not run
+    "citation": "BibTeX",
+    "cluster": "needs a scheduler or a server",
+    "download": "downloads weights",
+    "environment": "changes the reader's shell or repository",
+    "layout": "folders and files",
+    "long": "a benchmark",
+    "output": "what a command prints or writes",
+    "sketch": "code that leaves things out",
 }
-QUICK = {
+QUICK: dict[str, Any] = {
     "accelerator": "cpu",
-    "limit_train_batches": 1,
-    "limit_val_batches": 1,
-    "limit_test_batches": 1,
-    "limit_predict_batches": 1,
-    "logger": False,
     "num_sanity_val_steps": 0,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
+    **{f"limit_{stage}_batches": 1 for stage in ("train", "val", "test", "predict")},
+    **dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False),
 }
 
 
@@ -221,19 +214,18 @@ def test_the_tutorials_runs_leave_what_it_says(runs) -> None:
         assert [file for file in files if not (runs / "runs" / run / file).is_file()] == []
 
 
-def test_what_is_not_run_is_counted() -> None:
+def test_no_fence_and_no_marker_is_overlooked() -> None:
     texts = [page.read_text() for page in PAGES]
-    found = Counter(block.reason for text in texts for block in blocks(text) if block.reason)
-    assert found == REASONS
-    assert sum(map(markers, texts)) == found.total()  # none stands away from a fence
-    assert sum(text.count("```") for text in texts) == 2 * sum(len(blocks(text)) for text in texts)
+    found = [block for text in texts for block in blocks(text)]
+    assert sum(text.count("```") for text in texts) == 2 * len(found)
+    assert sum(text.count("\n<!-- not run: ") for text in texts) == sum(block.reason is not None for block in found)
+    assert {block.reason for block in found} == {None, *REASONS}
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
         ("```\nwhat is it?\n```", "KeyError"),
-        ("```json\n{}\n```", "json"),
         ("<!-- not run: no time -->\n```python\n```", "unknown reason 'no time'"),
         ("```python\nimport tmkd_lightning.nothing\n```", "nothing"),
         ("```python\ndef test_it():\n    assert 1 == 2\n```", "AssertionError"),
@@ -243,11 +235,9 @@ def test_what_is_not_run_is_counted() -> None:
         ("```yaml\n# a.yaml\nmodel: {init_args: {temprature: 1}}\n```", "temprature"),
         ("```yaml\n# a.yaml\nmodel: {init_args: {views: [rgb, depth]}}\n```", "depth"),
         ("```bash\nls\n```", "'ls' is no command"),
-        ("```bash\ntmkd fti\n```", "fti"),
         ("```bash\ntmkd fit --config examples/none.yaml\n```", "none.yaml"),
         ("```bash\ntmkd fit --config examples/digits_kd.yaml --model.temperatur 2\n```", "temperatur"),
         ("```bash\ntmkd export --checkpoint a.ckpt --out b\n```", "--out"),
-        ("```bash\ntmkd cache lst --directory a\n```", "lst"),
         ("<!-- not run: cluster -->\n```bash\nsbatch a && make tests\n```", "tests"),
         ("```bash\npython examples/benchmarks/vews.py\n```", "no script"),
         ("```bash\npython examples/benchmarks/views.py --photo a\n```", "--photo"),
@@ -280,7 +270,7 @@ def test_links_of(page) -> None:
         path, _, heading = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name} links to {link}"
-        assert not heading or heading in headings(target), f"{page.name} links to {link}"
+        assert not heading or heading in headings(target.read_text()), f"{page.name} links to {link}"
 
 
 def test_every_public_name_is_on_the_page_of_the_api() -> None:
@@ -298,13 +288,6 @@ def test_every_public_name_is_on_the_page_of_the_api() -> None:
         assert not missing, f"{package.__name__} exports {missing}, which docs/api.md lacks"
 
 
-def headings(page: Path) -> set[str]:
-    """Anchors of a page's headings."""
-    return {
-        slugify(re.sub(r"[`*]", "", title), "-") for title in re.findall(r"^#+ (.*)$", prose(page.read_text()), re.M)
-    }
-
-
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_names_in(page) -> None:
     """Files, configs and Python names that stand in backticks, and Python names anywhere, are there."""
@@ -312,17 +295,11 @@ def test_names_in(page) -> None:
     for name in set(re.findall(r"\btmkd_lightning(?:\.\w+)+", text)):
         resolve_name(name)
     written = {block.name for other in PAGES for block in blocks(other.read_text())}
+    files = r"(examples|tests|src|docs|methods|ablations)/[\w/.-]*|[\w/]+\.(py|toml|svg)|[A-Z]+\.md|mkdocs\.yml"
     for span in spans(text):
-        if is_file(span) and span not in written:
-            assert any((folder / f"{span}{end}").exists() for folder in FOLDERS for end in ("", ".yaml")), (
-                f"{page.name} names {span}"
-            )
-
-
-def is_file(span: str) -> bool:
-    """Whether something in backticks is to be found in the project: a path into it, a source file, or a config."""
-    inside = re.fullmatch(r"(examples|tests|src|docs|methods|ablations)/[\w/.-]*", span)
-    return bool(inside or re.fullmatch(r"[\w/]+\.(py|toml|svg)|[A-Z]+\.md|mkdocs\.yml", span))
+        if re.fullmatch(files, span) and span not in written:
+            places = [folder / f"{span}{end}" for folder in FOLDERS for end in ("", ".yaml")]
+            assert any(place.exists() for place in places), f"{page.name} names {span}"
 
 
 def test_every_equation_has_its_file_its_defaults_and_its_test() -> None:
@@ -355,8 +332,19 @@ def defined(file: Path) -> set[str]:
 
 
 def test_the_picture_names_the_files_of_the_parts() -> None:
-    picture = (ROOT / "docs/images/data_flow.svg").read_text()
-    files = re.findall(r'class="file"[^>]*>([^<]+)<', picture)
+    files = re.findall(r'class="file"[^>]*>([^<]+)<', (ROOT / "docs/images/data_flow.svg").read_text())
     assert len(files) == 10
-    for file in files:
-        assert (PACKAGE / file).exists(), file
+    assert [file for file in files if not (PACKAGE / file).exists()] == []
+
+
+def test_the_tree_has_every_package_at_its_level_and_names_files_that_exist() -> None:
+    tree = re.search(r"^level .*?```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)[0]
+    levels = {name: int(level) for level, name in re.findall(r"^ +(\d) +(\w+)/", tree, re.M)}
+    assert levels == {name: rank for name, rank in RANK.items() if not name.startswith("__")}
+    for file in re.findall(r"\w+\.py", tree):
+        assert list(PACKAGE.rglob(file)), file
+
+
+def test_the_navigation_of_the_site_has_every_page() -> None:
+    pages = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    assert pages == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}

@@ -1,4 +1,4 @@
-"""The documentation taken apart: its fenced blocks, the commands in them, its links, and what it names."""
+"""Parses the documentation: fenced blocks, the commands in them, links, headings, and names in backticks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from markdown.extensions.toc import slugify
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,13 +36,7 @@ class Block:
 
 
 def blocks(text: str, page: str = "page") -> list[Block]:
-    """All fenced blocks of a page, in order.
-
-    Example:
-        >>> (block,) = blocks("<!-- not run: output -->\\n```text\\nfine\\n```")
-        >>> block.language, block.code, block.reason
-        ('text', 'fine\\n', 'output')
-    """
+    """All fenced blocks of a page, in order."""
     found = []
     for fence in _FENCE.finditer(text):
         line = text.count("\n", 0, fence.start("language")) + 1
@@ -50,28 +46,23 @@ def blocks(text: str, page: str = "page") -> list[Block]:
     return found
 
 
-def markers(text: str) -> int:
-    """How many lines are markers, above a fence or not."""
-    return sum(_MARKER.fullmatch(line.strip()) is not None for line in text.splitlines())
-
-
 def prose(text: str) -> str:
     """A page without its fenced blocks."""
     return _FENCE.sub(r"\g<above>", text)
 
 
-def spans(text: str) -> list[str]:
-    """What stands in backticks in the prose.
+def headings(text: str) -> set[str]:
+    """Anchors of a page's headings."""
+    return {slugify(re.sub(r"[`*]", "", title), "-") for title in re.findall(r"^#+ (.*)$", prose(text), re.M)}
 
-    Example:
-        >>> spans("see `views.py` and `tmkd fit`")
-        ['views.py', 'tmkd fit']
-    """
+
+def spans(text: str) -> list[str]:
+    """Everything in backticks in the prose."""
     return re.findall(r"`([^`\n]+)`", prose(text))
 
 
 def links(text: str) -> list[str]:
-    """Where the prose leads to inside the project, images included."""
+    """Targets of links and images inside the project."""
     targets = re.findall(r"\]\(([^)\s]+)\)", prose(text))
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
@@ -86,12 +77,7 @@ def rows(text: str, heading: str) -> Iterator[list[str]]:
 
 
 def commands(code: str) -> list[list[str]]:
-    """The commands of a shell script, word by word, without comments, redirections and VARIABLE=value in front.
-
-    Example:
-        >>> commands("OMP_NUM_THREADS=1 python a.py --x '1 2' > out && bash out  # both")
-        [['python', 'a.py', '--x', '1 2'], ['bash', 'out']]
-    """
+    """The commands of a shell script, word by word, without comments, redirections and VARIABLE=value in front."""
     found: list[list[str]] = []
     for line in code.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)

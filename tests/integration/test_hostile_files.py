@@ -273,18 +273,6 @@ def test_images_that_other_programs_would_open(tmp_path, sprung, monkeypatch, ca
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_records_of_tables(tmp_path, sprung, tables, capsys, form) -> None:
-    path = tmp_path / "record"
-    path.write_bytes(FORMS[form](Trap(sprung)))
-    for door in (tables.config.load, tables.cell.read_json, tables.grid.read_grid):
-        with pytest.raises(SystemExit, match=re.escape(str(path))):
-            door(path)
-    path.rename(tmp_path / "last.ckpt")  # to go on from
-    assert tables.cell.newest(tmp_path) == (None, 0)
-    assert f"{tmp_path / 'last.ckpt'} is damaged and passed over" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("form", FORMS)
 def test_what_lies_beside_a_checkpoint(tmp_path, sprung, form) -> None:
     config, metrics, checkpoint = (tmp_path / n for n in ("resolved_config.yaml", "metrics.csv", "last.ckpt"))
     config.write_bytes(FORMS[form](Trap(sprung)))
