@@ -1,4 +1,4 @@
-"""A run that remembers its teacher is the run that asks it every time."""
+"""A run that reads the teacher's outputs is the run that computes them in every step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import wide_resnet as wrn
 from tmkd_lightning.modules import taught
 from tmkd_lightning.teacher.cache import CacheError
-from tmkd_lightning.teacher.cache.serialization import kinds, output_of, parts
+from tmkd_lightning.teacher.cache.serialization import array_dtypes, from_arrays, to_arrays
 from tmkd_lightning.text import HashingTextEncoder
 
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
@@ -127,8 +127,8 @@ class Both(TMKDModule):
 
     def rounded(self, image: torch.Tensor) -> Any:
         views = len(self.views)
-        types = kinds(True, "feature_map" in self.distiller.reads, self.teacher.map_size, "float16")
-        return output_of(parts(TMKDModule.show(self, image), views, types), self.teacher, image, views)
+        types = array_dtypes(True, "feature_map" in self.distiller.reads, self.teacher.map_size, "float16")
+        return from_arrays(to_arrays(TMKDModule.show(self, image), views, types), self.teacher, image, views)
 
 
 @pytest.mark.parametrize("method", ["none", *METHODS])
@@ -267,7 +267,7 @@ def test_damage_in_a_complete_cache_is_noticed_and_mended(run, tmp_path, capsys)
         run(make(), TeacherCache(str(tmp_path)))
     with pytest.raises(SystemExit, match="1 damage"):
         cache_command(["check", "--directory", str(tmp_path)])
-    assert "87 rows are whole, DAMAGED and forgotten: 4" in capsys.readouterr().out
+    assert "87 rows are whole, DAMAGED and erased: [4]" in capsys.readouterr().out
     cache_command(["check", "--directory", str(tmp_path)])
     losses, _ = run(make(), TeacherCache(str(tmp_path)))
     assert losses.values == expected.values
@@ -337,7 +337,7 @@ def test_data_that_do_not_come_again_are_refused(run, tmp_path, fit, loader, net
     data = DigitsDataModule(train_samples=44, image_size=16)
     with pytest.raises(ValueError, match=r"set augmentation_replicas of the datamodule to 1 or more \(it is 0"):
         run(make(), TeacherCache(str(tmp_path)), data=data)
-    with pytest.raises(ValueError, match="this one does not have it; subclass ImageDataModule"):
+    with pytest.raises(ValueError, match=r"\(it is None; .* subclassing ImageDataModule"):
         fit(TMKDModule(net(), net()), callbacks=[prompts(), TeacherCache(str(tmp_path))])
     assert not list(tmp_path.glob("*/*.npy"))
 

@@ -126,7 +126,7 @@ class TaughtModule(ClassificationModule):
         Returns:
             The teacher's output of B images; gradients flow into the WeightNet alone.
         """
-        output = self.show(image) if self.teacher_cache is None else self.teacher_cache.recall(self, image)
+        output = self.show(image) if self.teacher_cache is None else self.teacher_cache.read_or_compute(self, image)
         if len(self.views) == 1:
             return output
         weights = self.view_weights(label)
