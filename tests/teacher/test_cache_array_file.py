@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from helpers.fake_datasets import Trap
-from tmkd_lightning.teacher.cache import CacheError, ArrayFile
+from tmkd_lightning.teacher.cache import ArrayFile, CacheError
 
 FORK = multiprocessing.get_context("fork")
 

@@ -329,7 +329,9 @@ def test_a_disk_that_is_too_full_is_known_before_anything_is_made(tmp_path: Path
     one = folder(tmp_path)
     fill(folder(tmp_path, names=("map",), dtype="float64"), rows=5000)  # of another kind, whose space is not free
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(CacheError, match=r"needs 1000 rows of {'embedding': \(2,\)} in 12.0kB, but .* has 1.00kB left: take few"):
+    with pytest.raises(
+        CacheError, match=r"needs 1000 rows of {'embedding': \(2,\)} in 12.0kB, but .* has 1.00kB left: take few"
+    ):
         one.create(1000, {"embedding": (2,)})
     assert not list(one.path.glob("embedding*"))
 

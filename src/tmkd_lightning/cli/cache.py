@@ -6,6 +6,7 @@ import reprlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import auto_cli
 from tqdm import tqdm
@@ -76,7 +77,7 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
 
 def cache_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    verbs = {"list": list_caches, "check": check_caches, "remove": remove_caches}
+    verbs: dict[str, Any] = {"list": list_caches, "check": check_caches, "remove": remove_caches}
     auto_cli(verbs, args=list(args), as_positional=False, prog="tmkd cache", parser_class=Parser)
 
 

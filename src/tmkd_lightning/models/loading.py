@@ -14,7 +14,7 @@ from tmkd_lightning.feature_extraction.normalization import Triple, state_statis
 from tmkd_lightning.models.head import head_to_keep
 from tmkd_lightning.models.networks_in import find_network
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint, read_metadata
-from tmkd_lightning.utils.state_dict import differences, uncompiled
+from tmkd_lightning.utils.state_dict import describe_mismatch, uncompiled
 from tmkd_lightning.utils.validation import is_number
 
 
@@ -61,7 +61,7 @@ def load_weights(
     found = {own.get(name, name): value for name, value in found.items()}
     kept = head_to_keep(network, found, None if extractor is None else extractor.head_name) if replace_head else {}
     fitting = {**found, **kept}
-    problems = differences(fitting, network.state_dict())
+    problems = describe_mismatch(fitting, network.state_dict())
     if problems:
         raise ValueError(f"{path} does not fit {type(network).__name__}: " + "; ".join(problems))
     network.load_state_dict({name: fitting[name] for name in own.values()})

@@ -10,7 +10,7 @@ from torchvision.models import get_model
 
 from tmkd_lightning.models.head import head_keys, head_to_keep
 from tmkd_lightning.models.imagenet import build_with_weights, check_name, find_weights
-from tmkd_lightning.utils.state_dict import differences, save_under
+from tmkd_lightning.utils.state_dict import alias_submodule, describe_mismatch
 
 _INCEPTIONS = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # their heads beside the head, which return tuples
@@ -62,7 +62,7 @@ class Pretrained(nn.Module):
             raise ValueError(f"{name} has no linear layer as its head, which distillation needs: choose another")
         self._wish = Wish(weights is not None)
         self.network.register_load_state_dict_pre_hook(self._wish)
-        save_under(self, "network", "")
+        alias_submodule(self, "network", "")
 
     def _get_name(self) -> str:
         return self.name  # in messages, and where modules are printed
@@ -94,7 +94,7 @@ class Pretrained(nn.Module):
         found = build_with_weights(self.name, weights, options).state_dict()
         found = {key: value for key, value in found.items() if key in own or not key.startswith(_AUXILIARY)}
         found |= head_to_keep(self.network, found)
-        problems = differences(found, own)
+        problems = describe_mismatch(found, own)
         if problems:
             raise ValueError(
                 f"the weights {weights!r} do not fit {self.name} with the options {self.options}: {'; '.join(problems)}"

@@ -37,7 +37,7 @@ from tmkd_lightning.modules.watched import WatchedModule
 from tmkd_lightning.text.prompts import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
-from tmkd_lightning.utils.state_dict import names_under
+from tmkd_lightning.utils.state_dict import parameter_names
 from tmkd_lightning.utils.validation import check_positive
 
 
@@ -96,7 +96,7 @@ class ClassificationModule(WatchedModule):
         self.saved_class_names: list[str] | None = None  # of the checkpoint that was loaded
         self.trained_class_names: list[str] | None = None  # of the data that it was trained on
         self.guard = FiniteGuard()
-        self._ddp_params_and_buffers_to_ignore = names_under(self, "guard")  # each process notices for itself
+        self._ddp_params_and_buffers_to_ignore = parameter_names(self, "guard")  # each process notices for itself
 
     def count_classes(self) -> None:
         """Takes the network's number of classes."""

@@ -16,7 +16,7 @@ from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.classes import NumClasses
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
 from tmkd_lightning.utils.precision import at_least_float32
-from tmkd_lightning.utils.state_dict import save_under
+from tmkd_lightning.utils.state_dict import alias_submodule
 from tmkd_lightning.utils.validation import is_number
 from tmkd_lightning.views import MultiView, View
 
@@ -76,7 +76,7 @@ class ClassifierModule(ClassificationModule):
         self.remember()
         self.views = MultiView(("rgb",) if views is None else views)
         self.view_shares = _shares(view_shares, len(self.views))
-        save_under(self, "extractor.network", "network")
+        alias_submodule(self, "extractor.network", "network")
 
     @property
     def network(self) -> nn.Module:

@@ -11,9 +11,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import instantiate_module
 
 from tmkd_lightning.modules.base import ClassificationModule
+from tmkd_lightning.modules.restored import misfit
 from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
-from tmkd_lightning.utils.messages import misfit, short
-from tmkd_lightning.utils.state_dict import differences
+from tmkd_lightning.utils.messages import short
+from tmkd_lightning.utils.state_dict import describe_mismatch
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of what the command line has trained
 
@@ -71,5 +72,5 @@ def _load(module: ClassificationModule, path: Path, content: dict[str, Any]) -> 
         module.on_load_checkpoint(content)
         module.load_state_dict(content["state_dict"])
     except Exception as error:  # of weights that do not fit, or of a module's own
-        problems = differences(content["state_dict"], module.state_dict()) or [short(error)]
+        problems = describe_mismatch(content["state_dict"], module.state_dict()) or [short(error)]
         raise ValueError(misfit(path, module.extractor.name, problems)) from error

@@ -18,8 +18,8 @@ from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.named import chosen_names
 from tmkd_lightning.modules.state import CLASS_NAMES, LEFT_OUT, NUM_CLASSES
 from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
-from tmkd_lightning.utils.messages import misfit, short
-from tmkd_lightning.utils.state_dict import differences
+from tmkd_lightning.utils.messages import short
+from tmkd_lightning.utils.state_dict import describe_mismatch
 
 _CALLS = {  # argument that holds the network: how the module is loaded in Python
     "student": "TMKDModule.load_from_checkpoint({path!r}, teacher=..., student=..., weights_only=True)",
@@ -161,8 +161,16 @@ def _load(extractor: Extractor, state: Mapping[str, Tensor], role: str, path: Pa
         if key.startswith(old)
     }
     own = extractor.state_dict()  # with the versions of its layers, which some ask for
-    problems = differences(found, own)
+    problems = describe_mismatch(found, own)
     if problems:
         raise ValueError(misfit(path, extractor.name, problems))
     own.update(found)
     extractor.load_state_dict(own)
+
+
+def misfit(path: Path, network: str, problems: Sequence[str]) -> str:
+    """Says that the weights of a checkpoint are not those of the network that its config describes."""
+    return (
+        f"{path} does not fit {network}, which its config describes: {'; '.join(problems)}. Was it made with another "
+        "version of that network?"
+    )

@@ -25,7 +25,7 @@ from tmkd_lightning.teacher.fusion import WeightNet
 from tmkd_lightning.text.class_names import learned_classes
 from tmkd_lightning.text.prompts import PromptBank
 from tmkd_lightning.utils.precision import at_least_float32
-from tmkd_lightning.utils.state_dict import leave_out, names_under, save_under
+from tmkd_lightning.utils.state_dict import alias_submodule, exclude_from_state_dict, parameter_names
 from tmkd_lightning.views import MultiView, View
 
 
@@ -171,9 +171,9 @@ class TMKDModule(TaughtModule):
             self.text_anchor = TextAnchor(self.extractor.embedding_dim, *anchor)
         self.prompt_bank = PromptBank(len(self.views), self.num_classes, text_dim) if weighs or text_weight else None
 
-        save_under(self, "extractor.network", "student")
-        leave_out(self, "teacher")
-        self._ddp_params_and_buffers_to_ignore += names_under(self, "teacher", "prompt_bank")
+        alias_submodule(self, "extractor.network", "student")
+        exclude_from_state_dict(self, "teacher")
+        self._ddp_params_and_buffers_to_ignore += parameter_names(self, "teacher", "prompt_bank")
 
     @property
     def student(self) -> nn.Module:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, tuple)
 # Differ from run to run, so only their type counts; randomness that cannot be repeated is refused elsewhere.
-_BY_TYPE = (Trainer, random.Random, torch.Generator, np.random.Generator, np.random.BitGenerator, np.random.RandomState)
-_BY_TYPE += (type(os.environ), type(threading.Lock()), type(threading.RLock()))
+_BY_TYPE: tuple[type, ...] = (Trainer, type(os.environ), type(threading.Lock()), type(threading.RLock()))
+_BY_TYPE += (random.Random, torch.Generator, np.random.Generator, np.random.BitGenerator, np.random.RandomState)
 _HOOKS = {*vars(nn.Module()), "_compiled_call_impl"} - {"training", "_parameters", "_buffers", "_modules"}
 _LOADING = {*vars(LightningDataModule()), "_datasets", "_before", "train_transform", "eval_transform", "seed", "root"}
 _LOADING |= {"batch_size", "num_workers", "augmentation_replicas", "copies", "download"}
@@ -102,7 +102,7 @@ def _tensor(value: Tensor) -> tuple[object, ...]:
     if value.is_meta:
         return str(value.dtype), tuple(value.shape)
     flat = value.detach().to_dense().resolve_conj().cpu().contiguous().flatten()
-    return str(value.dtype), tuple(value.shape), hashlib.sha256(flat.view(torch.uint8).numpy()).digest()
+    return str(value.dtype), tuple(value.shape), hashlib.sha256(flat.view(torch.uint8).numpy().data).digest()
 
 
 def _data_module(value: LightningDataModule) -> tuple[object, ...]:

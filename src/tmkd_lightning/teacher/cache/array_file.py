@@ -43,7 +43,11 @@ class ArrayFile:
         self._values = _Records(path)
         self._checksums = _Records(_checksums_of(path))
         self.rows, self.shape, self.dtype = self._values.count, self._values.shape, self._values.dtype
-        if (self._checksums.count, self._checksums.shape, self._checksums.dtype) != (self.rows, (), np.uint32):
+        if (self._checksums.count, self._checksums.shape, self._checksums.dtype) != (
+            self.rows,
+            (),
+            np.dtype(np.uint32),
+        ):
             raise CacheError(f"{_checksums_of(path)} does not belong to {path}: remove both, they are made anew")
 
     @classmethod
