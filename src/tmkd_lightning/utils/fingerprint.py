@@ -88,7 +88,8 @@ def _function(value: FunctionType) -> tuple[object, ...]:
     code, (origin, _) = value.__code__, _origin(value.__globals__.get("__name__"))
     closure = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
     unsaved = (code.co_code, inspect.getclosurevars(value).globals) if origin.endswith(" ") else ()  # of a notebook
-    held = closure, value.__defaults__, value.__kwdefaults__, vars(value)
+    attributes = {k: v for k, v in vars(value).items() if not k.startswith("_torchdynamo")}  # an id() among them
+    held = closure, value.__defaults__, value.__kwdefaults__, attributes
     return value.__qualname__, code.co_firstlineno, origin, unsaved, held
 
 

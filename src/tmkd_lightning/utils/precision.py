@@ -33,8 +33,8 @@ def in_full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """
 
     @wraps(function)
-    def full(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        wide: list[Any] = [arg.float() if getattr(arg, "dtype", None) in _HALF else arg for arg in args]
+    def full(*args: Any, **kwargs: Any) -> Tensor:
+        wide = [arg.float() if getattr(arg, "dtype", None) in _HALF else arg for arg in args]
         named = {k: arg.float() if getattr(arg, "dtype", None) in _HALF else arg for k, arg in kwargs.items()}
         device = next(arg.device.type for arg in [*wide, *named.values()] if isinstance(arg, Tensor))
         with torch.autocast(device, enabled=False):

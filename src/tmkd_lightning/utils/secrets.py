@@ -89,7 +89,7 @@ def _redact_text(text: str) -> str:
         if secret and pair.start() >= end:
             result += text[end : pair.end()] + MASK
             place = "?" if query else "{" if "{" in text[: pair.start()] else sign.strip(" '\"")
-            end = pair.end() + len(re.match(_QUOTED + _UNQUOTED[place], text[pair.end() :])[0])  # type: ignore[index]
+            end = re.compile(_QUOTED + _UNQUOTED[place]).match(text, pair.end()).end()  # type: ignore[union-attr]
     return result + text[end:]
 
 
