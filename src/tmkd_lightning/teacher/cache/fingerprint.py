@@ -20,11 +20,7 @@ _SIDES = (64, 32, 224, 96, 128, 256, 299, 384)  # of probe images in pixels; a n
 
 
 def teacher_fingerprint(teacher: Extractor, checkpoint: str | None) -> dict[str, Any]:
-    """Plain values that decide a teacher's outputs; of weights that a checkpoint will replace, its bytes count.
-
-    Raises:
-        OSError: the checkpoint cannot be read.
-    """
+    """Plain values that decide a teacher's outputs; of weights that a checkpoint will replace, its bytes count."""
     state = teacher.network.state_dict()
     return {
         "name": teacher.name,

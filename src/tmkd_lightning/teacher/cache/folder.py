@@ -64,11 +64,7 @@ class CacheFolder:
         return min(self.files[name].written if name in self.files else 0 for name in self.dtypes)
 
     def reopen(self) -> None:
-        """Opens the files again, as other processes may have written to them.
-
-        Raises:
-            CacheError: one is damaged, or gone since it was made.
-        """
+        """Opens the files again, as other processes may have written to them; CacheError if one is damaged or gone."""
         self.close()
         gone = [name for name in self.files if not self.file(name).exists()]
         if gone:
