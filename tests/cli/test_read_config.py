@@ -10,7 +10,7 @@ import yaml
 
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.utils.configs import read_config
-from tmkd_lightning.utils.secrets import masked_words
+from tmkd_lightning.utils.secrets import redact_words
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits_student.yaml"
 
@@ -106,4 +106,4 @@ def test_many_values_and_aliases_that_were_meant(tmp_path) -> None:
 
 
 def test_words_of_a_command_are_masked_in_a_moment() -> None:
-    assert masked_words(["--data", LAUGHS.decode()])[0] == "--data"
+    assert redact_words(["--data", LAUGHS.decode()])[0] == "--data"

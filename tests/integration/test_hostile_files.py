@@ -38,7 +38,7 @@ from tmkd_lightning.figures import read_history
 from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.loading import load_module, load_student
-from tmkd_lightning.teacher.cache.array_file import RowFile
+from tmkd_lightning.teacher.cache.array_file import ArrayFile
 from tmkd_lightning.teacher.cache.errors import CacheError
 from tmkd_lightning.teacher.cache.folder import CacheFolder, read_manifest
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder
@@ -202,7 +202,7 @@ def test_teacher_cache(tmp_path, sprung) -> None:
     folder = CacheFolder(tmp_path, {"rows": 2}, {"logits": "float32"})
     folder.path.mkdir()
     rows, head, manifest = (folder.path / name for name in ("logits.float32.npy", "head.npz", "identity.json"))
-    RowFile.create(rows, 2, (3,), "float32").close()
+    ArrayFile.create(rows, 2, (3,), "float32").close()
     doors = {
         rows: folder.reopen,
         head: lambda: folder.read_head({"weight": (2, 2)}),

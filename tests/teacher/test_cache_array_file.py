@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from helpers.fake_datasets import Trap
-from tmkd_lightning.teacher.cache import CacheError, RowFile
+from tmkd_lightning.teacher.cache import ArrayFile, CacheError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -23,8 +23,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "array.float32.npy"
 
 
-def make(path: Path, rows: int = 6, shape: tuple[int, ...] = (2, 3)) -> RowFile:
-    return RowFile.create(path, rows, shape, "float32")
+def make(path: Path, rows: int = 6, shape: tuple[int, ...] = (2, 3)) -> ArrayFile:
+    return ArrayFile.create(path, rows, shape, "float32")
 
 
 def values(rows: np.ndarray, shape: tuple[int, ...] = (2, 3)) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_rows_come_back_in_any_order(path: Path) -> None:
     assert (file.written, file.complete) == (3, False)
     assert file.read(np.array([4, 1])) is None  # one of them is not there
     file.close()
-    np.testing.assert_array_equal(RowFile(path).read(asked), values(asked))
+    np.testing.assert_array_equal(ArrayFile(path).read(asked), values(asked))
     np.testing.assert_array_equal(np.load(path)[[0, 4, 5]], values(np.array([0, 4, 5])))  # a plain array to anybody
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_row_is_not_read(path: Path) -> None:
     assert file.read(np.array([5])) is None
     np.testing.assert_array_equal(file.read(np.arange(5)), values(np.arange(5)))
     assert file.damaged() == [5]
-    file.forget([5])
+    file.erase([5])
     assert (file.written, file.damaged()) == (5, [])
 
 
@@ -95,11 +95,11 @@ def test_processes_fill_one_array(path: Path) -> None:
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
-    np.testing.assert_array_equal(RowFile(path).read(np.arange(200)), values(np.arange(200)))
+    np.testing.assert_array_equal(ArrayFile(path).read(np.arange(200)), values(np.arange(200)))
 
 
 def _fill_for_ever(path: Path) -> None:
-    file = RowFile.create(path, 400, (5000,), "float32")
+    file = ArrayFile.create(path, 400, (5000,), "float32")
     while True:
         for row in range(400):
             file.write(np.array([row]), values(np.array([row]), (5000,)))
@@ -107,7 +107,7 @@ def _fill_for_ever(path: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [0.05, 0.11, 0.2])
 def test_what_a_killed_process_left_is_whole(path: Path, seconds: float) -> None:
-    RowFile.create(path, 400, (5000,), "float32")
+    ArrayFile.create(path, 400, (5000,), "float32")
     worker = FORK.Process(target=_fill_for_ever, args=(path,))
     worker.start()
     written = path.with_suffix(".written.npy")
@@ -116,7 +116,7 @@ def test_what_a_killed_process_left_is_whole(path: Path, seconds: float) -> None
     time.sleep(seconds)
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
-    file = RowFile(path)
+    file = ArrayFile(path)
     rows = np.flatnonzero(np.load(written))
     assert len(rows) > 0
     whole = [row for row in rows if file.read(np.array([row])) is not None]
@@ -146,7 +146,7 @@ def test_damaged_files_are_named(path: Path, damage, which: str) -> None:
     make(path)
     damage(path.with_name(which))
     with pytest.raises(CacheError, match=rf"{which} is missing, damaged or cut off .*remove it"):
-        RowFile(path)
+        ArrayFile(path)
     assert not (path.parent / "sprung").exists()
 
 
@@ -175,7 +175,7 @@ def test_headers_that_say_nonsense_are_named(path: Path, text: str, which: str) 
     make(path)
     path.with_name(which).write_bytes(header(text))
     with pytest.raises(CacheError, match=rf"(?s){which} is (missing, damaged|not an array of rows).*: remove it"):
-        RowFile(path)
+        ArrayFile(path)
 
 
 def test_another_shape_or_type_is_refused(path: Path) -> None:
@@ -183,19 +183,19 @@ def test_another_shape_or_type_is_refused(path: Path) -> None:
     with pytest.raises(CacheError, match=r"holds \(6, 2, 3\) of float32 instead of \(6, 4\) of float32: remove it"):
         make(path, shape=(4,))
     with pytest.raises(CacheError, match=r"instead of \(6, 2, 3\) of float16"):
-        RowFile.create(path, 6, (2, 3), "float16")
+        ArrayFile.create(path, 6, (2, 3), "float16")
 
 
 def test_marks_of_another_array_are_refused(path: Path) -> None:
     make(path)
     np.save(path.with_suffix(".written.npy"), np.zeros(5, np.uint32))
     with pytest.raises(CacheError, match="does not belong to"):
-        RowFile(path)
+        ArrayFile(path)
 
 
 def test_a_file_that_is_cut_off_while_it_is_read_has_no_rows_there(path: Path) -> None:
     """Memory mapped to it would end the process."""
-    file = RowFile.create(path, 2000, (100,), "float32")
+    file = ArrayFile.create(path, 2000, (100,), "float32")
     file.write(np.arange(2000), values(np.arange(2000), (100,)))
     os.truncate(path, 4096)
     os.truncate(path.with_suffix(".written.npy"), 4096)

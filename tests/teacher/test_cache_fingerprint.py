@@ -19,20 +19,20 @@ from helpers.tiny import Net
 from tmkd_lightning import Extractor, MultiView, View
 from tmkd_lightning.models import Pretrained
 from tmkd_lightning.teacher.cache import CacheError, CacheFolder
-from tmkd_lightning.teacher.cache.fingerprint import teacher_identity, views_identity
-from tmkd_lightning.teacher.cache.folder import read_manifest, readable_size
+from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint, views_fingerprint
+from tmkd_lightning.teacher.cache.folder import read_manifest
 from tmkd_lightning.views import edge, high_frequency, rgb
 
 
 def test_one_teacher_has_one_identity(net) -> None:
     teacher = Extractor(net())
-    first = teacher_identity(teacher, None)
-    assert teacher_identity(copy.deepcopy(teacher), None) == first
+    first = teacher_fingerprint(teacher, None)
+    assert teacher_fingerprint(copy.deepcopy(teacher), None) == first
     teacher.confirm(torch.rand(2, 3, 8, 8))  # by which the map has been found
-    assert teacher_identity(teacher, None) == first
+    assert teacher_fingerprint(teacher, None) == first
     teacher.network.register_full_backward_hook(lambda *_: None)
     teacher.network.to(memory_format=torch.channels_last).compile()
-    assert teacher_identity(teacher.eval(), None) == first
+    assert teacher_fingerprint(teacher.eval(), None) == first
     json.dumps(first)  # plain values
 
 
@@ -48,27 +48,27 @@ def test_one_teacher_has_one_identity(net) -> None:
 )
 def test_another_teacher_has_another(net, other) -> None:
     torch.manual_seed(0)
-    first = teacher_identity(Extractor(net()), None)
+    first = teacher_fingerprint(Extractor(net()), None)
     torch.manual_seed(0)
-    assert teacher_identity(other(net), None) != first
+    assert teacher_fingerprint(other(net), None) != first
 
 
 def test_a_single_weight_or_statistic_counts(net) -> None:
     teacher = Extractor(net())
-    first = teacher_identity(teacher, None)
+    first = teacher_fingerprint(teacher, None)
     teacher.network.bn.running_var[3] += 1e-6
-    assert teacher_identity(teacher, None) != first
+    assert teacher_fingerprint(teacher, None) != first
 
 
 def test_code_and_numbers_behind_equal_weights_count() -> None:
     """Attention with one head or four has the same weights, and says something else."""
     one, four = (VisionTransformer(32, 16, 1, heads, 16, 32, num_classes=3) for heads in (1, 4))
     four.load_state_dict(one.state_dict())
-    assert teacher_identity(Extractor(one), None) != teacher_identity(Extractor(four), None)
-    first = teacher_identity(Extractor(copy.deepcopy(one)), None)
-    assert first == teacher_identity(Extractor(one), None)
+    assert teacher_fingerprint(Extractor(one), None) != teacher_fingerprint(Extractor(four), None)
+    first = teacher_fingerprint(Extractor(copy.deepcopy(one)), None)
+    assert first == teacher_fingerprint(Extractor(one), None)
     one.eval()
-    assert first == teacher_identity(Extractor(one), None)
+    assert first == teacher_fingerprint(Extractor(one), None)
 
 
 class Louder(Net):
@@ -81,7 +81,7 @@ def test_a_forward_of_ones_own_counts(net) -> None:
     other.load_state_dict(one.state_dict())
     other._get_name = lambda: "Net"  # prints the same
     assert repr(one) == repr(other)
-    assert teacher_identity(Extractor(one), None) != teacher_identity(Extractor(other), None)
+    assert teacher_fingerprint(Extractor(one), None) != teacher_fingerprint(Extractor(other), None)
 
 
 class Scaled(Net):
@@ -112,7 +112,7 @@ def test_what_forward_calls_and_what_no_checkpoint_holds_counts(build) -> None:
     one, other = Scaled(), build()
     other.load_state_dict(one.state_dict())
     assert repr(one) == repr(other)
-    identities = [teacher_identity(Extractor(network), None) for network in (one, other, copy.deepcopy(one))]
+    identities = [teacher_fingerprint(Extractor(network), None) for network in (one, other, copy.deepcopy(one))]
     assert identities[0] == identities[2] != identities[1]
 
 
@@ -134,7 +134,7 @@ def test_a_helper_of_the_teachers_code_counts(old: str, new: str) -> None:
         module = types.ModuleType("mynet")
         exec(text, vars(module))
         torch.manual_seed(0)
-        identities.append(teacher_identity(Extractor(module.Own()), None))
+        identities.append(teacher_fingerprint(Extractor(module.Own()), None))
     assert identities[0] == identities[2] != identities[1]
 
 
@@ -143,10 +143,10 @@ def test_a_hook_on_a_layer_counts_and_the_extractors_own_do_not(net) -> None:
     for network in (other, again):
         network.load_state_dict(one.state_dict())
     other.conv.register_forward_hook(lambda module, args, output: 3 * output)
-    identities = [teacher_identity(Extractor(network), None) for network in (one, other, again)]
+    identities = [teacher_fingerprint(Extractor(network), None) for network in (one, other, again)]
     assert identities[0] == identities[2] != identities[1]
     Extractor(again)  # which taps it once more
-    assert teacher_identity(Extractor(again), None) == identities[0]
+    assert teacher_fingerprint(Extractor(again), None) == identities[0]
 
 
 class Doubled(Extractor):
@@ -166,23 +166,23 @@ def test_a_weight_that_a_hook_computes_does_not_count_as_code(net, wrap, tmp_pat
         torch.manual_seed(seed)
         network = net()
         wrap(network.conv)
-        found.append(teacher_identity(Extractor(network), str(tmp_path / "weights")))
-    assert found[0] == found[1] != teacher_identity(Extractor(net()), str(tmp_path / "weights"))
+        found.append(teacher_fingerprint(Extractor(network), str(tmp_path / "weights")))
+    assert found[0] == found[1] != teacher_fingerprint(Extractor(net()), str(tmp_path / "weights"))
 
 
 def test_an_extractor_of_ones_own_counts(net) -> None:
     network = net()
-    assert teacher_identity(Extractor(network), None) != teacher_identity(Doubled(network), None)
+    assert teacher_fingerprint(Extractor(network), None) != teacher_fingerprint(Doubled(network), None)
 
 
 def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:
     """So that the weights need not be read; the network's own, which they will replace, do not matter."""
     path = tmp_path / "teacher.ckpt"
     path.write_bytes(b"one")
-    first = teacher_identity(Extractor(net()), str(path))
-    assert teacher_identity(Extractor(net()), str(path)) == first
+    first = teacher_fingerprint(Extractor(net()), str(path))
+    assert teacher_fingerprint(Extractor(net()), str(path)) == first
     path.write_bytes(b"two")
-    assert teacher_identity(Extractor(net()), str(path)) != first
+    assert teacher_fingerprint(Extractor(net()), str(path)) != first
 
 
 def test_whether_weights_are_still_to_be_loaded_does_not_count(tmp_path: Path) -> None:
@@ -190,10 +190,10 @@ def test_whether_weights_are_still_to_be_loaded_does_not_count(tmp_path: Path) -
     path = tmp_path / "teacher.ckpt"
     path.write_bytes(b"one")
     network = Pretrained("resnet18", weights="IMAGENET1K_V1", num_classes=3)
-    first = teacher_identity(Extractor(network), str(path))
+    first = teacher_fingerprint(Extractor(network), str(path))
     network.load_state_dict({key: value.clone() for key, value in network.state_dict().items()})
     assert not network.pending
-    assert teacher_identity(Extractor(network), str(path)) == first
+    assert teacher_fingerprint(Extractor(network), str(path)) == first
 
 
 def negative(image: torch.Tensor) -> torch.Tensor:
@@ -213,12 +213,12 @@ def negative(image: torch.Tensor) -> torch.Tensor:
     ids=["order", "number", "alpha", "sigma", "rounds", "function"],
 )
 def test_views_differ_by_order_numbers_and_function(one, other) -> None:
-    assert views_identity(MultiView(one)) != views_identity(MultiView(other))
-    assert views_identity(MultiView(one)) == views_identity(MultiView(list(one)))
+    assert views_fingerprint(MultiView(one)) != views_fingerprint(MultiView(other))
+    assert views_fingerprint(MultiView(one)) == views_fingerprint(MultiView(list(one)))
 
 
 class Darken:
-    """Turns dark images over: which ones is in a number that the picture shown to views does not tell."""
+    """Turns dark images over: which ones is in a number that the probe images do not tell."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
@@ -229,18 +229,18 @@ class Darken:
 
 def test_numbers_of_a_view_that_is_an_object_count() -> None:
     one, again, other = (
-        views_identity(MultiView(["rgb", View("dark", Darken(threshold), "a dark {class}")]))
-        for threshold in (0.01, 0.01, 0.35)
+        views_fingerprint(MultiView(["rgb", View("dark", Darken(threshold), "a dark {class}")]))
+        for threshold in (0.01, 0.01, 0.02)
     )
     assert one == again != other
-    assert one[1][2] == other[1][2]  # the picture is the same
+    assert one[1][2] == other[1][2]  # the probe images look the same
 
 
 def test_views_that_draw_are_refused_and_leave_the_generator_alone() -> None:
     noisy = View("noisy", lambda image: (image + torch.rand_like(image)).clamp(0, 1), "{class}")
     torch.manual_seed(0)
     with pytest.raises(CacheError, match="view 'noisy' makes another image each time"):
-        views_identity(MultiView([noisy]))
+        views_fingerprint(MultiView([noisy]))
     first = torch.rand(1)
     torch.manual_seed(0)
     assert torch.rand(1).equal(first)
@@ -249,33 +249,33 @@ def test_views_that_draw_are_refused_and_leave_the_generator_alone() -> None:
 def test_the_words_of_a_view_do_not_matter() -> None:
     """The teacher does not read them; the fusion does, and it acts on what is kept."""
     views = [MultiView([View("own", negative, template)]) for template in ("a {class}", "the {class}")]
-    assert views_identity(views[0]) == views_identity(views[1])
+    assert views_fingerprint(views[0]) == views_fingerprint(views[1])
 
 
 # Folders
 
 
-def folder(tmp_path: Path, kinds=("embedding",), dtype: str = "float32", **identity) -> CacheFolder:
-    return CacheFolder(tmp_path, {"teacher": "t", **identity}, dict.fromkeys(kinds, dtype))
+def folder(tmp_path: Path, names=("embedding",), dtype: str = "float32", **identity) -> CacheFolder:
+    return CacheFolder(tmp_path, {"teacher": "t", **identity}, dict.fromkeys(names, dtype))
 
 
 def test_each_identity_has_a_folder_of_its_own(tmp_path: Path) -> None:
     paths = {folder(tmp_path, **options).path for options in ({}, {"seed": 1}, {"seed": 2}, {"teacher": "u"})}
     assert len(paths) == 4
-    assert folder(tmp_path, dtype="float16").path == folder(tmp_path, kinds=("embedding", "map")).path
+    assert folder(tmp_path, dtype="float16").path == folder(tmp_path, names=("embedding", "map")).path
 
 
 def fill(one: CacheFolder, rows: int = 3) -> None:
-    one.create(rows, dict.fromkeys(one.kinds, (2,)))
-    one.write(np.arange(rows), {kind: np.full((rows, 2), 7.0) for kind in one.kinds})
-    one.write_head(np.eye(2), None)
+    one.create(rows, dict.fromkeys(one.dtypes, (2,)))
+    one.write(np.arange(rows), {name: np.full((rows, 2), 7.0) for name in one.dtypes})
+    one.write_head(weight=np.eye(2))
 
 
-def test_kinds_are_added_beside_each_other(tmp_path: Path) -> None:
+def test_arrays_are_added_beside_each_other(tmp_path: Path) -> None:
     embeddings = folder(tmp_path)
     fill(embeddings)
     assert embeddings.complete
-    both = folder(tmp_path, kinds=("embedding", "map"))
+    both = folder(tmp_path, names=("embedding", "map"))
     assert (both.complete, both.written, both.read(np.array([0]))) == (False, 0, None)
     fill(both)
     assert both.complete
@@ -297,7 +297,7 @@ def test_what_is_gone_is_made_anew(tmp_path: Path, lost: str) -> None:
 def test_the_head_comes_back(tmp_path: Path) -> None:
     one = folder(tmp_path)
     fill(one)
-    one.write_head(np.array([[1.0, 2.0]]), np.array([3.0]))
+    one.write_head(weight=np.array([[1.0, 2.0]]), bias=np.array([3.0]))
     shapes = {"weight": (1, 2), "bias": (1,)}
     head = {name: value.tolist() for name, value in one.read_head(shapes).items()}
     assert head == {"weight": [[1.0, 2.0]], "bias": [3.0]}
@@ -327,9 +327,11 @@ def test_a_head_of_another_network_is_refused(tmp_path: Path, arrays, message: s
 
 def test_a_disk_that_is_too_full_is_known_before_anything_is_made(tmp_path: Path, monkeypatch) -> None:
     one = folder(tmp_path)
-    fill(folder(tmp_path, kinds=("map",), dtype="float64"), rows=5000)  # of another kind, whose space is not free
+    fill(folder(tmp_path, names=("map",), dtype="float64"), rows=5000)  # of another kind, whose space is not free
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(CacheError, match=r"needs 12 kB \(1000 rows of embedding 2\), but .* has 1 kB left: take fewer"):
+    with pytest.raises(
+        CacheError, match=r"needs 1000 rows of {'embedding': \(2,\)} in 12.0kB, but .* has 1.00kB left: take few"
+    ):
         one.create(1000, {"embedding": (2,)})
     assert not list(one.path.glob("embedding*"))
 
@@ -349,11 +351,3 @@ def test_a_folder_that_says_something_else_is_refused(tmp_path: Path) -> None:
     (one.path / "identity.json").write_text('{"teac')
     with pytest.raises(CacheError, match=r"identity.json cannot be read"):
         read_manifest(one.path)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_345_678, "2.35 MB"), (999_900, "1 MB"), (5e12, "5 TB")],
-)
-def test_sizes_are_readable(count: float, text: str) -> None:
-    assert readable_size(count) == text

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO
-from tmkd_lightning.utils.files import atomic_write, check_writable, is_stream, unfinished
+from tmkd_lightning.utils.files import atomic_write, check_writable, is_stream, temporary_prefix
 
 
 def test_makes_folder_and_file(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_names_as_long_as_can_be(tmp_path: Path, name: str) -> None:
     with atomic_write(tmp_path / name) as file:
         file.write(b"whole")
         (part,) = os.listdir(tmp_path)
-        assert part.startswith(unfinished(tmp_path / name))
+        assert part.startswith(temporary_prefix(tmp_path / name))
     assert os.listdir(tmp_path) == [name]
-    assert unfinished(tmp_path / name) != unfinished(tmp_path / f"{name[:-1]}b")
+    assert temporary_prefix(tmp_path / name) != temporary_prefix(tmp_path / f"{name[:-1]}b")
 
 
 # A full disk

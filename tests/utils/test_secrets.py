@@ -15,7 +15,7 @@ from helpers.wandb_file import read_run
 from tmkd_lightning import ClassifierModule
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DigitsDataModule
-from tmkd_lightning.utils.secrets import masked, masked_words, without_secrets
+from tmkd_lightning.utils.secrets import redact, redact_words, without_secrets
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECRETS = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "cafe0123", "CLOUD_SECRET_TOKEN": "swordfish-7f3a9d1c"}
@@ -139,20 +139,20 @@ forward_pass secretary tokens_per_batch auth_mode key_file
 
 @pytest.mark.parametrize("name", SECRET_NAMES.split())
 def test_names_of_secrets(name) -> None:
-    assert masked({name: "x"}) == {name: "***"}
-    assert masked({name: ["x", {"class_path": "a.B", "user": "y"}]}) == {
+    assert redact({name: "x"}) == {name: "***"}
+    assert redact({name: ["x", {"class_path": "a.B", "user": "y"}]}) == {
         name: ["***", {"class_path": "a.B", "user": "***"}]
     }
     assert without_secrets([{name: "x", "b": 1}]) == [{"b": 1}]
-    assert masked({name: None, "b": {name: True}, "c": {name: 3}}) == {name: None, "b": {name: True}, "c": {name: 3}}
-    assert masked_words([f"--{name}", "x", f"--a.{name}=x", "x"]) == [f"--{name}", "***", f"--a.{name}=***", "x"]
+    assert redact({name: None, "b": {name: True}, "c": {name: 3}}) == {name: None, "b": {name: True}, "c": {name: 3}}
+    assert redact_words([f"--{name}", "x", f"--a.{name}=x", "x"]) == [f"--{name}", "***", f"--a.{name}=***", "x"]
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES.split())
 def test_names_of_what_is_no_secret(name) -> None:
-    assert masked({name: "x"}) == without_secrets({name: "x"}) == {name: "x"}
-    assert masked_words([f"--{name}", "x", f"--{name}=x"]) == [f"--{name}", "x", f"--{name}=x"]
-    assert masked(f"{name}=x; {name}: x, https://h/?{name}=x") == f"{name}=x; {name}: x, https://h/?{name}=x"
+    assert redact({name: "x"}) == without_secrets({name: "x"}) == {name: "x"}
+    assert redact_words([f"--{name}", "x", f"--{name}=x"]) == [f"--{name}", "x", f"--{name}=x"]
+    assert redact(f"{name}=x; {name}: x, https://h/?{name}=x") == f"{name}=x; {name}: x, https://h/?{name}=x"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_names_of_what_is_no_secret(name) -> None:
     ],
 )
 def test_secrets_within_a_text(text, expected) -> None:
-    assert masked({"a": [text]}) == {"a": [expected]}
+    assert redact({"a": [text]}) == {"a": [expected]}
     assert without_secrets({"a": text, "b": 1}) == {"b": 1}
 
 
@@ -203,7 +203,7 @@ def test_secrets_within_a_text(text, expected) -> None:
     ],
 )
 def test_texts_without_secrets(text) -> None:
-    assert masked(text) == text
+    assert redact(text) == text
     assert without_secrets({"teacher_key": text}) == {"teacher_key": text}
 
 
@@ -270,4 +270,4 @@ def test_an_error_of_a_verb_does_not_repeat_a_key(command, capsys, monkeypatch) 
     ids=str,
 )
 def test_words_of_a_command(given, expected) -> None:
-    assert masked_words(given) == expected
+    assert redact_words(given) == expected

@@ -1,4 +1,4 @@
-"""Runs the teacher once on every image that training will see, and reads what it said ever after."""
+"""Stores the teacher's outputs on disk in the first epochs, and reads them instead of running it in the later ones."""
 
 from __future__ import annotations
 
@@ -14,46 +14,32 @@ from torch import Tensor
 
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.models import load_pretrained
-from tmkd_lightning.teacher.cache import CacheError, CacheFolder
-from tmkd_lightning.teacher.cache.fingerprint import teacher_identity, views_identity
-from tmkd_lightning.teacher.cache.folder import describe_shapes, readable_size
-from tmkd_lightning.teacher.cache.serialization import (
-    EMBEDDING,
-    LOGITS,
-    PIXELS,
-    checksums,
-    head_tensors,
-    kinds,
-    output_of,
-    parts,
-)
+from tmkd_lightning.teacher.cache import CacheError, CacheFolder, serialization
+from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint, views_fingerprint
+from tmkd_lightning.teacher.cache.serialization import EMBEDDING, LOGITS, PIXELS
+from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text.prompts import datamodule_of
-
-_FOREIGN = "(this one does not have it; subclass ImageDataModule, or train without a TeacherCache)"
 
 
 class TeacherCache(Callback):
-    """Keeps what the teacher says of every view of every training image in a directory.
+    """Caches the teacher's outputs for every view of every training image in a directory.
 
     Needs a datamodule with ``augmentation_replicas`` R of at least 1. In the first R epochs the teacher runs, and its
-    outputs are written as they come; then they are read, and it runs no more. A cache that an earlier run completed
-    with the same teacher, views, images and augmentation serves from the first step, and a ``teacher_checkpoint`` is
-    not even loaded. What differs in any of them is another cache. Fusion, perturbation and losses act on what is read
-    as they do on what a teacher says.
+    outputs are written; from then on they are read. A cache that an earlier run completed with the same teacher, views,
+    images and augmentation serves from the first step, and a ``teacher_checkpoint`` is not even loaded. If any of them
+    differs, it is another cache. Fusion, perturbation and losses act on outputs that are read as on computed ones.
 
-    Each batch is read if all of it is there, and else run and written. So a run that was killed goes on with what is
-    there, processes fill one cache together, and what is damaged is made anew.
-
-    What is kept follows from what the method reads: embeddings, from which the head gives the logits, and maps only
-    for methods that read maps, in the size that they read.
+    Each batch is read if all of it is there, and else computed and written: a run that was killed resumes with what is
+    there, processes fill one cache together, and damaged rows are computed again. Only what the method reads is stored:
+    embeddings, from which the head computes the logits, and maps in the size that they are read in.
 
     Args:
-        directory: where caches are; made if missing. One directory serves any number of runs, also at once.
-        dtype: of what is kept. In ``float16`` every step computes with rounded outputs, whether they were read or not;
-            ``float32`` gives what a run without a cache gives.
+        directory: of the caches; made if missing. One directory serves any number of runs, also at once.
+        dtype: of the stored values. With ``float16`` every step computes with rounded outputs, whether they were read
+            or computed; ``float32`` gives the same losses as a run without a cache.
 
     Raises:
-        ValueError: another `dtype`; or, in `setup`, a datamodule that does not say which image is which.
+        ValueError: another `dtype`; or, in `setup`, a datamodule without replicas.
         CacheError: the directory cannot be written to, the disk is too full, or files are damaged; before the first
             step. Later, if the images are not those that the cache was filled with.
     """
@@ -66,10 +52,10 @@ class TeacherCache(Callback):
             raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
         self.directory = Path(directory).expanduser()
         self.dtype = dtype
-        self._forget_run()
+        self._reset()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A module that is copied goes on sharing the cache and its open files."""
+        """Returns itself: a copy of the module shares the cache and its open files."""
         return self
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -77,15 +63,15 @@ class TeacherCache(Callback):
         module: Any = pl_module  # a TMKDModule
         if stage != "fit":
             return
-        self._forget_run()
+        self._reset()
         self.complete = False
         if module.teacher is None or not module.reads_teacher:
             rank_zero_warn("TeacherCache has nothing to keep: no term of the loss reads a teacher")
             return
         identity = self._identity(trainer, module)
-        self.folder = CacheFolder(self.directory, identity, self._kinds(module.teacher, has_head=True))
+        self.folder = CacheFolder(self.directory, identity, self._dtypes(module.teacher, has_head=True))
         if EMBEDDING not in self.folder.files:
-            without = CacheFolder(self.directory, identity, self._kinds(module.teacher, has_head=False))
+            without = CacheFolder(self.directory, identity, self._dtypes(module.teacher, has_head=False))
             self.folder = without if LOGITS in without.files else self.folder
         self.complete = self._files_made = self.folder.complete
         rows = identity["data"]["images"] * identity["data"]["replicas"]
@@ -93,153 +79,130 @@ class TeacherCache(Callback):
             f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there"
             + (": the teacher will not run" if self.complete else "")
         )
-        if self.complete and EMBEDDING in self.folder.kinds:
+        if self.complete and EMBEDDING in self.folder.dtypes:
             head = module.teacher.extractor.head
-            kept = self.folder.read_head({name: tensor.shape for name, tensor in head.state_dict().items()})
-            head.load_state_dict({name: torch.from_numpy(value) for name, value in kept.items()})
+            stored = self.folder.read_head({name: tensor.shape for name, tensor in head.state_dict().items()})
+            head.load_state_dict({name: torch.from_numpy(value) for name, value in stored.items()})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at what other machines have written, and will look at the first images."""
-        self._look_at_images = True
-        if self.folder is not None and self._files_made and not self.complete and not self._given_up:
+        """Reopens the files, to which other processes may have written."""
+        self._check_images = True
+        if self.folder is not None and self._files_made and not self.complete and not self._stopped:
             try:
                 self.folder.reopen()
             except CacheError as error:
-                self._give_up(error)
+                self._stop(error)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Notes which rows the step is about."""
+        """Notes the rows of the batch."""
         module: Any = pl_module
         if self.folder is not None:
             self._rows = module.sample_ids(batch)
 
-    def recall(self, teacher: Any, image: Tensor) -> Output:
-        """What the teacher says of the batch: as it is kept, or else as it comes, which is kept then.
-
-        Args:
-            teacher: a MultiViewTeacher.
-            image: the batch, ``(B, 3, H, W)``.
+    def read_or_compute(self, teacher: MultiViewTeacher, image: Tensor) -> Output:
+        """Reads the outputs of all views for a batch ``(B, 3, H, W)``, or computes and stores them.
 
         Returns:
-            Output of ``V * B`` rows, in the order of views.
-
-        Raises:
-            CacheError: the images are not those that the cache was filled with; what the teacher says cannot be kept;
-                or a complete cache is damaged, for which there is no teacher.
+            Output of ``V * B`` rows, view by view.
         """
         if self.folder is None:
             return teacher.forward_views(image)
-        kept = self._read(self.folder, image)
-        if kept is None:
-            kept = self._keep(self.folder, teacher, image)
-        return output_of(kept, teacher.frozen, image, views=len(teacher.views))
+        arrays = self._read(self.folder, image)
+        if arrays is None:
+            arrays = self._compute(self.folder, teacher, image)
+        return serialization.from_arrays(arrays, teacher.frozen, image, views=teacher.num_views)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lets go of the files."""
+        """Closes the files."""
         if self.folder is not None:
             self.folder.close()
-        self._forget_run()
+        self._reset()
 
-    def _forget_run(self) -> None:
-        """Nothing of one run may reach the next, which may have another teacher."""
+    def _reset(self) -> None:
+        """Drops all state of a run: the next one may have another teacher."""
         self.folder = self.complete = None
         self._rows = np.empty(0, np.int64)
-        self._files_made = self._given_up = False
-        self._look_at_images = True
+        self._files_made = self._stopped = False
+        self._check_images = True
 
-    def _kinds(self, teacher: Any, has_head: bool) -> dict[str, str]:
-        return kinds(has_head, teacher.extractor.keep_map, teacher.frozen.map_size, self.dtype)
+    def _dtypes(self, teacher: MultiViewTeacher, has_head: bool) -> dict[str, str]:
+        return serialization.array_dtypes(has_head, teacher.extractor.keep_map, teacher.frozen.map_size, self.dtype)
 
     def _identity(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         data = datamodule_of(trainer)
-        replicas = getattr(data, "augmentation_replicas", None)  # a foreign one has none
+        replicas = getattr(data, "augmentation_replicas", None)  # other datamodules have none
         if not replicas:
             raise ValueError(
                 "TeacherCache needs images that come again: set augmentation_replicas of the datamodule to 1 or more "
-                + ("(it is 0, which never repeats an augmentation)" if replicas == 0 else _FOREIGN)
+                f"(it is {replicas}; a datamodule of your own gets it by subclassing ImageDataModule)"
             )
-        extractor, undone = module.teacher.extractor, module.normalized_with
+        extractor, statistics = module.teacher.extractor, module.normalized_with
         if module.teacher_checkpoint is None:
             load_pretrained(extractor.network)
+        of_file = {"key": module.teacher_key, "class_order": module.teacher_order()}
         return {
-            "teacher": teacher_identity(extractor, module.teacher_checkpoint) | _of_file(module),
-            "views": views_identity(module.views),
+            "teacher": teacher_fingerprint(extractor, module.teacher_checkpoint) | of_file,
+            "views": views_fingerprint(module.views),
             "data": data.training_identity(),
-            "normalized_with": undone and [part.flatten().tolist() for part in undone],
+            "normalized_with": statistics and [part.flatten().tolist() for part in statistics],
             "precision": str(trainer.precision),
         }
 
     def _read(self, folder: CacheFolder, image: Tensor) -> dict[str, Tensor] | None:
-        if self._given_up:
-            return None
+        stored = None
         try:
-            kept = folder.read(self._rows)
+            stored = None if self._stopped else folder.read(self._rows)
         except OSError as error:
-            self._give_up(error)
-            kept = None
-        if kept is None:
-            if self.complete:
-                raise CacheError(
-                    f"{folder.path} was complete and is damaged now, and the teacher was not made ready to run: run "
-                    f"tmkd cache check --directory {self.directory}, then start or resume the run again"
-                )
+            self._stop(error)
+        if stored is None and self.complete:
+            raise CacheError(
+                f"{folder.path} was complete and is damaged now, and the teacher was not made ready to run: run "
+                f"tmkd cache check --directory {self.directory}, then start or resume the run again"
+            )
+        if stored is None:
             return None
-        pixels = kept.pop(PIXELS)
-        if self._look_at_images:  # once an epoch: it waits for the device
-            self._look_at_images = False
-            _check_same(pixels, checksums(image), folder)
-        return {kind: torch.from_numpy(value).to(image.device, non_blocking=True) for kind, value in kept.items()}
+        pixels = stored.pop(PIXELS)
+        if self._check_images:  # once an epoch: it waits for the device
+            self._check_images = False
+            differing = int((pixels != serialization.image_checksums(image)).sum())
+            if differing:
+                raise CacheError(
+                    f"{differing} of {len(image)} images are not those that {folder.path} was filled with: something "
+                    "changes them behind the dataset (a transfer hook, an unpack or take of your own, random numbers "
+                    "that are not torch's); put it into train_transform or a view, or train without a TeacherCache"
+                )
+        return {name: torch.from_numpy(value).to(image.device, non_blocking=True) for name, value in stored.items()}
 
-    def _keep(self, folder: CacheFolder, teacher: Any, image: Tensor) -> dict[str, Tensor]:
+    def _compute(self, folder: CacheFolder, teacher: MultiViewTeacher, image: Tensor) -> dict[str, Tensor]:
         output = teacher.forward_views(image)
         if output.embedding is None and not self._files_made:  # only now is known that the teacher has no head
-            folder = self.folder = CacheFolder(self.directory, folder.identity, self._kinds(teacher, has_head=False))
-        found = parts(output, len(teacher.views), folder.kinds)
-        values = {kind: part.cpu().numpy() for kind, part in found.items()}
-        for kind, value in values.items():
+            folder = self.folder = CacheFolder(self.directory, folder.identity, self._dtypes(teacher, has_head=False))
+        arrays = serialization.to_arrays(output, teacher.num_views, folder.dtypes)
+        values = {name: part.cpu().numpy() for name, part in arrays.items()}
+        for name, value in values.items():
             if not np.isfinite(value).all():
                 raise CacheError(
-                    f"the teacher's {kind} cannot be kept in {self.dtype}: it holds values that are not finite"
+                    f"the teacher's {name} cannot be kept in {self.dtype}: it holds values that are not finite"
                     + (" or above 65504; use dtype float32" if self.dtype == "float16" else "")
                 )
-        if not self._files_made:  # before the first optimizer step: only now is known how large the outputs are
-            self._make_files(folder, teacher, {kind: value.shape[1:] for kind, value in values.items()})
-        if not self._given_up:
+        if not self._files_made:  # before the first optimizer step: only now are the shapes known
+            data = folder.identity["data"]
+            shapes = {PIXELS: (1,), **{name: value.shape[1:] for name, value in values.items()}}
+            folder.create(data["images"] * data["replicas"], shapes)
+            if EMBEDDING in shapes:
+                folder.write_head(**serialization.head_arrays(teacher.frozen))
+            self._files_made = True
+        if not self._stopped:
             try:
-                folder.write(self._rows, {PIXELS: checksums(image), **values})
+                folder.write(self._rows, {PIXELS: serialization.image_checksums(image), **values})
             except OSError as error:
-                self._give_up(error)
-        return found
+                self._stop(error)
+        return arrays
 
-    def _make_files(self, folder: CacheFolder, teacher: Any, shapes: dict[str, tuple[int, ...]]) -> None:
-        data = folder.identity["data"]
-        folder.create(data["images"] * data["replicas"], {PIXELS: (1,), **shapes})
-        if EMBEDDING in shapes:
-            folder.write_head(**head_tensors(teacher.frozen))
-        self._files_made = True
-        rank_zero_info(
-            f"Teacher cache: {data['replicas']} replicas of {data['images']} images, {describe_shapes(shapes)} "
-            f"in {self.dtype}, {readable_size(folder.size)} in all"
-        )
-
-    def _give_up(self, error: Exception) -> None:
-        self._given_up = True
-        if not self.complete:  # each process says so: only its own disk may be full
+    def _stop(self, error: Exception) -> None:
+        """Goes on without the cache; each process warns, as only its own disk may be full."""
+        self._stopped = True
+        if not self.complete:
             warnings.warn(
                 f"The teacher cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2
             )
-
-
-def _of_file(module: Any) -> dict[str, Any]:
-    """What of the teacher's file is taken, and in which order its classes are, where that is not the whole as it is."""
-    chosen = {"key": module.teacher_key, "class_order": module.teacher_order()}
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
-def _check_same(kept: np.ndarray, seen: np.ndarray, folder: CacheFolder) -> None:
-    if not np.array_equal(kept, seen):
-        raise CacheError(
-            f"{int((kept != seen).sum())} of {len(seen)} images are not those that {folder.path} was filled with: "
-            "something changes them behind the dataset (a transfer hook, an unpack or take of your own, random numbers "
-            "that are not torch's); put it into train_transform or a view, or train without a TeacherCache"
-        )

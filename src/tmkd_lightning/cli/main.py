@@ -39,7 +39,7 @@ from tmkd_lightning.text.openclip import TextWeightsError
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.configs import RESOLVED_CONFIG, load_yaml, read_config
 from tmkd_lightning.utils.messages import printable
-from tmkd_lightning.utils.secrets import masked, masked_words
+from tmkd_lightning.utils.secrets import redact, redact_words
 
 VERBS = {
     "cache": cache_command,
@@ -70,7 +70,7 @@ class TMKDCLI(LightningCLI):
     """Where a run is resumed: the module that the config asks for, and whether the file is not the one it names."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        command = shlex.join(masked_words(["tmkd", *(sys.argv[1:] if args is None else args)]))
+        command = shlex.join(redact_words(["tmkd", *(sys.argv[1:] if args is None else args)]))
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -132,7 +132,7 @@ class TMKDCLI(LightningCLI):
             signal.signal(signal.SIGTERM, self._end)
         for part in (self.model, self.datamodule):
             if part is not None:
-                part._hparams_initial = AttributeDict(masked(dict(part.hparams_initial)))
+                part._hparams_initial = AttributeDict(redact(dict(part.hparams_initial)))
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         if not self.trainer.received_sigterm:  # Lightning's handler was not asked first
@@ -200,7 +200,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except _ERRORS as error:
         if args is not None:
             raise
-        message = masked(printable(error, keep="\n"))
+        message = redact(printable(error, keep="\n"))
         print(f"tmkd {arguments[0]}: error: {message}", file=sys.stderr)
         sys.exit(2)
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from tmkd_lightning.utils.secrets import masked
+from tmkd_lightning.utils.secrets import redact
 
 
 class Parser(LightningArgumentParser):
@@ -16,4 +16,4 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Tells what is wrong and exits with status 2."""
         message = re.sub(r"NestedArg\(key='([^']*)', val=", r"NestedArg(\1=", message)
-        super().error(masked(message), ex)
+        super().error(redact(message), ex)

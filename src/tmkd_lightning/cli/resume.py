@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tmkd_lightning.utils.secrets import masked
+from tmkd_lightning.utils.secrets import redact
 
 _OF_THE_RUN = ("class_path", "student.", "network.")  # with another module or network trained, it is another run
 _NAMED = 4  # differences that a message shows
@@ -53,6 +53,6 @@ def _settings(model: Namespace) -> dict[str, Any]:
 
 
 def _told(names: list[str], found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    shown = [(name, masked(found.get(name), name), masked(wanted.get(name), name)) for name in names[:_NAMED]]
+    shown = [(name, redact(found.get(name), name), redact(wanted.get(name), name)) for name in names[:_NAMED]]
     told = [f"{name} {theirs!r} (config: {ours!r})" for name, theirs, ours in shown]
     return ", ".join(told + ([f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []))

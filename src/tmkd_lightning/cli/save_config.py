@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from tmkd_lightning.utils.files import atomic_write
-from tmkd_lightning.utils.secrets import masked
+from tmkd_lightning.utils.secrets import redact
 
 
 class LogConfig(SaveConfigCallback):
@@ -24,7 +24,7 @@ class LogConfig(SaveConfigCallback):
         """Writes and logs the config; runs on rank zero only."""
         text = self.parser.dump(self.config, skip_none=False)
         whole = yaml.safe_load(text)
-        config = masked(whole)
+        config = redact(whole)
         if config != whole:
             text = yaml.safe_dump(config, sort_keys=False)
         with atomic_write(self._folder / self.config_filename) as file:

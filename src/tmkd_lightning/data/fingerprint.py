@@ -17,7 +17,7 @@ from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.manifest import digest_of
 from tmkd_lightning.data.sampling import Seeded
-from tmkd_lightning.utils.contents import digest_of_contents
+from tmkd_lightning.utils.fingerprint import fingerprint
 
 _THREADS = 4
 _READ = b"upright\n"  # how `ImageFiles` makes pixels of bytes: what was stored of other pixels is not these images'
@@ -41,7 +41,7 @@ def training_identity(dataset: Seeded) -> dict[str, Any]:
         "images": len(dataset),
         "content": content_digest(dataset.samples),
         "replicas": dataset.replicas,
-        "transform": digest_of_contents(dataset.transform, "train_transform"),
+        "transform": fingerprint(dataset.transform, "train_transform"),
         "augmented": augmented,
     }
 

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
-from tmkd_lightning.utils.files import atomic_write, unfinished
+from tmkd_lightning.utils.files import atomic_write, temporary_prefix
 from tmkd_lightning.utils.secrets import without_secrets
 
 _ARGUMENTS = [kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)]
@@ -75,7 +75,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 def _remove_left_by_kills(path: Path) -> None:
     """Unfinished files of runs that were killed while they wrote; each is as large as a checkpoint."""
     path = path.resolve()  # where it is a link, they lie beside what it leads to
-    for part in path.parent.glob(f"{glob.escape(unfinished(path))}*"):
+    for part in path.parent.glob(f"{glob.escape(temporary_prefix(path))}*"):
         with suppress(FileNotFoundError):  # another process has just moved it to its place, or removed it as we do
             if time.time() - part.stat().st_mtime > _ABANDONED:
                 part.unlink()

@@ -15,7 +15,7 @@ from tmkd_lightning.feature_extraction.extractor import Extractor, last_linear
 from tmkd_lightning.feature_extraction.normalization import GIVEN, Triple
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint, read_metadata
 from tmkd_lightning.utils.images import channel_statistics
-from tmkd_lightning.utils.state_dict import differences, uncompiled
+from tmkd_lightning.utils.state_dict import describe_mismatch, uncompiled
 from tmkd_lightning.utils.validation import is_number
 
 _MAX_DEPTH = 8  # of mappings and lists within each other
@@ -64,7 +64,7 @@ def load_weights(
     found = {own.get(name, name): value for name, value in found.items()}
     head = mismatched_head(network, found, None if extractor is None else extractor.head_name) if replace_head else {}
     fitting = {**found, **head}
-    problems = differences(fitting, state)
+    problems = describe_mismatch(fitting, state)
     if problems:
         raise ValueError(f"{path} does not fit {type(network).__name__}: " + "; ".join(problems))
     network.load_state_dict({name: fitting[name] for name in state})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from tmkd_lightning.models.loading import head_keys, mismatched_head
-from tmkd_lightning.utils.state_dict import differences, save_under
+from tmkd_lightning.utils.state_dict import alias_submodule, describe_mismatch
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads beside the head, with which the Inceptions return tuples
 _MAX_MESSAGE = 400  # letters of a message that names every tensor of a network
@@ -73,7 +73,7 @@ class Pretrained(nn.Module):
             raise ValueError(f"{name} has no linear layer as its head, which distillation needs: choose another")
         self._deferred = _DeferredWeights(weights is not None)
         self.network.register_load_state_dict_pre_hook(self._deferred)
-        save_under(self, "network", "")
+        alias_submodule(self, "network", "")
 
     def _get_name(self) -> str:
         return self.name  # in messages, and where modules are printed
@@ -105,7 +105,7 @@ class Pretrained(nn.Module):
         found = _build_with_weights(self.name, weights, options).state_dict()
         found = {key: value for key, value in found.items() if key in own or not key.startswith(_AUXILIARY)}
         found |= mismatched_head(self.network, found)
-        problems = differences(found, own)
+        problems = describe_mismatch(found, own)
         if problems:
             raise ValueError(
                 f"the weights {weights!r} do not fit {self.name} with the options {self.options}: {'; '.join(problems)}"

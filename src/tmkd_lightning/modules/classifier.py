@@ -14,7 +14,7 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
 from tmkd_lightning.utils.precision import at_least_float32
-from tmkd_lightning.utils.state_dict import save_under
+from tmkd_lightning.utils.state_dict import alias_submodule
 from tmkd_lightning.utils.validation import is_number
 from tmkd_lightning.views import MultiView, View
 
@@ -74,7 +74,7 @@ class ClassifierModule(BaseModule):
         self._save_hparams()
         self.views = MultiView(("rgb",) if views is None else views)
         self.view_shares = _shares(view_shares, len(self.views))
-        save_under(self, "extractor.network", "network")
+        alias_submodule(self, "extractor.network", "network")
 
     @property
     def network(self) -> nn.Module:

@@ -19,8 +19,8 @@ from tmkd_lightning.modules.hyperparameters import CLASS_NAMES, LEFT_OUT, NUM_CL
 from tmkd_lightning.text.class_names import ClassList, check_same_classes, given_classes, learned_classes
 from tmkd_lightning.text.prompts import check_class_names, fitting_class_names, names_or_numbers
 from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
-from tmkd_lightning.utils.messages import misfit, short
-from tmkd_lightning.utils.state_dict import differences
+from tmkd_lightning.utils.messages import short
+from tmkd_lightning.utils.state_dict import describe_mismatch
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of modules that the command line has trained
 _CALLS = {  # argument that holds the network: how the module is loaded in Python
@@ -146,7 +146,7 @@ def load_module(checkpoint: str | Path) -> BaseModule:
         module.load_state_dict(content["state_dict"])
     except Exception as error:  # of weights that do not fit, or of a module's own
         _check_fit(path, module.extractor.name, content["state_dict"], module.state_dict())
-        raise ValueError(misfit(path, module.extractor.name, [short(error)])) from error
+        raise _misfit(path, module.extractor.name, [short(error)]) from error
     return module
 
 
@@ -255,9 +255,16 @@ def _build_network(config: Mapping[str, Any], path: Path) -> nn.Module:
 
 
 def _check_fit(path: Path, network: str, found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    problems = differences(found, own)
+    problems = describe_mismatch(found, own)
     if problems:
-        raise ValueError(misfit(path, network, problems))
+        raise _misfit(path, network, problems)
+
+
+def _misfit(path: Path, network: str, problems: Sequence[str]) -> ValueError:
+    return ValueError(
+        f"{path} does not fit {network}, which its config describes: {'; '.join(problems)}. Was it made with another "
+        "version of that network?"
+    )
 
 
 def _without_instantiator(config: Mapping[str, Any]) -> dict[str, Any]:

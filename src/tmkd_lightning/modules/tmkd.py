@@ -29,7 +29,7 @@ from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text.class_names import learned_classes
 from tmkd_lightning.text.prompts import PromptBank, datamodule_of
 from tmkd_lightning.utils.precision import at_least_float32
-from tmkd_lightning.utils.state_dict import leave_out, names_under, save_under
+from tmkd_lightning.utils.state_dict import alias_submodule, exclude_from_state_dict, parameter_names
 from tmkd_lightning.views import MultiView, View
 
 
@@ -171,10 +171,10 @@ class TMKDModule(BaseModule):
             self.prompt_bank = PromptBank(len(multi_view), self.num_classes, text_dim)
         self.teacher = MultiViewTeacher(frozen, multi_view, weight_net, self.prompt_bank if weighs else None)
 
-        save_under(self, "extractor.network", "student")
-        leave_out(self, "teacher.frozen")
-        save_under(self, "teacher.weight_net", "weight_net")
-        self._ddp_params_and_buffers_to_ignore = names_under(self, "teacher.frozen", "prompt_bank")
+        alias_submodule(self, "extractor.network", "student")
+        exclude_from_state_dict(self, "teacher.frozen")
+        alias_submodule(self, "teacher.weight_net", "weight_net")
+        self._ddp_params_and_buffers_to_ignore = parameter_names(self, "teacher.frozen", "prompt_bank")
 
     def _own_terms(
         self, teacher: Extractor, t_logit: float, t_feature: float, noise_scale: float, logit: float, feature: float
@@ -258,7 +258,7 @@ class TMKDModule(BaseModule):
                 adopt_statistics(self.teacher.extractor, stated, str(self.teacher_checkpoint))
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
-        self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.recall
+        self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.read_or_compute
         callbacks = super().configure_callbacks()
         if self.prompt_bank is not None and not self.prompt_bank.filled:
             callbacks += self._missing_callbacks([PromptEmbeddings()])

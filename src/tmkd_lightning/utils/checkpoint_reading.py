@@ -1,4 +1,4 @@
-"""Checkpoints, read without running what is in them."""
+"""Checkpoints, read without running code in them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,9 @@ _PARTS = ("state_dict", *_ARGUMENTS, "callbacks")
 
 
 def read_checkpoint(path: Path, tensors: bool = True) -> Any:
-    """Reads what ``torch.save`` wrote, if it is nothing but tensors and plain types, or a ``.safetensors`` file.
+    """Reads what ``torch.save`` wrote, onto the CPU, if it holds only tensors and plain types; or a ``.safetensors``.
 
-    Args:
-        path: the file.
-        tensors: whether any are looked at; if not, those of large files may stay on the disk.
-
-    Returns:
-        Its content, on the CPU.
+    Without `tensors`, those of large files may stay on the disk.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -43,7 +38,10 @@ def read_checkpoint(path: Path, tensors: bool = True) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: is the path right, and was the network trained?")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise _not_safetensors(path, error) from error
     try:
         mapped = not tensors and zipfile.is_zipfile(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -60,10 +58,7 @@ def read_checkpoint(path: Path, tensors: bool = True) -> Any:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Reads what stands beside the tensors of a ``.safetensors`` file: words, and lists that are written as JSON.
-
-    Args:
-        path: the file.
+    """Reads the metadata of a ``.safetensors`` file: texts, and lists that are written as JSON.
 
     Raises:
         ValueError: it is something else, or damaged.
@@ -72,27 +67,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return {name: _from_json(text) for name, text in (file.metadata() or {}).items()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a safetensors file, or is damaged ({error})") from error
-
-
-def _from_json(text: str) -> Any:
-    """A list, or the text itself: other people's files hold any."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, list) else text
+        raise _not_safetensors(path, error) from error
 
 
 def check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Refuses the checkpoint of a run in which a part that is read is something else.
-
-    Args:
-        checkpoint: what `read_checkpoint` gives.
-        path: the file, for the message.
-
-    Raises:
-        ValueError: a part is no mapping, the state dict is missing, or its keys are no names.
+    """Raises a ValueError if the state dict of a run's checkpoint is missing, or a part of it is not a mapping.
 
     Example:
         >>> check_parts({"state_dict": {}, "hyper_parameters": [3]}, Path("last.ckpt"))
@@ -108,15 +87,20 @@ def check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
         raise ValueError(f"{path} is damaged, or of other code: its state_dict has keys that are no names")
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _from_json(text: str) -> Any:
     try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a safetensors file, or is damaged ({error})") from error
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, list) else text
+
+
+def _not_safetensors(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a safetensors file, or is damaged ({error})")
 
 
 def _cause(path: Path, error: Exception) -> str:
-    """In words of ours: torch's advise to read the file unsafely, whatever it is."""
+    """Says what is wrong with a file; torch's own message advises to read it unsafely."""
     named = re.search(r"GLOBAL ([\w.]+) (?:was not|whose)", str(error))
     if named is not None:
         return f"it would run code, {named[1]}"

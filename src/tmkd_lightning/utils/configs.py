@@ -1,4 +1,4 @@
-"""Configs in YAML, read without running what is in them."""
+"""YAML configs, read without running code or unfolding endless aliases."""
 
 from __future__ import annotations
 
@@ -12,33 +12,18 @@ import yaml
 from tmkd_lightning.utils.messages import printable
 
 RESOLVED_CONFIG = "resolved_config.yaml"
-"""Name of the file in which the command line leaves a run's config beside its logs."""
-
+"""File in which the command line saves a run's config beside its logs."""
 
 _DEEPEST = 100  # levels of nesting
-_MOST = 200_000  # values, where one that is referred to several times counts as often
+_MOST = 200_000  # values, counted again wherever an alias refers to them
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads a mapping in YAML, UTF-8.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What it holds: plain types.
+    """Reads a mapping in YAML; see `load_yaml`.
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is no YAML, would run code, holds no mapping, or its aliases unfold to more than anybody wrote;
-            the message names the file and the cause.
-
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> path = Path(mkdtemp()) / "run.yaml"
-        >>> count = path.write_text("seed_everything: 0")
-        >>> read_config(path)
-        {'seed_everything': 0}
+        ValueError: it holds no mapping, or cannot be read safely; the message names the file and the cause.
     """
     config = load_yaml(path)
     if not isinstance(config, dict):
@@ -47,66 +32,23 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def load_yaml(path: Path) -> Any:
-    """Reads any YAML, UTF-8; see `read_config`.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What it holds: plain types.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: as `read_config`, but for what it holds.
-    """
+    """Reads YAML in UTF-8 as plain types."""
+    loader = None
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: other bytes, or a date that is none
-        cause = " ".join(str(error).replace('"<unicode string>", ', "").split())
-        raise ValueError(f"{path} is not a config that can be read safely: {printable(cause)}") from error
-
-
-def parse_yaml(text: str) -> Any:
-    """Parses YAML as ``yaml.safe_load`` does, unless a walk through the result would not come to an end.
-
-    Args:
-        text: the YAML.
-
-    Returns:
-        Plain types.
-
-    Raises:
-        ValueError: it is nested too deeply, or its aliases unfold to too many values or into themselves.
-        yaml.YAMLError: it is no YAML, or would run code.
-
-    Example:
-        >>> parse_yaml("{a: &list [1, 2], b: *list}")
-        {'a': [1, 2], 'b': [1, 2]}
-        >>> parse_yaml("&list [*list]")
-        Traceback (most recent call last):
-        ValueError: it is nested more than 100 levels deep
-    """
-    loader = yaml.SafeLoader(text)
-    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         check_extent(node)  # before values are made of it: "<<" unfolds aliases already then
         return None if node is None else loader.construct_document(node)
-    except RecursionError as error:
-        raise ValueError(f"it is nested more than {_DEEPEST} levels deep") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: other bytes, or a date that is none
+        cause = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        raise ValueError(f"{path} is not a config that can be read safely: {printable(cause)}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def check_extent(value: Any) -> None:
-    """Refuses nested values that nothing could walk through to the end.
-
-    Args:
-        value: plain values, or a node of YAML.
-
-    Raises:
-        ValueError: there are too many levels, as in what holds itself, or too many values; one that is referred to
-            several times counts as often.
-    """
+    """Raises a ValueError for plain values or a YAML node with too many levels, or too many values once unfolded."""
     level, seen = [value], 0
     for _ in range(_DEEPEST):
         level = list(islice(chain.from_iterable(map(_parts, level)), _MOST + 1))

@@ -1,4 +1,4 @@
-"""Images as the library means them: ``(B, 3, H, W)``, uint8 or float in [0, 1]."""
+"""Images ``(B, 3, H, W)``, uint8 or float in [0, 1]: conversion, normalisation and the check of a batch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,7 @@ _TOLERANCE = 0.02
 
 
 def to_unit_float(image: Tensor) -> Tensor:
-    """Scales uint8 images to [0, 1]; floating images stay as they are.
-
-    Args:
-        image: any shape, uint8, or floating in [0, 1].
-
-    Returns:
-        The image in float32 if it was uint8, else in its own type.
-
-    Raises:
-        TypeError: another integer type, whose range is not known.
+    """Scales uint8 images of any shape to float32 in [0, 1]; floating images stay, other types raise a TypeError.
 
     Example:
         >>> to_unit_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
@@ -41,37 +32,17 @@ def to_unit_float(image: Tensor) -> Tensor:
 
 
 def to_unit_batch(image: Tensor) -> Tensor:
-    """Like `to_unit_float`, and refuses what is not a batch of images.
-
-    Raises:
-        ValueError: not ``(B, C, H, W)``.
-        TypeError: an integer type other than uint8.
-
-    Example:
-        >>> to_unit_batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).dtype
-        torch.float32
-    """
+    """Like `to_unit_float`, and raises a ValueError for what is not ``(B, C, H, W)``."""
     if image.ndim != 4:
         raise ValueError(f"expected images (batch, channels, height, width), got {tuple(image.shape)}")
     return to_unit_float(image)
 
 
 def channel_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Turns the statistics of three channels into tensors that broadcast over images.
-
-    Args:
-        mean: mean of each channel on [0, 1].
-        std: standard deviation of each channel on [0, 1], above 0.
-
-    Returns:
-        Mean and standard deviation, ``(3, 1, 1)`` each, float32.
+    """Mean and standard deviation of three channels as float32 tensors ``(3, 1, 1)``.
 
     Raises:
         ValueError: not three of each, a number that is not finite, or a standard deviation that is not positive.
-
-    Example:
-        >>> channel_statistics((0, 0, 0), (1, 1, 1))[1].shape
-        torch.Size([3, 1, 1])
     """
     finite = all(is_number(value) and math.isfinite(value) for value in [*mean, *std])
     if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
@@ -82,37 +53,21 @@ def channel_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Ten
 
 
 def denormalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Undoes ``(image - mean) / std`` and removes what rounding left outside [0, 1].
-
-    Args:
-        image: normalised images, ``(B, 3, H, W)``.
-        mean: mean of each channel on [0, 1], ``(3, 1, 1)``.
-        std: standard deviation of each channel on [0, 1], ``(3, 1, 1)``.
-
-    Returns:
-        Images in [0, 1], ``(B, 3, H, W)``.
-
-    Example:
-        >>> denormalize(torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1), 0.25), torch.ones(1, 1, 1)).item()
-        0.25
-    """
+    """Inverts ``(image - mean) / std`` for statistics ``(3, 1, 1)``, and clips what rounding left outside [0, 1]."""
     return (image * std + mean).clamp(0, 1)
 
 
 def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = None, batch: str = "batch") -> None:
-    """Refuses a batch that is not what the views and networks expect; meant for the host, before the transfer.
+    """Checks a batch of images; meant for the host, before the transfer.
 
     Args:
         image: a batch as the DataLoader gave it.
         normalized_with: mean and standard deviation, ``(3, 1, 1)`` each, if the batch arrives normalised.
-        batch: what messages call it, such as ``validation batch``.
+        batch: its name in messages, such as ``validation batch``.
 
     Raises:
         TypeError: not a tensor of uint8 or floating type.
         ValueError: wrong shape, wrong number of channels, or values outside the range.
-
-    Example:
-        >>> check_images(torch.zeros(2, 3, 8, 8))
     """
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(
@@ -134,12 +89,12 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
     low, high = (value.item() for value in torch.aminmax(image))
     if math.isnan(low):
         raise ValueError(
-            f"{_place(image.isnan(), batch)} holds values that are not a number: look at what the transform "
+            f"{_first(image.isnan(), batch)} holds values that are not a number: look at what the transform "
             "makes of it; a mean or a division over nothing gives NaN"
         )
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
         what = "after undoing normalized_with " if normalized_with is not None else ""
-        place = _place((image < -_TOLERANCE) | (image > 1 + _TOLERANCE), batch)
+        place = _first((image < -_TOLERANCE) | (image > 1 + _TOLERANCE), batch)
         raise ValueError(
             f"images must lie in [0, 1] {what}but this batch spans [{low:.3g}, {high:.3g}] ({place} is the first "
             "outside); if they arrive normalised, pass normalized_with=(mean, std) as your transform uses it; if they "
@@ -147,6 +102,5 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
         )
 
 
-def _place(bad: Tensor, batch: str) -> str:
-    """Names the first image with a bad value."""
+def _first(bad: Tensor, batch: str) -> str:
     return f"image {int(bad.flatten(1).any(1).int().argmax())} of a {batch} of {len(bad)}"

@@ -1,4 +1,4 @@
-"""Keys and passwords, kept out of what a run writes."""
+"""Redaction of keys and passwords in configs, commands and messages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 MASK = "***"
-"""What stands in place of a key or a password."""
 
-_KEY = (  # of these kinds and services; `sort_key` and `teacher_key` are plain words
+_KEY = (  # owners of keys that are secret; `sort_key` and `teacher_key` are not
     "access|account|admin|api|app|application|auth|aws|azure|client|comet|crypto|decryption|deploy|encryption|gcp|github"
     "|gitlab|hf|hmac|licen[cs]e|master|openai|private|root|secret|server|service|session|shared|signing|ssh|storage"
     "|subscription|tls|wandb"
 )
-_OF_NETWORKS = (  # tokens that are no keys
+_OF_NETWORKS = (  # tokens that are not secret
     "additional|blank|bos|class|cls|dist|end|eos|eot|extra|image|input|latent|mask|max|min|n|new|num|output|pad|padding"
     "|patch|per|pool|prefix|prompt|query|reg|register|sep|sos|special|start|stop|text|total|unk|vision|visual"
 )
@@ -31,93 +30,69 @@ _IN_URL = re.compile(  # user:password@, also with / and # in it; token@; https:
 _PAIR = re.compile(  # Password=...; 'api_key': '...' Authorization: ... &sig=... --token ...
     r"(?<![/\w.-])([\w.-]+)(['\"]?\s*[=:]\s*| +(?=[^\s-]))"
 )
-_PLAIN = {"?": r"[^&#\s'\">]*", "{": r"[^,}\n]*", "=": r"[^;\n]*", ":": r".*", "": r"\S*"}  # ends of what has no quotes
+_UNQUOTED = {"?": r"[^&#\s'\">]*", "{": r"[^,}\n]*", "=": r"[^;\n]*", ":": r".*", "": r"\S*"}  # values by what precedes
 _QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"|\[[^]]*\]|\{[^}]*\}|"
-_VALUE = {place: re.compile(_QUOTED + rest) for place, rest in _PLAIN.items()}
 
 
-def masked(config: Any, name: str = "") -> Any:
-    """Masks the values of options that are named like keys or passwords, and such parts of URLs and of other text.
+def redact(config: Any, name: str = "") -> Any:
+    """Masks the values of options that are named like secrets, and secrets in URLs and other text.
 
-    Args:
-        config: plain values, nested in any way.
-        name: of the option that has them; the last part of a dotted one counts.
-
-    Returns:
-        The same with `MASK` in their place. Numbers, booleans and None are no secrets and stay.
+    `name` is that of the option with this value. Numbers, booleans and None stay.
 
     Example:
-        >>> masked({"logger": {"api_key": "5up3r", "host": "https://me:5up3r@here"}, "tokenizer": "clip"})
+        >>> redact({"logger": {"api_key": "5up3r", "host": "https://me:5up3r@here"}, "tokenizer": "clip"})
         {'logger': {'api_key': '***', 'host': 'https://me:***@here'}, 'tokenizer': 'clip'}
     """
+    secret = _is_secret(name)
     if isinstance(config, dict):
-        hides = _is_secret(name)
-        return {key: masked(part, name if hides and key != "class_path" else str(key)) for key, part in config.items()}
+        return {key: redact(part, name if secret and key != "class_path" else str(key)) for key, part in config.items()}
     if type(config) in (list, tuple):
-        return type(config)(masked(part, name) for part in config)
-    if not isinstance(config, str):
+        return type(config)(redact(part, name) for part in config)
+    if not isinstance(config, str) or not config:
         return config
-    return MASK if config and _is_secret(name) else _in_text(config)
+    return MASK if secret else _redact_text(config)
 
 
 def without_secrets(config: Any) -> Any:
-    """Leaves out of a config what `masked` masks, so that what reads it again asks for it or takes it from elsewhere.
-
-    Example:
-        >>> without_secrets({"api_key": "5up3r", "width": 2})
-        {'width': 2}
-    """
+    """Leaves out what `redact` would mask: a mask in a checkpoint would be taken for the value."""
     if isinstance(config, dict):
-        return {key: without_secrets(part) for key, part in config.items() if not _is_hidden(part, str(key))}
+        redacted = {key: redact(part, str(key)) for key, part in config.items()}
+        hidden = {k for k, v in config.items() if (isinstance(v, str) or _is_secret(str(k))) and redacted[k] != v}
+        return {key: without_secrets(part) for key, part in config.items() if key not in hidden}
     if type(config) in (list, tuple):
         return type(config)(without_secrets(part) for part in config)
-    return masked(config)
+    return redact(config)
 
 
-def masked_words(words: Sequence[str]) -> list[str]:
-    """Masks keys and passwords in the words of a command, also in YAML that is written out in one.
-
-    Args:
-        words: as the shell gives them.
-
-    Returns:
-        As many words.
-
-    Example:
-        >>> masked_words(["fit", "--logger.api_key", "5up3r", "--logger={api_key: 5up3r, id: 1}"])
-        ['fit', '--logger.api_key', '***', '--logger={api_key: ***, id: 1}']
-    """
-    result, name = [], ""  # of the option that the next word belongs to
+def redact_words(words: Sequence[str]) -> list[str]:
+    """Redacts the words of a command, also in YAML that stands in one."""
+    result, name = [], ""  # of the option whose value the next word is
     for word in words:
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         plain = value.lower() in ("", "null", "true", "false")
-        result.append(option + equals + (value if plain else masked(value, option or name)))
+        result.append(option + equals + (value if plain else redact(value, option or name)))
         name = "" if equals else option
     return result
 
 
-def _in_text(text: str) -> str:
+def _redact_text(text: str) -> str:
     text = _IN_URL.sub(lambda found: next(filter(None, found.groups())) + MASK, text)
     result, end = "", 0
     for pair in _PAIR.finditer(text):
         name, sign = pair.groups()
-        in_query = text[max(pair.start() - 1, 0) : pair.start()] in ("?", "&", "#")
-        hides = _is_secret(name) or (in_query and name.lower().endswith(("sig", "signature")))
-        if name == "key" and not in_query and sign[0] not in "'\"":
-            hides = False  # "key: value" may be any text
+        query = text[max(pair.start() - 1, 0) : pair.start()] in ("?", "&", "#")
+        secret = _is_secret(name) or (query and name.lower().endswith(("sig", "signature")))
+        if name == "key" and not query and sign[0] not in "'\"":
+            secret = False  # "key: value" may be any text
         if sign.isspace() and not name.startswith("--"):
-            hides = False  # "the token is" too
-        if hides and pair.start() >= end:
+            secret = False  # so may "the token is"
+        if secret and pair.start() >= end:
             result += text[end : pair.end()] + MASK
-            place = "?" if in_query else "{" if "{" in text[: pair.start()] else sign.strip(" '\"")
-            end = _VALUE[place].match(text, pair.end()).end()  # type: ignore[union-attr]  # it may be empty
+            place = "?" if query else "{" if "{" in text[: pair.start()] else sign.strip(" '\"")
+            end = re.compile(_QUOTED + _UNQUOTED[place]).match(text, pair.end()).end()  # type: ignore[union-attr]
     return result + text[end:]
 
 
 def _is_secret(name: str) -> bool:
     last = name.rpartition(".")[2].rstrip("+").lstrip("-").replace("-", "_")
     return _NAME.fullmatch(_CAPITAL.sub("_", last).lower()) is not None
-
-
-def _is_hidden(value: Any, name: str) -> bool:
-    return (isinstance(value, str) or _is_secret(name)) and bool(masked(value, name) != value)

@@ -1,4 +1,4 @@
-"""What tensors are called in state dicts."""
+"""Names of tensors in state dicts."""
 
 from __future__ import annotations
 
@@ -8,24 +8,20 @@ from functools import partial
 from torch import Tensor, nn
 
 _COMPILED = "_orig_mod."
-_NAMED = 5  # keys to name in a message
+_LISTED = 5  # keys in a message
 
-# The first two are hooks and not overrides of state_dict, so that they also act where the module is a part of another
-# (WeightAveraging, for one), and they hold no module, so that a deep copy carries them along.
+# The first two register hooks and do not override state_dict, so that they also act where the module is a part of
+# another (WeightAveraging, for one); the hooks hold no module, so that a deep copy carries them along.
 
 
-def save_under(module: nn.Module, path: str, alias: str) -> None:
+def alias_submodule(module: nn.Module, path: str, alias: str) -> None:
     """Saves and loads the tensors of a submodule under another name.
 
-    Args:
-        module: owner of the submodule.
-        path: dotted name of the submodule.
-        alias: name in state dicts instead. If it is empty, the tensors stand under the owner's own name; the owner
-            must then have no others.
+    An empty alias stands for the module's own name; the module must then have no tensors beside those.
 
     Example:
         >>> module = nn.Sequential(nn.Sequential(nn.Linear(1, 1, bias=False)))
-        >>> save_under(module, path="0.0", alias="head")
+        >>> alias_submodule(module, path="0.0", alias="head")
         >>> list(module.state_dict())
         ['head.weight']
     """
@@ -34,43 +30,27 @@ def save_under(module: nn.Module, path: str, alias: str) -> None:
     module.register_load_state_dict_pre_hook(partial(_rename, outside, inside))
 
 
-def leave_out(module: nn.Module, path: str) -> None:
-    """Keeps a submodule out of state dicts: its tensors are neither saved nor, if a file has some, loaded.
-
-    Args:
-        module: owner of the submodule.
-        path: name of the submodule.
+def exclude_from_state_dict(module: nn.Module, path: str) -> None:
+    """Neither saves nor loads the tensors of a submodule.
 
     Example:
         >>> module = nn.ModuleDict({"student": nn.Linear(1, 1, bias=False), "teacher": nn.Linear(1, 1)})
-        >>> leave_out(module, "teacher")
+        >>> exclude_from_state_dict(module, "teacher")
         >>> list(module.state_dict())
         ['student.weight']
     """
-    module.register_state_dict_post_hook(partial(_drop_saved, path))
+    module.register_state_dict_post_hook(partial(_drop, path))
     module.register_load_state_dict_pre_hook(partial(_keep_own, path))
 
 
-def names_under(module: nn.Module, *parts: str) -> list[str]:
-    """Names the parameters and buffers of some submodules, as DDP wants to hear which to leave alone.
-
-    Args:
-        module: owner of the submodules.
-        parts: dotted names of submodules.
-
-    Returns:
-        Dotted names.
-
-    Example:
-        >>> names_under(nn.ModuleDict({"teacher": nn.Linear(1, 1), "student": nn.Linear(1, 1)}), "teacher")
-        ['teacher.weight', 'teacher.bias']
-    """
+def parameter_names(module: nn.Module, *paths: str) -> list[str]:
+    """Dotted names of the parameters and buffers of submodules, for DDP to ignore."""
     tensors = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
-    return [name for name in tensors if name.startswith(tuple(f"{part}." for part in parts))]
+    return [name for name in tensors if name.startswith(tuple(f"{path}." for path in paths))]
 
 
 def uncompiled(name: str) -> str:
-    """The name of a tensor without what ``torch.compile`` puts before it, of the whole network or of a layer.
+    """The name of a tensor without the prefixes of ``torch.compile``.
 
     Example:
         >>> uncompiled("_orig_mod.layer1._orig_mod.weight")
@@ -79,30 +59,22 @@ def uncompiled(name: str) -> str:
     return name.replace(_COMPILED, "")
 
 
-def differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Says how one state dict differs from another in names and shapes.
-
-    Args:
-        found: tensors by name, from a file.
-        wanted: tensors by name, of a network.
-
-    Returns:
-        A phrase for each kind of difference; none if the one can be loaded as the other.
+def describe_mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Describes missing keys, unknown keys and other shapes of a state dict; empty if it can be loaded.
 
     Example:
-        >>> differences(nn.Linear(2, 3).state_dict(), nn.Linear(2, 1, bias=False).state_dict())
+        >>> describe_mismatch(nn.Linear(2, 3).state_dict(), nn.Linear(2, 1, bias=False).state_dict())
         ['unknown keys: bias', 'other shapes: weight is (3, 2) instead of (1, 2)']
     """
-    missing = [key for key in wanted if key not in found]
-    unknown = [key for key in found if key not in wanted]
-    reshaped = [
-        f"{key} is {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
-    ]
+    shapes = {key: (tuple(found[key].shape), tuple(value.shape)) for key, value in expected.items() if key in found}
+    problems = {
+        "missing keys": [key for key in expected if key not in found],
+        "unknown keys": [key for key in found if key not in expected],
+        "other shapes": [f"{key} is {one} instead of {other}" for key, (one, other) in shapes.items() if one != other],
+    }
     return [
-        f"{title}: {', '.join(keys[:_NAMED])}" + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
-        for title, keys in (("missing keys", missing), ("unknown keys", unknown), ("other shapes", reshaped))
+        f"{title}: {', '.join(keys[:_LISTED])}" + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
+        for title, keys in problems.items()
         if keys
     ]
 
@@ -112,11 +84,11 @@ def _rename(old: str, new: str, module: nn.Module, state: dict[str, Tensor], pre
         state[prefix + new + key.removeprefix(prefix + old)] = state.pop(key)
 
 
-def _drop_saved(path: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+def _drop(path: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     for key in [key for key in state if key.startswith(f"{prefix}{path}.")]:
         del state[key]
 
 
 def _keep_own(path: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    _drop_saved(path.partition(".")[0], module, state, prefix)  # as other libraries save teachers
+    _drop(path.partition(".")[0], module, state, prefix)  # with all that other libraries save there
     state.update({f"{prefix}{path}.{key}": value for key, value in module.get_submodule(path).state_dict().items()})

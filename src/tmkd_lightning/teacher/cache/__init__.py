@@ -1,7 +1,7 @@
-"""What a teacher said, kept on disk: one array a kind, found again by what it follows from."""
+"""Cache of a teacher's outputs on disk: a folder a fingerprint, an array file a part of the output."""
 
-from tmkd_lightning.teacher.cache.array_file import RowFile
+from tmkd_lightning.teacher.cache.array_file import ArrayFile
 from tmkd_lightning.teacher.cache.errors import CacheError
 from tmkd_lightning.teacher.cache.folder import CacheFolder
 
-__all__ = ["CacheError", "CacheFolder", "RowFile"]
+__all__ = ["ArrayFile", "CacheError", "CacheFolder"]

@@ -1,5 +1,5 @@
-"""The error that concerns stored outputs."""
+"""The error of the teacher cache."""
 
 
 class CacheError(RuntimeError):
-    """Stored outputs of a teacher cannot be used, made or kept; the message names the file and what would help."""
+    """A teacher's outputs cannot be stored or read; the message names the file and a remedy."""

@@ -1,7 +1,8 @@
-"""What a teacher's outputs follow from, beside the images: its weights, its views, and how they are computed."""
+"""Fingerprints of a teacher and of its views: of all that decides its outputs, beside the images."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -10,32 +11,21 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.models.pretrained import _DeferredWeights
 from tmkd_lightning.teacher.cache.errors import CacheError
-from tmkd_lightning.utils.contents import digest_of_contents
 from tmkd_lightning.utils.files import sha256_of
+from tmkd_lightning.utils.fingerprint import fingerprint
 from tmkd_lightning.views import MultiView, View
 
-_SIDE = 64  # of the picture that views are shown
+_SIDES = (64, 32, 224, 96, 128, 256, 299, 384)  # of probe images in pixels; a network runs on the first that it takes
 
 
-def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, Any]:
-    """Says what decides a teacher's outputs.
-
-    Args:
-        teacher: the network, with the weights it has; if they are yet to come from a checkpoint, its file counts.
-        checkpoint: path of that file, or None.
-
-    Returns:
-        Plain values, digests among them.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+def teacher_fingerprint(teacher: Extractor, checkpoint: str | None) -> dict[str, Any]:
+    """Plain values that decide a teacher's outputs; of weights that a checkpoint will replace, its bytes count."""
+    state = teacher.network.state_dict()
     return {
         "name": teacher.name,
-        "network": _of_code(teacher),
-        "weights": _of_weights(teacher) if checkpoint is None else sha256_of(Path(checkpoint)),
+        "network": _network_fingerprint(teacher),
+        "weights": fingerprint(state, "the teacher") if checkpoint is None else sha256_of(Path(checkpoint)),
         "head": teacher.named_head,
         "feature_map": teacher.named_map,
         "mean": teacher.mean.flatten().tolist(),
@@ -43,72 +33,69 @@ def teacher_identity(teacher: Extractor, checkpoint: str | None) -> dict[str, An
     }
 
 
-def views_identity(views: MultiView) -> list[list[str]]:
-    """Says what decides the views: their order, names, functions and numbers, and what they make of a picture.
-
-    Args:
-        views: as the teacher sees them.
-
-    Returns:
-        For each view its name, a digest of its function, and one of what it makes of the picture.
+def views_fingerprint(views: MultiView) -> list[list[str]]:
+    """For each view its name, a fingerprint of its function, and one of what it makes of the probe images.
 
     Raises:
-        CacheError: a view draws random numbers, which would not come again.
+        CacheError: a view draws random numbers.
     """
-    known = {view.name: view for view in views.views}
-    seen = {name: _of_view(view) for name, view in known.items()}  # first: what a view imports as it runs is there then
-    return [[name, digest_of_contents(view.function, f"view {name!r}"), seen[name]] for name, view in known.items()]
+    return [[view.name, fingerprint(view.function, f"view {view.name!r}"), _seen_by(view)] for view in views.views]
 
 
-def _of_view(view: View) -> str:
-    picture = _picture()
+def _seen_by(view: View) -> str:
+    images = _probe_images(_SIDES[0])
     with torch.random.fork_rng(devices=[]):
-        seen = [_of_pixels(view(picture)) for _ in range(2)]
-    if seen[0] != seen[1]:
+        # rounded to 8 bits: machines differ in the last digit
+        once, again = (view(images).mul(255).round().byte().numpy().tobytes() for _ in range(2))
+    if once != again:
         raise CacheError(
             f"view {view.name!r} makes another image each time: what a teacher says of it cannot be kept; leave "
             "TeacherCache or the view out"
         )
-    return seen[0]
+    return hashlib.sha256(once).hexdigest()
 
 
-def _picture() -> Tensor:
-    """Waves of every length in three colours: edges of all directions and strengths."""
-    row, column = torch.meshgrid(torch.arange(_SIDE), torch.arange(_SIDE), indexing="ij")
+def _probe_images(side: int) -> Tensor:
+    """Waves of every length in three colours, which have edges of all directions; and their dark negatives."""
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     waves = [torch.sin(row * column / 40 + row * a / 7 + column * b / 5) for a, b in ((1, 0), (0, 1), (1, 1))]
-    return torch.stack(waves)[None] / 2 + 0.5
+    image = torch.stack(waves) / 2 + 0.5
+    return torch.stack([image, (1 - image) / 4])
 
 
-def _of_pixels(image: Tensor) -> str:
-    return _digest(image.mul(255).round().byte().numpy().tobytes())  # rounded: machines differ in the last digit
+def _network_fingerprint(teacher: Extractor) -> list[str]:
+    """What the network holds, and what a float64 copy of it with made-up weights answers.
 
-
-def _of_code(teacher: Extractor) -> str:
-    """Of layers with one set of weights, what they compute may differ: by what they hold, their code, or a hook.
-
-    Whether weights are still to be loaded makes no difference; our own code is known by the format of the cache.
+    Its own weights may still lie in a checkpoint; so may those that a hook computes, as that of weight_norm does.
     """
-    state = teacher.network.state_dict(keep_vars=True).values()  # counts as weights, or comes from the checkpoint
-    known = {id(tensor) for tensor in state if isinstance(tensor, Tensor)}
-    return digest_of_contents(
-        (type(teacher), teacher.network),
-        "the teacher",
-        skip=lambda part: part is Extractor or id(part) in known or isinstance(part, _DeferredWeights),
-        modes=False,
-    )
+    hooked = [layer for layer in teacher.network.modules() if layer._forward_pre_hooks]
+    computed = [part for layer in hooked for part in vars(layer).values() if isinstance(part, Tensor)]
+    copies = {id(part): part.detach().clone() for part in computed}
+    probed = copy.deepcopy(teacher, dict(copies)).cpu().double().eval()
+    generator = torch.Generator().manual_seed(0)
+    state = probed.network.state_dict()
+    probed.network.load_state_dict({name: _made_up(value, generator) for name, value in state.items()})
+    ignored = [*probed.network.state_dict(keep_vars=True).values(), *copies.values()]
+    return [fingerprint((type(teacher), probed.network), "the teacher", ignored), _answers(probed)]
 
 
-def _of_weights(teacher: Extractor) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in teacher.network.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
+def _made_up(value: Any, generator: torch.Generator) -> Any:
+    """Random weights of the same shape, so small that no layer overflows; integers and other states as they are."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    drawn = torch.rand(value.shape, generator=generator, dtype=value.dtype)
+    return drawn + 0.5 if value.ndim < 2 else (drawn - 0.5) * 3 / max(1, value[:1].numel()) ** 0.5
 
 
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-
-
-def _digest(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+@torch.no_grad()
+def _answers(teacher: Extractor) -> str:
+    """Fingerprint of the logits of probe images, to five digits: machines differ in the last ones."""
+    for side in _SIDES:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                logits = teacher.network(teacher.normalize(_probe_images(side)))
+            return hashlib.sha256(" ".join(f"{x:.5g}" for x in logits.flatten().tolist()).encode()).hexdigest()
+        except Exception:  # whatever a network raises on images of another size than its own
+            continue
+    return "runs on no probe image"
