@@ -27,7 +27,7 @@ from tmkd_lightning.teacher.cache.serialization import (
     output_of,
     parts,
 )
-from tmkd_lightning.text.prompts import datamodule_of
+from tmkd_lightning.text.class_names import datamodule_of
 
 _FOREIGN = "(this one does not have it; subclass ImageDataModule, or train without a TeacherCache)"
 

@@ -34,7 +34,7 @@ from tmkd_lightning.modules.state import (
 )
 from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.modules.watched import WatchedModule
-from tmkd_lightning.text.prompts import check_class_names
+from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
 from tmkd_lightning.utils.state_dict import names_under

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.checks import classes_of
 from tmkd_lightning.modules.metrics import LoaderMetrics
-from tmkd_lightning.text.prompts import datamodule_of
+from tmkd_lightning.text.class_names import datamodule_of
 
 NumClasses = int | Literal["data"] | None
 
@@ -40,7 +40,7 @@ def resize(module: Any, num_classes: int) -> None:
     module.val_metrics = LoaderMetrics(num_classes, "val/")
     module.test_metrics = LoaderMetrics(num_classes, "test/")
     if module.prompt_bank is not None:
-        module.prompt_bank = module.prompt_bank.resized(num_classes)
+        module.prompt_bank.resize(num_classes)
 
 
 def check_teacher(teacher: Extractor, num_classes: int) -> None:

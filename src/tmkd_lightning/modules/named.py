@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import ClassificationModule
-from tmkd_lightning.text.class_names import ClassList, check_same_classes, given_classes, learned_classes
-from tmkd_lightning.text.prompts import check_class_names, fitting_class_names, names_or_numbers
+from tmkd_lightning.text.class_names import (
+    check_same_classes,
+    find_class_names,
+    given_classes,
+    learned_classes,
+    resolve_class_names,
+)
 
 
 def named_network(
@@ -39,38 +44,11 @@ def named_network(
             "network as Extractor(network), with the mean and std that it expects"
         )
     known = _known(network) if isinstance(network, ClassificationModule) else None
-    return extractor, chosen_names(class_names, known, "the module", extractor.num_classes)
+    return extractor, resolve_class_names(extractor.num_classes, class_names, known, "the module")
 
 
 def _known(module: ClassificationModule) -> Sequence[str] | None:
     """What a module calls its classes: its argument, then what it has learned, and only then the last data it saw."""
     learned, given = learned_classes(module), given_classes(module)
     check_same_classes(learned, given, None)
-    return next((one.names for one in (given, *learned) if one is not None), fitting_class_names(module))
-
-
-def chosen_names(given: Sequence[str] | None, known: Sequence[str] | None, source: str, num_classes: int) -> list[str]:
-    """Decides on the names of the classes.
-
-    Args:
-        given: names that were asked for, or None.
-        known: names that the network was trained with, or None.
-        source: who knows those, for the message.
-        num_classes: K.
-
-    Returns:
-        The given names, else those that are known, else the numbers of the classes.
-
-    Raises:
-        ValueError: the names cannot stand for the classes, or are the known ones in another order.
-
-    Example:
-        >>> chosen_names(["kitten", "dog"], ["cat", "dog"], "the checkpoint", num_classes=2)
-        ['kitten', 'dog']
-    """
-    if given is None:
-        return check_class_names(names_or_numbers(known, num_classes), num_classes)
-    names = check_class_names(given, num_classes)
-    if known is not None:
-        check_same_classes([ClassList(source, known)], ClassList("the names given", names), None)
-    return names
+    return next((one.names for one in (given, *learned) if one is not None), find_class_names(module))

@@ -15,8 +15,8 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models.recipes import without_weights
 from tmkd_lightning.modules.base import as_extractor
 from tmkd_lightning.modules.batches import Normalization
-from tmkd_lightning.modules.named import chosen_names
 from tmkd_lightning.modules.state import CLASS_NAMES, LEFT_OUT, NUM_CLASSES
+from tmkd_lightning.text.class_names import resolve_class_names
 from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
 from tmkd_lightning.utils.messages import misfit, short
 from tmkd_lightning.utils.state_dict import differences
@@ -60,7 +60,7 @@ class Restored:
         """
         if given is None:
             return self.class_names
-        return chosen_names(given, self.class_names, "the checkpoint", self.extractor.num_classes)
+        return resolve_class_names(self.extractor.num_classes, given, self.class_names)
 
 
 def restore(path: str | Path) -> Restored:

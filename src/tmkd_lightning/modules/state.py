@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
-from tmkd_lightning.text.prompts import fitting_class_names
+from tmkd_lightning.text.class_names import find_class_names
 
 LEFT_OUT = "tmkd_left_out"
 """Key in checkpoints of the names of arguments that were objects."""
@@ -76,7 +76,7 @@ def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
     """
     checkpoint[LEFT_OUT] = module.left_out
     checkpoint[NUM_CLASSES] = module.num_classes
-    checkpoint[CLASS_NAMES] = fitting_class_names(module)
+    checkpoint[CLASS_NAMES] = find_class_names(module)
     checkpoint[TRAINED_CLASS_NAMES] = module.trained_class_names
 
 

@@ -21,8 +21,8 @@ from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 from tmkd_lightning.modules.wanted import not_in_trainer
 from tmkd_lightning.teacher.frozen import Frozen
 from tmkd_lightning.teacher.fusion import WeightNet, fuse
-from tmkd_lightning.text.class_names import ClassList
-from tmkd_lightning.text.prompts import PromptBank, datamodule_of
+from tmkd_lightning.text.class_names import ClassList, datamodule_of
+from tmkd_lightning.text.prompts import PromptBank
 from tmkd_lightning.views import MultiView
 
 
@@ -152,7 +152,7 @@ class TaughtModule(ClassificationModule):
             return torch.full((len(label), len(self.views)), 1 / len(self.views), device=label.device)
         weights: Tensor
         if len(label) < self.num_classes:  # those of the other classes are not needed
-            weights = self.weight_net(self.prompt_bank.rows(label))
+            weights = self.weight_net(self.prompt_bank.concat_views(label))
             return weights
-        weights = self.weight_net(self.prompt_bank.rows())
+        weights = self.weight_net(self.prompt_bank.concat_views())
         return weights[label]

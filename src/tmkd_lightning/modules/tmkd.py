@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum, join
-from tmkd_lightning.distillers.text_alignment import TextAnchor
+from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
+from tmkd_lightning.distillers.text_alignment import TextAlignment
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.modules import checks
@@ -164,11 +164,11 @@ class TMKDModule(TaughtModule):
 
         weighs = fusion == "text" and len(self.views) > 1 and self.reads_teacher
         self.weight_net = WeightNet(text_dim, len(self.views), fusion_hidden) if weighs else None
-        self.text_anchor: TextAnchor | None = None
+        self.text_alignment: TextAlignment | None = None
         if text_weight:
             self.extractor.require("embedding", reader="L_text")
             anchor = (text_dim, text_head_dim, text_temperature, text_weight, text_negatives)
-            self.text_anchor = TextAnchor(self.extractor.embedding_dim, *anchor)
+            self.text_alignment = TextAlignment(self.extractor.embedding_dim, *anchor)
         self.prompt_bank = PromptBank(len(self.views), self.num_classes, text_dim) if weighs or text_weight else None
 
         save_under(self, "extractor.network", "student")
@@ -194,7 +194,7 @@ class TMKDModule(TaughtModule):
     def make_ready(self, image: Tensor) -> None:
         """Confirms both networks, and that they and the batch have what the losses need."""
         super().make_ready(image)
-        if self.text_anchor is not None:
+        if self.text_alignment is not None:
             self.extractor.require("embedding", reader="L_text")
         checks.check_needs(self.distiller, list(self.extractors()), images=len(image))
 
@@ -209,9 +209,9 @@ class TMKDModule(TaughtModule):
         terms = {"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), label)}
         if teacher is not None:
             distilled = self.distiller(student, self.target(teacher), label)
-            terms = join(terms, self.train_fusion(teacher, label), distilled)
-        if self.text_anchor is not None and self.prompt_bank is not None:
-            terms = join(terms, self.text_anchor(student.require("embedding"), self.prompt_bank.anchors, label))
+            terms |= self.train_fusion(teacher, label) | distilled
+        if self.text_alignment is not None and self.prompt_bank is not None:
+            terms |= self.text_alignment(student.require("embedding"), self.prompt_bank.anchors, label)
         return self.total(terms)
 
     def train_fusion(self, teacher: Output, label: Tensor) -> dict[str, Tensor]:
