@@ -110,7 +110,7 @@ def parts(pair: str, size: int, batch_size: int, device: str) -> dict[str, Calla
     calls["loss feature + logit"] = lambda: sum(module.distiller(fresh(), teacher, label).values()).backward()
     calls["fusion weights"] = lambda: module.view_weights(label).sum().backward()
     calls["text contrast"] = lambda: sum(
-        module.text_anchor(fresh().embedding, module.prompt_bank.anchors, label).values()
+        module.text_alignment(fresh().embedding, module.prompt_bank.anchors, label).values()
     ).backward()
     return calls
 

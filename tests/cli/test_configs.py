@@ -135,7 +135,7 @@ def test_ablation(run, ablation) -> None:
         views = {view for view in views if view in ablation}
     assert set(module.views.names) == views
     kept = {"feature" in ablation, "text" in ablation} if ablation.startswith("losses_") else {True}
-    assert {len(module.distiller.parts) == 3, module.text_anchor is not None} == kept
+    assert {len(module.distiller.parts) == 3, module.text_alignment is not None} == kept
 
 
 @pytest.mark.parametrize("config", PAIRS)

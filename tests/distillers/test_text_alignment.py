@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers.waiting import Reads, Waits
-from tmkd_lightning.distillers.text_alignment import TextAnchor, sample_classes
+from tmkd_lightning.distillers.text_alignment import TextAlignment, sample_classes
 
 LABEL = torch.tensor([0, 2, 2, 1, 0])
 
@@ -18,7 +18,7 @@ def affine(layer: torch.nn.Linear, rows: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize(("temperature", "weight"), [(0.07, 0.8), (1.0, 2.0)])
 def test_equations_9_to_11(temperature: float, weight: float) -> None:
     torch.manual_seed(0)
-    anchor = TextAnchor(student_dim=4, text_dim=6, head_dim=3, temperature=temperature, weight=weight)
+    anchor = TextAlignment(student_dim=4, text_dim=6, head_dim=3, temperature=temperature, weight=weight)
     embedding, anchors = torch.randn(5, 4), torch.randn(3, 6)
     image, text = affine(anchor.image_head, embedding), affine(anchor.text_head, anchors)
     image /= np.linalg.norm(image, axis=1, keepdims=True)
@@ -31,13 +31,13 @@ def test_equations_9_to_11(temperature: float, weight: float) -> None:
 
 
 def test_defaults() -> None:
-    anchor = TextAnchor(student_dim=4, text_dim=6)
+    anchor = TextAlignment(student_dim=4, text_dim=6)
     assert (anchor.temperature, anchor.weight) == (0.07, 0.8)
     assert (anchor.image_head.weight.shape, anchor.text_head.weight.shape) == ((128, 4), (128, 6))
 
 
 def test_gradients_reach_both_heads_and_the_student() -> None:
-    anchor = TextAnchor(student_dim=4, text_dim=6)
+    anchor = TextAlignment(student_dim=4, text_dim=6)
     embedding = torch.randn(5, 4, requires_grad=True)
     anchor(embedding, torch.randn(3, 6), LABEL)["text"].backward()
     assert embedding.grad.abs().sum() > 0
@@ -49,7 +49,7 @@ def test_gradients_reach_both_heads_and_the_student() -> None:
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
 def test_a_weight_that_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="weight must be at least 0 and finite"):
-        TextAnchor(student_dim=4, text_dim=6, weight=weight)
+        TextAlignment(student_dim=4, text_dim=6, weight=weight)
 
 
 # Sampled negatives
@@ -66,7 +66,7 @@ def test_the_classes_of_the_batch_are_always_there_and_others_differ_from_them(o
 
 
 def test_more_than_there_are_is_all_of_them() -> None:
-    chosen, left_out = sample_classes(torch.tensor([0, 0, 0, 1]), 5, others=4)
+    chosen, left_out = sample_classes(torch.tensor([0, 0, 0, 1]), 5, negatives=4)
     assert sorted(chosen.tolist()) == [0, 1, 2, 3, 4]
     assert not left_out.any()
 
@@ -74,7 +74,7 @@ def test_more_than_there_are_is_all_of_them() -> None:
 def test_others_are_drawn_alike_and_anew() -> None:
     label, seen = torch.tensor([2, 2]), torch.zeros(10)
     for _ in range(2000):
-        chosen, left_out = sample_classes(label, 10, others=3)
+        chosen, left_out = sample_classes(label, 10, negatives=3)
         seen[chosen[~left_out]] += 1
     assert seen[2] == 2000
     expected = 2000 * 3 / 9
@@ -83,7 +83,7 @@ def test_others_are_drawn_alike_and_anew() -> None:
 
 def test_the_loss_is_that_of_the_classes_drawn() -> None:
     """The same draw, written out: own class above the other classes of the batch and the ones that were drawn."""
-    anchor = TextAnchor(student_dim=4, text_dim=6, head_dim=3, negatives=5)
+    anchor = TextAlignment(student_dim=4, text_dim=6, head_dim=3, negatives=5)
     label = torch.tensor([11, 2, 11])
     embedding, anchors = torch.randn(3, 4), torch.randn(40, 6)
     torch.manual_seed(1)
@@ -104,7 +104,7 @@ def test_the_loss_is_that_of_the_classes_drawn() -> None:
 def test_all_classes_are_all_classes_however_they_are_asked_for(negatives: int | None) -> None:
     """Bit for bit, and nothing is drawn."""
     torch.manual_seed(0)
-    anchor, plain = TextAnchor(4, 6, negatives=negatives), TextAnchor(4, 6)
+    anchor, plain = TextAlignment(4, 6, negatives=negatives), TextAlignment(4, 6)
     plain.load_state_dict(anchor.state_dict())
     embedding, anchors = torch.randn(5, 4), torch.randn(40, 6)
     state = torch.get_rng_state()
@@ -113,7 +113,7 @@ def test_all_classes_are_all_classes_however_they_are_asked_for(negatives: int |
 
 
 def test_no_gradient_is_lost_or_not_finite_and_nothing_waits() -> None:
-    anchor = TextAnchor(student_dim=4, text_dim=6, negatives=3)
+    anchor = TextAlignment(student_dim=4, text_dim=6, negatives=3)
     embedding = torch.randn(5, 4, requires_grad=True)
     with Waits() as watch, Reads(watch.seen):
         anchor(embedding, torch.randn(50, 6), LABEL)["text"].backward()
@@ -125,4 +125,4 @@ def test_no_gradient_is_lost_or_not_finite_and_nothing_waits() -> None:
 
 def test_a_number_of_negatives_that_is_refused() -> None:
     with pytest.raises(ValueError, match="negatives must be"):
-        TextAnchor(4, 6, negatives=0)
+        TextAlignment(4, 6, negatives=0)

@@ -53,7 +53,7 @@ def kept(net, fit, tmp_path):
 def test_free_arguments_come_back(net, kept) -> None:
     module = Free(3, teacher=net(), student=net(), fusion="mean", text_weight=0.0, temperature=2.5)
     again = Free.load_from_checkpoint(kept(module), teacher=net(), student=net(), weights_only=True)
-    assert (again.extra, again.text_anchor, again.weight_net) == (3, None, None)
+    assert (again.extra, again.text_alignment, again.weight_net) == (3, None, None)
     assert again.distiller.parts[0].temperature == 2.5
     assert all(value.equal(again.state_dict()[name]) for name, value in module.state_dict().items())
     assert dict(again.hparams) == {"extra": 3, "fusion": "mean", "text_weight": 0.0, "temperature": 2.5}

@@ -72,7 +72,7 @@ def test_total_loss_is_equation_12_written_out(net) -> None:
         ):
             p, q = torch.softmax(target / t, 0), torch.softmax(given / t, 0)
             expected = expected + weight * t**2 * (p * (p.log() - q.log())).sum() / len(label)
-        anchor = module.text_anchor
+        anchor = module.text_alignment
         v = F.normalize(anchor.image_head(student_output.embedding[i]), dim=0)
         texts = [F.normalize(anchor.text_head(bank.anchors[k]), dim=0) for k in range(3)]
         scores = torch.stack([(v @ t) / 0.5 for t in texts])
@@ -84,17 +84,17 @@ def test_defaults_of_the_loss(net) -> None:
     """Weights, temperatures and noise as docs/method.md states them."""
     module = TMKDModule(net(16), net())
     logit, feature = module.distiller.parts
-    assert (module.ce_weight, logit.weight, feature.weight, module.text_anchor.weight) == (1.0, 1.0, 1.0, 0.8)
-    temperatures = logit.temperature, feature.temperature, module.text_anchor.temperature
+    assert (module.ce_weight, logit.weight, feature.weight, module.text_alignment.weight) == (1.0, 1.0, 1.0, 0.8)
+    temperatures = logit.temperature, feature.temperature, module.text_alignment.temperature
     assert (*temperatures, feature.noise_scale) == (4.0, 4.0, 0.07, 0.1)
     assert (module.views.names, module.fusion_objective) == (("rgb", "edge", "high_frequency"), "label")
-    assert (module.weight_net.hidden.out_features, module.text_anchor.image_head.out_features) == (256, 128)
+    assert (module.weight_net.hidden.out_features, module.text_alignment.image_head.out_features) == (256, 128)
 
 
 def test_numbers_reach_the_parts_that_they_are_of(net) -> None:
     module = TMKDModule(net(16), net(), text_dim=20, fusion_hidden=5, text_head_dim=7, noise_scale=0.4)
     assert module.weight_net.hidden.weight.shape == (5, 60)
-    assert module.text_anchor.text_head.weight.shape == (7, 20)
+    assert module.text_alignment.text_head.weight.shape == (7, 20)
     assert module.distiller.parts[1].noise_scale == 0.4
 
 
@@ -151,7 +151,7 @@ def test_training_moves_everything_but_the_teacher(net, prompts, fit) -> None:
         assert old.equal(new)
     for old, new in zip(before.teacher.buffers(), module.teacher.buffers(), strict=True):
         assert old.equal(new)  # BatchNorm's statistics
-    for part in ("extractor", "weight_net", "distiller", "text_anchor"):
+    for part in ("extractor", "weight_net", "distiller", "text_alignment"):
         pairs = zip(getattr(before, part).parameters(), getattr(module, part).parameters(), strict=True)
         assert all(not old.equal(new) for old, new in pairs), part
     weights = module.view_weights(torch.arange(3))
@@ -609,7 +609,7 @@ def test_views_are_weighed_for_the_classes_of_the_batch_alone(net) -> None:
 
 def test_as_many_negatives_as_asked_for_and_no_others(net) -> None:
     module = TMKDModule(net(16), net(), text_negatives=7, views=["rgb"])
-    assert module.text_anchor.negatives == 7
+    assert module.text_alignment.negatives == 7
     with pytest.raises(ValueError, match="text_negatives must be"):
         TMKDModule(net(16), net(), text_negatives=0)
 

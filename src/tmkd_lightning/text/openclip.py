@@ -78,7 +78,7 @@ class OpenCLIPTextEncoder:
                 tokens = open_clip.get_tokenizer(name, cache_dir=self.cache_dir)(list(prompts))
                 model = open_clip.create_model(name, cache_dir=self.cache_dir, **options).eval()
         except Exception as error:  # open_clip, the hub and transformers raise many kinds
-            raise TextWeightsError(f"CLIP {name} could not be loaded: {error}. {self._remedy()}") from error
+            raise TextWeightsError(f"CLIP {name} could not be loaded. {self._remedy()}. Cause: {error}") from error
         batches = [model.encode_text(batch, normalize=True) for batch in tokens.split(self.batch_size)]
         return torch.cat(batches).float()
 

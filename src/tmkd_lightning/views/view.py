@@ -210,6 +210,7 @@ class MultiView(nn.Module):
     def __len__(self) -> int:
         return len(self.views)
 
+    @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """Stacks all views of uint8 or [0, 1] float images ``(B, 3, H, W)`` to ``(V, B, 3, H, W)``, floating."""
         return torch.stack([view(image) for view in self.views])
