@@ -147,7 +147,9 @@ def test_local_weights_that_cannot_be_used(folder: Path, tmp_path: Path, damage:
         (folder / "open_clip_config.json").unlink()
     if damage == "cut":
         weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(TextWeightsError, match=f"CLIP local-dir:{folder} could not be loaded. {folder} must be a weights file"):
+    with pytest.raises(
+        TextWeightsError, match=f"CLIP local-dir:{folder} could not be loaded. {folder} must be a weights file"
+    ):
         OpenCLIPTextEncoder(pretrained=str(folder)).encode(PROMPTS)
     assert not (tmp_path / "hacked").exists()
 

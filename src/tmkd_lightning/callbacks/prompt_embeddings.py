@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -96,41 +95,30 @@ class PromptEmbeddings(Callback):
         identity = self.encoder.identity()
         key = hashlib.sha256(json.dumps([identity, unique]).encode()).hexdigest()[:32]
         path = None if self.cache_dir is None else self.cache_dir / f"prompts-{key}.npz"
-        cached = _read_cache(path, unique)
-        if cached is None:
-            rank_zero_info(f"Encoding {len(unique)} prompts with {identity}")
-            new = self.encoder.encode(unique)
-            if new.ndim != 2 or len(new) != len(unique) or not can_normalize(new).all():
-                raise ValueError(
-                    f"{type(self.encoder).__name__}.encode must give {len(unique)} finite rows other than zero, one "
-                    f"for each prompt, but gave shape {tuple(new.shape)}, or rows that are zero or not finite"
+        if path is not None and os.path.isfile(path):  # Path.is_file raises in another user's home folder
+            try:
+                return EmbeddingFile(path).encode(prompts)
+            except ValueError as error:
+                rank_zero_warn(f"The cached text embeddings {path} cannot be used and are made anew: {error}")
+        rank_zero_info(f"Encoding {len(unique)} prompts with {identity}")
+        new = self.encoder.encode(unique)
+        if new.ndim != 2 or len(new) != len(unique) or not can_normalize(new).all():
+            raise ValueError(
+                f"{type(self.encoder).__name__}.encode must give {len(unique)} finite rows other than zero, one for "
+                f"each prompt, but gave shape {tuple(new.shape)}, or rows that are zero or not finite"
+            )
+        try:
+            if path is None:
+                raise FileNotFoundError(
+                    "no home folder: set HOME, XDG_CACHE_HOME or PromptEmbeddings(cache_dir=...)"
                 )
-            _write_cache(path, unique, new, identity)
-            cached = _read_cache(path, unique)  # so that the first run and the next compute with the same bits
-            cached = F.normalize(new.float(), dim=1) if cached is None else cached
+            write_embeddings(path, unique, new, identity)
+        except OSError as error:
+            rank_zero_warn(f"The text embeddings could not be cached, so the next run encodes them anew: {error}")
         row = {prompt: index for index, prompt in enumerate(unique)}
-        return cached[torch.tensor([row[prompt] for prompt in prompts])]
+        return F.normalize(new.float()[[row[prompt] for prompt in prompts]], dim=1)  # the same bits as from the file
 
 
 def _default_cache_dir() -> Path | None:
     folder = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
     return None if folder.parts[:1] == ("~",) else folder / "tmkd_lightning"  # a container's user may have no home
-
-
-def _read_cache(path: Path | None, prompts: list[str]) -> Tensor | None:
-    if path is None or not os.path.isfile(path):  # Path.is_file raises in another user's home folder
-        return None
-    try:
-        return EmbeddingFile(path).encode(prompts)
-    except ValueError as error:
-        rank_zero_warn(f"The cached text embeddings {path} cannot be used and are made anew: {error}")
-        return None
-
-
-def _write_cache(path: Path | None, prompts: list[str], embeddings: Tensor, identity: str) -> None:
-    try:
-        if path is None:
-            raise FileNotFoundError("there is no home folder; set XDG_CACHE_HOME or PromptEmbeddings(cache_dir=...)")
-        write_embeddings(path, prompts, embeddings, identity)
-    except OSError as error:
-        rank_zero_warn(f"The text embeddings could not be cached, so the next run encodes them anew: {error}")
