@@ -25,6 +25,16 @@ from tmkd_lightning.distillers import KD
 from tmkd_lightning.export import export_student, predict_folder
 from tmkd_lightning.modules.teacher_classes import teacher_order
 
+# Networks are untrained, and runs as short as can be.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{text}")
+    for text in (
+        "The teacher is hardly better than guessing",
+        "Be aware that when using `ckpt_path`",
+        "You defined a `validation_step` but have no",
+    )
+]
+
 ANIMALS = ["cat", "dog", "emu"]
 MOVED = ["a emu", "cat", "dog"]
 PERMUTED = ["emu", "cat", "dog"]
@@ -222,6 +232,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     run("fit", taught(path, class_names=["kitten", "puppy", "chick"]), Data(ANIMALS))  # a rename, said aloud
 
 
+@pytest.mark.filterwarnings("ignore:.*(in another order|has learned other classes)")
 def test_an_earlier_run_of_the_student_does_not_decide(tmp_path: Path) -> None:
     teacher, path = teacher_file(tmp_path, ANIMALS)
     module = taught(path)

@@ -189,7 +189,7 @@ def test_without_a_home_folder_texts_are_not_kept(homeless, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     callback = PromptEmbeddings(HashingTextEncoder(8))
     assert callback.cache_dir is None
-    with pytest.warns(UserWarning, match=r"not be cached.*no home folder: set HOME, XDG_CACHE_HOME or PromptEmbeddings\(cache_dir="):
+    with pytest.warns(UserWarning, match="not be cached.*no home folder: set HOME, XDG_CACHE_HOME"):
         texts = callback._embeddings(["a cat", "a dog", "a cat"])
     torch.testing.assert_close(texts, HashingTextEncoder(8).encode(["a cat", "a dog", "a cat"]))
     assert os.listdir(tmp_path) == []

@@ -109,9 +109,7 @@ class PromptEmbeddings(Callback):
             )
         try:
             if path is None:
-                raise FileNotFoundError(
-                    "no home folder: set HOME, XDG_CACHE_HOME or PromptEmbeddings(cache_dir=...)"
-                )
+                raise FileNotFoundError("no home folder: set HOME, XDG_CACHE_HOME or PromptEmbeddings(cache_dir=...)")
             write_embeddings(path, unique, new, identity)
         except OSError as error:
             rank_zero_warn(f"The text embeddings could not be cached, so the next run encodes them anew: {error}")
