@@ -14,9 +14,7 @@ _MAX_DIFFERENCES = 2  # in a message
 
 
 def check_class_names(names: Sequence[object], num_classes: int | None) -> list[str]:
-    """Returns a user's class names as strings, and refuses those that cannot name the classes.
-
-    `num_classes` is None where it is not known yet.
+    """Returns a user's class names as strings; `num_classes` is None where it is not known yet.
 
     Raises:
         TypeError: one word instead of a list, or a name that YAML reads as a boolean or null.
