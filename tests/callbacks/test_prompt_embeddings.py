@@ -254,7 +254,7 @@ def test_a_cache_that_cannot_be_written_only_warns(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder can be made below this")
     target = module()
     fill = callback(tmp_path, class_names=NAMES, cache_dir=str(tmp_path / "file" / "cache"))
-    with pytest.warns(UserWarning, match="could not be kept in .*; the next run encodes them anew"):
+    with pytest.warns(UserWarning, match="could not be cached, so the next run encodes them anew"):
         fill.setup(trainer(), target, "fit")
     torch.testing.assert_close(target.prompt_bank.anchors[0], one("a photo of a cat"))
 

@@ -351,7 +351,7 @@ def test_data_that_do_not_come_again_are_refused(run, tmp_path, fit, loader, net
 
 def test_other_batches_are_asked_for_their_rows(net) -> None:
     module = TMKDModule(net(), net(), text_weight=0)
-    with pytest.raises(TypeError, match=r"expected \(images, labels, rows\), got a dict .* override rows"):
+    with pytest.raises(TypeError, match=r"expected \(images, labels, rows\), got a dict .* override sample_ids"):
         module.sample_ids({"pixels": 1})
     with pytest.raises(TypeError, match="got a list of 2"):
         module.sample_ids([1, 2])

@@ -6,11 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.golden_values import (
-    HALVES,
     Loss,
     Operations,
-    check_autocast,
-    check_gradients,
     check_moderate,
     check_nothing,
     fill,
@@ -67,17 +64,6 @@ def test_angles_of_batches_that_are_taken_in_pieces() -> None:
     student, teacher = torch.randn(70, 5).double(), torch.randn(70, 3).double()
     found, expected = (gradients(loss, student, teacher) for loss in (rkd_angle, slow_angle))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-
-
-@BOTH
-def test_gradients_of_both_arguments(loss: Loss) -> None:
-    check_gradients(loss, fill((4, 6), 0.2, 1), fill((4, 8), 0.9, 1))
-
-
-@BOTH
-@pytest.mark.parametrize("half", HALVES)
-def test_autocast(loss: Loss, half: torch.dtype) -> None:
-    check_autocast(loss, torch.randn(6, 5), torch.randn(6, 7), half)
 
 
 @BOTH

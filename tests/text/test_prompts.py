@@ -1,17 +1,9 @@
-"""Prompts of Table 1, class names of any kind, and the bank of embeddings."""
+"""Prompts of Table 1, and the bank of their embeddings."""
 
 import pytest
 import torch
 
-from tmkd_lightning.text.prompts import (
-    ANCHOR_TEMPLATE,
-    TEMPLATES,
-    PromptBank,
-    check_class_names,
-    check_template,
-    prompts_of,
-    view_templates,
-)
+from tmkd_lightning.text.prompts import TEMPLATES, PromptBank, check_template, prompts_of, view_templates
 from tmkd_lightning.views import MultiView
 
 
@@ -21,7 +13,6 @@ def test_templates_of_table_1() -> None:
         "edge": "an edge enhanced image of a {class}",
         "high_frequency": "a high-frequency enhanced image of a {class}",
     }
-    assert ANCHOR_TEMPLATE == "a photo of a {class}"
     assert {view.name: view.template for view in MultiView().views} == TEMPLATES
 
 
@@ -45,34 +36,6 @@ def test_prompts_need_a_place() -> None:
     for refuse in (check_template, lambda template: prompts_of(template, [])):
         with pytest.raises(ValueError, match=r"'a photo of a cat' has no \{class\}"):
             refuse("a photo of a cat")
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["cat", "dog"], "2 class names for .*3 classes .*'cat', 'dog'"),
-        ([], "0 class names for .*3 classes"),
-        (["cat", "dog", "cat"], "'cat' stands for several classes"),
-        (["cat", "", "dog"], "the name of class 1 is empty"),
-        (["cat", "dog", " \t"], "the name of class 2 is empty"),
-    ],
-)
-def test_class_names_that_are_refused(names: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_class_names(names, num_classes=3)
-
-
-def test_digits_as_class_names_are_words() -> None:
-    assert check_class_names([1, "2", 3], num_classes=3) == ["1", "2", "3"]
-    with pytest.raises(ValueError, match="'1' stands for several classes"):
-        check_class_names([1, "1"], num_classes=2)
-
-
-@pytest.mark.parametrize("name", [False, None])
-def test_class_names_that_yaml_takes_for_something_else(name: object) -> None:
-    """As it does ``no``."""
-    with pytest.raises(TypeError, match=f"class names must be words, got {name}: put quotes around it"):
-        check_class_names(["yes", name], num_classes=2)
 
 
 VIEWS = {"rgb": "a photo of a {class}", "edge": "edges of a {class}"}
@@ -104,23 +67,28 @@ def test_templates_that_are_refused(replacement: dict[str, str] | str, message: 
         view_templates(VIEWS, replacement)
 
 
-def test_rows_put_a_class_s_views_side_by_side() -> None:
+def test_bank_copies_and_concatenates() -> None:
     bank = PromptBank(views=2, num_classes=3, text_dim=4)
-    embeddings, anchors = torch.rand(2, 3, 4), torch.rand(3, 4)
-    bank.fill(embeddings, anchors)
-    for label in range(3):
-        assert bank.rows()[label].tolist() == [*embeddings[0, label].tolist(), *embeddings[1, label].tolist()]
-    assert bank.anchors.equal(anchors)
-
-
-def test_bank_is_empty_until_filled_and_keeps_a_copy() -> None:
-    bank = PromptBank(views=1, num_classes=2, text_dim=3)
     assert not bank.filled
-    embeddings = torch.ones(1, 2, 3)
-    bank.fill(embeddings, torch.ones(2, 3))
+    embeddings, anchors = torch.rand(2, 3, 4), torch.rand(3, 4)
+    one, other = embeddings.clone()
+    bank.fill(embeddings, anchors)
     embeddings.zero_()
     assert bank.filled
-    assert bank.embeddings.equal(torch.ones(1, 2, 3))
+    assert bank.anchors.equal(anchors)
+    expected = torch.stack([torch.cat([one[label], other[label]]) for label in range(3)])
+    assert bank.concat_views().equal(expected)
+    assert bank.concat_views(torch.tensor([2, 0, 2])).equal(expected[[2, 0, 2]])
+
+
+def test_bank_is_empty_once_resized() -> None:
+    bank = PromptBank(views=2, num_classes=3, text_dim=4)
+    bank.fill(torch.ones(2, 3, 4), torch.ones(3, 4))
+    bank.resize(3)
+    assert bank.filled
+    bank.resize(5)
+    assert (bank.filled, bank.embeddings.shape, bank.anchors.shape) == (False, (2, 5, 4), (5, 4))
+    assert bank.state_dict() == {}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The views of Eq. 1 and 2 against numpy and Kornia, and looking in several ways at once."""
 
+from functools import partial
+
 import kornia
 import numpy as np
 import pytest
@@ -61,13 +63,6 @@ def test_canny_on_a_gpu() -> None:
     assert hysteresis(weak.cuda(), strong.cuda()).cpu().equal(hysteresis(weak, strong))
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_canny_of_half_precision_is_that_of_the_same_numbers(kind: torch.dtype) -> None:
-    image = photo(2, 40, 70).to(kind)
-    assert canny(image).dtype == kind
-    assert canny(image).float().equal(canny(image.float()))
-
-
 def test_canny_of_views_into_larger_tensors() -> None:
     image = photo(2, 60, 140)
     part = image[:, :, 3:50:2, 5:130:3]
@@ -81,7 +76,7 @@ def test_a_bounded_number_of_rounds_only_misses() -> None:
     edges, bounded = canny(image).bool(), canny(image, rounds=1).bool()
     assert not (bounded & ~edges).any()
     assert (edges & ~bounded).any()
-    assert canny(image, rounds=64 * 100).bool().equal(edges)
+    assert canny(image, rounds=400).bool().equal(edges)
     with pytest.raises(ValueError, match="rounds must be at least 0, got -1"):
         canny(image, rounds=-1)
 
@@ -131,12 +126,6 @@ def test_flat_and_tiny_images_have_no_edges() -> None:
         assert not edges.any()
 
 
-def test_canny_of_a_view_into_memory() -> None:
-    wide = photo(2, 32, 64)
-    assert canny(wide[..., ::2]).equal(canny(wide[..., ::2].contiguous()))
-    assert canny(wide.to(memory_format=torch.channels_last)).equal(canny(wide))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_canny_keeps_the_type_but_computes_in_full(dtype: torch.dtype) -> None:
     image = (photo() * 255).round() / 255
@@ -146,10 +135,13 @@ def test_canny_keeps_the_type_but_computes_in_full(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("thresholds", [(0.0, 0.5), (-0.1, 0.5), (0.5, 0.4)])
-def test_wrong_thresholds(thresholds: tuple[float, float]) -> None:
-    for function in (canny, lambda image, low, high: edge_view(image, 0.5, low, high)):
+def test_numbers_that_are_refused(thresholds: tuple[float, float]) -> None:
+    for refuse in (partial(canny, photo()), partial(edge_view, photo(), 0.5), partial(edge, 0.5)):
         with pytest.raises(ValueError, match="0 < low_threshold <= high_threshold"):
-            function(photo(), *thresholds)
+            refuse(*thresholds)
+    for refuse in (partial(high_frequency_view, photo()), high_frequency):
+        with pytest.raises(ValueError, match="odd kernel_size and a sigma above 0"):
+            refuse(kernel_size=4)
 
 
 @pytest.mark.parametrize("function", [canny, edge_view, high_frequency_view])
@@ -243,9 +235,6 @@ def test_views_come_in_order() -> None:
         assert result.equal(expected)
     assert views.names == ("high_frequency", "negative", "rgb", "edge")
     assert len(views) == 4
-
-
-def test_default_views() -> None:
     assert MultiView().names == ("rgb", "edge", "high_frequency")
 
 
@@ -276,10 +265,12 @@ def test_views_under_autocast() -> None:
         (["rgb", "edges"], "unknown view 'edges': choose from .*'edge'"),
         (["rgb", "edge", "rgb"], r"views must have different names, got \['rgb', 'edge', 'rgb'\]"),
         (["edge", edge(alpha=0.1)], "views must have different names"),
+        ([canny], "unknown view <function canny.*pass a View of your own"),
+        ("rgb", "list of names or Views, got the word 'rgb'"),
     ],
 )
-def test_views_that_are_refused(views: list[str | View], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_views_that_are_refused(views: list[str | View] | str, message: str) -> None:
+    with pytest.raises(TypeError if views == "rgb" else ValueError, match=message):
         MultiView(views)
 
 
@@ -303,14 +294,3 @@ def test_a_view_that_changes_the_shape() -> None:
 def test_wrong_words_for_a_view(name: str, template: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         View(name, negative, template)
-
-
-@pytest.mark.parametrize("make", [lambda: edge(low_threshold=0.0), lambda: high_frequency(kernel_size=4)])
-def test_numbers_that_cannot_work_are_refused_when_a_view_is_made(make) -> None:
-    with pytest.raises(ValueError, match=r"0 < low_threshold|odd kernel_size"):
-        make()
-
-
-def test_one_word_is_no_list_of_views() -> None:
-    with pytest.raises(TypeError, match="list of names or Views, got the word 'rgb'"):
-        MultiView("rgb")

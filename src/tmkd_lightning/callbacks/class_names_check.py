@@ -1,4 +1,4 @@
-"""Holds the class names of a network and of the data against each other, whenever the two meet."""
+"""Compares the class names of a network with those of the data before each run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tmkd_lightning.text.class_names import (
     check_module_classes,
     check_same_classes,
     data_classes,
+    datamodule_of,
     given_classes,
     learned_classes,
 )
-from tmkd_lightning.text.prompts import datamodule_of
 
 
 class ClassNamesCheck(Callback):
-    """Refuses data whose labels stand for other classes than those that a network has learned.
+    """Refuses data whose labels mean other classes than a network has learned.
 
-    Names are compared but for capitals, blanks and underscores, where both the data and the network's checkpoint, or
-    its training, have some. A network that is trained on other data without ``ckpt_path`` learns their classes; a
-    warning says so. Modules of this library bring it along.
+    Names of the data and of the network's checkpoint or training are compared, where both have some, but for case,
+    blanks and underscores. Training on other data without ``ckpt_path`` only warns, as the network then learns their
+    classes. Modules of this library add this callback themselves.
 
     Raises:
         ValueError: another order, or other names that the module's `class_names` do not explain (before the first
@@ -36,11 +36,11 @@ class ClassNamesCheck(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Holds the data against what the user calls the classes; nothing has been loaded yet."""
+        """Compares the data with the module's argument; no checkpoint has been loaded yet."""
         check_same_classes([], given_classes(pl_module), data_classes(pl_module, datamodule_of(trainer)))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes what is learned from now on."""
+        """Stores the classes that are learned from now on."""
         module: Any = pl_module  # of ours
         source = _data(trainer, trainer.fit_loop._data_source.instance)  # the loader is set up later
         data = data_classes(module, source)
@@ -59,20 +59,20 @@ class ClassNamesCheck(Callback):
         module.trained_class_names = list(data.names)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks what is about to be measured."""
+        """Compares the data with the network's classes."""
         check_module_classes(pl_module, _data(trainer, trainer.val_dataloaders))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks what is about to be measured."""
+        """Compares the data with the network's classes."""
         check_module_classes(pl_module, _data(trainer, trainer.test_dataloaders))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks what is about to be predicted."""
+        """Compares the data with the network's classes."""
         check_module_classes(pl_module, _data(trainer, trainer.predict_dataloaders))
 
 
 def _data(trainer: Trainer, loaders: Any) -> object:
-    """Who names the classes of the images: the datamodule, or else the dataset of the first loader."""
+    """Returns the datamodule, or else the dataset of the first loader."""
     data = datamodule_of(trainer)
     first = next((loader for loader in tree_leaves(loaders) if loader is not None), None)
     dataset = getattr(first, "dataset", None)

@@ -32,7 +32,7 @@ from tmkd_lightning.figures.curves import ACCURACIES, FUSION
 from tmkd_lightning.figures.drawing import check_matplotlib
 from tmkd_lightning.figures.run import run_name
 from tmkd_lightning.figures.save import check_format
-from tmkd_lightning.text.prompts import fitting_class_names, names_or_numbers
+from tmkd_lightning.text.class_names import find_class_names, resolve_class_names
 from tmkd_lightning.utils.files import check_writable
 
 _ON_ONE_BATCH = ("views", "attention")  # what can be told from one batch whether it can be drawn
@@ -162,7 +162,7 @@ class Figures(Callback):
         def shown() -> Seen:
             roles = ("network",) if module.teacher is None else ("student", "teacher")
             networks = dict(zip(roles, module.extractors(), strict=False))  # a teacher that nothing reads is not loaded
-            names = names_or_numbers(fitting_class_names(module), module.num_classes)
+            names = resolve_class_names(module.num_classes, known=find_class_names(module))
             images = map(module.preprocess_labelled, validation_batches(trainer, batches)[0])
             return look(networks, images, names, self.examples)
 

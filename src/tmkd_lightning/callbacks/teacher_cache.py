@@ -18,7 +18,7 @@ from tmkd_lightning.teacher.cache import CacheError, CacheFolder, serialization
 from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint, views_fingerprint
 from tmkd_lightning.teacher.cache.serialization import EMBEDDING, LOGITS, PIXELS
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
-from tmkd_lightning.text.prompts import datamodule_of
+from tmkd_lightning.text.class_names import datamodule_of
 
 
 class TeacherCache(Callback):

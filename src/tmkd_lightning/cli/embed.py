@@ -10,7 +10,8 @@ from jsonargparse import auto_cli
 from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.text import OpenCLIPTextEncoder, TextEncoder, write_embeddings
-from tmkd_lightning.text.prompts import TEMPLATES, check_class_names, prompts_of, view_templates
+from tmkd_lightning.text.class_names import check_class_names
+from tmkd_lightning.text.prompts import TEMPLATES, prompts_of, view_templates
 from tmkd_lightning.utils.messages import printable
 
 

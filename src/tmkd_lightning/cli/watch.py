@@ -13,7 +13,7 @@ from tmkd_lightning.callbacks.validation_batches import spread_over
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures import Observer, Seen
 from tmkd_lightning.modules.base import BaseModule
-from tmkd_lightning.text.prompts import fitting_class_names, names_or_numbers
+from tmkd_lightning.text.class_names import find_class_names, resolve_class_names
 
 
 class _Watch(Callback):
@@ -62,7 +62,7 @@ def watch(
         ValueError: data, module and networks do not have the same classes, or a batch is not what it must be.
         NothingToShowError: there are no images.
     """
-    names = names_or_numbers(fitting_class_names(module, data), module.num_classes)
+    names = resolve_class_names(module.num_classes, known=find_class_names(module, data))
     observer = Observer(networks, names, examples)
     trainer = Trainer(
         accelerator=accelerator,

@@ -1,6 +1,6 @@
-"""How two outputs are compared: one method a file, any of them with any teacher, TMKD's fused one too."""
+"""Distillation methods: each compares the outputs of any student and any teacher, TMKD's fused teacher too."""
 
-from tmkd_lightning.distillers.base import Distiller, Sum, join
+from tmkd_lightning.distillers.base import Distiller, Sum
 from tmkd_lightning.distillers.cat_kd import CATKD
 from tmkd_lightning.distillers.feature_kl import FeatureKL
 from tmkd_lightning.distillers.kd import KD
@@ -8,4 +8,4 @@ from tmkd_lightning.distillers.rkd import RKD
 from tmkd_lightning.distillers.sp import SP
 from tmkd_lightning.distillers.tekap import TeKAP
 
-__all__ = ["CATKD", "KD", "RKD", "SP", "Distiller", "FeatureKL", "Sum", "TeKAP", "join"]
+__all__ = ["CATKD", "KD", "RKD", "SP", "Distiller", "FeatureKL", "Sum", "TeKAP"]

@@ -1,4 +1,4 @@
-"""What a distillation method is, and the sum of several."""
+"""The base class of distillation methods, and the sum of several."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.output import Output, Part
 
+_TMKD_TERMS = frozenset({"ce", "fusion", "text"})  # TMKDModule adds terms of these names itself
+
 
 class Distiller(nn.Module, ABC):
-    """Compares what a student and a teacher say of one batch.
+    """A distillation method: compares the outputs of student and teacher on one batch.
 
-    A method of your own is one subclass: implement `forward`, and name in `reads` what you use besides the logits, so
-    that a network that lacks it is refused before training.
+    To add a method, implement `forward` and name in `reads` the parts that it uses besides the logits; a network that
+    lacks one is refused before training.
 
     Attributes:
         reads: parts of the outputs that the method uses besides the logits.
-        is_logit_term: whether the method matches the logits itself, and so stands in for TMKD's own logit loss.
-        map_size: side in pixels to which the method pools maps before anything else, None where it reads them whole.
-        min_batch: fewest images in a batch that the method can say something of; 2 where it compares them.
+        is_logit_term: whether the method compares the logits and so replaces TMKD's own logit loss.
+        map_size: side in pixels to which the method pools feature maps first, None where it reads them whole.
+        min_batch: smallest batch that the method is defined on; 2 or more where it compares samples.
 
     Example:
         >>> from torch.nn import functional as F
@@ -49,14 +51,14 @@ class Distiller(nn.Module, ABC):
 
 
 class Sum(Distiller):
-    """Several methods at once: their terms are put together.
+    """Several methods at once; their terms are added.
 
     Args:
         distillers: the methods.
 
     Raises:
         TypeError: an argument is not a Distiller.
-        ValueError: one names in `reads` what is no part of an Output.
+        ValueError: `reads` of one names what is no part of an Output; or, when computed, two terms have one name.
 
     Example:
         >>> import torch
@@ -69,12 +71,18 @@ class Sum(Distiller):
 
     def __init__(self, *distillers: Distiller) -> None:
         super().__init__()
+        parts: list[Distiller] = []
         for distiller in distillers:
             if not isinstance(distiller, Distiller):
                 raise TypeError(f"Sum takes Distillers, got {type(distiller).__name__}")
-        parts = [part for distiller in distillers for part in _parts(distiller)]
+            parts += distiller.parts if isinstance(distiller, Sum) else [distiller]
         for part in parts:
-            _check_reads(part)
+            unknown = sorted(part.reads - set(get_args(Part)))
+            if unknown:
+                raise ValueError(
+                    f"{type(part).__name__} names {unknown[0]!r} in reads, which is no part of an Output: choose from "
+                    f"{list(get_args(Part))}"
+                )
         self.distillers = nn.ModuleList(parts)
         self.reads = frozenset[Part]().union(*(part.reads for part in parts))
         self.is_logit_term = any(part.is_logit_term for part in parts)
@@ -84,52 +92,15 @@ class Sum(Distiller):
 
     @property
     def parts(self) -> list[Distiller]:
-        """The methods, in order; a sum among them is taken apart."""
+        """The methods in order, with those of nested sums."""
         return cast(list[Distiller], list(self.distillers))
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
-        """Computes all terms.
-
-        Raises:
-            ValueError: two methods return a term of one name.
-        """
-        return join(*(distiller(student, teacher, label) for distiller in self.parts))
-
-
-def _parts(distiller: Distiller) -> list[Distiller]:
-    return distiller.parts if isinstance(distiller, Sum) else [distiller]
-
-
-def _check_reads(distiller: Distiller) -> None:
-    """Refuses a misspelt part, which would be checked on no network and kept by none."""
-    for name in sorted(set(distiller.reads) - set(get_args(Part))):
-        raise ValueError(
-            f"{type(distiller).__name__} names {name!r} in reads, which is no part of an Output: choose from "
-            f"{list(get_args(Part))}"
-        )
-
-
-def join(*groups: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Puts named loss terms together.
-
-    Args:
-        groups: terms by name.
-
-    Returns:
-        All terms by name, in order.
-
-    Raises:
-        ValueError: two terms have one name.
-
-    Example:
-        >>> import torch
-        >>> sorted(join({"ce": torch.ones(())}, {"kd": torch.ones(())}))
-        ['ce', 'kd']
-    """
-    joined: dict[str, Tensor] = {}
-    for group in groups:
-        twice = sorted(joined.keys() & group.keys())
-        if twice:
-            raise ValueError(f"two loss terms are named {twice[0]!r}: give one of them another name=")
-        joined |= group
-    return joined
+        """Computes the terms of all methods; see `Distiller`."""
+        terms: dict[str, Tensor] = {}
+        for distiller in self.distillers:
+            for name, term in distiller(student, teacher, label).items():
+                if name in terms or name in _TMKD_TERMS:
+                    raise ValueError(f"two loss terms are named {name!r}: give one of them another name=")
+                terms[name] = term
+        return terms

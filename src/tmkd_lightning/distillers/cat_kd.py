@@ -1,4 +1,4 @@
-"""Class attention transfer: match where the networks look for each class (Guo et al. 2023)."""
+"""Class attention transfer: matches class activation maps (Guo et al. 2023)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.feature_extraction.output import Output, Part
-from tmkd_lightning.losses import class_attention
-from tmkd_lightning.losses.cam import pool
+from tmkd_lightning.losses.cam import class_attention, pool
 from tmkd_lightning.utils.validation import check_count, check_term, check_weight
 
 
@@ -20,7 +19,7 @@ class CATKD(Distiller):
         weight: factor of the loss, at least 0.
         resolution: side of the pooled maps, at least 1 and at most that of either network's maps.
         normalize: whether each pooled map is divided by its L2 norm; the weight must then be much larger.
-        name: what the term is logged as.
+        name: name of the term in logs.
 
     Raises:
         ValueError: a weight below 0 or not finite, or a resolution that is no whole number from 1 on.
@@ -50,5 +49,5 @@ class CATKD(Distiller):
         return {self.name: self.weight * class_attention(*pair, self.resolution, self.normalize)}
 
     def _pooled_cam(self, output: Output, whose: str) -> Tensor:
-        """Pools before the classes are weighed: the same, since both are linear, for far fewer products."""
+        """Pools the feature map before the head: equal to pooling the CAM, since both are linear, but cheaper."""
         return replace(output, feature_map=pool(output.require("feature_map"), self.resolution, whose)).cam

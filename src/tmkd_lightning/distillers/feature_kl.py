@@ -1,4 +1,4 @@
-"""Feature-level distillation against a slightly perturbed teacher (Eq. 6 and 7)."""
+"""Feature-level distillation from a slightly perturbed teacher (Eq. 6 and 7)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from torch import Tensor, nn
 
 from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.feature_extraction.output import Output, Part
-from tmkd_lightning.losses import check_temperature, feature_kl
-from tmkd_lightning.utils.precision import in_full_precision
-from tmkd_lightning.utils.validation import check_weight
+from tmkd_lightning.losses.kl import feature_kl
+from tmkd_lightning.utils.validation import check_positive, check_weight
 
 
 class FeatureKL(Distiller):
-    """KL divergence of the student's projected embedding from the teacher's perturbed one.
+    """KL divergence of the student's projected embedding from the teacher's perturbed embedding.
 
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
         temperature: T of both distributions, above 0.
-        noise_scale: λ, how strongly the teacher's embedding is perturbed, at least 0; fresh noise each step.
+        noise_scale: λ, standard deviation of the noise on the teacher's embedding, at least 0; fresh noise each step.
         weight: factor of the loss, at least 0.
 
     Raises:
@@ -45,34 +44,16 @@ class FeatureKL(Distiller):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
-        check_temperature(temperature)
         self.projector = nn.Linear(student_dim, teacher_dim)
-        self.temperature = temperature
+        self.temperature = check_positive("temperature", temperature)
         self.noise_scale = check_weight("noise_scale", noise_scale)
         self.weight = check_weight("weight", weight)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``feature``; see `Distiller`."""
-        target = perturb(teacher.require("embedding"), self.noise_scale)
         projected = self.projector(student.require("embedding"))
+        target = teacher.require("embedding")
+        if self.noise_scale > 0:
+            target = target.to(torch.promote_types(target.dtype, torch.float32))
+            target = target + self.noise_scale * torch.randn_like(target)
         return {"feature": self.weight * feature_kl(projected, target, self.temperature)}
-
-
-@in_full_precision
-def perturb(value: Tensor, scale: float) -> Tensor:
-    """Adds normal noise, fresh at each call.
-
-    Args:
-        value: any shape.
-        scale: λ, the noise's standard deviation, at least 0; at 0 nothing is drawn.
-
-    Returns:
-        ``value + scale * noise``, of the same shape, at least float32.
-
-    Source: Eq. 6; λ 0.1 is customary in the code that the paper builds on.
-
-    Example:
-        >>> perturb(torch.ones(2), scale=0.0).tolist()
-        [1.0, 1.0]
-    """
-    return value + scale * torch.randn_like(value) if scale > 0 else value

@@ -1,4 +1,4 @@
-"""Knowledge distillation: match the softened logits (Hinton et al. 2015)."""
+"""Knowledge distillation: matches the softened logits (Hinton et al. 2015)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.feature_extraction.output import Output
-from tmkd_lightning.losses import check_temperature, logit_kl
-from tmkd_lightning.utils.validation import check_term, check_weight
+from tmkd_lightning.losses.kl import logit_kl
+from tmkd_lightning.utils.validation import check_positive, check_term, check_weight
 
 
 class KD(Distiller):
@@ -16,7 +16,7 @@ class KD(Distiller):
     Args:
         temperature: T, above 0. 4 is customary in the code that the paper builds on.
         weight: factor of the loss, at least 0. 0.9 beside a cross-entropy weight of 0.1 is a common pair.
-        name: what the term is logged as.
+        name: name of the term in logs.
 
     Raises:
         ValueError: a temperature that is not positive, or a weight below 0 or not finite.
@@ -34,8 +34,7 @@ class KD(Distiller):
 
     def __init__(self, temperature: float = 4.0, weight: float = 1.0, name: str = "kd") -> None:
         super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
+        self.temperature = check_positive("temperature", temperature)
         self.weight = check_weight("weight", weight)
         self.name = check_term(name)
 

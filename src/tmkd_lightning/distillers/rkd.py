@@ -1,4 +1,4 @@
-"""Relational knowledge distillation: match distances and angles between samples (Park et al. 2019)."""
+"""Relational knowledge distillation: matches distances and angles between samples (Park et al. 2019)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.feature_extraction.output import Output, Part
-from tmkd_lightning.losses import rkd_angle, rkd_distance
+from tmkd_lightning.losses.rkd import rkd_angle, rkd_distance
 from tmkd_lightning.utils.validation import check_term, check_weight
 
 
 class RKD(Distiller):
-    """Differences of the embeddings' distances and angles, among the samples of one batch on one device.
+    """Differences of the pairwise distances and angles of embeddings, within the batch of one device.
 
     Args:
-        distance_weight: factor of the distances' loss, at least 0.
-        angle_weight: factor of the angles' loss, at least 0.
-        name: what the term is logged as.
+        distance_weight: factor of the distance loss, at least 0.
+        angle_weight: factor of the angle loss, at least 0.
+        name: name of the term in logs.
 
     Raises:
         ValueError: a weight below 0 or not finite.
@@ -31,7 +31,7 @@ class RKD(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"embedding"})
-    min_batch = 3  # two images have one distance, which is the unit, and no angle
+    min_batch = 3  # two samples have one distance, which is divided by itself, and no angle
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0, name: str = "rkd") -> None:
         super().__init__()

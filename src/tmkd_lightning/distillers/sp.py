@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: match which samples of a batch look alike (Tung and Mori 2019)."""
+"""Similarity-preserving distillation: matches the similarities between samples (Tung and Mori 2019)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.feature_extraction.output import Output, Part
-from tmkd_lightning.losses import similarity_preserving
+from tmkd_lightning.losses.sp import similarity_preserving
 from tmkd_lightning.utils.validation import check_term, check_weight
 
 
 class SP(Distiller):
-    """Difference of the maps' similarities, among the samples of one batch on one device.
+    """Difference of the similarity matrices of feature maps, within the batch of one device.
 
     Args:
         weight: factor of the loss, at least 0.
-        name: what the term is logged as.
+        name: name of the term in logs.
 
     Raises:
         ValueError: a weight below 0 or not finite.
@@ -41,7 +41,5 @@ class SP(Distiller):
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``sp``; see `Distiller`."""
-        return {
-            self.name: self.weight
-            * similarity_preserving(student.require("feature_map"), teacher.require("feature_map"))
-        }
+        loss = similarity_preserving(student.require("feature_map"), teacher.require("feature_map"))
+        return {self.name: self.weight * loss}

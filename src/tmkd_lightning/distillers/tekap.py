@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.feature_extraction.output import Output
-from tmkd_lightning.losses import check_temperature, tekap_kl
-from tmkd_lightning.utils.validation import check_count, check_term, check_weight
+from tmkd_lightning.losses.tekap import tekap_kl
+from tmkd_lightning.utils.validation import check_count, check_positive, check_term, check_weight
 
 
 class TeKAP(Distiller):
@@ -21,7 +21,7 @@ class TeKAP(Distiller):
         teacher_share: factor of the teacher's logits in a copy, at least 0.
         noise_share: factor of the standard normal noise in a copy, at least 0.
         copies_weight: factor of the copies' losses, at least 0.
-        name: what the term is logged as.
+        name: name of the term in logs.
 
     Raises:
         ValueError: a temperature that is not positive, a factor below 0 or not finite, or copies that are no whole
@@ -48,8 +48,7 @@ class TeKAP(Distiller):
         name: str = "tekap",
     ) -> None:
         super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
+        self.temperature = check_positive("temperature", temperature)
         self.weight = check_weight("weight", weight)
         self.copies = check_count("copies", copies)
         self.teacher_share = check_weight("teacher_share", teacher_share)

@@ -1,4 +1,4 @@
-"""Where a network looks for each class: class activation maps."""
+"""Class attention loss: differences of pooled class activation maps (CAT-KD)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tmkd_lightning.losses.unit import unit
-from tmkd_lightning.utils.precision import in_full_precision
 
-
-@in_full_precision
 def class_attention(student_cam: Tensor, teacher_cam: Tensor, resolution: int, normalize: bool) -> Tensor:
-    """How far the student's class activation maps are from the teacher's, both pooled to one size.
+    """Mean squared difference of the class activation maps, both pooled to one size.
 
     Gradients flow into both arguments.
 
@@ -20,10 +16,10 @@ def class_attention(student_cam: Tensor, teacher_cam: Tensor, resolution: int, n
         student_cam: ``(B, K, h, w)``.
         teacher_cam: of the same samples and classes, ``(B, K, H, W)``; the size may differ.
         resolution: side r of the pooled maps, at least 1 and at most the side of either map.
-        normalize: whether each pooled map is divided by its L2 norm.
+        normalize: whether each pooled map is divided by its L2 norm; a map of zeros stays zero.
 
     Returns:
-        Scalar, at least 0: the mean squared difference.
+        Scalar, at least 0.
 
     Raises:
         ValueError: different samples or classes, or a map smaller than the resolution.
@@ -40,28 +36,13 @@ def class_attention(student_cam: Tensor, teacher_cam: Tensor, resolution: int, n
         )
     student = pool(student_cam, resolution, "student").flatten(2)
     teacher = pool(teacher_cam, resolution, "teacher").flatten(2)
-    return F.mse_loss(unit(student), unit(teacher)) if normalize else F.mse_loss(student, teacher)
+    if normalize:  # without the mask, a map of zeros would multiply its gradient by 1e12
+        student, teacher = (F.normalize(maps, dim=2) * (maps != 0).any(2, keepdim=True) for maps in (student, teacher))
+    return F.mse_loss(student, teacher)
 
 
-@in_full_precision
 def pool(maps: Tensor, resolution: int, whose: str) -> Tensor:
-    """Adaptive average pooling, as a product: that of the library has no deterministic gradient on CUDA.
-
-    Args:
-        maps: ``(B, C, h, w)``.
-        resolution: side r of the result, at most the side of the maps.
-        whose: network, for the message.
-
-    Returns:
-        Maps ``(B, C, r, r)``.
-
-    Raises:
-        ValueError: maps smaller than the resolution, or a resolution below 1.
-
-    Example:
-        >>> pool(torch.arange(6.0).view(1, 1, 2, 3), resolution=1, whose="student").tolist()
-        [[[[2.5]]]]
-    """
+    """Adaptive average pooling ``(B, C, h, w) -> (B, C, r, r)`` that has a deterministic gradient on CUDA."""
     height, width = maps.shape[2:]
     if resolution < 1:
         raise ValueError(f"resolution must be at least 1, got {resolution}")
@@ -70,11 +51,14 @@ def pool(maps: Tensor, resolution: int, whose: str) -> Tensor:
             f"the {whose}'s maps of {height}x{width} cannot be pooled to {resolution}x{resolution}: use larger images, "
             "a network that keeps larger maps, or a lower resolution"
         )
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if height == width == resolution:
         return maps
     windows = torch.kron(_windows(height, resolution, maps), _windows(width, resolution, maps))
-    return (maps.flatten(2) @ windows).unflatten(2, (resolution, resolution))
+    with torch.autocast(maps.device.type, enabled=False):
+        return (maps.flatten(2) @ windows).unflatten(2, (resolution, resolution))
 
 
 def _windows(size: int, resolution: int, like: Tensor) -> Tensor:
+    """Pooling matrix of one dimension, ``(size, r)``."""
     return F.adaptive_avg_pool1d(torch.eye(size, dtype=like.dtype, device=like.device), resolution)

@@ -1,4 +1,4 @@
-"""Relations between the samples of a batch: the distances and angles of their embeddings."""
+"""Relational losses: pairwise distances and angles of a batch's embeddings (RKD)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tmkd_lightning.utils.precision import in_full_precision
-
-_SMALLEST = 1e-12  # squared distance below which the official code does not go
-_SHORTEST = 1e-24  # squared length of a side below which there is no direction; the official code's, too
-_CHUNK = 2**18  # cosines held at once, 1 MiB
-_FEWEST = 8  # corners taken at once in a large batch, so that there are not too many pieces
+_MIN_SQUARED_DISTANCE = 1e-12  # smaller ones are clamped, and their mean, as in the official code
+_MIN_SQUARED_SIDE = 1e-24  # a shorter side has no direction; as in the official code
+_COSINES_PER_CHUNK = 2**18  # 1 MiB
+_MIN_CORNERS_PER_CHUNK = 8
 
 
-@in_full_precision
 def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far the student's distances between samples are from the teacher's, each in units of their mean.
+    """Smooth L1 between the pairwise distances of student and teacher, each divided by their mean.
 
-    Smooth L1, averaged over all ``B²`` pairs. Translation, rotation and scale of either side change nothing. Zero for
-    one sample, which has no relations. Gradients flow into both arguments.
+    Averaged over all ``B²`` pairs. Invariant to translation, rotation and scale of either side; zero for a single
+    sample. Gradients flow into both arguments.
 
     Args:
         student: embeddings, ``(B, D)``.
@@ -39,18 +36,16 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
         >>> rkd_distance(line, stretched).item()
         0.0
     """
-    _check_embeddings(student, teacher)
+    student, teacher = _prepare(student, teacher)
     return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
 
 
-@in_full_precision
 def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far the student's angles between any three samples are from the teacher's.
+    """Smooth L1 between the cosines of the angles of all triplets of samples.
 
-    Smooth L1 of their cosines, averaged over all ``B³`` triplets. Cosines come from squared distances, by the law of
-    cosines, those at a few corners at a time, and once more in the backward pass: of the ``B³`` cosines only 2¹⁸, or
-    those at 8 corners, are held at once, and the width of the embeddings costs nothing. Invariances, gradients and one
-    sample as in `rkd_distance`.
+    Averaged over all ``B³`` triplets. Cosines come from squared distances by the law of cosines, in chunks of corners
+    that are computed again in the backward pass, so memory grows with neither ``B³`` nor the width. Invariances,
+    gradients and a single sample as in `rkd_distance`.
 
     Args:
         student: embeddings, ``(B, D)``.
@@ -69,10 +64,10 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
         >>> rkd_angle(corner, corner @ torch.tensor([[0.0, 2.0], [-2.0, 0.0]])).item()
         0.0
     """
-    _check_embeddings(student, teacher)
+    student, teacher = _prepare(student, teacher)
     squared = _squared_distances(student), _squared_distances(teacher)
     batch = len(student)
-    size = max(_FEWEST, _CHUNK // batch**2)
+    size = max(_MIN_CORNERS_PER_CHUNK, _COSINES_PER_CHUNK // batch**2)
     parts = [
         checkpoint(
             _angle_differences,
@@ -88,36 +83,41 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def check_samples(student: Tensor, teacher: Tensor) -> None:
-    """Refuses to relate different numbers of samples, or none."""
+    """Refuses an empty batch and different numbers of samples."""
     if len(student) == 0:
         raise ValueError("an empty batch has no relations")
     if len(student) != len(teacher):
         raise ValueError(f"student has {len(student)} samples and teacher {len(teacher)}: relations need the same ones")
 
 
-def _check_embeddings(student: Tensor, teacher: Tensor) -> None:
+def _prepare(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks both embeddings and widens half precision to float32."""
     check_samples(student, teacher)
     if student.ndim != 2 or teacher.ndim != 2:
         raise ValueError(f"embeddings must be (batch, width), got {tuple(student.shape)} and {tuple(teacher.shape)}")
+    dtype = torch.promote_types(torch.result_type(student, teacher), torch.float32)
+    return student.to(dtype), teacher.to(dtype)
 
 
 def _squared_distances(x: Tensor) -> Tensor:
-    # In float64, or near samples would cancel to noise, and on GPUs that round products to TF32 all of them.
+    """Pairwise squared distances ``(B, B)`` in float64: near samples cancel in float32, and all of them in TF32."""
     wide = x if x.device.type == "mps" else x.double()
     wide = wide - wide.mean(0)
-    gram = wide @ wide.T
+    with torch.autocast(x.device.type, enabled=False):
+        gram = wide @ wide.T
     squares = gram.diagonal()
     both = squares[:, None] + squares[None]
-    rounding = 8 * torch.finfo(wide.dtype).eps * both.detach()  # what equal samples may differ by
+    rounding = 8 * torch.finfo(wide.dtype).eps * both.detach()  # largest difference between equal samples
     squared = both - 2 * gram
     return squared.where(squared > rounding, 0)
 
 
 def _relative_distances(x: Tensor) -> Tensor:
-    distance = _squared_distances(x).to(x.dtype).clamp(min=_SMALLEST).sqrt()
+    """Pairwise distances ``(B, B)`` divided by their mean off the diagonal."""
+    distance = _squared_distances(x).to(x.dtype).clamp(min=_MIN_SQUARED_DISTANCE).sqrt()
     distance = distance * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
     pairs = max(1, len(x) * (len(x) - 1))
-    return distance / (distance.sum() / pairs).clamp(min=_SMALLEST)
+    return distance / (distance.sum() / pairs).clamp(min=_MIN_SQUARED_DISTANCE)
 
 
 def _angle_differences(student: Tensor, teacher: Tensor, corners: slice, dtype: torch.dtype) -> Tensor:
@@ -126,7 +126,7 @@ def _angle_differences(student: Tensor, teacher: Tensor, corners: slice, dtype: 
 
 def _cosines(squared: Tensor, corners: slice, dtype: torch.dtype) -> Tensor:
     """``(|bi|² + |bj|² − |ij|²) / (2·|bi|·|bj|)`` at some corners b, for all i and j; 0 where a side has no length."""
-    apart = squared > _SHORTEST
+    apart = squared > _MIN_SQUARED_SIDE
     inverse = (squared.where(apart, 1).rsqrt() * apart).to(dtype)
     sides, inverse = squared[corners], inverse[corners]
     enclosed = (sides[:, :, None] + sides[:, None] - squared).to(dtype)  # cancels where b is near i or j

@@ -1,4 +1,4 @@
-"""One teacher made into many by noise on its logits."""
+"""KL divergence from one teacher and noisy copies of its logits (TeKAP)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.losses.kl import logit_kl
-from tmkd_lightning.utils.precision import in_full_precision
 
 
-@in_full_precision
 def tekap_kl(
     student: Tensor,
     teacher: Tensor,
@@ -19,7 +17,7 @@ def tekap_kl(
     noise_share: float = 0.1,
     copies_weight: float = 0.8,
 ) -> Tensor:
-    """How far the student's softened class distribution is from the teacher's, and from that of noisy copies of it.
+    """KL divergence of the student's softened class distribution from the teacher's and from that of noisy copies.
 
     ``KL(z_t) + copies_weight · Σ_k KL(teacher_share · z_t + noise_share · ε_k)``, each as in `logit_kl`.
 
@@ -27,7 +25,7 @@ def tekap_kl(
         student: logits, ``(B, K)``.
         teacher: logits, ``(B, K)``; the target.
         temperature: T, above 0.
-        noise: ε, ``(copies, B, K)``, of standard normal numbers.
+        noise: ε, ``(copies, B, K)``, standard normal.
         teacher_share: factor of the logits in a copy.
         noise_share: factor of the noise in a copy.
         copies_weight: factor of the copies' sum.
@@ -49,6 +47,8 @@ def tekap_kl(
         raise ValueError(
             f"noise {tuple(noise.shape)} must be (copies, *{tuple(teacher.shape)}), as the teacher's logits"
         )
+    dtype = torch.promote_types(torch.result_type(student, teacher), torch.float32)
+    student, teacher = student.to(dtype), teacher.to(dtype)
     copies = teacher_share * teacher + noise_share * noise
     of_copies = torch.stack([logit_kl(student, copy, temperature) for copy in copies]).sum() if len(copies) else 0
     return logit_kl(student, teacher, temperature) + copies_weight * of_copies

@@ -1,31 +1,25 @@
-"""Contrast of images with the texts of classes (Eq. 11)."""
+"""InfoNCE between images and the texts of their classes (Eq. 11)."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tmkd_lightning.losses.kl import check_temperature
-from tmkd_lightning.losses.unit import unit
-from tmkd_lightning.utils.precision import in_full_precision
 
-
-@in_full_precision
 def text_contrast(
-    student: Tensor, text: Tensor, label: Tensor, temperature: float, left_out: Tensor | None = None
+    student: Tensor, text: Tensor, label: Tensor, temperature: float, excluded: Tensor | None = None
 ) -> Tensor:
-    """How badly an image's embedding picks its own class's text among the classes' texts.
-
-    InfoNCE with one positive, the text of the image's class, and ``K - 1`` negatives, those of the other classes.
+    """InfoNCE of an image's embedding with the text of its class as the positive and the other classes as negatives.
 
     Args:
-        student: embeddings in the common space, ``(B, E)``; normalised here, and one of zeros stays as it is.
-        text: embeddings of each class's text in the common space, ``(K, E)``; normalised here.
+        student: embeddings in the common space, ``(B, E)``; L2-normalised here, rows of zeros stay zero.
+        text: embeddings of each class's text in the common space, ``(K, E)``; L2-normalised here.
         label: classes of the images, ``(B,)``, in 0..K-1.
         temperature: τ, above 0.
-        left_out: which texts do not take part, ``(K,)``, of classes that no image is of; None for none.
+        excluded: mask of texts that are no negatives, ``(K,)``, of classes that no image has; None for none.
 
     Returns:
         Scalar, at least 0: the mean over the batch.
@@ -36,14 +30,18 @@ def text_contrast(
     Source: Eq. 9 to 11; InfoNCE is our choice, the paper calls its loss CRD; τ 0.07 is customary.
 
     Example:
-        >>> import torch
         >>> text_contrast(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), temperature=1.0).item()
         0.31326...
     """
     if student.shape[1] != text.shape[1]:
         raise ValueError(f"student is {student.shape[1]} wide and text {text.shape[1]}: project both to one width")
-    check_temperature(temperature)
-    similarity = unit(student) @ unit(text).T
-    if left_out is not None:
-        similarity = similarity.masked_fill(left_out, -math.inf)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    dtype = torch.promote_types(torch.result_type(student, text), torch.float32)
+    with torch.autocast(student.device.type, enabled=False):
+        # Without the mask, normalising a row of zeros would multiply its gradient by 1e12.
+        student, text = (F.normalize(rows.to(dtype)) * (rows != 0).any(1, keepdim=True) for rows in (student, text))
+        similarity = student @ text.T
+    if excluded is not None:
+        similarity = similarity.masked_fill(excluded, -math.inf)
     return F.cross_entropy(similarity / temperature, label)

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
 from tmkd_lightning.callbacks.non_finite_loss import NonFiniteLossCheck, check_finite_weights
@@ -29,7 +30,7 @@ from tmkd_lightning.modules.optimizers import (
     configure_optimizers,
     cover_added_groups,
 )
-from tmkd_lightning.text.prompts import check_class_names, datamodule_of
+from tmkd_lightning.text.class_names import check_class_names, datamodule_of
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize, to_unit_float
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
 from tmkd_lightning.utils.validation import check_positive
@@ -376,6 +377,11 @@ class BaseModule(LightningModule):
     def _set_num_classes(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.val_metrics, self.test_metrics = (LoaderMetrics(num_classes, prefix) for prefix in ("val/", "test/"))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in float32 or better, whatever the network runs in."""
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
 
 def as_extractor(network: nn.Module, num_classes: NumClasses) -> Extractor:

@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses
+from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, cross_entropy
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
-from tmkd_lightning.utils.precision import at_least_float32
 from tmkd_lightning.utils.state_dict import alias_submodule
 from tmkd_lightning.utils.validation import is_number
 from tmkd_lightning.views import MultiView, View
@@ -87,7 +85,7 @@ class ClassifierModule(BaseModule):
         if self._is_degenerate_batch(labels):
             return self._zero_loss()
         output = self.extractor(self.sample_view(images), checked=True)
-        return self.log_losses({"ce": F.cross_entropy(at_least_float32(output.logits), labels)})
+        return self.log_losses({"ce": cross_entropy(output.logits, labels)})
 
     def sample_view(self, images: Tensor) -> Tensor:
         """Draws one view for each image; only the views that are drawn are built.

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
-from tmkd_lightning.text.prompts import fitting_class_names
+from tmkd_lightning.text.class_names import find_class_names
 
 LEFT_OUT = "tmkd_left_out"  # keys in checkpoints: names of arguments that were objects
 NUM_CLASSES = "tmkd_num_classes"
@@ -54,7 +54,7 @@ def describe_run(module: Any, checkpoint: dict[str, Any]) -> None:
     """Adds to a checkpoint what its hyperparameters do not say."""
     checkpoint[LEFT_OUT] = module.unsaved_arguments
     checkpoint[NUM_CLASSES] = module.num_classes
-    checkpoint[CLASS_NAMES] = fitting_class_names(module)
+    checkpoint[CLASS_NAMES] = find_class_names(module)
     checkpoint[TRAINED_CLASS_NAMES] = module.trained_class_names
 
 

@@ -16,8 +16,13 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models.pretrained import without_weights
 from tmkd_lightning.modules.base import BaseModule, Normalization, as_extractor
 from tmkd_lightning.modules.hyperparameters import CLASS_NAMES, LEFT_OUT, NUM_CLASSES
-from tmkd_lightning.text.class_names import ClassList, check_same_classes, given_classes, learned_classes
-from tmkd_lightning.text.prompts import check_class_names, fitting_class_names, names_or_numbers
+from tmkd_lightning.text.class_names import (
+    check_same_classes,
+    find_class_names,
+    given_classes,
+    learned_classes,
+    resolve_class_names,
+)
 from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
 from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.state_dict import describe_mismatch
@@ -59,7 +64,7 @@ class LoadedStudent:
         """
         if given is None:
             return self.class_names
-        return resolve_class_names(given, self.class_names, "the checkpoint", self.extractor.num_classes)
+        return resolve_class_names(self.extractor.num_classes, given, self.class_names)
 
 
 def load_student(checkpoint: str | Path) -> LoadedStudent:
@@ -193,28 +198,8 @@ def network_and_names(
     if isinstance(network, BaseModule):  # its argument, then what it was trained on, then the last data it was given
         learned, given = learned_classes(network), given_classes(network)
         check_same_classes(learned, given, None)
-        known = next((one.names for one in (given, *learned) if one is not None), fitting_class_names(network))
-    return extractor, resolve_class_names(class_names, known, "the module", extractor.num_classes)
-
-
-def resolve_class_names(
-    given: Sequence[str] | None, known: Sequence[str] | None, source: str, num_classes: int
-) -> list[str]:
-    """The names that were asked for, else those the network was trained with, else the numbers of the classes.
-
-    Raises:
-        ValueError: the names cannot stand for the classes, or are those that `source` knows in another order.
-
-    Example:
-        >>> resolve_class_names(["kitten", "dog"], ["cat", "dog"], "the checkpoint", num_classes=2)
-        ['kitten', 'dog']
-    """
-    if given is None:
-        return check_class_names(names_or_numbers(known, num_classes), num_classes)
-    names = check_class_names(given, num_classes)
-    if known is not None:
-        check_same_classes([ClassList(source, known)], ClassList("the names given", names), None)
-    return names
+        known = next((one.names for one in (given, *learned) if one is not None), find_class_names(network))
+    return extractor, resolve_class_names(extractor.num_classes, class_names, known, "the module")
 
 
 def _role(checkpoint: Any, path: Path) -> str:

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tmkd_lightning.modules.hyperparameters import CLASS_NAMES, TRAINED_CLASS_NAMES
-from tmkd_lightning.text.class_names import ClassList, data_classes, given_classes, learned_classes
-from tmkd_lightning.text.prompts import fitting_names
+from tmkd_lightning.text.class_names import (
+    ClassList,
+    data_classes,
+    given_classes,
+    learned_classes,
+    parse_class_names,
+)
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint, read_metadata
 
 
@@ -70,6 +75,6 @@ def _names_in(path: Path, module: Any) -> Iterable[list[str]]:
         content = read_checkpoint(path, tensors=False)
         keys = (TRAINED_CLASS_NAMES, CLASS_NAMES) if isinstance(content, Mapping) else ()
         names = [content.get(key) for key in keys]
-    fitting = (fitting_names(each, module.num_classes) for each in names)
+    fitting = (parse_class_names(each, module.num_classes) for each in names)
     numbers = [str(label) for label in range(module.num_classes)]  # as exports call classes without names
     return [each for each in fitting if each is not None and each != numbers]

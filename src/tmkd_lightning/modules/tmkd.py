@@ -10,25 +10,23 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
-from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum, join
-from tmkd_lightning.distillers.text_alignment import TextAnchor
+from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
+from tmkd_lightning.distillers.text_alignment import TextAlignment
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.models import load_pretrained, load_weights
 from tmkd_lightning.models.loading import adopt_statistics, read_statistics
 from tmkd_lightning.modules import validation
-from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor
+from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor, cross_entropy
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
 from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.teacher.fusion import WeightNet
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
-from tmkd_lightning.text.class_names import learned_classes
-from tmkd_lightning.text.prompts import PromptBank, datamodule_of
-from tmkd_lightning.utils.precision import at_least_float32
+from tmkd_lightning.text.class_names import datamodule_of, learned_classes
+from tmkd_lightning.text.prompts import PromptBank
 from tmkd_lightning.utils.state_dict import alias_submodule, exclude_from_state_dict, parameter_names
 from tmkd_lightning.views import MultiView, View
 
@@ -162,11 +160,11 @@ class TMKDModule(BaseModule):
         multi_view = MultiView(views)
         weighs = fusion == "text" and len(multi_view) > 1 and self.reads_teacher
         weight_net = WeightNet(text_dim, len(multi_view), fusion_hidden) if weighs else None
-        self.text_alignment: TextAnchor | None = None
+        self.text_alignment: TextAlignment | None = None
         if text_weight:
             self.extractor.require("embedding", reader="L_text")
             options = (text_dim, text_head_dim, text_temperature, text_weight, text_negatives)
-            self.text_alignment = TextAnchor(self.extractor.embedding_dim, *options)
+            self.text_alignment = TextAlignment(self.extractor.embedding_dim, *options)
         if weighs or text_weight:
             self.prompt_bank = PromptBank(len(multi_view), self.num_classes, text_dim)
         self.teacher = MultiViewTeacher(frozen, multi_view, weight_net, self.prompt_bank if weighs else None)
@@ -222,12 +220,12 @@ class TMKDModule(BaseModule):
             validation.warn_small_batch(self.distiller, images=len(labels))
         teacher = self.teacher(images, labels) if self.reads_teacher else None  # first: it leaves no activations behind
         student = self.student_extractor(images, checked=True)
-        losses = [{"ce": self.ce_weight * F.cross_entropy(at_least_float32(student.logits), labels)}]
+        losses = {"ce": self.ce_weight * cross_entropy(student.logits, labels)}
         if teacher is not None:
-            losses += [self.fusion_loss(teacher, labels), self.distiller(student, self.target(teacher), labels)]
+            losses |= self.fusion_loss(teacher, labels) | self.distiller(student, self.target(teacher), labels)
         if self.text_alignment is not None:
-            losses.append(self.text_alignment(student.embedding, self.prompt_bank.anchors, labels))
-        return self.log_losses(join(*losses))
+            losses |= self.text_alignment(student.embedding, self.prompt_bank.anchors, labels)
+        return self.log_losses(losses)
 
     def target(self, teacher: Output) -> Output:
         """What the student learns from: detached unless the distillation losses train the WeightNet."""
@@ -239,7 +237,7 @@ class TMKDModule(BaseModule):
         self.log_dict({f"fusion/{view}": weight for view, weight in weights.items()})
         if self.teacher.weight_net is None or self.fusion_objective == "distillation":
             return {}
-        return {"fusion": F.cross_entropy(at_least_float32(teacher.logits), labels)}
+        return {"fusion": cross_entropy(teacher.logits, labels)}
 
     # Around the run
 

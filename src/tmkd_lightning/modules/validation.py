@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.text.prompts import datamodule_of
+from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.output import Output
-from tmkd_lightning.utils.precision import at_least_float32
 
 
 class WeightNet(nn.Module):
@@ -19,7 +19,6 @@ class WeightNet(nn.Module):
     Source: Eq. 3 and 4; hidden 256 is our choice, the paper does not say.
 
     Example:
-        >>> import torch
         >>> weights = WeightNet(text_dim=8, views=3)(torch.zeros(5, 24))
         >>> weights.shape, weights.sum(1).allclose(torch.ones(5))
         (torch.Size([5, 3]), True)
@@ -39,7 +38,8 @@ class WeightNet(nn.Module):
         Returns:
             Weights of the views, ``(K, V)``, positive, each row summing to 1, at least float32.
         """
-        return at_least_float32(self.output(self.hidden(rows).relu())).softmax(dim=1)
+        scores = self.output(self.hidden(rows).relu())
+        return scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def fuse(output: Output, weights: Tensor) -> Output:
@@ -61,7 +61,6 @@ def fuse(output: Output, weights: Tensor) -> Output:
     Source: Eq. 5.
 
     Example:
-        >>> import torch
         >>> two_views_of_one_image = Output(torch.tensor([[0.0], [4.0]]))
         >>> fuse(two_views_of_one_image, torch.tensor([[0.25, 0.75]])).logits.item()
         3.0

@@ -87,7 +87,7 @@ class MultiViewTeacher(nn.Module):
             return torch.full((len(labels), self.num_views), 1 / self.num_views, device=labels.device)
         weights: Tensor
         if len(labels) < len(self.prompt_bank.anchors):  # fewer images than classes
-            weights = self.weight_net(self.prompt_bank.rows(labels))
+            weights = self.weight_net(self.prompt_bank.concat_views(labels))
             return weights
-        weights = self.weight_net(self.prompt_bank.rows())
+        weights = self.weight_net(self.prompt_bank.concat_views())
         return weights[labels]

@@ -1,4 +1,4 @@
-"""Text teachers: whatever turns prompts into embeddings."""
+"""Text encoders, prompts and class names."""
 
 from tmkd_lightning.text.embedding_file import EmbeddingFile, write_embeddings
 from tmkd_lightning.text.encoder import TextEncoder

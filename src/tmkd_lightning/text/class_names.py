@@ -1,69 +1,167 @@
-"""Whether a network, its file and the data name the same classes in the same order."""
+"""Class names: where they are found, and whether two lists name the same classes in the same order."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from tmkd_lightning.text.prompts import fitting_names
+import numpy as np
 
-_SHOWN = 2  # classes that a message names
+_MAX_DIFFERENCES = 2  # in a message
+
+
+def check_class_names(names: Sequence[object], num_classes: int | None) -> list[str]:
+    """Returns a user's class names as strings; `num_classes` is None where it is not known yet.
+
+    Raises:
+        TypeError: one word instead of a list, or a name that YAML reads as a boolean or null.
+        ValueError: another number of names, an empty name, or a name given twice.
+
+    Example:
+        >>> check_class_names(["cat", 2], num_classes=2)
+        ['cat', '2']
+    """
+    if isinstance(names, str):
+        raise TypeError(f"class names must be a list, got the word {names!r}")
+    not_words = [name for name in names if name is None or isinstance(name, bool)]
+    if not_words:
+        raise TypeError(f"class names must be words, got {not_words[0]}: put quotes around it in YAML")
+    if num_classes is not None and len(names) != num_classes:
+        raise ValueError(
+            f"{len(names)} class names for a network of {num_classes} classes (first names: {list(names[:3])})"
+        )
+    words = [str(name) for name in names]
+    empty = [index for index, word in enumerate(words) if not word.strip()]
+    if empty:
+        raise ValueError(f"the name of class {empty[0]} is empty: every class needs words of its own")
+    twice = sorted(word for word, count in Counter(words).items() if count > 1)
+    if twice:
+        raise ValueError(f"class names must differ, but {twice[0]!r} stands for several classes")
+    return words
+
+
+def parse_class_names(value: object, num_classes: int) -> list[str] | None:
+    """Returns the names if a foreign object lists a different one for each class, else None.
+
+    Example:
+        >>> parse_class_names(("cat", 2), num_classes=2), parse_class_names(5, num_classes=2)
+        (['cat', '2'], None)
+        >>> parse_class_names({1: "dog", 0: "cat"}, num_classes=2)
+        ['cat', 'dog']
+    """
+    if isinstance(value, Mapping) and set(value) == set(range(num_classes)):
+        value = [value[label] for label in range(num_classes)]
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, (str, int)) for name in value):
+        return None
+    names = [str(name) for name in value]
+    return names if len(set(names)) == len(names) == num_classes else None
+
+
+def datamodule_of(trainer: Any) -> Any:
+    """Returns the datamodule of the running call or None; `trainer.datamodule` may be that of an earlier one."""
+    hooks = trainer._data_connector._datahook_selector
+    return None if hooks is None else hooks.datamodule
+
+
+def find_class_names(module: Any, data: object = None) -> list[str] | None:
+    """Returns the names that a module's argument, its datamodule or its checkpoint gives, in this order.
+
+    `data` is by default the datamodule of the module's trainer.
+    """
+    if data is None and module._trainer is not None:
+        data = datamodule_of(module._trainer)
+    candidates = (module.class_names, getattr(data, "class_names", None), module.saved_class_names)
+    parsed = (parse_class_names(names, module.num_classes) for names in candidates)
+    return next((names for names in parsed if names is not None), None)
+
+
+def resolve_class_names(
+    num_classes: int,
+    given: Sequence[object] | None = None,
+    known: Sequence[str] | None = None,
+    source: str = "the checkpoint",
+) -> list[str]:
+    """Returns the names that a user gives, else those that are known, else the numbers of the classes.
+
+    Given names may rename the known classes, but not reorder them; `source` says in the message who knows them.
+
+    Example:
+        >>> resolve_class_names(2, given=["kitten", "dog"], known=["cat", "dog"]), resolve_class_names(2)
+        (['kitten', 'dog'], ['0', '1'])
+    """
+    if given is None:
+        return check_class_names(range(num_classes) if known is None else known, num_classes)
+    names = check_class_names(given, num_classes)
+    if known is not None:
+        check_same_classes([ClassList(source, known)], ClassList("the names given", names), None)
+    return names
 
 
 class ClassList(NamedTuple):
-    """Names of classes, and who says so.
-
-    Args:
-        source: for messages, as in "class 0 is 'cat' in <source>".
-        names: in the order of the labels.
-    """
+    """Class names in the order of the labels, and their source, as in "class 0 is 'cat' in <source>"."""
 
     source: str
     names: Sequence[str]
 
     def same(self, other: ClassList) -> bool:
-        """Whether both are alike but for capitals, blanks and underscores."""
-        return not _differing(self, other)
+        """Whether both are equal but for case, blanks and underscores."""
+        return not self._differing(other)
 
     def reorders(self, other: ClassList) -> bool:
-        """Whether a name of both stands for another label in the other one."""
-        ours, theirs = _spelt_alike(self, other)
-        place = {name: label for label, name in enumerate(theirs)}
-        return any(place.get(name, label) != label for label, name in enumerate(ours))
+        """Whether a name in both lists has different labels."""
+        ours, theirs = self._normalized(other)
+        label_of = {name: label for label, name in enumerate(theirs)}
+        return any(label_of.get(name, label) != label for label, name in enumerate(ours))
 
     def rows_for(self, other: ClassList) -> list[int] | None:
-        """Label here of each class there, or None where they are other classes."""
-        ours, theirs = _spelt_alike(self, other)
-        place = {name: label for label, name in enumerate(ours)}
-        return [place[name] for name in theirs] if place.keys() == set(theirs) else None
+        """Label here of each class of the other list, or None where the classes differ."""
+        ours, theirs = self._normalized(other)
+        label_of = {name: label for label, name in enumerate(ours)}
+        return [label_of[name] for name in theirs] if label_of.keys() == set(theirs) else None
 
     def reordered(self, rows: Sequence[int]) -> ClassList:
-        """The same names where each label has the one at its row."""
+        """The same names in the order of `rows`."""
         return ClassList(self.source, [self.names[row] for row in rows])
 
     def against(self, other: ClassList) -> str:
-        """Names the first classes that are called otherwise in the other one."""
-        differing = _differing(self, other)
-        told = [
+        """Describes the first labels whose names differ."""
+        labels = self._differing(other)
+        described = [
             f"class {label} is {self.names[label]!r} in {self.source} and {other.names[label]!r} in {other.source}"
-            for label in differing[:_SHOWN]
+            for label in labels[:_MAX_DIFFERENCES]
         ]
-        more = f" (and {len(differing) - _SHOWN} more)" if len(differing) > _SHOWN else ""
-        return ", ".join(told) + more
+        more = f" (and {len(labels) - _MAX_DIFFERENCES} more)" if len(labels) > _MAX_DIFFERENCES else ""
+        return ", ".join(described) + more
+
+    def _differing(self, other: ClassList) -> list[int]:
+        pairs = zip(*self._normalized(other), strict=True)
+        return [label for label, (ours, theirs) in enumerate(pairs) if ours != theirs]
+
+    def _normalized(self, other: ClassList) -> tuple[list[str], list[str]]:
+        """Names without differences of spelling, unless two classes of a list differ by spelling alone."""
+        plain = [[_plain(name) for name in each.names] for each in (self, other)]
+        if all(len(set(names)) == len(names) for names in plain):
+            return plain[0], plain[1]
+        return list(self.names), list(other.names)
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 def check_same_classes(learned: Sequence[ClassList], given: ClassList | None, data: ClassList | None) -> None:
-    """Refuses data whose labels stand for other classes than those that a network has learned.
+    """Refuses data whose labels mean other classes than the network has learned.
 
-    Args:
-        learned: what the network's file calls its classes, in one way or several.
-        given: what the user calls them, which may be other words for the same classes.
-        data: what the data call them.
+    `learned` are the names in the network's file, `given` those of the user, which may be other words for the same
+    classes, and `data` those of the dataset.
 
     Raises:
-        ValueError: a name stands for two labels; or the data's are none of the names that are known.
+        ValueError: a name has two labels; or the data's names are neither learned nor given.
 
     Example:
         >>> learned = [ClassList("the checkpoint", ["cat", "dog"])]
@@ -82,69 +180,34 @@ def check_same_classes(learned: Sequence[ClassList], given: ClassList | None, da
             )
     if data and learned and not any(one.same(data) for one in known):
         raise ValueError(
-            f"the class names differ: {learned[-1].against(data)}; use the data's names of the training, or, if these "
-            "are other names of the same classes, pass them to the module: class_names=[...]"
+            f"the class names differ: {learned[-1].against(data)}; use the data's names of the training, or, if "
+            "these are other names of the same classes, pass them to the module: class_names=[...]"
         )
 
 
 def learned_classes(module: Any) -> list[ClassList]:
-    """What the checkpoint that a module comes from, or its own training, called the classes.
-
-    Args:
-        module: a module of ours.
-    """
-    known = (module.saved_class_names, module.trained_class_names)
+    """Class names of a module's checkpoint and of its training, where they are known."""
     source = "training" if module.saved_class_names is None else "the checkpoint"
-    fitting = (fitting_names(names, module.num_classes) for names in known)
-    return [ClassList(source, names) for names in fitting if names is not None]
+    known = (module.saved_class_names, module.trained_class_names)
+    parsed = (parse_class_names(names, module.num_classes) for names in known)
+    return [ClassList(source, names) for names in parsed if names is not None]
 
 
 def given_classes(module: Any) -> ClassList | None:
-    """What a module's argument calls the classes."""
-    names = fitting_names(module.class_names, module.num_classes)
+    """Class names of a module's argument."""
+    names = parse_class_names(module.class_names, module.num_classes)
     return None if names is None else ClassList("the argument class_names", names)
 
 
 def data_classes(module: Any, data: object) -> ClassList | None:
-    """What a datamodule or a dataset calls the classes, if it names as many as a module has.
-
-    Args:
-        module: a module of ours.
-        data: a datamodule with ``class_names``, a dataset with ``classes`` as torchvision's have, or None; a foreign
-            one may have something else by these names.
-    """
+    """Class names of a datamodule (``class_names``) or a dataset (``classes``, as in torchvision)."""
     for attribute in ("class_names", "classes"):
-        names = fitting_names(getattr(data, attribute, None), module.num_classes)
+        names = parse_class_names(getattr(data, attribute, None), module.num_classes)
         if names is not None:
             return ClassList("the data", names)
     return None
 
 
 def check_module_classes(module: Any, data: object) -> None:
-    """Refuses data whose labels stand for other classes than those that a module has learned.
-
-    Args:
-        module: a module of ours.
-        data: a datamodule, or None.
-
-    Raises:
-        ValueError: as `check_same_classes`.
-    """
+    """Applies `check_same_classes` to a module and a datamodule."""
     check_same_classes(learned_classes(module), given_classes(module), data_classes(module, data))
-
-
-def _differing(one: ClassList, other: ClassList) -> list[int]:
-    pairs = zip(*_spelt_alike(one, other), strict=True)
-    return [label for label, (ours, theirs) in enumerate(pairs) if ours != theirs]
-
-
-def _spelt_alike(one: ClassList, other: ClassList) -> tuple[list[str], list[str]]:
-    """Names without what is a matter of spelling, unless a list tells its classes apart by that."""
-    plain = [[_plain(name) for name in each.names] for each in (one, other)]
-    if all(len(set(names)) == len(names) for names in plain):
-        return plain[0], plain[1]
-    return list(one.names), list(other.names)
-
-
-def _plain(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())

@@ -1,4 +1,4 @@
-"""Text embeddings in one portable file: made where there is internet, read where there is none."""
+"""Text embeddings in one portable file, for machines without internet."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from torch import Tensor
 
 from tmkd_lightning.utils.files import atomic_write, sha256_of
 
-_SHORTEST = 1e-12  # what is shorter is not brought to length 1
-
 
 def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tensor, identity: str) -> None:
-    """Writes embeddings for `EmbeddingFile`, whole or not at all.
+    """Writes embeddings for `EmbeddingFile`, atomically.
 
     Args:
-        path: file to make, ``.npz``; its folder is made if missing.
+        path: ``.npz`` file to write; its folder is made if missing.
         prompts: the texts, N of them.
         embeddings: of the texts, ``(N, E)``.
         identity: of the encoder that made them.
@@ -31,25 +29,21 @@ def write_embeddings(path: str | Path, prompts: Sequence[str], embeddings: Tenso
         >>> EmbeddingFile(path).encode(["a cat"]).tolist()
         [[0.5, 0.5, 0.5, 0.5]]
     """
-    arrays = {
-        "prompts": np.array(list(prompts), dtype=np.str_),
-        "embeddings": embeddings.detach().float().numpy(),
-        "encoder": np.array(identity),
-    }
+    texts, vectors = np.array(list(prompts), dtype=np.str_), embeddings.detach().float().numpy()
     with atomic_write(Path(path).expanduser()) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes only its own keyword
+        np.savez(file, prompts=texts, embeddings=vectors, encoder=np.array(identity))
 
 
 class EmbeddingFile:
-    """Looks prompts up in a file of embeddings; ``tmkd embed`` writes such files.
+    """Reads prompts' embeddings from a file, as ``tmkd embed`` writes it.
 
-    A file keyed by bare class names serves too: pass ``templates="{class}"`` to `PromptEmbeddings`, and every
-    view looks up the class name itself (fusion then sees no difference between the views' words).
+    A file keyed by bare class names serves too: with ``PromptEmbeddings(templates="{class}")`` every view reads the
+    embedding of the class name, so the fusion has no words to tell the views apart by.
 
     Args:
         path: ``.npz`` file with an array of texts and an array of embeddings.
         prompts: name of the array of texts, ``(N,)``.
-        embeddings: name of the array of embeddings, ``(N, E)``; they are normalised when read.
+        embeddings: name of the array of embeddings, ``(N, E)``; they are L2-normalised when read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -65,11 +59,11 @@ class EmbeddingFile:
             raise FileNotFoundError(f"no file of text embeddings at {self.path}; `tmkd embed` makes one")
 
     def identity(self) -> str:
-        """Names the file by its content."""
+        """Names the file by the hash of its content."""
         return f"file-{sha256_of(self.path)}-{self.prompts}-{self.embeddings}"
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Looks prompts up; see `TextEncoder`."""
+        """Reads the embeddings of prompts; see `TextEncoder`."""
         texts, vectors = self._read()
         row = {text: index for index, text in enumerate(texts)}
         missing = [prompt for prompt in prompts if prompt not in row]
@@ -82,16 +76,15 @@ class EmbeddingFile:
         return torch.nn.functional.normalize(vectors[[row[prompt] for prompt in prompts]], dim=1)
 
     def _read(self) -> tuple[list[str], Tensor]:
-        wanted = (self.prompts, self.embeddings)
         try:
             with np.load(self.path, allow_pickle=False) as file:
-                known = file.files
-                texts, vectors = (file[name] if name in known else None for name in wanted)
-        except Exception as error:  # on damaged bytes zipfile, zlib and numpy raise whatever they come to
+                names = file.files
+                texts, vectors = (file[name] if name in names else None for name in (self.prompts, self.embeddings))
+        except Exception as error:  # on damaged bytes zipfile, zlib and numpy raise many kinds
             raise ValueError(f"{self.path} is not a readable file of text embeddings: {error}") from error
         if texts is None or vectors is None:
             raise ValueError(
-                f"{self.path} holds the arrays {known}, not {self.prompts!r} and {self.embeddings!r}: name them with "
+                f"{self.path} holds the arrays {names}, not {self.prompts!r} and {self.embeddings!r}: name them with "
                 "EmbeddingFile(path, prompts=..., embeddings=...)"
             )
         if vectors.ndim != 2 or texts.shape != vectors.shape[:1]:
@@ -99,40 +92,30 @@ class EmbeddingFile:
         if texts.dtype.kind != "U" or vectors.dtype.kind not in "fiu":
             raise ValueError(
                 f"{self.path} holds {self.prompts!r} of type {texts.dtype} and {self.embeddings!r} of {vectors.dtype}, "
-                "not texts and real numbers: make it with `tmkd embed`, or save arrays of str and float32"
+                "not texts and real numbers: make it with `tmkd embed`"
             )
-        with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite, which is refused
+        with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, which is refused
             numbers = torch.from_numpy(vectors.astype(np.float32))
-        self._check(texts.tolist(), numbers)
-        return texts.tolist(), numbers
-
-    def _check(self, texts: list[str], vectors: Tensor) -> None:
-        wrong = [text for text, directed in zip(texts, have_direction(vectors).tolist(), strict=True) if not directed]
+        wrong = texts[~can_normalize(numbers).numpy()].tolist()
         if wrong:
             raise ValueError(
                 f"{self.path}: the embedding of {wrong[0]!r} (and of {len(wrong) - 1} more) is zero or not finite, so "
                 "it has no direction: make the file again with `tmkd embed`, or leave these texts out"
             )
-        twice = [text for text, count in Counter(texts).items() if count > 1]
+        twice = [text for text, count in Counter(texts.tolist()).items() if count > 1]
         if twice:
             raise ValueError(
-                f"{self.path} holds {twice[0]!r} (and {len(twice) - 1} more) more than once, and does not say which "
-                "embedding is meant: keep one of each text"
+                f"{self.path} holds {twice[0]!r} (and {len(twice) - 1} more) more than once: keep one of each text"
             )
+        return texts.tolist(), numbers
 
 
-def have_direction(embeddings: Tensor) -> Tensor:
-    """Tells which embeddings can be brought to length 1.
-
-    Args:
-        embeddings: ``(N, E)``.
-
-    Returns:
-        True for those that are neither zero nor infinite nor not a number, ``(N,)``.
+def can_normalize(embeddings: Tensor) -> Tensor:
+    """Mask of the rows ``(N, E)`` that have a finite length above 0.
 
     Example:
-        >>> have_direction(torch.tensor([[0.0, 2.0], [0.0, 0.0], [float("nan"), 1.0]])).tolist()
+        >>> can_normalize(torch.tensor([[0.0, 2.0], [0.0, 0.0], [float("nan"), 1.0]])).tolist()
         [True, False, False]
     """
     length = torch.linalg.vector_norm(embeddings.float(), dim=1)
-    return length.isfinite() & (length > _SHORTEST)
+    return length.isfinite() & (length > 1e-12)

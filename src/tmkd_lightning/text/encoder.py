@@ -1,4 +1,4 @@
-"""What a text teacher must offer."""
+"""The interface of text encoders."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from torch import Tensor
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Turns prompts into embeddings. Holds no weights between calls: large ones are loaded in `encode` and dropped."""
+    """Turns prompts into embeddings; large weights are loaded in `encode` and dropped after it."""
 
     def identity(self) -> str:
-        """Names encoder and weights: two encoders of one identity give the same embeddings. Keys the cache."""
+        """Names encoder and weights, as key of the cache: equal identities give equal embeddings."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Encodes prompts.
-
-        Args:
-            prompts: at least one.
-
-        Returns:
-            L2-normalised embeddings on the CPU, ``(N, E)``, float32.
-        """
+        """Encodes at least one prompt to L2-normalised embeddings ``(N, E)``, float32 on the CPU."""
         ...

@@ -1,4 +1,4 @@
-"""A stand-in for a text teacher that needs no download and knows nothing about images."""
+"""A text encoder without download or visual meaning, for tests and first trials."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class HashingTextEncoder:
-    """Embeds prompts by the letters in them: hashed counts of character n-grams.
+    """Embeds prompts by hashed counts of character n-grams.
 
-    For trying things out and for tests. Two texts are close if they are spelt alike: the embeddings carry **no visual
-    meaning**, so what TMKD gains from a real text teacher cannot be seen with it.
+    Texts are close if they are spelt alike: the embeddings have **no visual meaning**, so they do not show what TMKD
+    gains from a real text encoder.
 
     Args:
         dim: width of the embeddings.

@@ -7,27 +7,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tmkd_lightning.utils.images import to_unit_batch
-from tmkd_lightning.utils.precision import at_least_float32
 from tmkd_lightning.views.hysteresis import hysteresis
 
 _TAN_22_5 = 0.41421356237309503
-_CHUNK = 2**18  # pixels that stay in a processor's cache
+_PIXELS_PER_CHUNK = 2**18  # few enough to stay in a CPU's cache
 
 
 def canny(
     image: Tensor, low_threshold: float = 100 / 255, high_threshold: float = 200 / 255, rounds: int | None = None
 ) -> Tensor:
-    """Finds edges in each channel separately, without blurring first.
+    """Canny edges of each channel separately, without a blur before the gradient.
 
-    As Kornia and, with ``L2gradient=True``, OpenCV define it: unnormalised Sobel gradient on [0, 1], in float32 or
-    better; non-maximum suppression along the nearest of four directions, with their rules for ties; hysteresis to its
-    fixed point.
+    As Kornia and, with ``L2gradient=True``, OpenCV define it: unnormalised Sobel gradient on [0, 1] in float32 or
+    float64, non-maximum suppression along the nearest of four directions with their rules for ties, and hysteresis to
+    its fixed point.
 
     Args:
         image: ``(B, C, H, W)``, uint8 or float in [0, 1].
         low_threshold: gradient magnitude above which a pixel may continue an edge, on [0, 1] pixels.
         high_threshold: magnitude above which a pixel starts an edge, at least `low_threshold`.
-        rounds: how many pixels far an edge may continue, None for as far as it goes; see `hysteresis`.
+        rounds: how many pixels an edge may continue from a strong pixel; None for no limit. See `hysteresis`.
 
     Returns:
         ``(B, C, H, W)``, 1 on edges and 0 elsewhere, float32 for integer images and else of the image's type.
@@ -44,12 +43,14 @@ def canny(
         [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     """
     check_thresholds(low_threshold, high_threshold)
-    image = to_unit_batch(image)
-    channels = at_least_float32(image).flatten(0, 1)
-    # A CPU is faster on pieces that fit its cache, a GPU on everything at once.
-    size = max(1, _CHUNK // max(1, channels.shape[1:].numel())) if image.device.type == "cpu" else len(channels)
-    marked = [_mark(piece, low_threshold, high_threshold) for piece in channels.split(size)]
-    weak, strong = (torch.cat(parts) for parts in zip(*marked, strict=True))
+    if image.ndim != 4 or not image.is_floating_point():
+        image = to_unit_batch(image)
+    channels = image.flatten(0, 1).to(torch.promote_types(image.dtype, torch.float32))
+    size = len(channels)
+    if image.device.type == "cpu":
+        size = max(1, _PIXELS_PER_CHUNK // max(1, channels.shape[1:].numel()))
+    masks = [_edge_masks(piece, low_threshold, high_threshold) for piece in channels.split(size)]
+    weak, strong = (torch.cat(parts) for parts in zip(*masks, strict=True))
     return hysteresis(weak, strong, rounds).view_as(image).to(image.dtype)
 
 
@@ -59,17 +60,17 @@ def check_thresholds(low: float, high: float) -> None:
         raise ValueError(f"canny needs 0 < low_threshold <= high_threshold, got {low} and {high}")
 
 
-def _mark(image: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Pixels ``(N, H, W)`` that may belong to an edge, and those that do."""
+def _edge_masks(image: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Masks of weak and strong edge pixels, ``(N, H, W)`` each."""
     across, down = _sobel(image)
     squared = F.pad(across.square().addcmul_(down, down), (1, 1, 1, 1))  # no gradient beyond the image
-    ridge = _ridges(squared, across, down)
+    ridge = _local_maxima(squared, across, down)
     squared = squared[:, 1:-1, 1:-1]
     return ridge & (squared > low**2), ridge & (squared > high**2)
 
 
 def _sobel(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients to the right and downwards, ``(N, H, W)`` each; the image continues as it ends."""
+    """Sobel gradients to the right and downwards, ``(N, H, W)`` each, with replicated borders."""
     padded = F.pad(image[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     above, level, below = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
     smooth = above.add(level, alpha=2).add_(below)
@@ -79,9 +80,8 @@ def _sobel(image: Tensor) -> tuple[Tensor, Tensor]:
     return across, down
 
 
-def _ridges(squared: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Where a gradient is largest along its own direction. Of two equal ones the left or upper is kept, and on a
-    diagonal neither, as the pixels between them carry the edge."""
+def _local_maxima(squared: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Non-maximum suppression: of two equal gradients the left or upper one stays, and on a diagonal neither."""
     height, width = across.shape[1:]
 
     def shifted(y: int, x: int) -> Tensor:

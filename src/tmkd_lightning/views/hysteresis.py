@@ -1,32 +1,21 @@
-"""Edge tracking: the last step of Canny, on 64 pixels at a time and with few looks at the result."""
+"""Hysteresis, the last step of Canny, on 64 pixels at a time."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_ROUNDS = 8  # between looks at whether anything changed; a look waits for the device
-_WORD = 64  # pixels
-_GATHER = 0x0102040810204080  # a product with it moves the lowest bit of each byte into the highest byte
-_BUT_SIGN = 0x7FFFFFFFFFFFFFFF  # shifts to the right keep the sign
+_ROUNDS_PER_CHECK = 8  # checking whether edges still grow waits for the device
+_WORD = 64  # pixels in one int64
+_GATHER = 0x0102040810204080  # multiplying by it moves the lowest bit of each byte into the highest byte
+_WITHOUT_SIGN = 0x7FFFFFFFFFFFFFFF  # right shifts copy the sign bit
 
 
 def hysteresis(weak: Tensor, strong: Tensor, rounds: int | None = None) -> Tensor:
-    """Keeps the weak pixels that are connected to a strong one through weak pixels, over all 8 neighbours.
+    """Selects the weak pixels that are connected to a strong one through weak pixels, over 8 neighbours.
 
-    Args:
-        weak: pixels that may belong to an edge, ``(..., H, W)``, boolean; includes the strong ones.
-        strong: pixels that belong to an edge, ``(..., H, W)``, boolean.
-        rounds: how many pixels far an edge may grow from a strong one; None for as far as it goes. A number spares the
-            looks at whether edges still grow, for which a GPU is waited for, and misses what is further away.
-
-    Returns:
-        The edge pixels, ``(..., H, W)``, boolean: the fixed point of growing `strong` within `weak`.
-
-    Raises:
-        ValueError: a negative number of rounds.
-
-    Source: Canny 1986; the same fixed point as ``kornia.filters.canny``.
+    Masks are boolean, ``(..., H, W)``. `rounds` limits how many pixels an edge may grow from a strong one: a number
+    spares the checks whether edges still grow, which wait for a GPU. The fixed point is that of `kornia.filters.canny`.
 
     Example:
         >>> weak = torch.tensor([[1, 1, 1, 0, 1]], dtype=torch.bool)
@@ -36,43 +25,43 @@ def hysteresis(weak: Tensor, strong: Tensor, rounds: int | None = None) -> Tenso
     """
     if rounds is not None and rounds < 0:
         raise ValueError(f"rounds must be at least 0, got {rounds}")
-    may, edges = _pack(weak), _pack(strong & weak)
-    edges = _grow_all(edges, may) if rounds is None else _grow(edges, may, rounds)
+    allowed, edges = _pack(weak), _pack(strong & weak)
+    edges = _grow_all(edges, allowed) if rounds is None else _grow(edges, allowed, rounds)
     return _unpack(edges, weak.shape[-1])
 
 
-def _grow_all(edges: Tensor, may: Tensor) -> Tensor:
-    """Grows to the fixed point; images whose edges no longer grow are left alone from then on."""
+def _grow_all(edges: Tensor, allowed: Tensor) -> Tensor:
+    """Grows to the fixed point; images whose edges stop growing are skipped from then on."""
     shape = edges.shape
-    edges, may = edges.reshape(-1, *shape[-2:]), may.reshape(-1, *shape[-2:])
+    edges, allowed = edges.reshape(-1, *shape[-2:]), allowed.reshape(-1, *shape[-2:])
     growing = torch.arange(len(edges), device=edges.device)
     while len(growing):
         before = edges[growing]
-        after = _grow(before, may[growing], _ROUNDS)
+        after = _grow(before, allowed[growing], _ROUNDS_PER_CHECK)
         edges[growing] = after
         growing = growing[(after != before).flatten(1).any(1)]
     return edges.view(shape)
 
 
-def _grow(edges: Tensor, may: Tensor, rounds: int) -> Tensor:
+def _grow(edges: Tensor, allowed: Tensor, rounds: int) -> Tensor:
     for _ in range(rounds):
-        edges = _dilate(edges) & may
+        edges = _dilate(edges) & allowed
     return edges
 
 
 def _dilate(words: Tensor) -> Tensor:
-    """A pixel is set if it or one of its 8 neighbours was: first along columns, then along rows."""
+    """Binary dilation over the 8 neighbours: first along columns, then along rows."""
     tall = words.clone()
     tall[..., 1:, :] |= words[..., :-1, :]
     tall[..., :-1, :] |= words[..., 1:, :]
-    wide = tall | (tall << 1) | ((tall >> 1) & _BUT_SIGN)
-    wide[..., 1:] |= (tall[..., :-1] >> (_WORD - 1)) & 1  # over the borders of the words
+    wide = tall | (tall << 1) | ((tall >> 1) & _WITHOUT_SIGN)
+    wide[..., 1:] |= (tall[..., :-1] >> (_WORD - 1)) & 1  # across word borders
     wide[..., :-1] |= tall[..., 1:] << (_WORD - 1)
     return wide
 
 
 def _pack(mask: Tensor) -> Tensor:
-    """Rows of pixels as rows of words, the first pixel in the lowest bit."""
+    """Packs rows of pixels into rows of int64 words, the first pixel in the lowest bit."""
     *rows, width = mask.shape
     padded = torch.zeros(*rows, -(-width // _WORD) * _WORD, dtype=torch.bool, device=mask.device)
     padded[..., :width] = mask

@@ -1,4 +1,4 @@
-"""Views of an image: plain, edges drawn in, high frequencies amplified (Eq. 1 and 2 of the paper)."""
+"""Views of an image that the teacher sees: plain, edges, high frequencies (Eq. 1 and 2)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def edge_view(
     high_threshold: float = 200 / 255,
     rounds: int | None = None,
 ) -> Tensor:
-    """Draws an image's edges into it, channel by channel.
+    """Adds the Canny edges of each channel to the image.
 
     Args:
         image: ``(B, C, H, W)``, uint8 or float in [0, 1].
-        alpha: how bright edges are drawn, from 0 (not at all) up.
+        alpha: brightness of the edges, at least 0.
         low_threshold: as in `canny`.
         high_threshold: as in `canny`.
         rounds: as in `canny`.
@@ -35,7 +35,7 @@ def edge_view(
         ``clip(image + alpha * canny(image), 0, 1)``, ``(B, C, H, W)``, floating.
 
     Raises:
-        ValueError: images that are not 4-D, or thresholds as `canny` refuses them.
+        ValueError: images that are not 4-D, or thresholds that `canny` refuses.
 
     Source: Eq. 1; alpha 0.5 is our choice.
 
@@ -44,16 +44,17 @@ def edge_view(
         >>> edge_view(flat).equal(flat)  # a flat image has no edges
         True
     """
-    image = to_unit_batch(image)
+    if image.ndim != 4 or not image.is_floating_point():
+        image = to_unit_batch(image)
     return (image + alpha * canny(image, low_threshold, high_threshold, rounds)).clamp(0, 1)
 
 
 def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> Tensor:
-    """Amplifies what a Gaussian blur removes, channel by channel.
+    """Amplifies the high frequencies of each channel, which a Gaussian blur removes.
 
     Args:
         image: ``(B, C, H, W)``, uint8 or float in [0, 1]; height and width above ``kernel_size // 2``.
-        beta: how much of the removed part is added, from 0 (none) up.
+        beta: factor of the added high frequencies, at least 0.
         kernel_size: side of the Gaussian kernel in pixels, odd.
         sigma: standard deviation of the kernel in pixels, above 0.
 
@@ -70,16 +71,17 @@ def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, 
         >>> high_frequency_view(flat).allclose(flat)  # a flat image has none
         True
     """
-    image = to_unit_batch(image)
+    if image.ndim != 4 or not image.is_floating_point():
+        image = to_unit_batch(image)
     return (image + beta * (image - gaussian_blur(image, kernel_size, sigma))).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class View:
-    """A way to look at an image, and the words for it.
+    """A view: its name, its image transform and its prompt template.
 
     Args:
-        name: what the view is called in logs and figures, a Python identifier.
+        name: used in logs and figures, a Python identifier.
         function: from images ``(B, 3, H, W)`` in [0, 1] to images of the same shape in [0, 1].
         template: prompt with ``{class}`` where the class goes.
 
@@ -103,7 +105,7 @@ class View:
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """Looks at a batch, outside autocast: a blur in half precision would be no blur of this image.
+        """Computes the view without gradients and in full precision.
 
         Args:
             image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
@@ -114,7 +116,8 @@ class View:
         Raises:
             ValueError: the function changed the shape.
         """
-        image = to_unit_float(image)
+        if not image.is_floating_point():
+            image = to_unit_float(image)
         with torch.autocast(image.device.type, enabled=False):
             result = self.function(image)
         if result.shape != image.shape:
@@ -125,8 +128,12 @@ class View:
 
 
 def rgb() -> View:
-    """The image as it is."""
-    return View("rgb", to_unit_float, TEMPLATES["rgb"])
+    """Makes the view ``rgb``, the image itself."""
+    return View("rgb", _identity, TEMPLATES["rgb"])
+
+
+def _identity(image: Tensor) -> Tensor:
+    return image
 
 
 def edge(
@@ -135,19 +142,10 @@ def edge(
     high_threshold: float = 200 / 255,
     rounds: int | None = None,
 ) -> View:
-    """The edge view with its numbers set.
-
-    Args:
-        alpha: as in `edge_view`.
-        low_threshold: as in `canny`.
-        high_threshold: as in `canny`.
-        rounds: as in `canny`.
-
-    Returns:
-        The view ``edge``.
+    """Makes the view ``edge``; arguments as in `edge_view`.
 
     Raises:
-        ValueError: thresholds as `canny` refuses them.
+        ValueError: thresholds that `canny` refuses.
 
     Example:
         >>> edge(alpha=0.25).name
@@ -161,15 +159,7 @@ def edge(
 
 
 def high_frequency(beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> View:
-    """The high-frequency view with its numbers set.
-
-    Args:
-        beta: as in `high_frequency_view`.
-        kernel_size: as in `high_frequency_view`.
-        sigma: as in `high_frequency_view`.
-
-    Returns:
-        The view ``high_frequency``.
+    """Makes the view ``high_frequency``; arguments as in `high_frequency_view`.
 
     Raises:
         ValueError: an even kernel, or a sigma that is not positive.
@@ -187,7 +177,7 @@ BUILT_IN: dict[str, Callable[[], View]] = {"rgb": rgb, "edge": edge, "high_frequ
 
 
 class MultiView(nn.Module):
-    """Looks at a batch in several ways at once.
+    """Computes several views of a batch.
 
     Args:
         views: names of built-in views (``rgb``, ``edge``, ``high_frequency``) or views of your own, in order.
@@ -206,15 +196,11 @@ class MultiView(nn.Module):
         if isinstance(views, str):
             raise TypeError(f"views must be a list of names or Views, got the word {views!r}")
         self.views = tuple(_resolve(view) for view in views)
+        self.names = tuple(view.name for view in self.views)
         if not self.views:
             raise ValueError(f"views is empty: name at least one of {sorted(BUILT_IN)}")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"views must have different names, got {list(self.names)}")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the views, in order."""
-        return tuple(view.name for view in self.views)
 
     @property
     def templates(self) -> dict[str, str]:
@@ -226,14 +212,7 @@ class MultiView(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Builds all views.
-
-        Args:
-            image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
-
-        Returns:
-            ``(V, B, 3, H, W)``, floating in [0, 1].
-        """
+        """Stacks all views of uint8 or [0, 1] float images ``(B, 3, H, W)`` to ``(V, B, 3, H, W)``, floating."""
         return torch.stack([view(image) for view in self.views])
 
 

@@ -1,0 +1,75 @@
+"""What holds for every loss: gradients into both arguments, full precision under autocast, refused shapes."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.golden_values import HALVES, Loss, check_autocast, check_gradients, fill
+from tmkd_lightning.losses import (
+    class_attention,
+    feature_kl,
+    logit_kl,
+    rkd_angle,
+    rkd_distance,
+    similarity_preserving,
+    tekap_kl,
+    text_contrast,
+)
+
+LOGITS, TARGETS = fill((4, 10), 0.1, 3), fill((4, 10), 1.3, 3)
+EMBEDDINGS = fill((4, 6), 0.2, 1), fill((4, 8), 0.9, 1)
+CAMS = fill((2, 3, 5, 3), 0.1, 2), fill((2, 3, 4, 4), 1.1, 2)
+NOISE = torch.stack([fill((4, 10), phase, 1) for phase in (2.0, 3.0, 4.0)]).float()  # as the distiller draws it
+LABEL = torch.tensor([1, 3, 0, 2])
+LOSSES: dict[str, tuple[Loss, Tensor, Tensor]] = {
+    "logit_kl": (partial(logit_kl, temperature=4.0), LOGITS, TARGETS),
+    "feature_kl": (partial(feature_kl, temperature=4.0), LOGITS, TARGETS),
+    "tekap_kl": (partial(tekap_kl, temperature=4.0, noise=NOISE), LOGITS, TARGETS),
+    "text_contrast": (partial(text_contrast, label=LABEL, temperature=0.07), LOGITS, TARGETS),
+    "rkd_distance": (rkd_distance, *EMBEDDINGS),
+    "rkd_angle": (rkd_angle, *EMBEDDINGS),
+    "similarity_preserving": (similarity_preserving, fill((4, 3, 2, 2), 0.3, 1), fill((4, 5, 2, 2), 1.1, 1)),
+    "class_attention": (partial(class_attention, resolution=2, normalize=False), *CAMS),
+    "class_attention_normalized": (partial(class_attention, resolution=2, normalize=True), *CAMS),
+}
+EVERY = pytest.mark.parametrize("name", LOSSES)
+TEMPERED = pytest.mark.parametrize("loss", [LOSSES[name][0] for name in ("logit_kl", "feature_kl", "tekap_kl")])
+
+
+@EVERY
+def test_gradients_of_both_arguments(name: str) -> None:
+    check_gradients(*LOSSES[name])
+
+
+@EVERY
+@pytest.mark.parametrize("half", HALVES)
+def test_autocast(name: str, half: torch.dtype) -> None:
+    check_autocast(*LOSSES[name], half)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
+def test_types(name: str, dtype: torch.dtype) -> None:
+    """Half precision is computed in float32, and misses nothing but its own rounding."""
+    loss, student, teacher = LOSSES[name]
+    value = loss(student.to(dtype), teacher.to(dtype))
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    exact = loss(student.to(dtype).double(), teacher.to(dtype).double())
+    torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=0)
+
+
+@TEMPERED
+@pytest.mark.parametrize("shape", [(4, 9), (3, 10), (1, 10), (4, 1)])  # the last two would broadcast
+def test_wrong_shapes(loss: Loss, shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"student .* and teacher \(4, 10\) must have one shape"):
+        loss(torch.zeros(shape), TARGETS)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["logit_kl", "feature_kl", "tekap_kl", "text_contrast"])
+def test_wrong_temperature(name: str, temperature: float) -> None:
+    loss, student, teacher = LOSSES[name]
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        loss(student, teacher, temperature=temperature)
