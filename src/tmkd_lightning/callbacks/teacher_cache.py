@@ -164,7 +164,7 @@ class TeacherCache(Callback):
         return {
             "teacher": teacher_identity(extractor, module.teacher_checkpoint) | _of_file(module),
             "views": views_identity(module.views),
-            "data": data.training_identity(),
+            "data": data.training_fingerprint(),
             "normalized_with": undone and [part.flatten().tolist() for part in undone],
             "precision": str(trainer.precision),
         }
