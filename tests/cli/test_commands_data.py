@@ -92,7 +92,6 @@ def test_classes_of_one_name_in_a_dataset_of_your_own() -> None:
 
 
 def test_images_that_lie_on_their_side_are_counted(tmp_path, capsys) -> None:
-    """The originals, also where smaller copies are read."""
     exif = Image.Exif()
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -100,7 +99,5 @@ def test_images_that_lie_on_their_side_are_counted(tmp_path, capsys) -> None:
             exif[0x0112] = 1 + 5 * (index == 2)
             Image.new("RGB", (80, 60)).save(tmp_path / "train" / name / f"{index}.jpg", exif=exif)
     command = ["data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", str(tmp_path)]
-    for more in ([], ["--data.image_size", "28", "--data.resize_to", "32"]):
-        tmkd([*command, *more])
-        told = "2 of 6 images carry an EXIF orientation other than upright: read upright\n"
-        assert told in capsys.readouterr().out
+    tmkd(command)
+    assert "2 of 6 images carry an EXIF orientation other than upright: read upright\n" in capsys.readouterr().out

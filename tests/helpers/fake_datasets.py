@@ -24,7 +24,7 @@ import torchvision
 from PIL import Image
 from scipy.io import savemat
 
-from tmkd_lightning.data.archives import Archive
+from tmkd_lightning.data.download import Archive
 
 Counts = int | Sequence[int]  # for each class
 
@@ -187,7 +187,7 @@ def pack(archive: Path, folder: Path, names: Sequence[str], url: str = "http://l
     with tarfile.open(archive, "w:gz" if archive.name.endswith("gz") else "w") as tar:
         for name in names:
             tar.add(folder / name, name)
-    return Archive(archive.name, f"{url}/{archive.name}", md5(archive), tuple(names), archive.stat().st_size)
+    return Archive(archive.name, f"{url}/{archive.name}", md5(archive), tuple(names))
 
 
 def _word(label: int) -> str:

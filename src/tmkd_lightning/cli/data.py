@@ -51,9 +51,8 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
         problems += unreadable
         count += len(labels)
         rotated += samples.count_rotated() if isinstance(samples, ImageFiles) else 0
-    print(
-        f"{rotated} of {count} images carry an EXIF orientation other than upright" + ": read upright" * (rotated > 0)
-    )
+    remark = ": read upright" if rotated else ""
+    print(f"{rotated} of {count} images carry an EXIF orientation other than upright{remark}")
     _exit_with(problems)
     print("All images can be read.")
 
@@ -80,8 +79,7 @@ def resize(root: Path, output: Path, side: int = 256, workers: int = 2) -> None:
 
 def data_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
-    verbs = {"check": check, "resize": resize}
-    auto_cli(verbs, args=list(args), as_positional=False, prog="tmkd data", parser_class=Parser)
+    auto_cli([check, resize], args=list(args), as_positional=False, prog="tmkd data", parser_class=Parser)
 
 
 def _exit_with(problems: list[str]) -> None:

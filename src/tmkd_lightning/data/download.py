@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
@@ -89,14 +87,8 @@ def _unpack(archive: Archive, root: Path) -> None:
     rank_zero_info(f"Unpacking {path}")
     shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as file:
-                if names := [name for name in file.namelist() if ".." in PurePosixPath(name).parts]:
-                    raise DataError(f"its member {names[0]} would lie outside the folder")
-                file.extractall(scratch)  # absolute paths become relative, and links plain files
-        else:
-            with tarfile.open(path) as tar:
-                tar.extractall(scratch, filter=_without_links)
+        options = {} if path.suffix == ".zip" else {"filter": "data"}  # of zip, paths that lead outside are skipped
+        shutil.unpack_archive(path, scratch, **options)
         for name in archive.holds:
             os.replace(scratch / name, root / name)
     except Exception as error:  # on damaged files, tarfile and the decompressors raise errors of any kind
@@ -104,10 +96,3 @@ def _unpack(archive: Archive, root: Path) -> None:
         raise DataError(f"{path} cannot be unpacked ({reason}): remove it, make room or get it anew") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _without_links(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """tarfile's ``data`` filter; links, by which older versions of Python can be deceived, are refused too."""
-    if not (member.isfile() or member.isdir()):
-        raise DataError(f"its member {member.name} is a link or a device")
-    return tarfile.data_filter(member, folder)
