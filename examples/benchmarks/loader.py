@@ -1,10 +1,10 @@
 """What loading training images costs here, against a bare loop over the same files.
 
-    python examples/benchmarks/loader.py --root data/cub200 --workers 2 --rounds 15 --resize_to 256
+    python examples/benchmarks/loader.py --root data/cub200 --resized data/cub200_256 --workers 2 --rounds 15
 
 The bare loop is a DataLoader over a Dataset that only decodes, crops and flips. Each loader goes through the training
-images once a round, all in turn and in one process, after a round that is not counted. With --resize_to, our loader
-also reads copies of that short side. Prints images a second and the time against the bare loop's, medians over the
+images once a round, all in turn and in one process, after a round that is not counted. With --resized, our loader
+also reads a copy that `tmkd data resize` made. Prints images a second and the time against the bare loop's, medians over the
 rounds, and writes runs/loader.json.
 """
 
@@ -67,14 +67,13 @@ def epoch(loader: DataLoader[Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(root: str, workers: int, batch_size: int, rounds: int, resize_to: int | None) -> list[dict[str, Any]]:
+def measure(root: str, workers: int, batch_size: int, rounds: int, resized: str | None) -> list[dict[str, Any]]:
     options: dict[str, Any] = {"val": "test", "num_workers": workers, "batch_size": batch_size}
     data = CUB200DataModule(root, **options)
     images = len(data.samples("train"))
     loaders = {"bare": bare(data), "ours": ours(data)}
-    if resize_to is not None:
-        copies = CUB200DataModule(root, resize_to=resize_to, **options)
-        loaders[f"ours, resize_to={resize_to}"] = ours(copies)
+    if resized is not None:
+        loaders["ours, resized"] = ours(CUB200DataModule(resized, **options))
     seconds: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(rounds + 1):
         for name in sorted(loaders, reverse=turn % 2 == 1):  # none is always the first
@@ -98,7 +97,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--resize_to", type=int)
+    parser.add_argument("--resized", help="root of a smaller copy")
     rows = measure(**vars(parser.parse_args()))
     print_table([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
     write("loader", rows)

@@ -87,8 +87,8 @@ def _unpack(archive: Archive, root: Path) -> None:
     rank_zero_info(f"Unpacking {path}")
     shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
     try:
-        options = {} if path.suffix == ".zip" else {"filter": "data"}  # of zip, paths that lead outside are skipped
-        shutil.unpack_archive(path, scratch, **options)
+        # of zip, members that lead outside are skipped; for tar, the filter refuses them
+        shutil.unpack_archive(path, scratch, filter=None if path.suffix == ".zip" else "data")
         for name in archive.holds:
             os.replace(scratch / name, root / name)
     except Exception as error:  # on damaged files, tarfile and the decompressors raise errors of any kind
