@@ -4,8 +4,8 @@
 
 The bare loop is a DataLoader over a Dataset that only decodes, crops and flips. Each loader goes through the training
 images once a round, all in turn and in one process, after a round that is not counted. With --resized, our loader
-also reads a copy that `tmkd data resize` made. Prints images a second and the time against the bare loop's, medians over the
-rounds, and writes runs/loader.json.
+also reads a copy that `tmkd data resize` made. Prints images a second and the time against the bare loop's, medians
+over the rounds, and writes runs/loader.json.
 """
 
 from __future__ import annotations

@@ -114,12 +114,12 @@ OF_BENCHMARKS = {"root", "val", "val_fraction", "val_seed", "download"}
 def test_arguments_that_are_passed_on_are_listed_and_checked(kind, tmp_path, capsys) -> None:
     """Each class names its own arguments only; the parser finds those of the classes that it inherits from."""
     name = f"tmkd_lightning.data.{kind}DataModule"
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         tmkd(["fit", f"--data.help={name}"])
     listed = set(re.findall(r"--data\.(\w+) ", capsys.readouterr().out.split("Help for")[1]))
     own = {"DTD": {"partition"}, "ImageFolder": {"root", "val_fraction"}, "Digits": {"train_samples"}}.get(kind, set())
     assert listed == OF_ALL | own | (set() if kind in ("ImageFolder", "Digits") else OF_BENCHMARKS)
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         tmkd(["data", "check", "--data", name, "--data.batchsize", "7"])
     assert "Option 'batchsize' is not accepted" in capsys.readouterr().err
 
