@@ -103,12 +103,7 @@ class ImageFiles(Dataset[tuple[Any, int]]):
 
 
 def file_problem(path: Path) -> str:
-    """Why a path cannot be read as a file, or an empty string; it is not opened, as a pipe would block.
-
-    Example:
-        >>> file_problem(Path("no such")), file_problem(Path(os.devnull)), file_problem(Path(os.__file__))
-        ('is missing', 'is a pipe, a socket or a device, not a file', '')
-    """
+    """Why a path cannot be read as a file, or an empty string; it is not opened, as a pipe would block."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
