@@ -15,6 +15,12 @@ from tmkd_lightning.data import CUB200DataModule, DataError, DigitsDataModule, I
 CUB = ["data", "check", "--data", "tmkd_lightning.data.CUB200DataModule", "--data.root"]
 
 
+@pytest.fixture(autouse=True)
+def no_arguments_of_pytest(monkeypatch) -> None:
+    """Lightning warns of arguments that come beside those of the process."""
+    monkeypatch.setattr("sys.argv", ["tmkd"])
+
+
 def test_counts(tmp_path, capsys) -> None:
     make_cub(tmp_path, classes=3, train_per_class=[4, 5, 6], test_per_class=2)
     tmkd([*CUB, str(tmp_path), "--per_class", "true", "--data.val_fraction", "0.25"])
