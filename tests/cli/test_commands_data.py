@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 from PIL import Image
 
 from helpers.fake_datasets import make_cub, make_dtd
@@ -12,6 +13,12 @@ from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import CUB200DataModule, DataError, DigitsDataModule, ImageFolderDataModule, RAFDBDataModule
 
 CUB = ["data", "check", "--data", "tmkd_lightning.data.CUB200DataModule", "--data.root"]
+
+
+@pytest.fixture(autouse=True)
+def no_arguments_of_pytest(monkeypatch) -> None:
+    """Lightning warns of arguments that come beside those of the process."""
+    monkeypatch.setattr("sys.argv", ["tmkd"])
 
 
 def test_counts(tmp_path, capsys) -> None:
@@ -92,7 +99,6 @@ def test_classes_of_one_name_in_a_dataset_of_your_own() -> None:
 
 
 def test_images_that_lie_on_their_side_are_counted(tmp_path, capsys) -> None:
-    """The originals, also where smaller copies are read."""
     exif = Image.Exif()
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -100,7 +106,43 @@ def test_images_that_lie_on_their_side_are_counted(tmp_path, capsys) -> None:
             exif[0x0112] = 1 + 5 * (index == 2)
             Image.new("RGB", (80, 60)).save(tmp_path / "train" / name / f"{index}.jpg", exif=exif)
     command = ["data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", str(tmp_path)]
-    for more in ([], ["--data.image_size", "28", "--data.resize_to", "32"]):
-        tmkd([*command, *more])
-        told = "2 of 6 images carry an EXIF orientation other than upright: read upright\n"
-        assert told in capsys.readouterr().out
+    tmkd(command)
+    assert "2 of 6 images carry an EXIF orientation other than upright: read upright\n" in capsys.readouterr().out
+
+
+KINDS = ["CUB200", "RAFDB", "CIFAR100", "DTD", "StanfordDogs", "ImageFolder", "Digits"]
+OF_ALL = {"batch_size", "num_workers", "image_size", "seed", "augmentation_replicas"}
+OF_ALL |= {"train_transform", "eval_transform"}
+OF_BENCHMARKS = {"root", "val", "val_fraction", "val_seed", "download"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_that_are_passed_on_are_listed_and_checked(kind, tmp_path, capsys) -> None:
+    """Each class names its own arguments only; the parser finds those of the classes that it inherits from."""
+    name = f"tmkd_lightning.data.{kind}DataModule"
+    with pytest.raises(SystemExit, match=r"^0$"):
+        tmkd(["fit", f"--data.help={name}"])
+    listed = set(re.findall(r"--data\.(\w+) ", capsys.readouterr().out.split("Help for")[1]))
+    own = {"DTD": {"partition"}, "ImageFolder": {"root", "val_fraction"}, "Digits": {"train_samples"}}.get(kind, set())
+    assert listed == OF_ALL | own | (set() if kind in ("ImageFolder", "Digits") else OF_BENCHMARKS)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        tmkd(["data", "check", "--data", name, "--data.batchsize", "7"])
+    assert "Option 'batchsize' is not accepted" in capsys.readouterr().err
+
+
+def test_arguments_that_are_passed_on_go_into_checkpoints(tmp_path) -> None:
+    make_cub(tmp_path / "birds")
+    options = {"root": tmp_path / "birds", "batch_size": 5, "image_size": 32, "num_workers": 0, "val_fraction": 0.25}
+    tmkd(
+        ["fit", "--model", "tmkd_lightning.ClassifierModule", "--model.network", "tmkd_lightning.models.wrn_16_2"]
+        + ["--model.num_classes", "3", "--data", "tmkd_lightning.data.CUB200DataModule"]
+        + [word for name, value in options.items() for word in (f"--data.{name}", str(value))]
+        + ["--trainer.max_steps", "1", "--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+        + ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    )
+    path = next(tmp_path.rglob("*.ckpt"))
+    saved = torch.load(path, weights_only=True)["datamodule_hyper_parameters"]
+    assert {name: saved[name] for name in options} == {**options, "root": str(tmp_path / "birds")}
+    assert (saved["val"], saved["seed"]) == ("held_out", 0)
+    data = CUB200DataModule.load_from_checkpoint(path, weights_only=True)
+    assert (data.batch_size, data.image_size, data.val_fraction) == (5, 32, 0.25)

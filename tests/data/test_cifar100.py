@@ -74,7 +74,7 @@ def test_server_slow_or_down_says_where_to_put_the_file(tmp_path: Path, monkeypa
     with fake_datasets.serve(tmp_path) as server:
         server.status = 503
         (real,) = CIFAR100DataModule.archives
-        archive = type(real)(real.name, f"{server.url}/{real.name}", real.md5, real.holds, real.size)
+        archive = type(real)(real.name, f"{server.url}/{real.name}", real.md5, real.holds)
         monkeypatch.setattr(CIFAR100DataModule, "archives", (archive,))
         with pytest.raises(DataError, match=f"{archive.url}.*503.*put the file at {tmp_path}/new/{real.name} by other"):
             CIFAR100DataModule(str(tmp_path / "new"), download=True).prepare_data()

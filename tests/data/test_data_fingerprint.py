@@ -21,7 +21,7 @@ from tmkd_lightning.data.image_files import ImageFiles
 def identity(**options) -> dict:
     data = DigitsDataModule(**{"train_samples": 20, "image_size": 16, "augmentation_replicas": 2, **options})
     data.setup("fit")
-    return data.training_identity()
+    return data.training_fingerprint()
 
 
 def test_equal_data_have_one_identity_whatever_the_order_and_the_loaders() -> None:
@@ -91,15 +91,15 @@ def own(shift: int = 1, **options) -> Own:
 
 
 def test_of_a_datamodule_whose_method_augments_the_loaders_do_not_count() -> None:
-    first = own().training_identity()
+    first = own().training_fingerprint()
     for options in ({"num_workers": 1}, {"batch_size": 7}, {"seed": 3}, {"eval_transform": v2.Identity()}):
-        assert own(**options).training_identity() == first, options
+        assert own(**options).training_fingerprint() == first, options
     used = own()
     used.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     used.train_dataloader(), used.val_dataloader()
     used.load_state_dict(used.state_dict())
-    assert used.training_identity() == first
-    assert own(shift=2).training_identity()["transform"] != first["transform"]
+    assert used.training_fingerprint() == first
+    assert own(shift=2).training_fingerprint()["transform"] != first["transform"]
 
 
 def test_what_a_datamodule_was_given_counts() -> None:
@@ -108,7 +108,7 @@ def test_what_a_datamodule_was_given_counts() -> None:
     for options in ({"strength": 1, "batch_size": 7}, {"strength": 1, "batch_size": 8}, {"strength": 2}):
         data = own()
         data.save_hyperparameters(options)
-        found.append(data.training_identity()["transform"])
+        found.append(data.training_fingerprint()["transform"])
     assert found[0] == found[1] != found[2]
 
 
@@ -167,7 +167,7 @@ def test_a_folder_of_images_has_one_too(tmp_path: Path) -> None:
         (tmp_path / name).rename(tmp_path / "train" / name)
     data = ImageFolderDataModule(str(tmp_path), image_size=8, augmentation_replicas=2, num_workers=0)
     data.setup("fit")
-    assert data.training_identity()["images"] == 4  # one of each class is held out
+    assert data.training_fingerprint()["images"] == 4  # one of each class is held out
     image, _, rows = next(iter(data.train_dataloader()))
     assert image.dtype == torch.uint8
     assert sorted(rows.tolist()) == [0, 1, 2, 3]

@@ -146,10 +146,10 @@ def test_no_evaluation_image_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 1}, "batch_size must be at least 2, got 1: BatchNorm"),
+        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
         ({"batch_size": 0}, "batch_size must be at least 2"),
-        ({"num_workers": -1}, "num_workers must be >= 0"),
-        ({"image_size": 0}, "image_size >= 1"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"batch_size": 2.5}, "^batch_size must be a whole number, got 2.5"),
         ({"batch_size": "4"}, "^batch_size must be a whole number, got '4'"),
         ({"num_workers": 1.5}, "^num_workers must be a whole number, got 1.5"),

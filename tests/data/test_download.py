@@ -1,280 +1,293 @@
-"""Downloads as they go wrong: whatever happens, a file that has its name is the genuine one."""
+"""Archives as they go wrong: whatever happens, an archive or a folder that has its name is whole and genuine."""
 
 from __future__ import annotations
 
-import hashlib
+import errno
+import io
 import multiprocessing
 import os
 import shutil
 import socket
+import tarfile
+import threading
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
-from helpers.fake_datasets import Server, serve
-from tmkd_lightning.data import DataError, download
-from tmkd_lightning.data.download import fetch
+from helpers.fake_datasets import Server, md5, pack, serve
+from tmkd_lightning.data import DataError
+from tmkd_lightning.data.download import Archive, download_and_unpack
 
-CONTENT = bytes(range(256)) * 400  # 100 KB
-MD5 = hashlib.md5(CONTENT).hexdigest()
-SIZE = len(CONTENT)
+Member = tuple[str, bytes | str]  # a file's content, or where a link leads
+FORK = multiprocessing.get_context("fork")
+
+
+def write_tar(path: Path, *members: Member, kind: bytes = tarfile.SYMTYPE, mode: str = "w:gz") -> Archive:
+    with tarfile.open(path, mode) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = kind, content
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return archive(path)
+
+
+def archive(path: Path, url: str = "http://nowhere.invalid") -> Archive:
+    return Archive(path.name, f"{url}/{path.name}", md5(path), ("birds",))
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != ".lock")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "served"
-    folder.mkdir()
-    (folder / "birds.tgz").write_bytes(CONTENT)
-    with serve(folder) as server:
+    (tmp_path / "served").mkdir()
+    with serve(tmp_path / "served") as server:
         yield server
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "new" / "birds.tgz"
+def birds(server: Server) -> Archive:
+    """An archive at the server."""
+    source = server.folder.parent / "source"
+    (source / "birds").mkdir(parents=True)
+    (source / "birds" / "1.jpg").write_bytes(os.urandom(20_000))
+    return pack(server.folder / "birds.tgz", source, ["birds"], server.url)
 
 
-def load(server: Server, path: Path, size: int | None = SIZE, md5: str = MD5) -> None:
-    fetch(f"{server.url}/birds.tgz?download=1", path, md5, size)
-
-
-def part(path: Path) -> Path:
-    return path.with_name("birds.tgz.part")
-
-
-def refused(server: Server, path: Path, message: str, **options: object) -> str:
-    """Loads, expects an error, and that nothing has taken the file's name."""
+def refused(root: Path, birds: Archive, message: str) -> None:
+    """Expects an error that names the address and the file, and nothing under either name."""
     with pytest.raises(DataError, match=message) as caught:
-        load(server, path, **options)
-    assert not path.exists()
-    return str(caught.value)
+        download_and_unpack(root, [birds], download=True)
+    assert f"{birds.url} cannot be downloaded" in str(caught.value)
+    assert f"put the file at {root}/birds.tgz by other means" in str(caught.value)
+    assert everything(root) == []
 
 
-# What works
+def forked(root: Path, birds: Archive) -> None:
+    """Runs in a process of its own, which may be killed while it holds the lock of its progress bar."""
+    tqdm.set_lock(threading.RLock())
+    download_and_unpack(root, [birds], download=True)
 
 
-@pytest.mark.parametrize("size", [SIZE, None])
-@pytest.mark.parametrize("with_length", [True, False])
-def test_a_file_is_loaded(server: Server, path: Path, size: int | None, with_length: bool) -> None:
-    server.with_length = with_length
-    load(server, path, size)
-    assert path.read_bytes() == CONTENT
-    assert [file.name for file in path.parent.iterdir()] == ["birds.tgz"]
+# From what is there
 
 
-@pytest.mark.parametrize("size", [SIZE, None])
-def test_a_file_that_is_there_needs_no_network(server: Server, path: Path, size: int | None) -> None:
-    path.parent.mkdir()
-    path.write_bytes(CONTENT)
-    load(server, path, size)
+def test_downloaded_and_unpacked_once(root: Path, server: Server, birds: Archive) -> None:
+    for _ in range(2):
+        download_and_unpack(root / "new" / "folder", [birds], download=True)
+    assert everything(root / "new" / "folder") == ["birds", "birds.tgz", "birds/1.jpg"]
+    assert len(server.asked) == 2  # one for a redirection, and one for the file
+
+
+def test_an_archive_that_is_there_is_unpacked_without_a_network(root: Path, server: Server, birds: Archive) -> None:
+    shutil.copy(server.folder / "birds.tgz", root)
+    download_and_unpack(root, [birds], download=False)
+    assert birds.is_unpacked(root)
     assert server.asked == []
 
 
-def test_progress_is_shown_on_a_terminal_only(
-    server: Server, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load(server, path)
-    assert "%" not in capsys.readouterr().err
-    path.unlink()
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    load(server, path)
-    assert "birds.tgz: 100%" in capsys.readouterr().err
+def test_what_is_unpacked_needs_no_archive_and_no_writing(root: Path, server: Server, birds: Archive) -> None:
+    (root / "birds").mkdir()
+    for download in (True, False):
+        download_and_unpack(root, [birds], download)
+    assert [path.name for path in root.iterdir()] == ["birds"]
+    assert server.asked == []
 
 
-# Lines that break
+def test_nothing_there(root: Path, birds: Archive) -> None:
+    with pytest.raises(DataError, match=f"{root}/none holds neither birds nor birds.tgz.*download=True.*{birds.url}"):
+        download_and_unpack(root / "none", [birds], download=False)
+    assert list(root.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", [SIZE, None])
-def test_a_line_that_breaks_is_picked_up(server: Server, path: Path, size: int | None) -> None:
-    server.breaks = [30_000, 50_000]
-    load(server, path, size)
-    assert path.read_bytes() == CONTENT
-    assert [wanted for _, wanted in server.asked] == [None, "bytes=30000-", "bytes=80000-"]
+def test_only_what_is_missing_is_downloaded(root: Path, server: Server, birds: Archive) -> None:
+    (server.folder / "lists").write_text("list")
+    lists = pack(server.folder / "lists.tar", server.folder, ["lists"], server.url)
+    (root / "birds").mkdir()
+    download_and_unpack(root, [birds, lists], download=True)
+    assert set(server.asked) == {"lists.tar"}
 
 
-def test_a_server_without_ranges_begins_anew(server: Server, path: Path) -> None:
-    server.ranges = False
-    server.breaks = [30_000]
-    load(server, path)
-    assert path.read_bytes() == CONTENT
+@pytest.mark.parametrize("download", [True, False])
+def test_another_file_under_that_name_is_left_alone(root: Path, server: Server, birds: Archive, download: bool) -> None:
+    (root / "birds.tgz").write_bytes(b"another")
+    with pytest.raises(DataError, match=f"{root}/birds.tgz does not have the md5 {birds.md5}: remove it, or replace"):
+        download_and_unpack(root, [birds], download)
+    assert (root / "birds.tgz").read_bytes() == b"another"
+    assert server.asked == []
 
 
-def test_what_arrived_is_kept_for_the_next_call(server: Server, path: Path) -> None:
-    server.breaks = [1_000] * 5
-    message = refused(server, path, "broke off 5 times: start again")
-    assert str(part(path)) in message
-    assert str(path) in message
-    assert part(path).read_bytes() == CONTENT[:5_000]
-    server.asked.clear()
-    load(server, path)
-    assert server.asked == [("birds.tgz", "bytes=5000-")]
-    assert path.read_bytes() == CONTENT
-    assert not part(path).exists()
+def test_a_root_that_cannot_be_written_to(tmp_path: Path, birds: Archive) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=f"{tmp_path}/file/root cannot be written to .*: unpack the data there"):
+        download_and_unpack(tmp_path / "file" / "root", [birds], download=True)
 
 
-def test_a_killed_download_never_looks_complete(server: Server, path: Path) -> None:
-    server.pause = 0.05
-    process = multiprocessing.get_context("fork").Process(target=load, args=(server, path), daemon=True)
-    process.start()
-    while process.is_alive() and not (part(path).exists() and part(path).stat().st_size):
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert not path.exists()
-    arrived = part(path).read_bytes()
-    assert 0 < len(arrived) < SIZE
-    assert CONTENT.startswith(arrived)
-    server.pause = 0
-    load(server, path)
-    assert path.read_bytes() == CONTENT
-    assert server.asked[-1] == ("birds.tgz", f"bytes={len(arrived)}-")
+# Downloads
 
 
-@pytest.mark.parametrize("size", [SIZE, None])
-def test_a_part_that_is_longer_than_the_file_is_dropped(server: Server, path: Path, size: int | None) -> None:
-    path.parent.mkdir()
-    part(path).write_bytes(bytes(SIZE + 10))
-    load(server, path, size)
-    assert path.read_bytes() == CONTENT
+def test_a_file_of_another_content(root: Path, server: Server, birds: Archive) -> None:
+    (server.folder / "birds.tgz").write_bytes(b"<!DOCTYPE html><title>Sign in</title>")
+    refused(root, birds, "corrupted")
 
 
-def test_a_part_that_is_complete_only_takes_its_name(server: Server, path: Path) -> None:
-    path.parent.mkdir()
-    part(path).write_bytes(CONTENT)
-    load(server, path)
-    assert (server.asked, path.read_bytes()) == ([], CONTENT)
+def test_a_connection_that_breaks(root: Path, server: Server, birds: Archive) -> None:
+    server.breaks = [30_000, 5_000]
+    refused(root, birds, "corrupted")
+    download_and_unpack(root, [birds], download=True)
+    assert birds.is_unpacked(root)
 
 
-def test_a_complete_part_of_unknown_size_is_not_loaded_again(server: Server, path: Path) -> None:
-    path.parent.mkdir()
-    part(path).write_bytes(CONTENT)
-    load(server, path, None)
-    assert (len(server.asked), path.read_bytes()) == (1, CONTENT)
-
-
-def test_a_part_of_another_file_is_dropped(server: Server, path: Path) -> None:
-    path.parent.mkdir()
-    part(path).write_bytes(bytes(100))
-    refused(server, path, "has the md5 .* it was removed: try again later")
-    load(server, path)
-    assert path.read_bytes() == CONTENT
-
-
-# Servers that send something else
-
-
-def test_wrong_md5(server: Server, path: Path) -> None:
-    message = refused(server, path, f"has the md5 {MD5} instead of {'0' * 32}", md5="0" * 32)
-    assert server.url in message
-    assert str(path) in message
-    assert list(path.parent.iterdir()) == []
-
-
-def test_a_file_of_another_size_is_not_even_loaded(server: Server, path: Path) -> None:
-    refused(server, path, f"sends {SIZE} bytes, not 7: the file there has changed", size=7)
-    assert list(path.parent.iterdir()) == []
-
-
-def test_a_web_page_that_says_so(server: Server, path: Path) -> None:
-    server.content_type = "text/html; charset=utf-8"
-    refused(server, path, "sent a web page, not a file: look at it in a browser")
-    assert list(path.parent.iterdir()) == []
-
-
-def test_a_web_page_that_does_not_say_so(server: Server, path: Path) -> None:
-    (server.folder / "birds.tgz").write_bytes(b"\n<!DOCTYPE html><title>Sign in</title>")
-    refused(server, path, "is a web page", size=None)
-    assert list(path.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize("status", [403, 404, 500, 503])
-def test_http_errors_name_address_and_file(server: Server, path: Path, status: int) -> None:
+@pytest.mark.parametrize("status", [404, 503])
+def test_http_errors(root: Path, server: Server, birds: Archive, status: int) -> None:
     server.status = status
-    message = refused(server, path, f"cannot be loaded .HTTP Error {status}")
-    assert f"{server.url}/birds.tgz" in message
-    assert f"put the file at {path} by other means" in message
-    assert len(server.asked) == 1
+    refused(root, birds, f"HTTP Error {status}")
 
 
-def test_server_down(path: Path) -> None:
+def test_a_server_that_is_down(root: Path, birds: Archive) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/birds.tgz"
-    with pytest.raises(DataError, match=f"{url} cannot be reached .*refused.* put the file at {path}"):
-        fetch(url, path, MD5, SIZE)
+    refused(root, Archive("birds.tgz", url, birds.md5, birds.holds), "refused")
 
 
-def test_a_server_that_does_not_answer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_TIMEOUT", 0.1)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        with pytest.raises(DataError, match=r"cannot be reached .*timed out"):
-            fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/birds.tgz", path, MD5, SIZE)
+def test_a_killed_download_never_looks_complete(root: Path, server: Server, birds: Archive) -> None:
+    server.pause = 0.05
+    process = FORK.Process(target=forked, args=(root, birds), daemon=True)
+    process.start()
+    while process.is_alive() and not list(root.glob(".*.part")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert everything(root) == [".birds.tgz.part"]
+    server.pause = 0
+    download_and_unpack(root, [birds], download=True)
+    assert everything(root) == ["birds", "birds.tgz", "birds/1.jpg"]
 
 
-def test_a_server_that_falls_silent_midway(server: Server, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_TIMEOUT", 0.1)
-    monkeypatch.setattr(download, "_ATTEMPTS", 2)
-    monkeypatch.setattr(download, "_CHUNK", 4096)
-    server.pause = 0.3
-    refused(server, path, "broke off 2 times")
-    assert CONTENT.startswith(part(path).read_bytes())
+def test_processes_that_start_at_once(root: Path, server: Server, birds: Archive) -> None:
+    server.pause = 0.02
+    processes = [FORK.Process(target=forked, args=(root, birds), daemon=True) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert len(server.asked) == 2
+    assert everything(root) == ["birds", "birds.tgz", "birds/1.jpg"]
 
 
-def test_no_such_host(path: Path) -> None:
-    with pytest.raises(DataError, match=r"https://nowhere.invalid/birds.tgz cannot be reached"):
-        fetch("https://nowhere.invalid/birds.tgz", path, MD5, SIZE)
+# Unpacking
 
 
-# What lies there already
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_what_it_holds_is_taken_and_the_rest_dropped(root: Path, mode: str) -> None:
+    members = [("./birds/deep/1.jpg", b"one"), ("./birds/2.jpg", b"two"), ("attributes.txt", b"x")]
+    download_and_unpack(root, [write_tar(root / "a.tar", *members, mode=mode)], download=False)
+    assert everything(root) == ["a.tar", "birds", "birds/2.jpg", "birds/deep", "birds/deep/1.jpg"]
+    assert (root / "birds/deep/1.jpg").read_bytes() == b"one"
+
+
+def test_zip(root: Path) -> None:
+    with zipfile.ZipFile(root / "a.zip", "w") as file:
+        file.writestr("birds/1.jpg", b"one")
+        file.writestr("/readme.txt", b"x")
+    download_and_unpack(root, [archive(root / "a.zip")], download=False)
+    assert everything(root) == ["a.zip", "birds", "birds/1.jpg"]
+    with zipfile.ZipFile(root / "b.zip", "w") as file:
+        file.writestr("birds/../../evil.txt", b"x")
+    shutil.rmtree(root / "birds")
+    with pytest.raises(DataError, match=r"b.zip cannot be unpacked"):
+        download_and_unpack(root, [archive(root / "b.zip")], download=False)
+    assert everything(root.parent) == ["root", "root/a.zip", "root/b.zip"]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("member", "kind", "message"),
     [
-        (CONTENT[:-1], f"has {SIZE - 1} bytes instead of {SIZE}: remove it"),
-        (bytes(SIZE), f"has the md5 .* instead of {MD5}: remove it"),
-        (b"<html><body>Sign in</body></html>", "is a web page: remove it"),
+        (("../evil.txt", b"x"), b"", "outside"),
+        (("birds/../../evil.txt", b"x"), b"", "outside"),
+        (("birds/link", "/etc/passwd"), tarfile.SYMTYPE, "absolute"),
+        (("birds/link", "../../evil"), tarfile.SYMTYPE, "outside"),
+        (("birds/pipe", ""), tarfile.FIFOTYPE, "special file"),
+        (("birds/null", ""), tarfile.CHRTYPE, "special file"),
     ],
 )
-def test_another_file_is_named_and_left_alone(server: Server, path: Path, content: bytes, message: str) -> None:
-    path.parent.mkdir()
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=f"{path} {message}"):
-        load(server, path)
-    assert path.read_bytes() == content
-    assert server.asked == []
+def test_hostile_members_are_refused(root: Path, member: Member, kind: bytes, message: str) -> None:
+    hostile = write_tar(root / "a.tgz", ("birds/1.jpg", b"one"), member, kind=kind)
+    with pytest.raises(DataError, match=rf"{root}/a.tgz cannot be unpacked \(.*{message}"):
+        download_and_unpack(root, [hostile], download=False)
+    assert everything(root.parent) == ["root", "root/a.tgz"]
 
 
-# Disks
+def test_absolute_paths_stay_inside(root: Path, tmp_path: Path) -> None:
+    absolute = write_tar(root / "a.tgz", ("birds/1.jpg", b"one"), (f"{tmp_path}/evil.txt", b"x"))
+    download_and_unpack(root, [absolute], download=False)
+    assert not (tmp_path / "evil.txt").exists()
 
 
-def test_too_little_room_is_known_before(server: Server, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 1_000))
-    refused(server, path, f"{path.parent} has 1,000 bytes free, and .* needs 102,400 more: make room")
-    assert list(path.parent.iterdir()) == []
+def test_an_archive_of_something_else(root: Path) -> None:
+    with pytest.raises(DataError, match=rf"{root}/a.tgz cannot be unpacked \(.*birds"):
+        download_and_unpack(root, [write_tar(root / "a.tgz", ("dogs/1.jpg", b"one"))], download=False)
+    assert everything(root) == ["a.tgz"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_disk_full_midway(server: Server, path: Path) -> None:
-    path.parent.mkdir()
-    part(path).symlink_to("/dev/full")
-    refused(server, path, f"{path} cannot be written .*No space left on device.* kept in {part(path)}")
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) * 2 // 3], lambda _: b"", lambda _: b"<h"])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_damaged_archives(root: Path, mode: str, damage: Callable[[bytes], bytes]) -> None:
+    path = root / "a.tar"
+    write_tar(path, ("birds/1.jpg", os.urandom(50_000)), mode=mode)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"{path} cannot be unpacked \(.*\): remove it, make room or get it anew"):
+        download_and_unpack(root, [archive(path)], download=False)
+    assert everything(root) == ["a.tar"]
 
 
-def test_a_root_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    path = tmp_path / "file" / "birds.tgz"
-    with pytest.raises(DataError, match=f"{path} cannot be written"):
-        load(server, path)
-    assert server.asked == []
+def test_disk_full(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(source: object, target: io.BufferedWriter, *_: object, **__: object) -> None:
+        target.write(b"on")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    birds = write_tar(root / "a.tgz", ("birds/1.jpg", b"one"))
+    monkeypatch.setattr(tarfile, "copyfileobj", fill)
+    with pytest.raises(DataError, match=f"{root}/a.tgz cannot be unpacked .*No space left"):
+        download_and_unpack(root, [birds], download=False)
+    assert everything(root) == ["a.tgz"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_root(server: Server, path: Path) -> None:
-    path.parent.mkdir()
-    path.parent.chmod(0o500)
-    refused(server, path, f"{path} cannot be written")
+def test_a_killed_extraction_never_looks_complete(root: Path) -> None:
+    def slow(source: io.BufferedReader, target: io.BufferedWriter, *_: object, **__: object) -> None:
+        target.write(b"on")
+        target.flush()
+        time.sleep(60)
+
+    def run() -> None:
+        tarfile.copyfileobj = slow
+        download_and_unpack(root, [birds], download=False)
+
+    birds = write_tar(root / "a.tgz", ("birds/1.jpg", b"one"), ("birds/2.jpg", b"two"))
+    process = FORK.Process(target=run, daemon=True)
+    process.start()
+    while process.is_alive() and not list(root.rglob("1.jpg")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert not (root / "birds").exists()
+    (next(root.rglob("1.jpg")).parent / "stray.jpg").write_bytes(b"of another archive")
+    download_and_unpack(root, [birds], download=False)
+    assert everything(root) == ["a.tgz", "birds", "birds/1.jpg", "birds/2.jpg"]

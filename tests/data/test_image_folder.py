@@ -328,8 +328,6 @@ def test_folders_that_would_give_classes_one_name_are_named(root: Path, one: str
     message = f"train/{first} and .*train/{second} would both be called 'a b'"
     with pytest.raises(DataError, match=message):
         module(root).setup("fit")
-    with pytest.raises(DataError, match=message):
-        module(root).prepare_data()
 
 
 def test_letters_may_be_told_apart_by_their_case(root: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tmkd_lightning.data.sampling import EpochSampler, Seeded, collate, leaves_one
+from tmkd_lightning.data.sampling import EpochSampler, SeededDataset, collate, has_singleton_last_batch
 
 
 def draw(image: float) -> Tensor:
@@ -16,11 +16,11 @@ def draw(image: float) -> Tensor:
     return torch.cat([torch.tensor([image]), torch.rand(3)])
 
 
-def dataset(count: int = 12, seed: int = 0) -> Seeded:
-    return Seeded([(float(index), index) for index in range(count)], draw, seed)
+def dataset(count: int = 12, seed: int = 0) -> SeededDataset:
+    return SeededDataset([(float(index), index) for index in range(count)], draw, seed)
 
 
-def drawn(data: Seeded, epoch: int = 0) -> Tensor:
+def drawn(data: SeededDataset, epoch: int = 0) -> Tensor:
     data.set_epoch(epoch)
     return torch.stack([data[index][0][1:] for index in range(len(data))])
 
@@ -81,11 +81,11 @@ def test_a_failing_transform_leaves_the_generator_too() -> None:
 
     state = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="broken"):
-        Seeded([(0.0, 0)], fail, seed=0)[0]
+        SeededDataset([(0.0, 0)], fail, seed=0)[0]
     assert torch.get_rng_state().equal(state)
 
 
-def batches(data: Seeded, workers: int, epochs: int = 2) -> list[Tensor]:
+def batches(data: SeededDataset, workers: int, epochs: int = 2) -> list[Tensor]:
     """As Lightning goes through a loader: it tells the sampler the epoch."""
     sampler = EpochSampler(data, seed=0)
     loader = DataLoader(data, batch_size=5, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
@@ -154,8 +154,8 @@ def test_sampler_tells_the_dataset_the_epoch() -> None:
         (17, 4, 2, True), (18, 4, 2, True), (16, 4, 2, False), (19, 4, 2, False),  # 9, 9, 8 and 10 for each of two
     ],
 )  # fmt: skip
-def test_leaves_one(count: int, batch_size: int, world_size: int, expected: bool) -> None:
-    assert leaves_one(range(count), batch_size, world_size) is expected
+def test_has_singleton_last_batch(count: int, batch_size: int, world_size: int, expected: bool) -> None:
+    assert has_singleton_last_batch(range(count), batch_size, world_size) is expected
     last = len(order(0, world_size=world_size, count=count)) % batch_size
     assert (last == 1) is expected  # as the sampler deals
 
@@ -163,8 +163,8 @@ def test_leaves_one(count: int, batch_size: int, world_size: int, expected: bool
 # Replicas: augmentation that comes again
 
 
-def replicated(replicas: int, seed: int = 0) -> Seeded:
-    return Seeded([(float(index), index) for index in range(5)], draw, seed, replicas)
+def replicated(replicas: int, seed: int = 0) -> SeededDataset:
+    return SeededDataset([(float(index), index) for index in range(5)], draw, seed, replicas)
 
 
 def test_replicas_come_again_in_turn() -> None:

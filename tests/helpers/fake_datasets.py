@@ -24,7 +24,7 @@ import torchvision
 from PIL import Image
 from scipy.io import savemat
 
-from tmkd_lightning.data.archives import Archive
+from tmkd_lightning.data.download import Archive
 
 Counts = int | Sequence[int]  # for each class
 
@@ -187,7 +187,7 @@ def pack(archive: Path, folder: Path, names: Sequence[str], url: str = "http://l
     with tarfile.open(archive, "w:gz" if archive.name.endswith("gz") else "w") as tar:
         for name in names:
             tar.add(folder / name, name)
-    return Archive(archive.name, f"{url}/{archive.name}", md5(archive), tuple(names), archive.stat().st_size)
+    return Archive(archive.name, f"{url}/{archive.name}", md5(archive), tuple(names))
 
 
 def _word(label: int) -> str:
@@ -219,25 +219,19 @@ class Server(ThreadingHTTPServer):
 
     Attributes:
         folder: what is served.
-        ranges: whether it knows them.
         breaks: after how many bytes the next answers break off, one entry an answer.
         pause: seconds between one piece of an answer and the next, of 4 KiB.
         status: answered in place of 200.
-        content_type: of all answers.
-        with_length: whether answers say how long they are.
-        asked: path and range of each request.
+        asked: name of the file of each request.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
-        self.ranges = True
         self.breaks: list[int] = []
         self.pause = 0.0
         self.status = 200
-        self.content_type = "application/octet-stream"
-        self.with_length = True
-        self.asked: list[tuple[str, str | None]] = []
+        self.asked: list[str] = []
 
     @property
     def url(self) -> str:
@@ -252,23 +246,16 @@ class _Handler(BaseHTTPRequestHandler):
     stopped = threading.Event()  # never set: to wait for
 
     def do_GET(self) -> None:
-        name, wanted = self.path.strip("/").split("?")[0], self.headers.get("Range")
-        self.server.asked.append((name, wanted))
+        name = self.path.strip("/").split("?")[0]
+        self.server.asked.append(name)
         if self.server.status != 200:
             return self.send_error(self.server.status)
         content = (self.server.folder / name).read_bytes()
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
-        if start >= len(content) > 0:
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Type", self.server.content_type)
-        if self.server.with_length:
-            self.send_header("Content-Length", str(len(content) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        stop = start + self.server.breaks.pop(0) if self.server.breaks else len(content)
-        for place in range(start, min(stop, len(content)), 4096):
+        stop = self.server.breaks.pop(0) if self.server.breaks else len(content)
+        for place in range(0, min(stop, len(content)), 4096):
             self.wfile.write(content[place : min(place + 4096, stop)])
             self.stopped.wait(self.server.pause)
 

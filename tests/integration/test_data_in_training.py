@@ -81,7 +81,7 @@ def test_within_an_epoch_the_batches_must_stay_as_they_were(net, fit, tmp_path) 
     with pytest.raises(DataError, match=told):
         run(net, fit, tmp_path, workers=0, batch_size=4, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
     run(net, fit, tmp_path, workers=0, max_epochs=2)
-    told = r"of a run with \{'batch_size': 8, .*and now they are \{'batch_size': 4, .*: from here on it is another run"
+    told = r"of a run that trained on 3 batches and 20 images in an epoch, and now there are 5 .*it is another run"
     with pytest.warns(UserWarning, match=told):
         epochs = run(net, fit, tmp_path, workers=0, batch_size=4, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
     assert [len(epochs[2]), len(epochs[2][0][0])] == [5, 4]  # between epochs they may change

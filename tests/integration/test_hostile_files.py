@@ -1,7 +1,7 @@
 """Files that would run code if they were unpickled, in every place where the library opens one.
 
 Each is refused by an error that names it, and what it would have done has not happened. Elsewhere: archives that lead
-out of their folder (test_data_archives.py), CIFAR-100's own pickles (test_cifar100.py), torchvision's weights
+out of their folder (test_download.py), CIFAR-100's own pickles (test_cifar100.py), torchvision's weights
 (test_pretrained.py).
 """
 
@@ -24,16 +24,15 @@ import torch
 from PIL import EpsImagePlugin, Image
 from torch import nn
 
-from helpers.fake_datasets import Trap, make_dogs
+from helpers.fake_datasets import Trap, make_dogs, md5
 from helpers.tiny import Net, make_images
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.cli.finished import FinishedRun
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DataError, ImageFolderDataModule, StanfordDogsDataModule
-from tmkd_lightning.data.archives import unpack
+from tmkd_lightning.data.download import Archive, download_and_unpack
 from tmkd_lightning.data.image_files import ImageFiles
-from tmkd_lightning.data.manifest import read_entries
 from tmkd_lightning.figures import read_history
 from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
 from tmkd_lightning.models import load_weights
@@ -228,7 +227,7 @@ def test_lists_images_and_archives(tmp_path, sprung, form) -> None:
     lists = tmp_path / "dogs/train_list.mat"
     lists.write_bytes(content)
     with pytest.raises(ValueError, match=f"{lists} cannot be read as a list of images"):
-        StanfordDogsDataModule(str(tmp_path / "dogs"), resize_to=None).prepare_data()
+        StanfordDogsDataModule(str(tmp_path / "dogs")).prepare_data()
 
     image = tmp_path / "photos/train/cat/1.jpg"
     image.parent.mkdir(parents=True)
@@ -242,10 +241,7 @@ def test_lists_images_and_archives(tmp_path, sprung, form) -> None:
     archive = tmp_path / "photos.tar"
     archive.write_bytes(content)
     with pytest.raises(ValueError, match=f"{archive} cannot be unpacked"):
-        unpack(archive, tmp_path, ["photos"])
-
-    (tmp_path / "manifest.jsonl").write_bytes(content + b'\n5\n["a"]\n')
-    assert read_entries(tmp_path / "manifest.jsonl") == {}  # of copies, which are then made anew
+        download_and_unpack(tmp_path, [Archive("photos.tar", "", md5(archive), ("none",))], download=False)
 
 
 def test_images_that_other_programs_would_open(tmp_path, sprung, monkeypatch, capsys) -> None:
@@ -388,8 +384,6 @@ def test_manifests_that_are_nested(tmp_path, content, capsys) -> None:
     (folder / "identity.json").write_bytes(content)
     main("cache", "list", "--directory", str(tmp_path))
     assert "0123  DAMAGED: " in capsys.readouterr().out
-    (tmp_path / "manifest.jsonl").write_bytes(content + b'\n[["a"], 1, 1, "cae6", 0]\n["1.png", 1, 1, "cae6", 0]\n')
-    assert list(read_entries(tmp_path / "manifest.jsonl")) == ["1.png"]
 
 
 def test_archives_that_are_nested(tmp_path) -> None:
@@ -397,8 +391,9 @@ def test_archives_that_are_nested(tmp_path) -> None:
     header = tarfile.TarInfo("name")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
     (tmp_path / "birds.tar").write_bytes((header.tobuf() + b"name\0".ljust(512, b"\0")) * 5000)
-    with pytest.raises(DataError, match=rf"^{tmp_path}/birds.tar cannot be unpacked \(.*\): remove it, and load"):
-        unpack(tmp_path / "birds.tar", tmp_path, ["birds"])
+    birds = Archive("birds.tar", "", md5(tmp_path / "birds.tar"), ("birds",))
+    with pytest.raises(DataError, match=rf"^{tmp_path}/birds.tar cannot be unpacked \(.*\): remove it,"):
+        download_and_unpack(tmp_path, [birds], download=False)
 
 
 def test_no_code_of_ours_unpickles() -> None:

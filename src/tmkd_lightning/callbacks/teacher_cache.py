@@ -143,7 +143,7 @@ class TeacherCache(Callback):
         return {
             "teacher": teacher_fingerprint(extractor, module.teacher_checkpoint) | of_file,
             "views": views_fingerprint(module.views),
-            "data": data.training_identity(),
+            "data": data.training_fingerprint(),
             "normalized_with": statistics and [part.flatten().tolist() for part in statistics],
             "precision": str(trainer.precision),
         }

@@ -1,4 +1,4 @@
-"""Data: LightningDataModules that hand over uint8 images, integer labels, and names for the classes."""
+"""Datasets, and LightningDataModules that load uint8 images, integer labels and class names."""
 
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule

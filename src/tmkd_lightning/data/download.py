@@ -1,135 +1,98 @@
-"""Files from the web that are whole and genuine, or not there."""
+"""Archives of data sets: downloaded, checked by their md5, and unpacked, each step as a whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
+from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
-from tqdm import tqdm
+from torchvision.datasets.utils import check_integrity, download_url
 
 from tmkd_lightning.data.errors import DataError
 
-_CHUNK = 2**18  # bytes
-_TIMEOUT = 60.0  # seconds without a byte
-_ATTEMPTS = 5
 
-
-def fetch(url: str, path: Path, md5: str, size: int | None = None) -> None:
-    """Loads a file, unless it is there already: then no network is needed.
-
-    What arrives is kept in ``<path>.part``, and a download that broke off goes on from there, in the next call too. The
-    file takes its name only once its size and md5 are right. Only one process may load a path at a time.
+@dataclass(frozen=True)
+class Archive:
+    """An archive that a data set is published in, ``.zip`` or any kind of tar.
 
     Args:
-        url: where the file is.
-        path: where it shall be; its folder is made if missing.
-        md5: checksum, in hexadecimal digits.
-        size: in bytes; None if not known.
-
-    Raises:
-        DataError: the server cannot be reached, sends something else or breaks off again and again, the disk is full or
-            read-only, or another file is at `path`; the message names the address and the file.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "five.txt"
-        >>> path.write_bytes(b"whole")
-        5
-        >>> fetch("https://example.org/five.txt", path, md5="356c9ee60e9da05301adc3bd96f6b383", size=5)  # is there
-        >>> fetch("https://example.org/five.txt", path, md5="356c9ee60e9da05301adc3bd96f6b383", size=6)
-        Traceback (most recent call last):
-        tmkd_lightning.data.errors.DataError: ... has 5 bytes instead of 6: remove it, or put the file from ... there
+        name: of the file.
+        url: where to download it.
+        md5: its checksum, in hexadecimal digits.
+        holds: files or folders at its top level that are moved into the root; the rest is dropped.
     """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        if path.exists():
-            if wrong := _what_is_wrong(path, md5, size):
-                raise DataError(f"{path} {wrong}: remove it, or put the file from {url} there")
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not any(_load(url, path, part, md5, size) for _ in range(_ATTEMPTS)):
-            raise DataError(f"{url} broke off {_ATTEMPTS} times: start again to go on with {part}, {_by_hand(path)}")
-        if wrong := _what_is_wrong(part, md5, size):
-            part.unlink()
-            raise DataError(f"{url} sent a file that {wrong}; it was removed: try again later, {_by_hand(path)}")
-        os.replace(part, path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}): what arrived before is kept in {part}") from error
+
+    name: str
+    url: str
+    md5: str
+    holds: tuple[str, ...]
+
+    def is_unpacked(self, root: Path) -> bool:
+        """Whether everything that the archive holds is in a folder."""
+        return all((root / name).exists() for name in self.holds)
 
 
-def _load(url: str, path: Path, part: Path, md5: str, size: int | None) -> bool:
-    """Adds what is missing to the part, and tells whether it is complete."""
-    start = part.stat().st_size if part.exists() else 0
-    if start == size:
-        return True
-    headers = {"User-Agent": "tmkd-lightning", **({"Range": f"bytes={start}-"} if start else {})}
-    try:
-        response = urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
-    except HTTPError as error:
-        if error.code == 416 and start:  # the file is complete, or the part is longer than it
-            if wrong := _what_is_wrong(part, md5, size):
-                rank_zero_info(f"{part} {wrong}: beginning anew")
-                part.unlink()
-            return not wrong
-        raise DataError(f"{url} cannot be loaded ({error}): try again later, {_by_hand(path)}") from error
-    except (OSError, HTTPException) as error:
-        raise DataError(f"{url} cannot be reached ({error}): try again later, {_by_hand(path)}") from error
-    with response:
-        if response.headers.get_content_type() == "text/html":
-            raise DataError(f"{url} sent a web page, not a file: look at it in a browser, {_by_hand(path)}")
-        if response.status != 206:  # a server that knows no ranges begins anew
-            start = 0
-        length = response.headers.get("Content-Length")
-        total = size if length is None else start + int(length)
-        if size is not None and total != size:
-            raise DataError(f"{url} sends {total} bytes, not {size}: the file there has changed, {_by_hand(path)}")
-        _append(response, part, start, total, url)
-    return total is None or part.stat().st_size == total
+def download_and_unpack(root: Path, archives: Sequence[Archive], download: bool) -> None:
+    """Unpacks archives that are not unpacked yet; downloads those that are missing, if `download` is true.
 
-
-def _append(response: Any, part: Path, start: int, total: int | None, url: str) -> None:
-    needed, free = (total or 0) - start, shutil.disk_usage(part.parent).free
-    if needed > free:
-        raise DataError(f"{part.parent} has {free:,} bytes free, and {url} needs {needed:,} more: make room")
-    rank_zero_info(f"Downloading {url} to {part.parent}")
-    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None)  # None: no terminal
-    with open(part, "ab" if start else "wb") as file, bar:
-        for chunk in _chunks(response):
-            file.write(chunk)
-            bar.update(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())  # before it takes its name
-
-
-def _chunks(response: Any) -> Iterator[bytes]:
-    """What arrives until the end, or until the line breaks: the caller counts."""
-    try:
-        while chunk := response.read1(_CHUNK):  # not read: it waits for the whole chunk, and loses it if killed
-            yield chunk
-    except (OSError, HTTPException):
+    Unpacked data are used as they are, also in a read-only folder. Of several processes, one works and the others wait.
+    """
+    missing = [archive for archive in archives if not archive.is_unpacked(root)]
+    if not missing:
         return
+    for archive in missing:
+        if not download and not (root / archive.name).exists():
+            raise DataError(
+                f"{root} holds neither {' and '.join(archive.holds)} nor {archive.name}: is root right? Pass "
+                f"download=True (a datamodule downloads in prepare_data), or put {archive.name} from {archive.url} "
+                "there"
+            )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".lock"):
+            for archive in missing:
+                if not archive.is_unpacked(root):  # by another process, meanwhile
+                    _download(archive, root)
+                    _unpack(archive, root)
+    except (OSError, NotImplementedError) as error:  # the second where a file system has no locks
+        raise DataError(f"{root} cannot be written to ({error}): unpack the data there yourself") from error
 
 
-def _what_is_wrong(path: Path, md5: str, size: int | None) -> str:
-    with open(path, "rb") as file:
-        if file.read(64).lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            return "is a web page"
-        length = os.fstat(file.fileno()).st_size
-        if size not in (None, length):
-            return f"has {length} bytes instead of {size}"
-        file.seek(0)
-        found = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
-    return "" if found == md5 else f"has the md5 {found} instead of {md5}"
+def _download(archive: Archive, root: Path) -> None:
+    """Downloads an archive under a hidden name, and renames it if its md5 is right."""
+    path, part = root / archive.name, root / f".{archive.name}.part"
+    if path.exists():
+        if not check_integrity(path, archive.md5):
+            raise DataError(f"{path} does not have the md5 {archive.md5}: remove it, or replace it from {archive.url}")
+        return
+    rank_zero_info(f"Downloading {archive.url} to {root}")
+    try:
+        download_url(archive.url, root, part.name, archive.md5)
+        part.replace(path)
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another md5
+        part.unlink(missing_ok=True)
+        raise DataError(
+            f"{archive.url} cannot be downloaded ({error}): try again later, or put the file at {path} by other means"
+        ) from error
 
 
-def _by_hand(path: Path) -> str:
-    return f"or put the file at {path} by other means"
+def _unpack(archive: Archive, root: Path) -> None:
+    """Unpacks an archive into a hidden folder, and moves what it holds into the root."""
+    path, scratch = root / archive.name, root / f".{archive.name}.unpacking"
+    rank_zero_info(f"Unpacking {path}")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    try:
+        # of zip, members that lead outside are skipped; for tar, the filter refuses them
+        shutil.unpack_archive(path, scratch, filter=None if path.suffix == ".zip" else "data")
+        for name in archive.holds:
+            os.replace(scratch / name, root / name)
+    except Exception as error:  # on damaged files, tarfile and the decompressors raise errors of any kind
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise DataError(f"{path} cannot be unpacked ({reason}): remove it, make room or get it anew") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

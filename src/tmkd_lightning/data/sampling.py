@@ -1,4 +1,4 @@
-"""Augmentation and order that depend on (seed, epoch, index) alone: not on workers, restarts or other randomness."""
+"""Seeds each sample from (seed, epoch, index) and each order from (seed, epoch), so resuming is exact."""
 
 from __future__ import annotations
 
@@ -10,39 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 
-class Seeded(Dataset[tuple[Any, ...]]):
-    """Transforms each sample with a generator of its own.
+class SeededDataset(Dataset[tuple[Any, ...]]):
+    """Transforms each sample (raw image, label) under a seed of its own.
 
-    Args:
-        samples: gives raw image and label by index.
-        transform: from a raw image to a uint8 tensor ``(3, H, W)``; draws from torch's global generator.
-        seed: of the run.
-        replicas: after how many epochs the augmentation comes again, 0 for never. Replicas are the same for all seeds,
-            and every sample brings its row along, ``replica * len(data) + index``, by which it is known again.
-
-    Example:
-        >>> data = Seeded([(0, 7)], lambda image: torch.rand(1), seed=0)
-        >>> data[0][0].equal(data[0][0])
-        True
-        >>> twice = Seeded([(0, 7), (1, 8)], lambda image: torch.rand(1), seed=0, replicas=2)
-        >>> twice.set_epoch(3)
-        >>> twice[1][1:]
-        (8, 3)
+    With `replicas` above 0, the augmentation repeats after as many epochs and is the same for all seeds. Each sample
+    then has a third item, its row in a teacher cache: ``replica * len(data) + index``.
     """
 
     def __init__(self, samples: Any, transform: Callable[[Any], Tensor], seed: int, replicas: int = 0) -> None:
         self.samples = samples
         self.transform = transform
-        self.seed = 0 if replicas else seed  # what is stored about replicas serves runs of all seeds
+        self.seed = 0 if replicas else seed  # one cache serves runs of all seeds
         self.replicas = replicas
-        # shared, so that workers which live through all epochs see the current one
+        # shared memory, so that persistent workers see the current epoch
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves on to another epoch's augmentation."""
+        """Sets the epoch whose augmentation is drawn."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -56,24 +43,16 @@ class Seeded(Dataset[tuple[Any, ...]]):
         return *self.draw(replica, index), replica * len(self) + index
 
     def draw(self, epoch: int, index: int) -> tuple[Tensor, int]:
-        """The image and label of a sample as an epoch sees them.
-
-        Args:
-            epoch: or replica, from 0.
-            index: of the sample.
-
-        Returns:
-            Transformed image and label.
-        """
+        """Transformed image and label of a sample in an epoch (or replica)."""
         image, label = self.samples[index]
         state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
-        with _host_generator(int(state[0]) << 32 | int(state[1])):
+        with _cpu_generator(int(state[0]) << 32 | int(state[1])):
             return self.transform(image), label
 
 
 @contextmanager
-def _host_generator(seed: int) -> Iterator[None]:
-    """Seeds the CPU's generator for a while. torch.manual_seed also seeds devices, at 2 ms a call without one."""
+def _cpu_generator(seed: int) -> Iterator[None]:
+    """Seeds the CPU's generator for a while; torch.manual_seed would seed all devices too, which takes 2 ms a call."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -83,62 +62,60 @@ def _host_generator(seed: int) -> Iterator[None]:
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Shuffles by (seed, epoch), deals to the processes, and tells the dataset which epoch it is.
+    """Shuffles by (seed, epoch), splits between processes, and sets the epoch of the dataset.
 
-    Lightning calls `set_epoch` on it before every epoch, after a restart too.
-
-    Args:
-        dataset: to draw from.
-        seed: of the order.
-        rank: of this process.
-        world_size: number of processes.
-        seen: says how many images of an epoch this process saw before the run was cut off; asked once for each
-            epoch that Lightning has announced, when its first batch is drawn.
-
-    Example:
-        >>> sampler = EpochSampler(Seeded(range(5), None, 0), seed=0, seen=lambda: 3)
-        >>> sampler.set_epoch(0)
-        >>> rest, whole = list(sampler), list(sampler)
-        >>> sorted(whole), rest == whole[3:]
-        ([0, 1, 2, 3, 4], True)
+    Lightning calls `set_epoch` before every epoch, also after a restart. `samples_seen` gives the number of images of
+    that epoch that this process saw before the run was interrupted; it is called when the first batch is drawn.
     """
 
     def __init__(
-        self, dataset: Seeded, seed: int, rank: int = 0, world_size: int = 1, seen: Callable[[], int] = lambda: 0
+        self,
+        dataset: SeededDataset,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        samples_seen: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
-        self.samples, self.seen, self._announced = dataset, seen, False
+        self.samples, self.samples_seen, self._is_new_epoch = dataset, samples_seen, False
 
     def __iter__(self) -> Iterator[Any]:
-        """The indices of the epoch, in a resumed one those that were not seen yet."""
-        seen = self.seen() if self._announced else 0
-        self._announced = False
+        """Indices of the epoch; in a resumed epoch, those not seen yet."""
+        seen = self.samples_seen() if self._is_new_epoch else 0
+        self._is_new_epoch = False
         return islice(super().__iter__(), seen, None)
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves order and augmentation on to another epoch."""
+        """Sets the epoch of the order and of the augmentation."""
         super().set_epoch(epoch)
         self.samples.set_epoch(epoch)
-        self._announced = True
+        self._is_new_epoch = True
+
+
+class DeferredLoader(DataLoader[Any]):
+    """Defers the start of an epoch, and of its workers, until the first batch is asked for.
+
+    Lightning makes the iterator of the first epoch before it restores a checkpoint and sets the sampler's epoch.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Batches, from a generator."""
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: Lightning's own counters hold the position in an epoch. See `EpochSampler`."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores nothing."""
 
 
 def collate(samples: list[tuple[Any, ...]]) -> list[Any]:
-    """Makes a batch; rows, if there are any, become an array, which stays on the host when tensors move to a device.
-
-    Args:
-        samples: (image, label) or (image, label, row).
-
-    Returns:
-        Images, labels, and rows ``(B,)`` where samples have them.
-
-    Example:
-        >>> collate([(torch.zeros(3, 2, 2), 1, 5), (torch.ones(3, 2, 2), 0, 9)])[1:]
-        [tensor([1, 0]), array([5, 9])]
-    """
+    """Makes a batch of (image, label) or (image, label, row); rows become an array, which stays on the host."""
     images, labels, *rows = zip(*samples, strict=True)
     return [*default_collate(list(zip(images, labels, strict=True))), *map(np.array, rows)]
 
 
-def leaves_one(samples: Sized, batch_size: int, world_size: int) -> bool:
-    """Tells whether an epoch's last batch would hold one image, which BatchNorm cannot train on."""
+def has_singleton_last_batch(samples: Sized, batch_size: int, world_size: int) -> bool:
+    """Whether an epoch's last batch would hold one image, on which BatchNorm cannot train."""
     return -(-len(samples) // world_size) % batch_size == 1

@@ -1,4 +1,4 @@
-"""Holding out a part of every class."""
+"""Stratified split into training and validation."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tmkd_lightning.data.errors import DataError
 def stratified_split(
     labels: Sequence[int], fraction: float, seed: int, names: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
-    """Splits indices so that every class is held out in the same proportion, by at least one sample.
+    """Splits indices so that the same part of every class is held out, at least one sample.
 
     Args:
         labels: class of each sample.
         fraction: part of each class to hold out, above 0 and below 1.
         seed: of the draw; one seed gives one split.
-        names: of the classes, for messages.
+        names: of the classes, for error messages.
 
     Returns:
-        Indices to keep and indices held out, each in ascending order.
+        Remaining and held-out indices, each in ascending order.
 
     Raises:
-        DataError: a class has a single sample, which cannot be on both sides.
-        ValueError: a fraction that is not between 0 and 1.
+        DataError: a class has only one sample.
+        ValueError: `fraction` is outside its range.
 
     Example:
         >>> labels = [0, 0, 0, 0, 1, 1]
-        >>> kept, held_out = stratified_split(labels, fraction=0.25, seed=0)
-        >>> len(kept), sorted(labels[index] for index in held_out)
+        >>> remaining, held_out = stratified_split(labels, fraction=0.25, seed=0)
+        >>> len(remaining), sorted(labels[index] for index in held_out)
         (4, [0, 1])
     """
     check_fraction(fraction)
@@ -44,11 +44,11 @@ def stratified_split(
             raise DataError(f"class {name} has one image: it cannot be split into training and validation")
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held_out += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
-    chosen = set(held_out)
-    return [index for index in range(len(labels)) if index not in chosen], sorted(held_out)
+    remaining = set(range(len(labels))) - set(held_out)
+    return sorted(remaining), sorted(held_out)
 
 
 def check_fraction(val_fraction: float) -> None:
-    """Refuses to hold out nothing, or everything."""
+    """Raises ValueError for a fraction that holds out nothing or everything."""
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must be above 0 and below 1, got {val_fraction}")

@@ -15,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from tmkd_lightning.data import DataError
-from tmkd_lightning.data.below import images_below
+from tmkd_lightning.data.image_files import find_images
 from tmkd_lightning.data.transforms import Transform
 from tmkd_lightning.export.deployable import Deployed, ask
 from tmkd_lightning.export.image_batches import Batch, image_batches
@@ -107,7 +107,7 @@ def _files(folder: Path) -> list[Path]:
         raise DataError(f"{folder} is a file: name the folder that holds the images, at any depth")
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: name one that holds images, at any depth")
-    files = images_below(folder)
+    files = find_images(folder)
     if not files:
         raise DataError(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})")
     return files

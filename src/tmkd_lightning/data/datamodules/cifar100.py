@@ -1,77 +1,49 @@
-"""Batches of CIFAR-100."""
+"""Datamodule of CIFAR-100."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR100
 from torchvision.transforms import v2
 
-from tmkd_lightning.data.archives import Archive
-from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule, Val
+from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule
+from tmkd_lightning.data.download import Archive, download_and_unpack
 from tmkd_lightning.data.errors import DataError
-from tmkd_lightning.data.prepare import prepare
 from tmkd_lightning.data.transforms import Transform
 
 
 class CIFAR100DataModule(BenchmarkDataModule):
     """Small images of 100 classes, 32×32 pixels: 50,000 for training, 10,000 for testing.
 
-    The files are those of `torchvision.datasets.CIFAR100`, whose folders can be used and which can use ours. Its mean
-    and deviation are (0.5071, 0.4867, 0.4408) and (0.2675, 0.2565, 0.2761), not those of CIFAR-10.
+    The layout is that of `torchvision.datasets.CIFAR100`. Mean and standard deviation are (0.5071, 0.4867, 0.4408) and
+    (0.2675, 0.2565, 0.2761), not those of CIFAR-10.
 
-    Takes the arguments of `BenchmarkDataModule`, except `resize_to`; `root` holds ``cifar-100-python``.
+    Args:
+        root: folder that holds ``cifar-100-python``, or to which it is downloaded.
+        image_size: side of the images in pixels.
+        **kwargs: arguments of `BenchmarkDataModule`.
 
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009;
     https://www.cs.toronto.edu/~kriz/cifar.html.
     """
 
     published_classes = 100
-
     archives: ClassVar[tuple[Archive, ...]] = (
         Archive(
             name="cifar-100-python.tar.gz",
             url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
             md5="eb9058c3a382ffc7106e4002c42a8d85",
-            size=169_001_437,
             holds=("cifar-100-python",),
         ),
     )
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        val: Val = "held_out",
-        val_fraction: float = 0.1,
-        val_seed: int = 0,
-        download: bool = False,
-        batch_size: int = 64,
-        num_workers: int = 2,
-        image_size: int = 32,
-        seed: int = 0,
-        augmentation_replicas: int = 0,
-        train_transform: Transform | None = None,
-        eval_transform: Transform | None = None,
-    ) -> None:
-        super().__init__(
-            root,
-            val=val,
-            val_fraction=val_fraction,
-            val_seed=val_seed,
-            download=download,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            image_size=image_size,
-            seed=seed,
-            augmentation_replicas=augmentation_replicas,
-            train_transform=train_transform,
-            eval_transform=eval_transform,
-        )
+    def __init__(self, root: str, *, image_size: int = 32, **kwargs: Any) -> None:
+        super().__init__(root, image_size=image_size, **kwargs)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -79,35 +51,30 @@ class CIFAR100DataModule(BenchmarkDataModule):
         return [name.replace("_", " ") for name in self._read("test").classes]
 
     def official(self, split: str, download: bool = False) -> ImageArray:
-        """``train`` or ``test``; see `BenchmarkDataModule`."""
+        """The published split ``train`` or ``test``."""
         dataset = self._read(split, download)
         return ImageArray(dataset.data, dataset.targets)
 
     def default_train_transform(self) -> Transform:
-        """Crop out of a padded image, by 4 pixels at 32, and flip."""
+        """Random crop of the padded image (by 4 pixels at 32) and flip."""
         crop = v2.RandomCrop(self.image_size, padding=self.image_size // 8)
         return v2.Compose([self.default_eval_transform(), crop, v2.RandomHorizontalFlip()])
 
     def default_eval_transform(self) -> Transform:
-        """The image as it is; resized where another size is wanted."""
+        """The image as it is, resized to other sizes than 32."""
         return v2.Compose([v2.RGB(), v2.PILToTensor(), v2.Resize((self.image_size, self.image_size), antialias=True)])
 
     def _read(self, split: str, download: bool = False) -> Any:
-        prepare(self.root, self.archives, download)
+        download_and_unpack(self.root, self.archives, download)
         try:
-            return CIFAR100(self.root, train=split == "train")  # it checks the md5 of each file before unpickling
+            return CIFAR100(self.root, train=split == "train")  # checks the md5 of each file before unpickling it
         except (RuntimeError, OSError) as error:
             folder = self.root / "cifar-100-python"
             raise DataError(f"{folder} is damaged or incomplete: remove it, and unpack or load it again") from error
 
 
 class ImageArray:
-    """Images that are in memory, by index.
-
-    Args:
-        images: uint8 array ``(N, H, W, 3)``.
-        labels: label of each.
-    """
+    """Images in memory by index: uint8 array ``(N, H, W, 3)`` and labels."""
 
     def __init__(self, images: Any, labels: Sequence[int]) -> None:
         self.images = images
@@ -116,10 +83,6 @@ class ImageArray:
     def select(self, indices: Sequence[int]) -> ImageArray:
         """The images at some indices."""
         return ImageArray(self.images[np.asarray(indices)], [self.labels[index] for index in indices])
-
-    def check(self) -> Self:
-        """All images are there."""
-        return self
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,8 +1,6 @@
-"""Batches of CUB-200-2011."""
+"""Datamodule of CUB-200-2011."""
 
 from __future__ import annotations
-
-from functools import cached_property
 
 from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule
 from tmkd_lightning.data.datasets import CUB200
@@ -16,11 +14,6 @@ class CUB200DataModule(BenchmarkDataModule):
 
     published_classes = 200
 
-    @cached_property
-    def class_names(self) -> list[str]:
-        """``Black footed Albatross`` and so on."""
-        return self.official("test").classes
-
     def official(self, split: str, download: bool = False) -> CUB200:
-        """``train`` or ``test``; see `BenchmarkDataModule`."""
+        """The published split ``train`` or ``test``."""
         return CUB200(self.root, split, download=download)

@@ -1,7 +1,8 @@
-"""1,797 scans of handwritten digits that come with scikit-learn: real data without a download."""
+"""Datamodule of scikit-learn's 1,797 handwritten digits, which need no download."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -17,23 +18,20 @@ _NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 class DigitsDataModule(ImageDataModule):
-    """Handwritten digits, 8×8 pixels, enlarged.
+    """Handwritten digits of 8×8 pixels, enlarged.
 
-    A third of the scans is the test split and a sixth the validation split, the rest is for training; the splits are
-    stratified and the same for every seed, so that numbers of different runs can be compared.
+    A third of the images is the test split, a sixth the validation split, and the rest the training split. The splits
+    are stratified and the same for every seed, so that runs can be compared.
 
     Args:
-        train_samples: how many training scans to use, drawn evenly from the classes; None for all 899.
+        train_samples: number of training images, drawn evenly from the classes; None for all 899.
         batch_size: images in a batch.
-        num_workers: processes that load.
+        num_workers: loading processes.
         image_size: side of the images in pixels.
-        seed: of order and augmentation.
-        augmentation_replicas: after how many epochs the augmentation comes again, for a `TeacherCache`; 0 for never.
-        train_transform: from a uint8 tensor ``(3, 8, 8)`` to one ``(3, H, W)``, instead of enlarging and shifting.
-        eval_transform: likewise for validation, test and prediction, instead of enlarging.
+        **kwargs: arguments of `ImageDataModule`; transforms are given uint8 tensors ``(3, 8, 8)``.
 
     Raises:
-        ValueError: `train_samples` is below 10 or more than there are.
+        ValueError: `train_samples` is below 10.
 
     Source: UCI Optical Recognition of Handwritten Digits, as in ``sklearn.datasets.load_digits``.
 
@@ -52,20 +50,9 @@ class DigitsDataModule(ImageDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         image_size: int = 32,
-        seed: int = 0,
-        augmentation_replicas: int = 0,
-        train_transform: Transform | None = None,
-        eval_transform: Transform | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            image_size=image_size,
-            seed=seed,
-            augmentation_replicas=augmentation_replicas,
-            train_transform=train_transform,
-            eval_transform=eval_transform,
-        )
+        super().__init__(batch_size=batch_size, num_workers=num_workers, image_size=image_size, **kwargs)
         if train_samples is not None and train_samples < len(_NAMES):
             raise ValueError(f"train_samples must be at least {len(_NAMES)}, one a class, got {train_samples}")
         self.train_samples = train_samples
@@ -85,40 +72,27 @@ class DigitsDataModule(ImageDataModule):
         return v2.Compose([self.default_eval_transform(), v2.RandomCrop(self.image_size, padding=self.image_size // 8)])
 
     def default_eval_transform(self) -> Transform:
-        """Enlarges; takes image files too."""
+        """Enlarges; accepts PIL images too."""
         return v2.Compose([v2.PILToTensor(), v2.Resize((self.image_size, self.image_size), antialias=True)])
 
     def samples(self, split: str) -> list[tuple[Tensor, int]]:
-        """Scans of a split; see `ImageDataModule`."""
-        scans = _load()
-        labels = [label for _, label in scans]
+        """Raw images and labels of a split; see `ImageDataModule`."""
+        from sklearn.datasets import load_digits  # slow to import
+
+        digits: Any = load_digits()
+        images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)
+        labels = digits.target.tolist()
         rest, test = stratified_split(labels, 1 / 3, seed=0)
-        train, val = _split(rest, labels, 1 / 4)
+        train, val = stratified_split([labels[index] for index in rest], 1 / 4, seed=0)
+        indices = test if split == "test" else [rest[index] for index in (train if split == "train" else val)]
         if self.train_samples is not None and split == "train":
-            if self.train_samples > len(train):
-                raise DataError(f"train_samples={self.train_samples}, but there are {len(train)} training scans")
-            train = _evenly(train, labels, self.train_samples)
-        return [scans[index] for index in {"train": train, "val": val, "test": test}[split]]
-
-
-def _load() -> list[tuple[Tensor, int]]:
-    from sklearn.datasets import load_digits  # slow to import, and only needed here
-
-    digits: Any = load_digits()
-    images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)
-    return [(image.expand(3, 8, 8), int(label)) for image, label in zip(images, digits.target, strict=True)]
-
-
-def _split(indices: list[int], labels: list[int], fraction: float) -> tuple[list[int], list[int]]:
-    kept, held_out = stratified_split([labels[index] for index in indices], fraction, seed=0)
-    return [indices[index] for index in kept], [indices[index] for index in held_out]
+            if self.train_samples > len(indices):
+                raise DataError(f"train_samples={self.train_samples}, but there are {len(indices)} training scans")
+            indices = _evenly(indices, labels, self.train_samples)
+        return [(images[index].expand(3, 8, 8), labels[index]) for index in indices]
 
 
 def _evenly(indices: list[int], labels: list[int], count: int) -> list[int]:
     """The first of each class, then the second of each class, and so on."""
-    rank: dict[int, int] = {}
-    turns = []
-    for index in indices:
-        turns.append((rank.setdefault(labels[index], 0), labels[index], index))
-        rank[labels[index]] += 1
-    return [index for _, _, index in sorted(turns)[:count]]
+    by_class = [[index for index in indices if labels[index] == label] for label in range(len(_NAMES))]
+    return [index for turn in zip_longest(*by_class) for index in turn if index is not None][:count]

@@ -1,4 +1,4 @@
-"""Batches of RAF-DB."""
+"""Datamodule of RAF-DB."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ _ADJECTIVES = ("surprised", "fearful", "disgusted", "happy", "sad", "angry", "ne
 class RAFDBDataModule(BenchmarkDataModule):
     """Faces in 7 emotions, heavily imbalanced: 12,271 training and 3,068 test images; see `RAFDB`.
 
-    The authors hand the data out on request only: with ``download=True``, `prepare_data` says where to ask if they are
-    not there.
+    The authors send the data on request only; if they are missing, the error says where to ask.
 
     Takes the arguments of `BenchmarkDataModule`; `root` holds one of the layouts that `RAFDB` lists.
     """
@@ -31,7 +30,7 @@ class RAFDBDataModule(BenchmarkDataModule):
         return [f"{adjective} face" for adjective in _ADJECTIVES]
 
     def official(self, split: str, download: bool = False) -> RAFDB:
-        """``train`` or ``test``; see `BenchmarkDataModule`."""
+        """The published split ``train`` or ``test``."""
         return RAFDB(self.root, split, download=download)
 
     def default_train_transform(self) -> Transform:

@@ -1,8 +1,6 @@
-"""Batches of Stanford Dogs."""
+"""Datamodule of Stanford Dogs."""
 
 from __future__ import annotations
-
-from functools import cached_property
 
 from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule
 from tmkd_lightning.data.datasets import StanfordDogs
@@ -16,11 +14,6 @@ class StanfordDogsDataModule(BenchmarkDataModule):
 
     published_classes = 120
 
-    @cached_property
-    def class_names(self) -> list[str]:
-        """``Chihuahua`` and so on."""
-        return self.official("test").classes
-
     def official(self, split: str, download: bool = False) -> StanfordDogs:
-        """``train`` or ``test``; see `BenchmarkDataModule`."""
+        """The published split ``train`` or ``test``."""
         return StanfordDogs(self.root, split, download=download)

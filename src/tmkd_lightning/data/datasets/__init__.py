@@ -1,4 +1,4 @@
-"""Datasets that torchvision lacks, in its manner: an image and a label by index."""
+"""Datasets that torchvision lacks, with its interface: image and label by index."""
 
 from tmkd_lightning.data.datasets.cub200 import CUB200
 from tmkd_lightning.data.datasets.listed import ListedImages

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tmkd_lightning.data.archives import Archive
-from tmkd_lightning.data.datasets.listed import ListedImages
-from tmkd_lightning.data.datasets.tables import look_up, read_table
+from tmkd_lightning.data.datasets.listed import ListedImages, look_up, read_table
+from tmkd_lightning.data.download import Archive
 
 
 class CUB200(ListedImages):
     """Caltech-UCSD Birds-200-2011: 5,994 training and 5,794 test images of 200 species.
 
-    ``CUB_200_2011/images.txt`` says which images there are; the other lists may say more, and files that it does not
-    name are passed over. A part of the dataset works as well, if its lists agree.
+    The images are those of ``CUB_200_2011/images.txt``; other files, and further lines of the other lists, are ignored.
+    A part of the dataset works as well, if its lists agree.
 
     Takes the arguments of `ListedImages`; `root` holds ``CUB_200_2011``.
 
@@ -26,13 +25,12 @@ class CUB200(ListedImages):
             name="CUB_200_2011.tgz",
             url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
             md5="97eceeb196236b17998738112f37df78",
-            size=1_150_585_339,
             holds=("CUB_200_2011",),
         ),
     )
 
     def read(self) -> tuple[list[str], list[tuple[Path, int]]]:
-        """Joins the lists by the images' numbers; see `ListedImages`."""
+        """Joins the lists by image number; see `ListedImages`."""
         folder = self.root / "CUB_200_2011"
         classes = read_table(folder / "classes.txt")
         labels_file, splits_file = folder / "image_class_labels.txt", folder / "train_test_split.txt"

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tmkd_lightning.data.archives import Archive
 from tmkd_lightning.data.datasets.listed import ListedImages
+from tmkd_lightning.data.download import Archive
 from tmkd_lightning.data.errors import DataError
 
-_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"  # no https there: the md5 is the protection
+_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"  # has no https; the md5 protects
 
 
 class StanfordDogs(ListedImages):
     """Stanford Dogs: 12,000 training images, a hundred a class, and 8,580 test images of 120 breeds.
 
-    The images come from ImageNet: a network that was trained there has seen the test images. The archive of bounding
-    boxes is not needed. A part of the dataset works as well, if its lists agree.
+    The images are from ImageNet: a network pretrained there has seen the test images. A part of the
+    dataset works as well, if its lists agree.
 
     Takes the arguments of `ListedImages`; `root` holds ``Images``, ``train_list.mat`` and ``test_list.mat``.
 
@@ -33,7 +33,7 @@ class StanfordDogs(ListedImages):
     )
 
     def read(self) -> tuple[list[str], list[tuple[Path, int]]]:
-        """Reads both lists, as the one of a split may lack a class; see `ListedImages`."""
+        """Reads the lists of both splits, as one may lack a class; see `ListedImages`."""
         lists = {split: _read_list(self.root / f"{split}_list.mat") for split in ("train", "test")}
         folder_of: dict[int, str] = {}
         for split, entries in lists.items():
@@ -48,8 +48,8 @@ class StanfordDogs(ListedImages):
 
 
 def _read_list(path: Path) -> list[tuple[str, int]]:
-    """Names of the images, with their folder, and numbers of their classes."""
-    from scipy.io import loadmat  # slow to import, and for this alone
+    """Image names with their folder, and class numbers."""
+    from scipy.io import loadmat  # slow to import
 
     if not path.is_file():
         raise DataError(f"no file {path}: unpack lists.tar again")
@@ -57,7 +57,7 @@ def _read_list(path: Path) -> list[tuple[str, int]]:
         content = loadmat(path, variable_names=["file_list", "labels"])
         names = [str(row[0][0]) for row in content["file_list"]]
         numbers = [int(number) for number in np.asarray(content["labels"]).ravel()]
-    except Exception as error:  # scipy raises what it likes at damaged files
+    except Exception as error:  # on damaged files, scipy raises errors of any kind
         raise DataError(f"{path} cannot be read as a list of images ({error!r}): unpack lists.tar again") from error
     if len(names) != len(numbers):
         raise DataError(f"{path} has {len(names)} images but {len(numbers)} labels")
