@@ -145,14 +145,14 @@ def read_curve(folder: Path) -> list[dict[str, str]]:
     """The rows of a run's ``metrics.csv`` and of all its ``version_<n>/metrics.csv``, without empty cells.
 
     Each file replaces the earlier rows from its first step on, as a resumed run goes on behind its checkpoint. Files
-    of a validation or test alone, which log one step and no ``train/``, do not count.
+    of a validation or test alone, which log step 0 and no ``train/``, do not count.
     """
     versions = sorted(folder.glob("version_*/metrics.csv"), key=lambda file: (len(file.parent.name), file))
     curve: list[dict[str, str]] = []
     for file in filter(Path.is_file, (folder / "metrics.csv", *versions)):
         rows = [row for row in _rows(file) if row.get("step", "").isdecimal()]
         steps = {int(row["step"]) for row in rows}
-        if len(steps) > 1 or any(name.startswith("train/") for row in rows for name in row):
+        if max(steps, default=0) > 0 or any(name.startswith("train/") for row in rows for name in row):
             curve = [row for row in curve if int(row["step"]) < min(steps)] + rows
     return curve
 
