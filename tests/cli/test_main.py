@@ -471,7 +471,9 @@ def test_schedules_in_a_config(here, scheduler, monitor, interval) -> None:
     (here / "schedule.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"lr_scheduler": scheduler}}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            lightning_cli.RunSummary, "on_fit_end", lambda self, trainer, module: seen.extend(trainer.lr_scheduler_configs)
+            lightning_cli.RunSummary,
+            "on_fit_end",
+            lambda self, trainer, module: seen.extend(trainer.lr_scheduler_configs),
         )
         config = ["--config", readme_config(here), "--config", "schedule.yaml"]
         tmkd("fit", *config, *SHORT, *QUIET, "--trainer.max_epochs", "2")
