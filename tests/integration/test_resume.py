@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from functools import partial
+from contextlib import chdir
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -51,44 +52,61 @@ def impatient(optimizer) -> ReduceLROnPlateau:
 
 
 def best(trainer) -> tuple[float, str]:
+    """Score and name of the best checkpoint."""
     record = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor)
-    return record.best_model_score.item(), record.best_model_path
+    return record.best_model_score.item(), Path(record.best_model_path).name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Trains a module without interruption, once for all tests: its folder, weights and best checkpoint."""
+
+    @cache
+    def run(make, **options) -> tuple[Path, dict, tuple[float, str]]:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        with chdir(folder):
+            weights, trainer = train(seeded(make, 7), folder, epochs=EPOCHS, **options)
+        return folder, weights, best(trainer)
+
+    return run
+
+
+PLATEAU = partial(tmkd, lr_scheduler=impatient)
 
 
 @pytest.mark.parametrize(
     "make",
-    [tmkd, partial(tmkd, fusion_objective="distillation"), partial(tmkd, lr_scheduler=impatient), classifier],
+    [tmkd, partial(tmkd, fusion_objective="distillation"), PLATEAU, classifier],
     ids=["fused by label", "fused by distillation", "a schedule that watches", "teacher on views"],
 )
 @pytest.mark.parametrize("step", [STEPS, 2 * STEPS + 1, 4 * STEPS - 1])
-def test_a_killed_run_ends_as_an_undisturbed_one(make, step, tmp_path, monkeypatch) -> None:
+def test_a_killed_run_ends_as_an_undisturbed_one(make, step, undisturbed, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    whole, undisturbed = train(seeded(make, 7), tmp_path / "a", epochs=EPOCHS)
+    folder, whole, record = undisturbed(make)
     with pytest.raises(KilledError):
-        train(seeded(make, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS)
+        train(seeded(make, 7), tmp_path, KillAt(step), epochs=EPOCHS)
     again = seeded(make, 8)  # other weights, other generator: everything must come from the file
-    ended, resumed = train(again, tmp_path / "b", epochs=EPOCHS, resume=tmp_path / "b" / "last.ckpt")
+    ended, resumed = train(again, tmp_path, epochs=EPOCHS, resume=tmp_path / "last.ckpt")
     assert [name for name in whole if not whole[name].equal(ended[name])] == []
-    score, path = best(undisturbed)
-    assert best(resumed) == (score, path.replace("/a/", "/b/"))
-    assert read_curve(tmp_path / "b") == read_curve(tmp_path / "a")
-    steps = [int(row["step"]) for row in read_curve(tmp_path / "b") if "train/loss" in row]
+    assert best(resumed) == record
+    assert read_curve(tmp_path) == read_curve(folder)
+    steps = [int(row["step"]) for row in read_curve(tmp_path) if "train/loss" in row]
     assert steps == list(range(EPOCHS * STEPS))  # none missing, none twice
 
 
-@pytest.mark.parametrize("make", [tmkd, partial(tmkd, lr_scheduler=impatient)], ids=["", "a schedule that watches"])
+@pytest.mark.parametrize("make", [tmkd, PLATEAU], ids=["", "a schedule that watches"])
 @pytest.mark.parametrize(("step", "seen"), [(STEPS + 1, STEPS), (STEPS + 3, STEPS + 2)])
-def test_a_checkpoint_within_an_epoch_is_gone_on_from(make, step, seen, tmp_path, monkeypatch) -> None:
+def test_a_checkpoint_within_an_epoch_is_gone_on_from(make, step, seen, undisturbed, tmp_path, monkeypatch) -> None:
     """Validated twice an epoch: the images before it are not seen again, those after it are."""
     monkeypatch.chdir(tmp_path)
-    whole, _ = train(seeded(make, 7), tmp_path / "a", epochs=EPOCHS, val_check_interval=0.5)
+    folder, whole, _ = undisturbed(make, val_check_interval=0.5)
     with pytest.raises(KilledError):
-        train(seeded(make, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS, val_check_interval=0.5)
-    last = tmp_path / "b" / "last.ckpt"
+        train(seeded(make, 7), tmp_path, KillAt(step), epochs=EPOCHS, val_check_interval=0.5)
+    last = tmp_path / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == seen
-    ended, _ = train(seeded(make, 8), tmp_path / "b", epochs=EPOCHS, resume=last, val_check_interval=0.5)
+    ended, _ = train(seeded(make, 8), tmp_path, epochs=EPOCHS, resume=last, val_check_interval=0.5)
     assert [name for name in whole if not whole[name].equal(ended[name])] == []
-    assert read_curve(tmp_path / "b") == read_curve(tmp_path / "a")
+    assert read_curve(tmp_path) == read_curve(folder)
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true", "bf16-mixed"])

@@ -43,7 +43,7 @@ def run(args: Sequence[str] | None) -> None:
 
 
 class _LightningParser(Parser, LightningArgumentParser):
-    pass
+    """Lightning's parser with errors that are masked."""
 
 
 class TMKDCLI(LightningCLI):

@@ -60,17 +60,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def check_whole(path: Path) -> None:
-    """Raises ValueError for a damaged checkpoint, with the names of the whole ones in its folder.
-
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> folder = Path(mkdtemp())
-        >>> AtomicCheckpointIO().save_checkpoint({"global_step": 3}, folder / "best.ckpt")
-        >>> count = (folder / "last.ckpt").write_bytes((folder / "best.ckpt").read_bytes()[:100])
-        >>> check_whole(folder / "last.ckpt")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ValueError: .../last.ckpt is damaged or cut off: resume from a whole checkpoint beside it, best.ckpt
-    """
+    """Raises ValueError for a damaged checkpoint, with the names of the whole ones in its folder."""
     if not is_damaged(path):
         return
     others = [other for other in sorted(path.parent.glob("*.ckpt")) if zipfile.is_zipfile(other)]
@@ -80,12 +70,7 @@ def check_whole(path: Path) -> None:
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a checkpoint was cut off, or one of its checksums does not match; files of another kind are not damaged.
-
-    Example:
-        >>> is_damaged(Path(__file__))
-        False
-    """
+    """Whether a zip archive was cut off, or one of its checksums does not match; other files are not damaged."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
