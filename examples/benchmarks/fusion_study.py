@@ -22,7 +22,7 @@ from common import VIEWS, report, sgd, silent_trainer
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.models import WideResNet
@@ -44,7 +44,9 @@ CONDITIONS: dict[str, dict[str, Any] | None] = {
 
 
 def train(module: LightningModule, data: DigitsDataModule, epochs: int) -> Trainer:
-    callbacks = [PromptEmbeddings(HashingTextEncoder()), TeacherCheck(0)] if isinstance(module, TMKDModule) else []
+    callbacks = (
+        [PromptEmbeddings(HashingTextEncoder()), TeacherAccuracyCheck(0)] if isinstance(module, TMKDModule) else []
+    )
     trainer = silent_trainer(epochs, callbacks, accelerator="cpu")
     trainer.fit(module, datamodule=data)
     return trainer

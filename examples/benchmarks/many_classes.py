@@ -32,7 +32,7 @@ from step import Floor
 from torch.utils.data import DataLoader
 
 from tmkd_lightning import TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck
 from tmkd_lightning.models import wrn_16_2, wrn_40_2
 from tmkd_lightning.text import HashingTextEncoder
 
@@ -70,7 +70,7 @@ def ours(networks: Any, batch: Any, steps: int, names: list[str], arguments: dic
     clock, batches = Clock(), DataLoader([batch] * steps, batch_size=None)
     with tempfile.TemporaryDirectory() as folder:
         prompts = PromptEmbeddings(HashingTextEncoder(), class_names=names, cache_dir=folder)
-        callbacks = [clock, TeacherCheck(batches=0), prompts]
+        callbacks = [clock, TeacherAccuracyCheck(batches=0), prompts]
         trainer = silent_trainer(1, callbacks, limit_val_batches=None, num_sanity_val_steps=0)
         trainer.fit(module, batches, batches)
     return clock.seconds

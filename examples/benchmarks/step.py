@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from tmkd_lightning import TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck
 from tmkd_lightning.text import HashingTextEncoder
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -118,7 +118,7 @@ def measure(
     names = [f"class {index}" for index in range(CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         prompts = PromptEmbeddings(HashingTextEncoder(), class_names=names, cache_dir=folder)
-        trainer = silent_trainer(1, [in_turn, TeacherCheck(batches=0), prompts], logger=CSVLogger(folder))
+        trainer = silent_trainer(1, [in_turn, TeacherAccuracyCheck(batches=0), prompts], logger=CSVLogger(folder))
         trainer.fit(module, DataLoader([batch] * (steps + warm_up), batch_size=None))
     ours, theirs, views = (times[warm_up:] for times in (in_turn.ours, in_turn.theirs, in_turn.views))
     return {

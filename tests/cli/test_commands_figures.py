@@ -161,77 +161,46 @@ def test_a_teacher_without_a_file_is_not_shown(here, drawn, capsys) -> None:
     assert "no teacher is shown: run digits_kd names no file with its weights" in capsys.readouterr().out
 
 
-def test_a_checkpoint_far_from_its_run(here, drawn, capsys) -> None:
-    """It brings data, seed and the curve up to itself."""
-    carried = rows_of(torch.load(TMKD, weights_only=True)["tmkd_curve"])
+def test_a_checkpoint_far_from_its_run(here, drawn) -> None:
+    """It brings data and seed; its curve is where the run was."""
     shutil.copy(TMKD, "student.ckpt")
-    figures("--checkpoint", "student.ckpt", "--which", "logits,curves", "--batches", "1")
-    logits, alone = drawn["data"]
-    assert logits.class_names[:3] == ["zero", "one", "two"]
-    assert list(alone.accuracy.values()) == [accuracy_in(carried)]
-    assert "end at its checkpoint: no metrics.csv in . goes on there" in capsys.readouterr().out
-    figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_tmkd")
-    figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_tmkd/version_0/metrics.csv")
-    one, other = drawn["data"][2:]
+    figures("--checkpoint", "student.ckpt", "--which", "logits", "--batches", "1")
+    assert drawn["data"][0].class_names[:3] == ["zero", "one", "two"]
+    for run in ("runs/digits_tmkd", "runs/digits_tmkd/version_0/metrics.csv"):
+        figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", run)
+    one, other = drawn["data"][1:]
     assert isinstance(one, Curves)
     assert one == other
     assert one.weights.keys() == {"edge", "high_frequency", "rgb"}
     assert [list(values) for values in one.accuracy.values()] == [[0, 1]]
     assert all("seed 0" in source for source in drawn["source"])
-    with pytest.raises(ValueError, match=r"no metrics\.csv in runs/digits_kd or .* belongs to student\.ckpt"):
-        figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_kd")
+    with pytest.raises(ValueError, match=r"there is no metrics\.csv in \. or a version_<n> in it"):
+        figures("--checkpoint", "student.ckpt", "--which", "curves")
 
 
-def test_a_later_run_in_the_same_folder_is_not_taken_for_the_earlier(here, drawn) -> None:
-    """It had another seed, and no CSVLogger: what lies there is of the first run."""
-    again = ["--trainer.logger=false", "--seed_everything=7"]
-    main(["fit", "--config", str(EXAMPLES / "digits_kd.yaml"), *SHORT, *QUIET, *again])
-    assert Path("runs/digits_kd/version_0/metrics.csv").is_file()
-    with pytest.raises(ValueError, match=r"no metrics\.csv in runs/digits_kd or .* belongs to .*best\.ckpt"):
-        figures("--checkpoint", KD, "--which", "curves")
-    figures("--checkpoint", KD, "--which", "logits", "--batches", "1")
-    assert "seed 7" in drawn["source"][0]
-
-
-def test_a_later_test_of_a_run_changes_nothing(here, drawn) -> None:
-    """Lightning logs it as another version of the same run, which is then the newest."""
-    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
-    other = ["--data.image_size=24", "--seed_everything=5"]
-    main(["test", "--config", str(EXAMPLES / "digits_kd.yaml"), "--ckpt_path", KD, *QUIET, *other])
-    assert "test/top1" in Path("runs/digits_kd/version_1/metrics.csv").read_text()
-    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
-    assert drawn["source"][:2] == drawn["source"][2:]
-    before, after = drawn["data"][:2], drawn["data"][2:]
-    assert before[0] == after[0]
-    assert before[1].means[0].nan_to_num().equal(after[1].means[0].nan_to_num())
-
-
-def test_a_checkpoint_of_weights_alone_asks_the_folder(here, drawn) -> None:
-    """Lightning's save_weights_only leaves seed and curve out; a module may leave its data out."""
-    content = torch.load(KD, weights_only=True)
-    for key in ("callbacks", "tmkd_curve", "datamodule_hyper_parameters"):
-        del content[key]
-    torch.save(content, KD)
-    tested = Path("runs/digits_kd/version_1")  # as `tmkd test` leaves it
-    tested.mkdir()
-    place = f"{content['epoch']},{content['global_step'] - 1}"
-    (tested / "metrics.csv").write_text(f"epoch,step,test/top1\n{place},0.5\n")
-    (tested / "resolved_config.yaml").write_text("seed_everything: 5\ndata: {class_path: no_such.Data}\n")
-    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
-    assert [list(values) for values in drawn["data"][0].accuracy.values()] == [[0, 1]]
+def test_the_curve_of_a_resumed_run_is_whole_and_a_later_test_does_not_count(here, drawn) -> None:
+    config = ["--config", str(EXAMPLES / "digits_kd.yaml"), *SHORT, *QUIET]
+    main(["fit", *config, "--trainer.max_epochs=3", "--ckpt_path", "runs/digits_kd/last.ckpt"])
+    for measure in ("validate", "test"):  # each logs to a further version
+        main([measure, *config, "--ckpt_path", KD, "--seed_everything=5"])
+    figures("--checkpoint", KD, "--which", "curves")
+    (accuracy,) = drawn["data"][0].accuracy.values()
+    rows = [
+        row for version in (0, 1) for row in rows_of(Path(f"runs/digits_kd/version_{version}/metrics.csv").read_text())
+    ]
+    assert accuracy == accuracy_in(rows)
+    assert list(accuracy) == [0, 1, 2]
     assert "seed 0" in drawn["source"][0]
-    torch.save({**content, "global_step": 1000}, KD)  # of another run than what is logged here
-    with pytest.raises(ValueError, match=r"neither runs/digits_kd/best\.ckpt nor a resolved_config\.yaml .*name them"):
+
+
+def test_a_checkpoint_without_data_or_seed_says_so(here, drawn) -> None:
+    """As that of a module that keeps no settings of its data; Lightning's save_weights_only leaves the seed out."""
+    content = torch.load(KD, weights_only=True)
+    torch.save(content | {"datamodule_hyper_parameters": None, "callbacks": None}, KD)
+    with pytest.raises(ValueError, match=r"runs/digits_kd/best\.ckpt does not say what data to show: name them"):
         figures("--checkpoint", KD, "--which", "logits")
     figures("--checkpoint", KD, "--which", "logits", "--batches", "1", *DIGITS)
     assert "seed unknown" in drawn["source"][-1]
-
-
-def test_a_cell_of_a_grid_has_its_logs_in_attempts(here, drawn) -> None:
-    shutil.move("runs/digits_kd/version_0", "runs/digits_kd/attempt_0")
-    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
-    assert [list(values) for values in drawn["data"][0].accuracy.values()] == [[0, 1]]
-    assert "seed 0" in drawn["source"][0]
 
 
 def test_a_seed_by_chance_is_not_told(here) -> None:
@@ -254,12 +223,10 @@ def test_weights_that_are_not_finite_are_told_with_their_file(here, drawn, path)
 
 def test_what_a_run_has_nothing_for_is_left_out_and_said(here, drawn, capsys) -> None:
     Path("runs/digits_kd/version_0/metrics.csv").unlink()
-    content = torch.load(KD, weights_only=True)
-    torch.save({**content, "tmkd_curve": ""}, KD)
     figures("--checkpoint", KD, "--batches", "1")
     printed = capsys.readouterr().out
     assert "no figure of views: the run has one view, 'rgb'" in printed
-    assert "no figure of curves: no metrics.csv in runs/digits_kd" in printed
+    assert "no figure of curves: there is no metrics.csv in runs/digits_kd" in printed
     assert [type(data).__name__ for data in drawn["data"]] == ["Attention", "Embedding", "Logits"]
 
 
@@ -329,13 +296,6 @@ def test_a_checkpoint_with_a_part_that_is_no_mapping(here, part) -> None:
     torch.save(torch.load(KD, weights_only=True) | {part: [3]}, KD)
     with pytest.raises(ValueError, match=f"{KD} is damaged, or of other code: its {part} should be a mapping"):
         figures("--checkpoint", KD)
-
-
-def test_a_checkpoint_without_data_says_so(here, drawn) -> None:
-    shutil.rmtree("runs/digits_kd/version_0")
-    torch.save(torch.load(KD, weights_only=True) | {"datamodule_hyper_parameters": None, "callbacks": None}, KD)
-    with pytest.raises(ValueError, match=r"neither runs/digits_kd/best\.ckpt nor a resolved_config\.yaml"):
-        figures("--checkpoint", KD, "--which", "logits")
 
 
 def test_data_without_names_take_those_of_the_checkpoint(here, drawn) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, View
-from tmkd_lightning.callbacks import PromptEmbeddings, StepSeeds, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, StepSeeds, TeacherAccuracyCheck
 from tmkd_lightning.distillers import KD, Distiller
 from tmkd_lightning.feature_extraction.output import MissingPartError
 from tmkd_lightning.views import edge_view, high_frequency_view
@@ -165,7 +165,7 @@ def test_fusion_learns_from_the_label_alone_when_told_to(net) -> None:
     module.training_step((image, label), 0).backward()
     got = [p.grad.clone() for p in module.teacher.weight_net.parameters()]
     module.zero_grad()
-    F.cross_entropy(module.teacher(image, label).logits, label).backward()
+    F.cross_entropy(module.teacher.frozen(image, label).logits, label).backward()
     for one, other in zip(got, module.teacher.weight_net.parameters(), strict=True):
         assert one.allclose(other.grad)
 
@@ -183,7 +183,7 @@ def test_mean_fusion_weighs_views_equally(net) -> None:
     image, label = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
     teacher = module.teacher.frozen
     by_hand = sum(teacher(view).logits for view in (image, edge_view(image), high_frequency_view(image))) / 3
-    assert module.teacher(image, label).logits.allclose(by_hand, atol=1e-6)
+    assert module.teacher.frozen(image, label).logits.allclose(by_hand, atol=1e-6)
     assert module.prompt_bank is None  # nothing reads texts
 
 
@@ -411,9 +411,9 @@ def test_bank_that_stayed_empty_is_noticed_before_training(net, fit) -> None:
 
 
 def test_callbacks_are_supplied_only_where_missing(net, prompts, fit) -> None:
-    mine, look = prompts(), TeacherCheck(batches=0)
+    mine, look = prompts(), TeacherAccuracyCheck(batches=0)
     trainer = fit(TMKDModule(net(), net()), callbacks=[mine, look], max_steps=1)
-    assert [c for c in trainer.callbacks if isinstance(c, (PromptEmbeddings, TeacherCheck))] == [mine, look]
+    assert [c for c in trainer.callbacks if isinstance(c, (PromptEmbeddings, TeacherAccuracyCheck))] == [mine, look]
 
 
 def test_teacher_check_reports_each_view_and_warns_of_a_ruined_one(net, loader, fit, caplog) -> None:
@@ -557,7 +557,7 @@ def test_missing_teacher_file_is_named_before_any_prompt_is_encoded(net, fit, tm
 
 
 def test_callbacks_of_tmkd_do_no_harm_to_a_classifier(net, fit, prompts, loader) -> None:
-    fit(ClassifierModule(net()), val=loader(), callbacks=[prompts(), TeacherCheck()], max_steps=1)
+    fit(ClassifierModule(net()), val=loader(), callbacks=[prompts(), TeacherAccuracyCheck()], max_steps=1)
 
 
 def test_teacher_check_measures_the_plain_image_too_and_says_when_it_measured_nothing(net, fit, loader, caplog) -> None:

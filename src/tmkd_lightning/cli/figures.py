@@ -11,9 +11,9 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 
+from tmkd_lightning.cli.collect import collect
 from tmkd_lightning.cli.finished import FinishedRun
 from tmkd_lightning.cli.parser import Parser
-from tmkd_lightning.cli.watch import watch
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures import FIGURES, Material, check_names, drawings, figure_of, page_of, render
 from tmkd_lightning.figures import write as write_files
@@ -79,7 +79,7 @@ def draw(
     finished = dict(zip(runs, map(FinishedRun, paths), strict=True))
     first = next(iter(finished.values()))
     material = Material(
-        look=lambda: watch(
+        look=lambda: collect(
             module, _networks(runs, paths, teacher), data or first.data(), split, examples, batches, accelerator
         ),
         views=module.views,

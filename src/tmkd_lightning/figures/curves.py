@@ -108,57 +108,66 @@ def curves(runs: Mapping[str, History]) -> Curves:
     )
 
 
-def read_history(path: Path) -> History:
-    """Reads what Lightning's CSVLogger wrote; rows of one epoch are averaged, empty cells passed over.
+def read_history(path: str | Path) -> History:
+    """Reads what Lightning's CSVLogger wrote; rows of one epoch are averaged, empty cells skipped.
 
     Args:
-        path: ``metrics.csv``.
+        path: ``metrics.csv``, or the folder of a run, which holds one or ``version_<n>`` folders with one each. A
+            resumed run logs to a version of its own, which replaces what the ones before hold from its first step on.
 
     Returns:
         Weights and accuracy; either is empty if it was not logged.
 
     Raises:
-        ValueError: the file is not of that kind, or breaks off.
+        FileNotFoundError: there is no such file.
+        ValueError: a file is not of that kind, or damaged.
 
     Example:
         >>> from tempfile import mkdtemp
         >>> path = Path(mkdtemp()) / "metrics.csv"
-        >>> text = "epoch,fusion/rgb,val/top1\\n0,0.25,\\n0,0.75,\\n0,,0.5\\n"
+        >>> text = "epoch,step,fusion/rgb,val/top1\\n0,1,0.25,\\n0,2,0.75,\\n0,2,,0.5\\n"
         >>> len(text) == path.write_text(text)
         True
         >>> read_history(path)
         History(weights={'rgb': {0: 0.5}}, accuracy={0: 0.5})
     """
     path = Path(path).expanduser()
-    return history_of(path.read_text(encoding="utf-8", errors="replace"), path)
-
-
-def history_of(text: str, path: Path) -> History:
-    """Reads what Lightning's CSVLogger wrote, wherever it stands.
-
-    Args:
-        text: content of ``metrics.csv``.
-        path: where it was found, for messages.
-
-    Raises:
-        ValueError: as in `read_history`.
-    """
-    rows = list(csv.DictReader(text.splitlines()))
-    if not rows or "epoch" not in rows[0]:
-        raise ValueError(f"{path} is not a metrics.csv of Lightning's CSVLogger: it has no rows with a column 'epoch'")
+    rows = _rows(path) if not path.is_dir() else read_curve(path)
+    names = sorted({name for row in rows for name in row})
     try:
-        weights = {name: _by_epoch(rows, name) for name in rows[0] if name and name.startswith(FUSION)}
-        return History(
-            weights={name.removeprefix(FUSION): values for name, values in weights.items() if values},
-            accuracy=next(filter(None, (_by_epoch(rows, name) for name in ACCURACIES)), {}),
-        )
-    except (TypeError, ValueError) as error:
+        weights = {name.removeprefix(FUSION): _by_epoch(rows, name) for name in names if name.startswith(FUSION)}
+        return History(weights, next(filter(None, (_by_epoch(rows, name) for name in ACCURACIES)), {}))
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as metrics ({error}): it is damaged, or not CSVLogger's") from error
+
+
+def read_curve(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's ``metrics.csv`` and of all its ``version_<n>/metrics.csv``, without empty cells.
+
+    Each file replaces the earlier rows from its first step on, as a resumed run goes on behind its checkpoint. Files
+    of a validation or test alone, which log step 0 and no ``train/``, do not count.
+    """
+    versions = sorted(folder.glob("version_*/metrics.csv"), key=lambda file: (len(file.parent.name), file))
+    curve: list[dict[str, str]] = []
+    for file in filter(Path.is_file, (folder / "metrics.csv", *versions)):
+        rows = [row for row in _rows(file) if row.get("step", "").isdecimal()]
+        steps = {int(row["step"]) for row in rows}
+        if max(steps, default=0) > 0 or any(name.startswith("train/") for row in rows for name in row):
+            curve = [row for row in curve if int(row["step"]) < min(steps)] + rows
+    return curve
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    reader = csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines())
+    rows = [{name: text for name, text in row.items() if name and text} for row in reader]
+    if not rows or "epoch" not in (reader.fieldnames or ()):
+        raise ValueError(f"{path} is not a metrics.csv of Lightning's CSVLogger: it has no rows with a column 'epoch'")
+    return rows
 
 
 def _by_epoch(rows: Iterable[Mapping[str, str]], name: str) -> dict[int, float]:
     values: dict[int, list[float]] = {}
     for row in rows:
-        if row.get(name):
+        if name in row:
             values.setdefault(int(row["epoch"]), []).append(float(row[name]))
     return {epoch: sum(some) / len(some) for epoch, some in sorted(values.items())}

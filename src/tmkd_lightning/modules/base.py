@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
 from tmkd_lightning.callbacks.non_finite_loss import NonFiniteLossCheck, check_finite_weights
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, take_up_run, write_run
-from tmkd_lightning.lightning_compat.sigterm import ToldToEnd
+from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, restore_run, write_run
+from tmkd_lightning.lightning_compat.sigterm import ExitOnSigterm
 from tmkd_lightning.models import PretrainedWeightsError, load_pretrained
 from tmkd_lightning.modules import validation
-from tmkd_lightning.modules.hyperparameters import NUM_CLASSES, describe_run, restore_run, save_hyperparameters
+from tmkd_lightning.modules.hyperparameters import NUM_CLASSES, read_facts, save_hyperparameters, write_facts
 from tmkd_lightning.modules.metrics import LoaderMetrics
 from tmkd_lightning.modules.optimizers import (
     LRSchedulerCallable,
@@ -216,7 +216,7 @@ class BaseModule(LightningModule):
             classes = getattr(datamodule_of(self.trainer), "num_classes", None)
             self.resize_classes(validation.check_known(classes))
         return self._missing_callbacks(
-            [StepSeeds(), PlateauStep(), ClassNamesCheck(), NonFiniteLossCheck(), ToldToEnd()]
+            [StepSeeds(), PlateauStep(), ClassNamesCheck(), NonFiniteLossCheck(), ExitOnSigterm()]
         )
 
     def _missing_callbacks(self, callbacks: Sequence[Callback]) -> list[Callback]:
@@ -259,7 +259,7 @@ class BaseModule(LightningModule):
     def on_train_start(self) -> None:
         """Resumes what Lightning does not."""
         if self.trainer.ckpt_path:
-            take_up_run(self)
+            restore_run(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Verifies the networks on the first batch, before anything is trained on it."""
@@ -350,12 +350,12 @@ class BaseModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what resuming needs; nothing is saved of weights that are not finite."""
         check_finite_weights(self)
-        describe_run(self, checkpoint)
+        write_facts(self, checkpoint)
         write_run(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Asks for objects that the checkpoint could not hold; takes its number of classes where none is known."""
-        restore_run(self, checkpoint)
+        read_facts(self, checkpoint)
         read_run(self, checkpoint)
         saved = checkpoint.get(NUM_CLASSES)
         if not self.num_classes_of_data or saved is None:

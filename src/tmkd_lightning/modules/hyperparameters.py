@@ -50,7 +50,7 @@ def _constructor_arguments(module: object) -> dict[str, Any]:
     return arguments
 
 
-def describe_run(module: Any, checkpoint: dict[str, Any]) -> None:
+def write_facts(module: Any, checkpoint: dict[str, Any]) -> None:
     """Adds to a checkpoint what its hyperparameters do not say."""
     checkpoint[LEFT_OUT] = module.unsaved_arguments
     checkpoint[NUM_CLASSES] = module.num_classes
@@ -58,8 +58,8 @@ def describe_run(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint[TRAINED_CLASS_NAMES] = module.trained_class_names
 
 
-def restore_run(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Reads what `describe_run` wrote.
+def read_facts(module: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Reads what `write_facts` wrote.
 
     Raises:
         ValueError: an argument was an object when the checkpoint was made, and is a default now.

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
 from tmkd_lightning.distillers.text_alignment import TextAlignment
 from tmkd_lightning.feature_extraction.extractor import Extractor
@@ -261,7 +261,7 @@ class TMKDModule(BaseModule):
         if self.prompt_bank is not None and not self.prompt_bank.filled:
             callbacks += self._missing_callbacks([PromptEmbeddings()])
         if self.reads_teacher:
-            callbacks += self._missing_callbacks([TeacherCheck()])
+            callbacks += self._missing_callbacks([TeacherAccuracyCheck()])
         return callbacks
 
     def setup(self, stage: str) -> None:
