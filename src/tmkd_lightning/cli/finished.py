@@ -12,9 +12,8 @@ from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.callbacks import StepSeeds
 from tmkd_lightning.callbacks.carried_curve import CURVE, METRICS
-from tmkd_lightning.figures.curves import History, history_of, read_history
-from tmkd_lightning.figures.drawing import NothingToShowError
-from tmkd_lightning.figures.run import run_folder, run_name
+from tmkd_lightning.figures.curves import History, history_of, read_history, run_folder, run_name
+from tmkd_lightning.figures.drawing import NothingToPlotError
 from tmkd_lightning.modules.restored import build_data
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.configs import RESOLVED_CONFIG, read_config
@@ -80,7 +79,7 @@ class FinishedRun:
             run: another folder to look in, or the file itself, which is taken as it is.
 
         Raises:
-            NothingToShowError: nothing was logged that belongs to the checkpoint.
+            NothingToPlotError: nothing was logged that belongs to the checkpoint.
             ValueError: a file that is none.
         """
         if run is not None and run.is_file():
@@ -94,7 +93,7 @@ class FinishedRun:
             name = run_name(self.folder)
             print(printable(f"curves of run {name} end at its checkpoint: no {METRICS} in {place} goes on there"))
             return history_of(self._content[CURVE], self.checkpoint)
-        raise NothingToShowError(
+        raise NothingToPlotError(
             f"no {METRICS} in {place} or a folder in it belongs to {self.checkpoint}: train with Lightning's "
             "CSVLogger, or name the file with run"
         )

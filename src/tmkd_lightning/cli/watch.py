@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from tmkd_lightning.callbacks.validation_batches import spread_over
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.figures import Observer, Seen
+from tmkd_lightning.figures import CollectedOutputs, OutputCollector
 from tmkd_lightning.modules.base import ClassificationModule
 from tmkd_lightning.text.prompts import fitting_class_names, names_or_numbers
 
@@ -19,7 +19,7 @@ from tmkd_lightning.text.prompts import fitting_class_names, names_or_numbers
 class _Watch(Callback):
     """Hands every batch, checked and on the device, to an observer."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: OutputCollector) -> None:
         self.observer = observer
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -32,7 +32,7 @@ class _Watch(Callback):
 
     def _see(self, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if dataloader_idx == 0:
-            self.observer.see(*module.take_labelled(batch))
+            self.observer.update(*module.take_labelled(batch))
 
 
 def watch(
@@ -43,15 +43,15 @@ def watch(
     examples: int = 4,
     batches: int | None = None,
     accelerator: str = "auto",
-) -> Seen:
+) -> CollectedOutputs:
     """Shows a split of a datamodule to networks, by validating or testing a module on it.
 
     Args:
         module: unpacks and checks the batches, and knows or is told the classes.
-        networks: as in `look`.
+        networks: as in `OutputCollector`.
         data: where the images are.
         split: ``val`` or ``test``; of several loaders, the first counts.
-        examples: as in `look`.
+        examples: as in `OutputCollector`.
         batches: how many to look at, from all over the split where its images can be had by index; None for all.
         accelerator: Lightning's.
 
@@ -60,10 +60,10 @@ def watch(
 
     Raises:
         ValueError: data, module and networks do not have the same classes, or a batch is not what it must be.
-        NothingToShowError: there are no images.
+        NothingToPlotError: there are no images.
     """
     names = names_or_numbers(fitting_class_names(module, data), module.num_classes)
-    observer = Observer(networks, names, examples)
+    observer = OutputCollector(networks, names, examples)
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,
@@ -78,7 +78,7 @@ def watch(
     measure = {"val": trainer.validate, "test": trainer.test}[split]
     with _spread(data, f"{split}_dataloader", batches):
         measure(module, datamodule=data, verbose=False)
-    return observer.seen()
+    return observer.compute()
 
 
 @contextmanager
