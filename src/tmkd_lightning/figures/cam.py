@@ -46,7 +46,7 @@ def plot_cam(collected: CollectedOutputs, source: str = "") -> Figure:
             axis.imshow(maps[row].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.55, interpolation="nearest")
             correct = bool(guesses[row] == labels[row])
             answer = f"{'✓' if correct else '✗'} {names[guesses[row]]} {probabilities[row]:.0%}"
-            if maps[row].amin() == maps[row].amax():  # any other map reaches from 0 to 1
+            if maps[row].amax() - maps[row].amin() < 1e-3:  # any other map reaches from 0 to 1
                 answer += " (uniform map)"
             axis.set_xlabel(wrap(answer, 18, lines=3), fontsize=6.5, labelpad=1.5, color=COLOURS[0 if correct else 1])
     caption = (
