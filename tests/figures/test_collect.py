@@ -40,6 +40,7 @@ def test_outputs_are_those_of_the_network_in_evaluation_mode() -> None:
     assert collected.outputs["net"].feature_map is None  # of all images they would be large
     torch.testing.assert_close(collected.example_outputs["net"].feature_map, reference.feature_map[:2].detach())
     assert collected.example_images.equal(images[:2])
+    assert not collected.example_outputs["net"].cam.requires_grad
 
 
 def test_the_network_is_left_as_it_is() -> None:

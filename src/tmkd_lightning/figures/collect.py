@@ -65,7 +65,8 @@ class OutputCollector:
                 )
         self.class_names = list(class_names)
         self.examples = examples
-        self._networks = {name: copy.deepcopy(network).eval() for name, network in networks.items()}
+        copies = {name: copy.deepcopy(network) for name, network in networks.items()}
+        self._networks = {name: network.eval().requires_grad_(False) for name, network in copies.items()}
         self._outputs: dict[str, list[Output]] = {name: [] for name in networks}
         self._labels: list[Tensor] = []
         self._examples: dict[int, Tensor] = {}
