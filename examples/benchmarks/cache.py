@@ -25,7 +25,7 @@ from step import METHODS, PAIRS, now, sgd
 from torch import Tensor
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
 from tmkd_lightning.text import HashingTextEncoder
 
 
@@ -87,7 +87,7 @@ def one_round(options: argparse.Namespace, folder: str) -> dict[str, float]:
         method = METHODS[options.method]
         networks = make_teacher(num_classes=classes), make_student(num_classes=classes)
         module = TMKDModule(*networks, distiller=method() if method else None, optimizer=sgd)
-        return train(module, options, epochs, [prompts, TeacherCheck(0), *callbacks])
+        return train(module, options, epochs, [prompts, TeacherAccuracyCheck(0), *callbacks])
 
     seed_everything(0, verbose=False)
     plain = train(ClassifierModule(make_student(num_classes=classes), optimizer=sgd), options, 2, [])

@@ -21,7 +21,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from record import write
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.models import WideResNet
@@ -55,7 +55,7 @@ def train(module: LightningModule, data: DigitsDataModule, epochs: int) -> Train
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[PromptEmbeddings(HashingTextEncoder()), TeacherCheck(0)] if isinstance(module, TMKDModule) else [],
+        callbacks=[PromptEmbeddings(HashingTextEncoder()), TeacherAccuracyCheck(0)] if isinstance(module, TMKDModule) else [],
     )
     trainer.fit(module, datamodule=data)
     return trainer

@@ -32,7 +32,7 @@ from step import now as wall_clock
 from torch.utils.data import DataLoader
 
 from tmkd_lightning import TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck
 from tmkd_lightning.models import wrn_16_2, wrn_40_2
 from tmkd_lightning.text import HashingTextEncoder
 
@@ -73,7 +73,7 @@ def ours(networks: Any, batch: Any, steps: int, names: list[str], arguments: dic
         trainer = Trainer(
             max_epochs=1,
             devices=1,
-            callbacks=[clock, TeacherCheck(batches=0), prompts],
+            callbacks=[clock, TeacherAccuracyCheck(batches=0), prompts],
             logger=False,
             num_sanity_val_steps=0,
             enable_checkpointing=False,

@@ -22,7 +22,7 @@ from step import sgd
 from torchvision.transforms import v2
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
 from tmkd_lightning.data import ImageFolderDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.models import WideResNet
@@ -68,7 +68,7 @@ def distil(teacher: WideResNet, options: argparse.Namespace, replicas: int, seed
     seed_everything(seed, verbose=False)
     student = WideResNet(depth=10, widen_factor=1, num_classes=10)
     module = TMKDModule(teacher, student, distiller=KD(), views=VIEWS, optimizer=sgd)
-    callbacks = [PromptEmbeddings(HashingTextEncoder(), cache_dir=f"{folder}/texts"), TeacherCheck(0)]
+    callbacks = [PromptEmbeddings(HashingTextEncoder(), cache_dir=f"{folder}/texts"), TeacherAccuracyCheck(0)]
     callbacks += [TeacherCache(f"{folder}/cache")] if replicas else []
     start = time.monotonic()
     top1 = train(module, images(options, replicas, seed), options.epochs, callbacks)

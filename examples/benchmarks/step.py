@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from torchvision.models import resnet18, resnet50
 
 from tmkd_lightning import TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import wrn_16_2, wrn_40_2
 from tmkd_lightning.text import HashingTextEncoder
@@ -138,7 +138,7 @@ def measure(
         trainer = Trainer(
             max_epochs=1,
             devices=1,
-            callbacks=[in_turn, TeacherCheck(batches=0), prompts],
+            callbacks=[in_turn, TeacherAccuracyCheck(batches=0), prompts],
             logger=CSVLogger(folder),
             enable_checkpointing=False,
             enable_progress_bar=False,

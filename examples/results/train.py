@@ -18,7 +18,7 @@ from student import Small
 from torch.nn import functional as F
 
 from tmkd_lightning import ClassifierModule, Extractor
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
 from tmkd_lightning.models import WideResNet
 from tmkd_lightning.teacher.frozen import Frozen
 from tmkd_lightning.text import EmbeddingFile, write_embeddings
@@ -87,7 +87,7 @@ def student(
         options = {**condition.options, "distiller": distiller, **_optimisation(epochs)}
         module = Measured(load_teacher(folder, condition.teacher), network, **options)
         texts = PromptEmbeddings(EmbeddingFile(vectors), templates=PROMPT, cache_dir=str(folder / "texts"))
-        callbacks = [texts, TeacherCheck(0), TeacherCache(str(folder / "cache"))]
+        callbacks = [texts, TeacherAccuracyCheck(0), TeacherCache(str(folder / "cache"))]
     trainer = _fit(module, data, epochs, precision, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     test = trainer.test(module, datamodule=data, verbose=False)[0]

@@ -17,8 +17,9 @@ import config as configs
 import curve
 from config import Config
 from grid import Cell
-from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
+from tmkd_lightning.lightning_compat.atomic_checkpoints import is_damaged
 from tmkd_lightning.modules.state import NUM_CLASSES
+from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import atomic_write, check_writable
 
 MEASURE = Path(__file__).with_name("measure.py")
@@ -132,8 +133,8 @@ def newest(folder: Path) -> tuple[Path | None, int]:
 
 def _step(path: Path) -> int | None:
     try:
-        return step_of(path)
-    except ValueError:  # no checkpoint at all
+        return None if is_damaged(path) else read_checkpoint(path)["global_step"]
+    except (ValueError, TypeError, KeyError):  # no checkpoint at all
         return None
 
 

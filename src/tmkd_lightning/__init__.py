@@ -1,6 +1,8 @@
 """Knowledge distillation for PyTorch Lightning: any teacher, any student, with or without text and views."""
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if (
     sys.argv[:1] == ["-m"]  # Python is about to run a module: this one, by the words it was called with
@@ -9,12 +11,23 @@ if (
 ):
     sys.path.append(sys.path.pop(0))  # a yaml.py in the working folder is not the package yaml
 
-from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.feature_extraction.output import Output
-from tmkd_lightning.modules import ClassifierModule, TMKDModule
-from tmkd_lightning.teacher.fusion import WeightNet
-from tmkd_lightning.text.prompts import PromptBank
-from tmkd_lightning.views import MultiView, View
+if TYPE_CHECKING:
+    from tmkd_lightning.feature_extraction import Extractor, Output
+    from tmkd_lightning.modules import ClassifierModule, TMKDModule
+    from tmkd_lightning.teacher.fusion import WeightNet
+    from tmkd_lightning.text.prompts import PromptBank
+    from tmkd_lightning.views import MultiView, View
 
 __all__ = ["ClassifierModule", "Extractor", "MultiView", "Output", "PromptBank", "TMKDModule", "View", "WeightNet"]
 __version__ = "0.1.0"
+
+_MODULES = {"Extractor": "feature_extraction", "Output": "feature_extraction", "ClassifierModule": "modules"}
+_MODULES |= {"TMKDModule": "modules", "WeightNet": "teacher.fusion", "PromptBank": "text.prompts"}
+_MODULES |= {"MultiView": "views", "View": "views"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use: Lightning, torchvision and Kornia take seconds."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(f"{__name__}.{_MODULES[name]}"), name))

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SubsetRandomSampler
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import Figures, TeacherCheck
+from tmkd_lightning.callbacks import Figures, TeacherAccuracyCheck
 from tmkd_lightning.callbacks.validation_batches import spread_over
 
 SORTED = [index // 20 for index in range(60)]  # twenty images of each of three classes
@@ -41,7 +41,7 @@ class Stream(IterableDataset[Any]):
 def look(net, fit, caplog):
     """Trains with a teacher that says class 0 to everything, and gives the line that is printed."""
 
-    def run(val: Any, check: TeacherCheck | None = None, module: Any = None, **options: Any) -> str:
+    def run(val: Any, check: TeacherAccuracyCheck | None = None, module: Any = None, **options: Any) -> str:
         teacher = net(16)
         torch.nn.init.zeros_(teacher.fc.weight)
         teacher.fc.bias.data = torch.tensor([9.0, 0, 0])
@@ -108,8 +108,8 @@ def test_only_what_is_looked_at_is_read_and_in_order() -> None:
         ({"limit_val_batches": 0.2}, 12),  # three of fifteen
         ({"limit_val_batches": 1.0}, 16),
         ({"fast_dev_run": True}, 4),
-        ({"check": TeacherCheck(2)}, 8),
-        ({"check": TeacherCheck(100)}, 60),
+        ({"check": TeacherAccuracyCheck(2)}, 8),
+        ({"check": TeacherAccuracyCheck(100)}, 60),
     ],
 )
 def test_no_more_is_read_than_validation_may(look, options, images) -> None:
@@ -256,14 +256,14 @@ def test_a_network_asked_by_itself_does_not_take_the_blame(net) -> None:
 
 
 def test_figures_of_a_finished_run_are_from_all_over_the_split(net) -> None:
-    from tmkd_lightning.cli.watch import watch
+    from tmkd_lightning.cli.collect import collect
 
     module = ClassifierModule(net())
     data = Foreign(DataLoader(Rows(), 4))
     for split in ("val", "test"):
-        seen = watch(module, {"network": module.extractor}, data, split, batches=3, accelerator="cpu")
+        seen = collect(module, {"network": module.extractor}, data, split, batches=3, accelerator="cpu")
         assert seen.labels.bincount(minlength=3).tolist() == [4, 4, 4]
         assert sorted(seen.example_labels.tolist()) == [0, 1, 2]
-    assert len(watch(module, {"network": module.extractor}, data, accelerator="cpu").labels) == 60
+    assert len(collect(module, {"network": module.extractor}, data, accelerator="cpu").labels) == 60
     assert isinstance(data.val_dataloader(), DataLoader)  # the datamodule is as it was
     assert "val_dataloader" not in vars(data)

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
 from tmkd_lightning.cli.cache import cache_command
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
@@ -84,7 +84,7 @@ def run(fit, tmp_path):
         data = options.pop("data", None) or DigitsDataModule(
             train_samples=44, image_size=16, batch_size=12, augmentation_replicas=REPLICAS
         )
-        callbacks = [losses, prompts, TeacherCheck(0), *options.pop("callbacks", []), *([cache] if cache else [])]
+        callbacks = [losses, prompts, TeacherAccuracyCheck(0), *options.pop("callbacks", []), *([cache] if cache else [])]
         options = {"max_epochs": 4, "limit_val_batches": 0, **options}
         fit(module, datamodule=data, callbacks=callbacks, **options)
         return losses, module
@@ -370,12 +370,12 @@ def test_a_copy_of_the_module_shares_the_cache(run, tmp_path) -> None:
 
 def test_the_teacher_is_not_measured_where_it_does_not_run(run, tmp_path, caplog) -> None:
     data = DigitsDataModule(train_samples=44, image_size=16, batch_size=12, augmentation_replicas=1)
-    options = {"data": data, "max_epochs": 1, "limit_val_batches": 1, "callbacks": [TeacherCheck(1)]}
+    options = {"data": data, "max_epochs": 1, "limit_val_batches": 1, "callbacks": [TeacherAccuracyCheck(1)]}
     printed = []
     for _ in range(2):
         caplog.clear()
         with caplog.at_level("INFO"):
-            run(make(), TeacherCache(str(tmp_path)), **{**options, "callbacks": [TeacherCheck(1)]})
+            run(make(), TeacherCache(str(tmp_path)), **{**options, "callbacks": [TeacherAccuracyCheck(1)]})
         printed.append("validation images, top-1" in caplog.text)
     assert printed == [True, False]
 

@@ -30,7 +30,7 @@ from helpers.doc_commands import CHECKS, build, check, check_verb, forgetting_mo
 from helpers.doc_pages import PAGES, ROOT, Block, blocks, commands, links, markers, prose, rows, spans
 from helpers.tiny import Net
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import TeacherCheck
+from tmkd_lightning.callbacks import TeacherAccuracyCheck
 from tmkd_lightning.cli import main as cli
 from tmkd_lightning.export import export_student
 from tmkd_lightning.modules.checks import weight_beside
@@ -146,7 +146,7 @@ def hurry(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Leaves out what takes time and decides nothing here."""
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     patch.setattr(sys, "argv", ["tmkd"])
-    patch.setattr(TeacherCheck.__init__, "__defaults__", (1,))  # batches
+    patch.setattr(TeacherAccuracyCheck.__init__, "__defaults__", (1,))  # batches
     patch.setattr(torch.nn.init, "kaiming_normal_", lambda weight, **options: weight)  # ResNets draw theirs twice
 
 

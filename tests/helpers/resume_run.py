@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import CarriedCurve, PromptEmbeddings, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import TeKAP
-from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO
+from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO
 from tmkd_lightning.text import HashingTextEncoder
 
 
@@ -62,13 +61,12 @@ def train(
         num_sanity_val_steps=2 if resume is None else 1,  # draws as much as it likes
         callbacks=[
             *callbacks,
-            CarriedCurve(),
-            TeacherCheck(1),
+            TeacherAccuracyCheck(1),
             *([PromptEmbeddings(HashingTextEncoder(), cache_dir=str(folder / "texts"))] if module.prompt_bank else []),
             ModelCheckpoint(folder, filename="best", monitor="val/top1", mode="max", enable_version_counter=False),
             ModelCheckpoint(folder, filename="last", enable_version_counter=False),
         ],
-        plugins=[WholeCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,
@@ -82,9 +80,3 @@ def seeded(make: Any, seed: int) -> Any:
     """A module with the weights that a seed gives."""
     seed_everything(seed, verbose=False)
     return make()
-
-
-def curve(folder: Path, version: int) -> list[dict[str, str]]:
-    """The rows of one of a run's files, without what is empty."""
-    with (folder / f"version_{version}" / "metrics.csv").open() as file:
-        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from helpers.resume_run import curve, seeded, tmkd, train
-from tmkd_lightning.lightning_compat.atomic_checkpoints import whole_checkpoint
+from helpers.resume_run import seeded, tmkd, train
+from tmkd_lightning.figures.curves import read_curve
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def _go_on(folder: Path, epochs: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         last = folder / "last.ckpt"
         module = seeded(tmkd, 7 if not last.exists() else 8)
-        train(module, folder, epochs=epochs, resume=whole_checkpoint(last) if last.exists() else None)
+        train(module, folder, epochs=epochs, resume=last if last.exists() else None)
         torch.save(module.state_dict(), folder / "ended.pt")
         os._exit(0)
     except BaseException as error:
@@ -96,8 +96,7 @@ def same(folder: Path, whole: Path) -> bool:
     best, wanted_best = (torch.load(path / "best.ckpt", weights_only=True) for path in (folder, whole))
     weights = all(ended[name].equal(value) for name, value in wanted.items())
     bests = all(best["state_dict"][name].equal(value) for name, value in wanted_best["state_dict"].items())
-    newest = max(int(path.name.split("_")[1]) for path in folder.glob("version_*") if (path / "metrics.csv").exists())
-    return weights and bests and best["epoch"] == wanted_best["epoch"] and curve(folder, newest) == curve(whole, 0)
+    return weights and bests and best["epoch"] == wanted_best["epoch"] and read_curve(folder) == read_curve(whole)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from helpers.tiny import Net, make_images
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import figures
-from tmkd_lightning.cli.watch import watch
+from tmkd_lightning.cli.collect import collect
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.export import export_student, predict_folder
@@ -203,7 +203,7 @@ def test_figures_hold_runs_and_data_against_each_other(checkpoint: Path) -> None
     runs = [ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True) for _ in range(2)]
     figures._check_same_classes({"a": runs[0], "b": runs[1]})
     with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint and 'emu' in the data"):
-        watch(runs[0], {"a": runs[0].extractor}, Data(PERMUTED), accelerator="cpu")
+        collect(runs[0], {"a": runs[0].extractor}, Data(PERMUTED), accelerator="cpu")
     runs[1].saved_class_names = runs[1].trained_class_names = PERMUTED
     with pytest.raises(ValueError, match="other classes: class 0 is 'cat' in run a and 'emu' in run b"):
         figures._check_same_classes({"a": runs[0], "b": runs[1]})

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from helpers.tiny import make_images
 from tmkd_lightning import Extractor, TMKDModule
-from tmkd_lightning.cli.watch import watch
+from tmkd_lightning.cli.collect import collect
 from tmkd_lightning.distillers import KD, Distiller
 from tmkd_lightning.modules.named import named_network
 
@@ -198,8 +198,8 @@ def test_names_that_do_not_fit_are_passed_over_by_figures_and_export_alike() -> 
     module = their_module(text_weight=0, views=["rgb"])
     module.class_names, module.saved_class_names = None, ["red", "green", "blue"]
     networks = {"student": module.extractor}
-    assert watch(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["red", "green", "blue"]
+    assert collect(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["red", "green", "blue"]
     assert named_network(module, None)[1] == ["red", "green", "blue"]
     module.saved_class_names = None
-    assert watch(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["0", "1", "2"]
+    assert collect(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["0", "1", "2"]
     assert named_network(module, None)[1] == ["0", "1", "2"]

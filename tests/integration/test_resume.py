@@ -12,13 +12,13 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
-from lightning.pytorch.loggers import CSVLogger
 
-from helpers.resume_run import classifier, curve, seeded, tmkd, train
+from helpers.resume_run import classifier, seeded, tmkd, train
 from helpers.tiny import make_images
 from tmkd_lightning import ClassifierModule
-from tmkd_lightning.callbacks import CarriedCurve, StepSeeds
-from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO, step_of, whole_checkpoint
+from tmkd_lightning.callbacks import StepSeeds
+from tmkd_lightning.figures.curves import read_curve
+from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO, check_whole, is_damaged
 
 EPOCHS, STEPS = 4, 4  # of 16, 16, 16 and 2 images
 
@@ -71,8 +71,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(make, step, tmp_path, monkeypat
     assert [name for name in whole if not whole[name].equal(ended[name])] == []
     score, path = best(undisturbed)
     assert best(resumed) == (score, path.replace("/a/", "/b/"))
-    assert curve(tmp_path / "b", 1) == curve(tmp_path / "a", 0)
-    steps = [int(row["step"]) for row in curve(tmp_path / "b", 1) if "train/loss" in row]
+    assert read_curve(tmp_path / "b") == read_curve(tmp_path / "a")
+    steps = [int(row["step"]) for row in read_curve(tmp_path / "b") if "train/loss" in row]
     assert steps == list(range(EPOCHS * STEPS))  # none missing, none twice
 
 
@@ -85,10 +85,10 @@ def test_a_checkpoint_within_an_epoch_is_gone_on_from(make, step, seen, tmp_path
     with pytest.raises(KilledError):
         train(seeded(make, 7), tmp_path / "b", KillAt(step), epochs=EPOCHS, val_check_interval=0.5)
     last = tmp_path / "b" / "last.ckpt"
-    assert step_of(last) == seen
+    assert torch.load(last, weights_only=True)["global_step"] == seen
     ended, _ = train(seeded(make, 8), tmp_path / "b", epochs=EPOCHS, resume=last, val_check_interval=0.5)
     assert [name for name in whole if not whole[name].equal(ended[name])] == []
-    assert curve(tmp_path / "b", 1) == curve(tmp_path / "a", 0)
+    assert read_curve(tmp_path / "b") == read_curve(tmp_path / "a")
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true", "bf16-mixed"])
@@ -150,8 +150,7 @@ def test_a_run_that_is_resumed_at_its_end_keeps_its_curve(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     train(seeded(tmkd, 7), tmp_path, epochs=1)
     train(seeded(tmkd, 7), tmp_path, epochs=1, resume=tmp_path / "last.ckpt")
-    assert curve(tmp_path, 1) == curve(tmp_path, 0)
-    assert len(curve(tmp_path, 0)) == STEPS + 1
+    assert len(read_curve(tmp_path)) == STEPS + 1
 
 
 def test_a_validation_that_is_left_out_is_warned_of(tmp_path, monkeypatch) -> None:
@@ -195,7 +194,7 @@ def test_a_run_that_stopped_early_has_ended(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     stop = partial(EarlyStopping, "val/loss", patience=1, min_delta=10.0)
     train(seeded(tmkd, 7), tmp_path, stop(), epochs=9)
-    assert step_of(tmp_path / "last.ckpt") == 2 * STEPS
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
     _, trainer = train(seeded(tmkd, 7), tmp_path, stop(), epochs=9, resume=tmp_path / "last.ckpt")
     assert trainer.global_step == 2 * STEPS
 
@@ -244,15 +243,6 @@ def test_a_step_that_fails_leaves_it_too(net, fit) -> None:
     assert torch.initial_seed() == 5
 
 
-def test_a_logger_that_goes_on_keeps_its_rows_once(net, fit, tmp_path) -> None:
-    logger, saving = CSVLogger(tmp_path, name=""), ModelCheckpoint(tmp_path, filename="last")
-    options = {"logger": logger, "enable_checkpointing": True, "log_every_n_steps": 1}
-    fit(ClassifierModule(net()), callbacks=[CarriedCurve(), saving], max_epochs=1, **options)
-    again = CarriedCurve()
-    fit(ClassifierModule(net()), callbacks=[again], max_epochs=2, ckpt_path=tmp_path / "last.ckpt", **options)
-    assert [row["step"] for row in curve(tmp_path, 0)] == [str(step) for step in range(8)]
-
-
 def test_a_seed_of_ones_own_is_kept(tmp_path) -> None:
     module = seeded(classifier, 7)
     train(module, tmp_path, own := StepSeeds(seed=5), epochs=1)
@@ -263,84 +253,58 @@ def test_a_seed_of_ones_own_is_kept(tmp_path) -> None:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for name, step in (("best", 3), ("last", 9), ("older", 1)):
-        WholeCheckpointIO().save_checkpoint(
+        AtomicCheckpointIO().save_checkpoint(
             {"global_step": step, "weights": torch.ones(1000)}, tmp_path / f"{name}.ckpt"
         )
     return tmp_path
 
 
-@pytest.mark.parametrize("size", [0, 10, 2000])
-def test_a_checkpoint_that_was_cut_off_is_passed_over(size, folder) -> None:
-    path = folder / "last.ckpt"
-    assert whole_checkpoint(path) == path
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged or cut off and is passed over: .*best\.ckpt, step 3"):
-        assert whole_checkpoint(path) == folder / "best.ckpt"
+def cut_off(content: bytes) -> bytes:
+    return content[:2000]
 
 
-@pytest.mark.parametrize("zeros", [512, 4000])
-def test_what_was_never_written_counts_as_cut_off(zeros, folder) -> None:
+def never_written(content: bytes) -> bytes:
     """As after a power failure."""
-    path = folder / "last.ckpt"
-    path.write_bytes(bytes(zeros) + path.read_bytes()[zeros:])
-    assert step_of(path) is None
+    return bytes(512) + content[512:]
 
 
-def test_what_holds_something_else_is_named(folder) -> None:
-    torch.save([1, 2], folder / "last.ckpt")
-    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint: it holds a list"):
-        step_of(folder / "last.ckpt")
+def bit_flipped(content: bytes) -> bytes:
+    place = content.find(torch.ones(10).numpy().tobytes()) + 6
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-def test_a_flipped_bit_is_noticed(folder) -> None:
-    content = bytearray((folder / "last.ckpt").read_bytes())
-    place = content.find(torch.ones(10).numpy().tobytes())
-    content[place + 6] ^= 1
-    (folder / "last.ckpt").write_bytes(content)
-    assert step_of(folder / "last.ckpt") is None
-    assert step_of(folder / "best.ckpt") == 3
-
-
-def test_neighbours_that_are_no_checkpoints_do_not_matter(folder) -> None:
-    (folder / "last.ckpt").write_bytes(b"")
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:1], cut_off, never_written, bit_flipped])
+def test_a_damaged_checkpoint_is_refused_with_the_names_of_the_whole_ones(damage, folder) -> None:
+    check_whole(folder / "last.ckpt")
+    for name in ("last", "older"):
+        (folder / f"{name}.ckpt").write_bytes(damage((folder / f"{name}.ckpt").read_bytes()))
     (folder / "folder.ckpt").mkdir()
     (folder / "nowhere.ckpt").symlink_to(folder / "gone")
     (folder / "pickle.ckpt").write_bytes(pickle.dumps(KilledError()))
-    torch.save({"global_step": "x"}, folder / "text.ckpt")
-    with pytest.warns(UserWarning, match=r"going on from \S*/best\.ckpt, step 3"):
-        assert whole_checkpoint(folder / "last.ckpt").name == "best.ckpt"
-
-
-def test_lightnings_own_reading_names_a_damaged_file(folder) -> None:
-    """As with ckpt_path="last", whose file the trainer finds by itself."""
-    (folder / "last.ckpt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off: give the path of a whole checkpoint"):
-        WholeCheckpointIO().load_checkpoint(folder / "last.ckpt")
+    message = r"last\.ckpt is damaged or cut off: resume from a whole checkpoint beside it, best\.ckpt$"
+    for refuses in (check_whole, AtomicCheckpointIO().load_checkpoint):  # the second with ckpt_path="last"
+        with pytest.raises(ValueError, match=message):
+            refuses(folder / "last.ckpt")
 
 
 def test_where_nothing_is_whole_it_says_so(folder) -> None:
     for path in folder.glob("*.ckpt"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off, and there is no whole checkpoint beside"):
-        whole_checkpoint(folder / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off: start the run anew"):
+        check_whole(folder / "last.ckpt")
 
 
-def test_what_kills_have_left_is_removed(folder) -> None:
+def test_leftovers_of_killed_runs_are_removed(folder) -> None:
     """But not what another process may be writing."""
     old, new, other = (folder / name for name in (".last.ckpt.x1", ".last.ckpt.x2", ".best.ckpt.x3"))
     for path in (old, new, other):
         path.write_bytes(b"half")
     for path in (old, other):
         os.utime(path, (0, 0))
-    WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
+    (folder / ".last.ckpt.x4").symlink_to(folder / "moved away")  # as one that another process has just moved
+    AtomicCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
     assert [path.exists() for path in (old, new, other)] == [False, True, True]
-
-
-def test_what_another_process_takes_away_meanwhile_is_no_error(folder) -> None:
-    """A link to nowhere stands for it: it is listed, and is not there when it is looked at."""
-    (folder / ".last.ckpt.x1").symlink_to(folder / "moved away")
-    WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
-    assert step_of(folder / "last.ckpt") == 12
+    assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt") == {"global_step": 12}
 
 
 def test_a_failed_write_leaves_the_checkpoint_before(folder, monkeypatch) -> None:
@@ -349,6 +313,6 @@ def test_a_failed_write_leaves_the_checkpoint_before(folder, monkeypatch) -> Non
 
     monkeypatch.setattr(torch, "save", fails)
     with pytest.raises(OSError, match="no space"):
-        WholeCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
-    assert step_of(folder / "last.ckpt") == 9
+        AtomicCheckpointIO().save_checkpoint({"global_step": 12}, folder / "last.ckpt")
+    assert not is_damaged(folder / "last.ckpt")
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "older.ckpt"]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, View
-from tmkd_lightning.callbacks import PromptEmbeddings, StepSeeds, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, StepSeeds, TeacherAccuracyCheck
 from tmkd_lightning.distillers import KD, Distiller
 from tmkd_lightning.feature_extraction.output import MissingPartError
 from tmkd_lightning.views import edge_view, high_frequency_view
@@ -412,9 +412,9 @@ def test_bank_that_stayed_empty_is_noticed_before_training(net, fit) -> None:
 
 
 def test_callbacks_are_supplied_only_where_missing(net, prompts, fit) -> None:
-    mine, look = prompts(), TeacherCheck(batches=0)
+    mine, look = prompts(), TeacherAccuracyCheck(batches=0)
     trainer = fit(TMKDModule(net(), net()), callbacks=[mine, look], max_steps=1)
-    assert [c for c in trainer.callbacks if isinstance(c, (PromptEmbeddings, TeacherCheck))] == [mine, look]
+    assert [c for c in trainer.callbacks if isinstance(c, (PromptEmbeddings, TeacherAccuracyCheck))] == [mine, look]
 
 
 def test_teacher_check_reports_each_view_and_warns_of_a_ruined_one(net, loader, fit, caplog) -> None:
@@ -558,7 +558,7 @@ def test_missing_teacher_file_is_named_before_any_prompt_is_encoded(net, fit, tm
 
 
 def test_callbacks_of_tmkd_do_no_harm_to_a_classifier(net, fit, prompts, loader) -> None:
-    fit(ClassifierModule(net()), val=loader(), callbacks=[prompts(), TeacherCheck()], max_steps=1)
+    fit(ClassifierModule(net()), val=loader(), callbacks=[prompts(), TeacherAccuracyCheck()], max_steps=1)
 
 
 def test_teacher_check_measures_the_plain_image_too_and_says_when_it_measured_nothing(net, fit, loader, caplog) -> None:

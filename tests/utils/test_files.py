@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tmkd_lightning.lightning_compat.atomic_checkpoints import WholeCheckpointIO
+from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO
 from tmkd_lightning.utils.files import atomic_write, check_writable, is_stream, unfinished
 
 
@@ -242,12 +242,12 @@ def test_a_full_disk_of_before_is_not_this_one(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    WholeCheckpointIO().save_checkpoint({"global_step": 3}, path)
+    AtomicCheckpointIO().save_checkpoint({"global_step": 3}, path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.raises(OSError, match=rf"{path} cannot be written: the file is larger than the disk or the limits"):
-            WholeCheckpointIO().save_checkpoint({"weight": torch.zeros(100_000)}, path)
+            AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(100_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert torch.load(path, weights_only=True) == {"global_step": 3}

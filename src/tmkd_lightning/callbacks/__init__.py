@@ -1,18 +1,16 @@
-"""What happens around training: texts before it, the teacher beside it, figures and records of it."""
+"""Lightning callbacks: text embeddings, the teacher's cache and accuracy, figures and records of runs."""
 
-from tmkd_lightning.callbacks.carried_curve import CarriedCurve
 from tmkd_lightning.callbacks.class_names_check import ClassNamesCheck
 from tmkd_lightning.callbacks.figures import Figures
 from tmkd_lightning.callbacks.prompt_embeddings import PromptEmbeddings
 from tmkd_lightning.callbacks.run_record import RunRecord
 from tmkd_lightning.callbacks.student_artifact import StudentArtifact
-from tmkd_lightning.callbacks.teacher_accuracy import TeacherCheck
+from tmkd_lightning.callbacks.teacher_accuracy import TeacherAccuracyCheck
 from tmkd_lightning.callbacks.teacher_cache import TeacherCache
 from tmkd_lightning.lightning_compat.plateau import PlateauStep
 from tmkd_lightning.lightning_compat.rng_state import StepSeeds
 
 __all__ = [
-    "CarriedCurve",
     "ClassNamesCheck",
     "Figures",
     "PlateauStep",
@@ -20,6 +18,6 @@ __all__ = [
     "RunRecord",
     "StepSeeds",
     "StudentArtifact",
+    "TeacherAccuracyCheck",
     "TeacherCache",
-    "TeacherCheck",
 ]

@@ -1,10 +1,9 @@
-"""A few validation batches, outside of the loop that validates."""
+"""A few validation batches, outside of Lightning's validation loop."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice, pairwise
 from typing import Any
 
@@ -15,104 +14,76 @@ from torch.utils.data import DataLoader, IterableDataset
 
 
 def validation_batches(trainer: Trainer, count: int | None) -> tuple[Iterator[Any], bool]:
-    """Takes batches of the first validation loader, spread over its data, to the device.
+    """Yields at most `count` batches of the first validation loader, on the device and checked.
 
-    Folders come sorted by class, so the first batches would hold one class or two. No more batches are read than
-    validation itself may read (``limit_val_batches``, ``fast_dev_run``).
-
-    Args:
-        trainer: that has its loaders already.
-        count: how many at most, None for all.
-
-    Returns:
-        Batches as the hooks for validation transfer them, checked; none where there are no validation data. And
-        whether they are from all over the data: a loader whose images cannot be had by index gives its first ones.
-
-    Raises:
-        ValueError: a batch is not what it must be (when it is taken).
+    They are spread over the data, since folders come sorted by class; ``limit_val_batches`` and ``fast_dev_run`` hold.
+    Also returns whether they could be spread: a loader whose images have no index gives its first batches.
     """
-    loaders = [loader for loader in tree_leaves(trainer.val_dataloaders) if loader is not None]
-    limits = [math.inf if count is None else count, *trainer.num_val_batches[:1]]
-    if not loaders or min(limits) == 0:
+    loader = next((one for one in tree_leaves(trainer.val_dataloaders) if one is not None), None)
+    limit = min([math.inf if count is None else count, *trainer.num_val_batches[:1]])
+    if loader is None or limit == 0:
         return iter(()), True
-    spread = spread_over(loaders[0], min(limits))
-    taken = loaders[0] if spread is None else spread
-    most = None if math.isinf(min(limits)) else int(min(limits))
-    return _transferred(trainer, islice(taken, most)), spread is not None
+    spread = spread_over(loader, limit)
+    batches = islice(loader if spread is None else spread, None if math.isinf(limit) else int(limit))
+    return _transferred(trainer, batches), spread is not None
 
 
 def spread_over(loader: Any, count: float) -> Iterable[Any] | None:
-    """Makes a loader of images from all over another one's data, in order; what lies between is not read.
+    """Returns a loader of `count` batches from all over the data of another one, in order, which reads nothing else.
 
-    Args:
-        loader: of which dataset, sampler, size of the batches and collation are taken.
-        count: how many batches; not a whole number only if it is infinite.
-
-    Returns:
-        The loader itself if it has no more batches; None where images cannot be had by index.
+    Returns the loader itself if it has no more batches, and None if its images have no index or its length is unknown.
 
     Example:
         >>> batches = spread_over(DataLoader(range(100), batch_size=2), 3)
         >>> [min(batch.tolist()) // 33 for batch in batches]
         [0, 1, 2]
     """
-    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
-        return None  # it may do something with the batches, or read no dataset at all
-    length = None if isinstance(loader.dataset, IterableDataset) else _length(loader)
-    if length is None:
+    indexed = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
+    if not indexed or isinstance(loader.dataset, IterableDataset):
+        return None
+    try:
+        length = len(loader)
+    except TypeError:  # a sampler without a length, which may never end
         return None
     if length <= count:
         return loader
-    options: dict[str, Any] = {
-        "collate_fn": loader.collate_fn,
-        "num_workers": min(loader.num_workers, int(count)),
-        "worker_init_fn": loader.worker_init_fn,
-        "multiprocessing_context": loader.multiprocessing_context,
-    }
-    if loader.batch_sampler is None:  # the dataset itself gives batches
-        places = list(islice(loader.sampler, length))
-        return DataLoader(loader.dataset, None, sampler=_one_of_each_part(places, int(count)), **options)
-    batches = list(islice(loader.batch_sampler, length))
-    if loader.batch_size is None:  # somebody has thought about what goes into one batch
-        chosen = _one_of_each_part(batches, int(count))
+    indices = list(islice(loader.batch_sampler or loader.sampler, length))
+    if loader.batch_size is None:  # batches of the dataset or of the user's own sampler stay as they are
+        chosen = _one_of_each_part(indices, int(count))
     else:
         size = loader.batch_size
-        images = _one_of_each_part([image for batch in batches for image in batch], int(count) * size)
+        images = _one_of_each_part([image for batch in indices for image in batch], int(count) * size)
         chosen = [images[start : start + size] for start in range(0, len(images), size)]
-    return DataLoader(loader.dataset, batch_sampler=chosen, **options)
+    batching = {"batch_size": None, "sampler": chosen} if loader.batch_sampler is None else {"batch_sampler": chosen}
+    return DataLoader(
+        loader.dataset,
+        collate_fn=loader.collate_fn,
+        num_workers=min(loader.num_workers, int(count)),
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        **batching,
+    )
 
 
-def _length(loader: DataLoader[Any]) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:  # a sampler without one, which may never end
-        return None
-
-
-def _one_of_each_part(places: list[Any], count: int) -> list[Any]:
-    """One of each of `count` equal parts, at random within them: even steps may fit a period of the data."""
+def _one_of_each_part(indices: list[Any], count: int) -> list[Any]:
+    """A random one of each of `count` equal parts: with even steps, labels that alternate could all be the same."""
     generator = torch.Generator().manual_seed(0)
-    count = min(count, len(places))
-    edges = [index * len(places) // count for index in range(count + 1)]
-    return [places[int(torch.randint(low, high, (), generator=generator))] for low, high in pairwise(edges)]
+    count = min(count, len(indices))
+    edges = [index * len(indices) // count for index in range(count + 1)]
+    return [indices[int(torch.randint(low, high, (), generator=generator))] for low, high in pairwise(edges)]
 
 
 def _transferred(trainer: Trainer, batches: Iterable[Any]) -> Iterator[Any]:
+    """Applies the transfer hooks of module and datamodule, in the stage "validate", since hooks may augment."""
     module: Any = trainer.lightning_module
     for batch in batches:
-        with _validating(trainer):  # hooks may augment where they believe that the batch is for training
+        stage = trainer.state.stage
+        trainer.validating = True
+        try:
             batch = trainer.precision_plugin.convert_input(batch)
             batch = module._on_before_batch_transfer(batch, 0)
             batch = trainer.strategy.batch_to_device(batch)
-            module.check(batch)  # as before training: a datamodule with a transfer hook of its own replaces ours
+            module.check(batch)  # a datamodule with a transfer hook of its own replaces the module's
+        finally:
+            trainer.state.stage = stage
         yield batch
-
-
-@contextmanager
-def _validating(trainer: Trainer) -> Iterator[None]:
-    stage = trainer.state.stage
-    trainer.validating = True
-    try:
-        yield
-    finally:
-        trainer.state.stage = stage

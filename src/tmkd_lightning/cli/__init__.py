@@ -1,1 +1,1 @@
-"""The verbs of ``tmkd`` that are ours, a file each; Lightning's own are in `tmkd_lightning.cli.main`."""
+"""The command line ``tmkd``: `main` chooses the verb, `lightning_cli` has those that train, and each other has a file."""

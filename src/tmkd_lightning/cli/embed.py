@@ -1,4 +1,4 @@
-"""``tmkd embed``: text embeddings into one file, made where there is internet, for machines that have none."""
+"""``tmkd embed``: writes text embeddings to one file, for machines without internet."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ def embed(
     Raises:
         ValueError: none or several sources of class names, or names that cannot stand for classes.
     """
-    names = _names(class_names, class_names_file, data)
+    if sum(source is not None for source in (class_names, class_names_file, data)) != 1:
+        raise ValueError("give the classes once: by class_names, class_names_file or data")
+    names = class_names or []
+    if data is not None:
+        names = data.class_phrases
+    if class_names_file is not None:
+        lines = Path(class_names_file).expanduser().read_text().splitlines()
+        names = [line.strip() for line in lines if line.strip()]
     check_class_names(names, num_classes=len(names))
     encoder = OpenCLIPTextEncoder() if encoder is None else encoder
     chosen = view_templates({**TEMPLATES, **(templates or {})}, replacement=None)
@@ -47,13 +54,3 @@ def embed(
 def embed_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
     auto_cli(embed, args=list(args), as_positional=False, prog="tmkd embed", parser_class=Parser)
-
-
-def _names(class_names: list[str] | None, file: str | None, data: ImageDataModule | None) -> list[str]:
-    if sum(source is not None for source in (class_names, file, data)) != 1:
-        raise ValueError("give the classes once: by class_names, class_names_file or data")
-    if data is not None:
-        return data.class_phrases
-    if file is not None:
-        return [line.strip() for line in Path(file).expanduser().read_text().splitlines() if line.strip()]
-    return list(class_names or [])

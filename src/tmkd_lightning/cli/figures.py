@@ -10,9 +10,9 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 
+from tmkd_lightning.cli.collect import collect
 from tmkd_lightning.cli.finished import FinishedRun
 from tmkd_lightning.cli.parser import Parser
-from tmkd_lightning.cli.watch import watch
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures.collect import CollectedOutputs
 from tmkd_lightning.figures.curves import History, run_folder, run_name
@@ -86,16 +86,16 @@ def draw(
     runs = dict(zip(titles, map(FinishedRun, checkpoints), strict=True))
     module: Any = modules[titles[0]]
 
-    def collect() -> CollectedOutputs:
+    def outputs() -> CollectedOutputs:
         networks = _networks(modules, teacher)
-        return watch(module, networks, data or runs[titles[0]].data(), split, examples, batches, accelerator)
+        return collect(module, networks, data or runs[titles[0]].data(), split, examples, batches, accelerator)
 
     def histories() -> dict[str, History]:
         folders = [Path(run).expanduser() if run else None, None]
         return {title: runs[title].history(folder) for title, folder in zip(titles, folders, strict=False)}
 
     figures = plot_all(
-        collect,
+        outputs,
         module.views,
         histories,
         names or FIGURES,

@@ -1,19 +1,38 @@
-"""The parser of every verb."""
+"""The parser of every verb, and a check of the configs that are given to it."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
+from tmkd_lightning.utils.configs import load_yaml, read_config
 from tmkd_lightning.utils.secrets import masked
 
 
-class Parser(LightningArgumentParser):
-    """Lightning's, but errors, which repeat what was given, show no keys and passwords."""
+class Parser(ArgumentParser):
+    """jsonargparse's parser, with keys and passwords masked in errors, which repeat what was given."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Tells what is wrong and exits with status 2."""
+        """Prints the error and exits with status 2."""
         message = re.sub(r"NestedArg\(key='([^']*)', val=", r"NestedArg(\1=", message)
         super().error(masked(message), ex)
+
+
+def check_configs(words: Sequence[str]) -> None:
+    """Raises ValueError for a config, of a run or a part of it, that cannot be read safely; skips missing files."""
+    words = [str(word) for word in words]
+    pairs = [*pairwise(words), *(tuple(word.split("=", 1)) for word in words if "=" in word)]
+    for option, value in pairs:
+        path = Path(os.path.expanduser(value))
+        if not option.startswith("-") or not os.path.isfile(path):
+            continue
+        if option in ("--config", "-c"):
+            read_config(path)
+        elif value.endswith((".yaml", ".yml")):
+            load_yaml(path)

@@ -1,4 +1,4 @@
-"""What a resumed run takes from its checkpoint, held against what its config says."""
+"""Compares the settings in a checkpoint with those of the config that resumes it."""
 
 from __future__ import annotations
 
@@ -10,49 +10,44 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.utils.secrets import masked
 
-_OF_THE_RUN = ("class_path", "student.", "network.")  # with another module or network trained, it is another run
-_NAMED = 4  # differences that a message shows
+_IDENTITY = ("class_path", "student.", "network.")  # another module or network is another run
+_SHOWN = 4  # differences in a message
 
 
-def check_same_run(path: Path, asked: Namespace, taken: Namespace, instead: bool) -> None:
-    """Says where the checkpoint's settings of the module win over the config's, which Lightning does without a word.
+def check_same_run(path: Path, config: Namespace, loaded: Namespace) -> None:
+    """Warns where the checkpoint's settings of the module replace the config's, which Lightning does silently.
 
     Args:
         path: of the checkpoint.
-        asked: ``model``, as config and command line have it.
-        taken: the same, as the checkpoint has it.
-        instead: whether the file takes the place of a damaged one; then it must agree in everything.
+        config: ``model`` from config and command line.
+        loaded: ``model`` with the checkpoint's hyperparameters.
 
     Raises:
-        ValueError: it is the checkpoint of another run.
+        ValueError: the checkpoint is of another module or network.
 
     Example:
         >>> model = Namespace(class_path="TMKDModule", init_args=Namespace(temperature=2.0))
         >>> _settings(model)
         {'class_path': 'TMKDModule', 'temperature': 2.0}
     """
-    wanted, found = _settings(asked), _settings(taken)
-    names = [name for name in {**found, **wanted} if wanted.get(name) != found.get(name)]
-    other = [name for name in names if name.startswith(_OF_THE_RUN)]
-    if other or (instead and names):
+    ours, theirs = _settings(config), _settings(loaded)
+    names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+    other = [name for name in names if name.startswith(_IDENTITY)]
+    shown = [(name, masked(theirs.get(name), name), masked(ours.get(name), name)) for name in (other or names)]
+    text = ", ".join(f"{name} {saved!r} (config: {given!r})" for name, saved, given in shown[:_SHOWN])
+    text += f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    if other:
         raise ValueError(
-            f"{path} is the checkpoint of another run than the config's: {_told(other or names, found, wanted)}; give "
-            "the config of that run, another --ckpt_path, or none"
+            f"{path} is the checkpoint of another run than the config's: {text}; give the config of that run, another "
+            "--ckpt_path, or none"
         )
     if names:
-        rank_zero_warn(f"the settings in {path} hold, and not the config's: {_told(names, found, wanted)}")
+        rank_zero_warn(f"the settings in {path} hold, and not the config's: {text}")
 
 
 def _settings(model: Namespace) -> dict[str, Any]:
-    """Values by their names, as one types them on the command line."""
-    values = vars(model.as_flat())
+    """Values by their names on the command line."""
     return {
         name.replace("init_args.", "").replace("dict_kwargs.", ""): list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
+        for name, value in vars(model.as_flat()).items()
     }
-
-
-def _told(names: list[str], found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    shown = [(name, masked(found.get(name), name), masked(wanted.get(name), name)) for name in names[:_NAMED]]
-    told = [f"{name} {theirs!r} (config: {ours!r})" for name, theirs, ours in shown]
-    return ", ".join(told + ([f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []))

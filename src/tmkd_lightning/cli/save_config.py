@@ -1,4 +1,4 @@
-"""The resolved config of a run, as it is saved and logged."""
+"""Saves the resolved config of a run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tmkd_lightning.utils.files import atomic_write
 from tmkd_lightning.utils.secrets import masked
 
 
-class LogConfig(SaveConfigCallback):
-    """Saves the resolved config beside the logs, and hands it to every logger, without keys and passwords."""
+class SaveMaskedConfig(SaveConfigCallback):
+    """Saves the resolved config beside the logs and logs it, with keys and passwords masked."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Saves once; the parser would save keys too."""
+        """Saves once."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
         super().setup(trainer, pl_module, stage)
 

@@ -95,28 +95,29 @@ def read_history(path: str | Path) -> History:
         History(weights={'rgb': {0: 0.5}}, accuracy={0: 0.5})
     """
     path = Path(path).expanduser()
-    return _history(read_curve(path) if path.is_dir() else _rows(path), path)
+    rows = read_curve(path) if path.is_dir() else _rows(path)
+    names = sorted({name for row in rows for name in row})
+    try:
+        weights = {name.removeprefix(FUSION): _by_epoch(rows, name) for name in names if name.startswith(FUSION)}
+        return History(weights, next(filter(None, (_by_epoch(rows, name) for name in ACCURACIES)), {}))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as metrics ({error}): it is damaged, or not CSVLogger's") from error
 
 
 def read_curve(folder: Path) -> list[dict[str, str]]:
     """The rows of a run's ``metrics.csv`` and of all its ``version_<n>/metrics.csv``, without empty cells.
 
     Each file replaces the earlier rows from its first step on, as a resumed run goes on behind its checkpoint. Files
-    of a validation or test alone, which log one step and no ``train/``, do not count.
+    of a validation or test alone, which log step 0 and no ``train/``, do not count.
     """
     versions = sorted(folder.glob("version_*/metrics.csv"), key=lambda file: (len(file.parent.name), file))
     curve: list[dict[str, str]] = []
     for file in filter(Path.is_file, (folder / "metrics.csv", *versions)):
         rows = [row for row in _rows(file) if row.get("step", "").isdecimal()]
         steps = {int(row["step"]) for row in rows}
-        if len(steps) > 1 or any(name.startswith("train/") for row in rows for name in row):
+        if max(steps, default=0) > 0 or any(name.startswith("train/") for row in rows for name in row):
             curve = [row for row in curve if int(row["step"]) < min(steps)] + rows
     return curve
-
-
-def history_of(text: str, path: Path) -> History:
-    """Reads the content of a ``metrics.csv`` that was found in `path`."""
-    return _history(_cells(text, path), path)
 
 
 def run_folder(checkpoint: Path) -> Path:
@@ -132,24 +133,11 @@ def run_name(folder: Path) -> str:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    return _cells(path.read_text(encoding="utf-8", errors="replace"), path)
-
-
-def _cells(text: str, path: Path) -> list[dict[str, str]]:
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines())
     rows = [{name: text for name, text in row.items() if name and text} for row in reader]
     if not rows or "epoch" not in (reader.fieldnames or ()):
         raise ValueError(f"{path} is not a metrics.csv of Lightning's CSVLogger: it has no rows with a column 'epoch'")
     return rows
-
-
-def _history(rows: Sequence[Mapping[str, str]], path: Path) -> History:
-    names = sorted({name for row in rows for name in row})
-    try:
-        weights = {name.removeprefix(FUSION): _by_epoch(rows, name) for name in names if name.startswith(FUSION)}
-        return History(weights, next(filter(None, (_by_epoch(rows, name) for name in ACCURACIES)), {}))
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as metrics ({error}): it is damaged, or not CSVLogger's") from error
 
 
 def _by_epoch(rows: Sequence[Mapping[str, str]], name: str) -> dict[int, float]:

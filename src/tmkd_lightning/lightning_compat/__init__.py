@@ -1,1 +1,1 @@
-"""What works around Lightning, a file each, with what it mends and when it can go."""
+"""Workarounds for Lightning, one a file; each docstring names the upstream behaviour and when the file can go."""

@@ -1,4 +1,11 @@
-"""Checkpoints that are whole or not there, and the newest whole one of a folder."""
+"""Atomic and verified checkpoint files, and the folder that a resumed run saves to.
+
+Works around: Lightning saves through the system's temporary folder, and moving a file between disks is not atomic
+(https://github.com/Lightning-AI/pytorch-lightning/issues/19970); ``torch.load`` does not verify checksums; a resumed
+``ModelCheckpoint`` without `dirpath` changes folders and forgets its best score
+(https://github.com/Lightning-AI/pytorch-lightning/pull/12045).
+Delete when: ``TorchCheckpointIO`` writes next to the target and verifies what it reads, and resuming keeps `dirpath`.
+"""
 
 from __future__ import annotations
 
@@ -13,158 +20,99 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
 
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import atomic_write, unfinished
 from tmkd_lightning.utils.secrets import without_secrets
 
-_ARGUMENTS = [kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)]
-_ABANDONED = 600  # seconds without a write, after which nobody writes to a file any more
+_HPARAMS = [kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)]
+_ABANDONED = 600  # seconds without a write after which a temporary file is a leftover
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there, so that a kill leaves the one before.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints atomically, without secrets in their hyperparameters, and refuses to read damaged ones.
 
-    Lightning writes into the system's temporary folder, from where a move onto another disk is a copy that can be cut
-    off. The command line uses this one by itself; in Python it is ``Trainer(plugins=[WholeCheckpointIO()])``.
+    The command line uses it by default; in Python it is ``Trainer(plugins=[AtomicCheckpointIO()])``.
 
     Example:
         >>> from tempfile import mkdtemp
         >>> path = Path(mkdtemp()) / "last.ckpt"
-        >>> WholeCheckpointIO().save_checkpoint({"global_step": 3}, path)
-        >>> step_of(path)
-        3
+        >>> AtomicCheckpointIO().save_checkpoint({"global_step": 3}, path)
+        >>> AtomicCheckpointIO().load_checkpoint(path)
+        {'global_step': 3}
     """
 
-    def load_checkpoint(self, path: Any, *options: Any, **named: Any) -> dict[str, Any]:
-        """Reads a file, and says so if it is damaged.
-
-        Args:
-            path: of the file.
-            options: Lightning's.
-            named: Lightning's.
-
-        Returns:
-            What was written.
-
-        Raises:
-            ValueError: it is damaged. Which file takes its place is for `whole_checkpoint`, where a run is resumed.
-        """
-        if "://" not in str(path) and Path(path).is_file() and _is_damaged(Path(path)):
-            raise ValueError(f"{path} is damaged or cut off: give the path of a whole checkpoint")
-        return super().load_checkpoint(path, *options, **named)
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Reads a checkpoint after verifying it; raises ValueError if it is damaged."""
+        if "://" not in str(path):
+            check_whole(Path(path))
+        return super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a file on a disk; other places are Lightning's. Keys among the arguments of the run are left out.
-
-        Args:
-            checkpoint: what to write.
-            path: where to.
-            storage_options: none are known.
-        """
-        checkpoint = {name: without_secrets(part) if name in _ARGUMENTS else part for name, part in checkpoint.items()}
+        """Writes a local checkpoint atomically; remote paths are left to Lightning."""
+        checkpoint = {name: without_secrets(part) if name in _HPARAMS else part for name, part in checkpoint.items()}
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        _remove_left_by_kills(Path(path))
+        _remove_leftovers(Path(path))
         with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
-def _remove_left_by_kills(path: Path) -> None:
-    """Unfinished files of runs that were killed while they wrote; each is as large as a checkpoint."""
-    path = path.resolve()  # where it is a link, they lie beside what it leads to
-    for part in path.parent.glob(f"{glob.escape(unfinished(path))}*"):
-        with suppress(FileNotFoundError):  # another process has just moved it to its place, or removed it as we do
-            if time.time() - part.stat().st_mtime > _ABANDONED:
-                part.unlink()
-
-
-def step_of(path: Path) -> int | None:
-    """Number of training steps behind a checkpoint.
-
-    Args:
-        path: a file.
-
-    Returns:
-        The number; None if the file is cut off or damaged (every part of it has a checksum).
-
-    Raises:
-        ValueError: it is something else than a checkpoint, and cannot be read safely.
-    """
-    if _is_damaged(path):
-        return None
-    content = read_checkpoint(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}")
-    step = content.get("global_step", 0)
-    if not isinstance(step, int):
-        raise ValueError(f"{path} is no checkpoint: its global_step is a {type(step).__name__}")
-    return step
-
-
-def _is_damaged(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.read(2) not in (b"PK", b"P", b"", b"\0\0"):
-            return False  # no archive at all, so not one of which a part is missing or was never written
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is not None
-    except Exception:  # whatever the damage makes of the numbers in the file
-        return True
-
-
-def whole_checkpoint(path: Path) -> Path:
-    """The checkpoint itself, or if it is damaged the newest whole one beside it; a warning says so.
-
-    Args:
-        path: of the checkpoint that was asked for.
-
-    Returns:
-        A file that is whole.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, and there is none beside it that is whole and can be read safely.
+def check_whole(path: Path) -> None:
+    """Raises ValueError for a damaged checkpoint, with the names of the whole ones in its folder.
 
     Example:
         >>> from tempfile import mkdtemp
         >>> folder = Path(mkdtemp())
-        >>> WholeCheckpointIO().save_checkpoint({"global_step": 3}, folder / "best.ckpt")
+        >>> AtomicCheckpointIO().save_checkpoint({"global_step": 3}, folder / "best.ckpt")
         >>> count = (folder / "last.ckpt").write_bytes((folder / "best.ckpt").read_bytes()[:100])
-        >>> whole_checkpoint(folder / "last.ckpt").name
-        'best.ckpt'
+        >>> check_whole(folder / "last.ckpt")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: .../last.ckpt is damaged or cut off: resume from a whole checkpoint beside it, best.ckpt
+    """
+    if not is_damaged(path):
+        return
+    others = [other for other in sorted(path.parent.glob("*.ckpt")) if zipfile.is_zipfile(other)]
+    names = [other.name for other in others if not is_damaged(other)]
+    remedy = f"resume from a whole checkpoint beside it, {' or '.join(names)}" if names else "start the run anew"
+    raise ValueError(f"{path} is damaged or cut off: {remedy}")
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a checkpoint was cut off, or one of its checksums does not match; files of another kind are not damaged.
+
+    Example:
+        >>> is_damaged(Path(__file__))
+        False
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    if step_of(path) is not None:
-        return path
-    others: dict[Path, int] = {}
-    for other in path.parent.glob("*.ckpt"):
-        with suppress(ValueError, OSError):  # what cannot be read is no help
-            if (step := step_of(other)) is not None:
-                others[other] = step
-    if not others:
-        raise ValueError(f"{path} is damaged or cut off, and there is no whole checkpoint beside it: start anew")
-    newest = max(others, key=lambda other: others[other])
-    rank_zero_warn(f"{path} is damaged or cut off and is passed over: going on from {newest}, step {others[newest]}")
-    return newest
+        return False
+    with path.open("rb") as file:
+        if file.read(2) not in (b"PK", b"P", b"", b"\0\0"):
+            return False  # no zip archive; zeros are blocks that were never written
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except Exception:  # zipfile raises many kinds on damaged headers
+        return True
 
 
 def keep_folders(trainer: Trainer, path: Path) -> None:
-    """Has each ``ModelCheckpoint`` that was given no folder go on where it wrote the checkpoint.
-
-    Lightning would give it the logger's next folder, and with another folder it forgets which epoch was the best.
-
-    Args:
-        trainer: of the run that is resumed, before it begins.
-        path: of the checkpoint, which is whole.
-    """
+    """Lets each ``ModelCheckpoint`` without a `dirpath` save where it saved the checkpoint that is resumed from."""
     states = read_checkpoint(path).get("callbacks", {})
-    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    for callback in callbacks:
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is not None:
+            continue
         folder = states.get(callback.state_key, {}).get("dirpath")
-        moved = folder is None or Path(folder).resolve() != path.parent.resolve()
-        if callback.dirpath is None and not moved:
+        if folder is not None and Path(folder).resolve() == path.parent.resolve():
             callback.dirpath = folder
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes temporary files that killed runs left behind; each is as large as a checkpoint."""
+    path = path.resolve()  # temporary files are made next to the target of a link
+    for part in path.parent.glob(f"{glob.escape(unfinished(path))}*"):
+        with suppress(FileNotFoundError):  # another process has just moved or removed it
+            if time.time() - part.stat().st_mtime > _ABANDONED:
+                part.unlink()

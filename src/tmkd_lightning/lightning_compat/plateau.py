@@ -1,4 +1,9 @@
-"""The step of a ReduceLROnPlateau that is due when a checkpoint is made, and that Lightning leaves out on resume."""
+"""The ``ReduceLROnPlateau`` step between a checkpoint and the end of its epoch.
+
+Works around: Lightning saves after validation and steps ``ReduceLROnPlateau`` afterwards, and leaves that step out when
+the run is resumed (https://github.com/Lightning-AI/pytorch-lightning/pull/14702).
+Delete when: a resumed run makes that step, or checkpoints are saved after it.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +13,29 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 PLATEAU = "tmkd_plateau"
-"""Key in checkpoints of what schedulers on a plateau were about to see: values by the metric's name."""
+"""Checkpoint key of the metrics that plateau schedulers monitor, by name."""
 
 
 class PlateauStep(Callback):
-    """Makes up for the scheduler's step that fell between a checkpoint and the kill.
-
-    Lightning saves after validation, then lets ``ReduceLROnPlateau`` look at the metric; a resumed run begins with the
-    next epoch, and the look is lost. So it is in the first epoch of a run that is resumed within one. Our modules add
-    this callback by themselves.
-    """
+    """Makes the step of ``ReduceLROnPlateau`` that Lightning leaves out on resume. Our modules add it."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the metrics as they are now."""
+        """Adds the monitored metrics."""
         names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
         checkpoint[PLATEAU] = {
             name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes them; a checkpoint that was made without this callback has none."""
+        """Reads the monitored metrics; a checkpoint made without this callback has none."""
         self._metrics = checkpoint.get(PLATEAU, {})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Steps each scheduler that has looked less often than it should have by now."""
-        metrics: dict[str, Any] = {**self._metrics, **trainer.callback_metrics}  # the trainer's are newer, if any
+        """Steps each scheduler that is a step behind the epochs, also in the epoch after one resumed in its middle."""
+        metrics: dict[str, Any] = {**self._metrics, **trainer.callback_metrics}
         for config in trainer.lr_scheduler_configs:
             scheduler, seen = config.scheduler, metrics.get(config.monitor or "")
             if not isinstance(scheduler, ReduceLROnPlateau) or config.interval != "epoch" or seen is None:

@@ -1,4 +1,11 @@
-"""A resumed run: what would make it another one than an undisturbed run, said before its first step."""
+"""Restores what Lightning leaves out of a resumed run, and warns where the run cannot be exact.
+
+Works around: a checkpoint does not hold which parameters are trained (``BaseFinetuning`` does not unfreeze them again)
+nor the size of the training data; float64 weights are loaded before the module is float64; ``max_steps`` resumes in
+another epoch (https://github.com/Lightning-AI/pytorch-lightning/issues/19617); a validation that was due when the
+checkpoint was made is left out; ``CSVLogger`` keeps up to 100 steps in memory.
+Delete when: an interrupted run that is resumed by Lightning alone passes ``tests/integration/kill_and_resume.py``.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +21,14 @@ from torch.utils.data import DataLoader
 T = TypeVar("T")
 
 RUN = "tmkd_run"
-"""Key in checkpoints of how much the run trained on in an epoch, and of the names of what did not train."""
+"""Checkpoint key of the size of the training data and the names of what is frozen."""
 
 
 def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
-    """Writes into a checkpoint what a resumed run is held against.
-
-    Args:
-        module: a module of ours.
-        checkpoint: as Lightning gives it to the module.
-    """
+    """Adds to a checkpoint what resuming restores or compares, and writes the loggers' buffered rows first."""
     loaded = module._trainer is not None and module.trainer.train_dataloader is not None
+    for logger in module.trainer.loggers if loaded else ():
+        logger.save()
     checkpoint[RUN] = {
         "sizes": _sizes(module.trainer) if loaded else None,
         "frozen": [name for name, parameter in _own(module.named_parameters()) if not parameter.requires_grad],
@@ -33,94 +37,33 @@ def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def read_run(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Takes that from a checkpoint, and gets ready for weights in double precision.
-
-    Lightning reads a checkpoint first, and only then makes the module one of double precision: its weights would be
-    rounded to float32 on the way.
-
-    Args:
-        module: a module of ours.
-        checkpoint: as Lightning gives it to the module.
-    """
+    """Reads that from a checkpoint; makes the module float64 before its weights are loaded, if that is its precision."""
     module.run_before = checkpoint.get(RUN) or {}
     if module._trainer is not None and module.trainer.precision == "64-true":
         module.double()
 
 
-def _sizes(trainer: Trainer) -> dict[str, float]:
-    """Batches of an epoch in this process, and images of all processes where the loaders say how many they have."""
-    loaders = [loader for loader in tree_leaves(trainer.train_dataloader) if isinstance(loader, DataLoader)]
-    sizes = [len(loader.dataset) for loader in loaders if isinstance(loader.dataset, Sized)]
-    images = {"images": sum(sizes)} if sizes else {}
-    return {"batches": trainer.num_training_batches, **images}
-
-
-def _own(named: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
-    """What is not the teacher's."""
-    return [(name, part) for name, part in named if not name.startswith("teacher.")]
-
-
-def _norms(module: Any) -> list[tuple[str, _BatchNorm]]:
-    return [(name, part) for name, part in _own(module.named_modules()) if isinstance(part, _BatchNorm)]
-
-
 def check_same_data(module: Any) -> None:
-    """Refuses to go on within an epoch whose training data have another size now.
-
-    Args:
-        module: a module of ours, about to train on its first batch.
-
-    Raises:
-        ValueError: they have.
-    """
+    """Raises ValueError if a run is resumed in the middle of an epoch on training data of another size."""
     before, now = module.run_before.get("sizes"), _sizes(module.trainer)
     batches = module.trainer.fit_loop.epoch_loop.batch_progress.current.completed
     if before and batches and before != now:
         raise ValueError(
-            f"the checkpoint was made after {batches} batches of an epoch of {_told(before)}, and now there are "
-            f"{_told(now)}: the rest would be other images. Resume with the same data, or from the end of an epoch"
+            f"the checkpoint was made after {batches} batches of an epoch of {_format(before)}, and now there are "
+            f"{_format(now)}: the rest would be other images. Resume with the same data, or from the end of an epoch"
         )
 
 
-def take_up_run(module: Any) -> None:
-    """Has train what trained, warns of what is not taken up where it was, and ends a run that had stopped early.
-
-    Lightning's ``BaseFinetuning`` gives the optimizer its groups again, and leaves frozen what it had unfrozen.
-
-    Args:
-        module: a module of ours that has read a checkpoint and is about to train on.
-    """
+def restore_run(module: Any) -> None:
+    """Restores which parameters train, warns where the run cannot be exact, and stops one that stopped early."""
     trainer = module.trainer
     if module.run_before:
         for name, parameter in _own(module.named_parameters()):
             parameter.requires_grad = name not in module.run_before["frozen"]
-        for name, norm in _norms(module):  # BaseFinetuning freezes their statistics so
+        for name, norm in _norms(module):  # BaseFinetuning freezes running statistics like this
             norm.track_running_stats = name not in module.run_before["still"]
-    before, now = module.run_before.get("sizes"), _sizes(trainer)
-    if before and before != now:
-        rank_zero_warn(
-            f"the checkpoint is of a run that trained on {_told(before)} in an epoch, and now there are {_told(now)}: "
-            "from here on it is another run, and a schedule that counts steps goes on at another place"
-        )
-    if trainer.max_steps != -1:
-        rank_zero_warn(
-            "resuming a run with max_steps: Lightning then takes up another epoch than that of the checkpoint, so "
-            "that images are left out or seen twice; give the length of the run in max_epochs"
-        )
-    loop = trainer.fit_loop.epoch_loop
-    batches = loop.batch_progress.current.ready
-    if loop.restarted_on_train_batch_end and _validation_was_due(trainer, batches):
-        rank_zero_warn(
-            f"the checkpoint was made after batch {batches - 1} and before the validation that was due there, which "
-            "Lightning leaves out now: resume from a checkpoint that was made after one, and choose "
-            "every_n_train_steps so that the two do not meet"
-        )
-    if batches < trainer.num_training_batches and batches % trainer.accumulate_grad_batches:
-        rank_zero_warn(
-            f"the checkpoint was made after batch {batches - 1}, while gradients were summed over "
-            f"{trainer.accumulate_grad_batches} batches, and holds none of them: the run ends otherwise than an "
-            "undisturbed one; save or validate after a multiple of accumulate_grad_batches"
-        )
+    for warning in _differences(trainer, module.run_before.get("sizes")):
+        rank_zero_warn(warning)
     for callback in trainer.early_stopping_callbacks:
         if callback.wait_count and callback.wait_count >= callback.patience:
             rank_zero_warn(
@@ -130,16 +73,59 @@ def take_up_run(module: Any) -> None:
             trainer.should_stop = True
 
 
+def _differences(trainer: Trainer, before: Mapping[str, float] | None) -> Iterable[str]:
+    """What makes a resumed run differ from an uninterrupted one."""
+    now, loop = _sizes(trainer), trainer.fit_loop.epoch_loop
+    batches = loop.batch_progress.current.ready
+    if before and before != now:
+        yield (
+            f"the checkpoint is of a run that trained on {_format(before)} in an epoch, and now there are "
+            f"{_format(now)}: from here on it is another run, and a schedule that counts steps goes on at another place"
+        )
+    if trainer.max_steps != -1:
+        yield (
+            "resuming a run with max_steps: Lightning then takes up another epoch than that of the checkpoint, so "
+            "that images are left out or seen twice; give the length of the run in max_epochs"
+        )
+    if loop.restarted_on_train_batch_end and _validation_was_due(trainer, batches):
+        yield (
+            f"the checkpoint was made after batch {batches - 1} and before the validation that was due there, which "
+            "Lightning leaves out now: resume from a checkpoint that was made after one, and choose "
+            "every_n_train_steps so that the two do not meet"
+        )
+    if batches < trainer.num_training_batches and batches % trainer.accumulate_grad_batches:
+        yield (
+            f"the checkpoint was made after batch {batches - 1}, while gradients were summed over "
+            f"{trainer.accumulate_grad_batches} batches, and holds none of them: the run ends otherwise than an "
+            "undisturbed one; save or validate after a multiple of accumulate_grad_batches"
+        )
+
+
 def _validation_was_due(trainer: Trainer, batches: int) -> bool:
-    """Whether it was after so many batches of the epoch."""
+    """Whether validation was due after so many batches of the epoch."""
     if not trainer.enable_validation or trainer.val_check_batch is None:
         return False
     if trainer.check_val_every_n_epoch is None:
         return trainer.fit_loop.epoch_loop.batch_progress.total.ready % trainer.val_check_batch == 0
-    whole = batches >= trainer.num_training_batches  # then Lightning counts the epoch already
-    epochs = trainer.current_epoch + (0 if whole else 1)
-    return epochs % trainer.check_val_every_n_epoch == 0 and batches % trainer.val_check_batch == 0
+    finished = trainer.current_epoch + (batches < trainer.num_training_batches)  # a whole epoch is counted already
+    return finished % trainer.check_val_every_n_epoch == 0 and batches % trainer.val_check_batch == 0
 
 
-def _told(sizes: Mapping[str, float]) -> str:
+def _sizes(trainer: Trainer) -> dict[str, float]:
+    """Batches of an epoch in this process, and images of all processes where the loaders know how many they have."""
+    loaders = [loader for loader in tree_leaves(trainer.train_dataloader) if isinstance(loader, DataLoader)]
+    sizes = [len(loader.dataset) for loader in loaders if isinstance(loader.dataset, Sized)]
+    return {"batches": trainer.num_training_batches} | ({"images": sum(sizes)} if sizes else {})
+
+
+def _own(named: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+    """All but the teacher's."""
+    return [(name, part) for name, part in named if not name.startswith("teacher.")]
+
+
+def _norms(module: Any) -> list[tuple[str, _BatchNorm]]:
+    return [(name, part) for name, part in _own(module.named_modules()) if isinstance(part, _BatchNorm)]
+
+
+def _format(sizes: Mapping[str, float]) -> str:
     return " and ".join(f"{number} {name}" for name, number in sizes.items())

@@ -1,4 +1,9 @@
-"""Randomness of a training step that depends on where it stands alone: a resumed run draws what it would have drawn."""
+"""Seeds each step from (seed, rank, epoch, batch), so resuming is exact.
+
+Works around: Lightning does not restore random generators when a run is resumed
+(https://github.com/Lightning-AI/pytorch-lightning/issues/17543).
+Delete when: checkpoints hold the generators' states of every process, and resuming restores them before each step.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +16,13 @@ from torch import Tensor
 
 
 class StepSeeds(Callback):
-    """Seeds torch's generators for the length of each training step, and gives them back as they were.
+    """Seeds each step from (seed, rank, epoch, batch), so resuming is exact.
 
-    Noise, views that are drawn and the networks' dropout then follow from (seed, process, epoch, batch), and not from
-    what ran before: a run that is resumed draws what an undisturbed one does, and validation or loading in between
-    changes nothing. Our modules add it by themselves. NumPy's and Python's generators are left alone.
+    Torch's generators are restored after the step, so validation and loading in between change nothing. NumPy's and
+    Python's are left alone. Our modules add this callback.
 
     Args:
-        seed: of the run; by default the one that torch's generator was seeded with, by ``seed_everything`` or by
-            chance. It is kept in checkpoints.
+        seed: of the run, saved in checkpoints; by default that of torch's generator, which ``seed_everything`` sets.
 
     Example:
         >>> seeds, draws = StepSeeds(seed=0), []
@@ -36,47 +39,42 @@ class StepSeeds(Callback):
         self._before: list[tuple[torch.Generator, Tensor]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes a seed, the same on all processes, unless there is one."""
+        """Chooses a seed unless one is given, the same on all processes."""
         if self.seed is None:
             self.seed = trainer.strategy.broadcast(torch.initial_seed())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Begins a step."""
+        """Seeds the step."""
         self.begin(pl_module.device, trainer.global_rank, trainer.current_epoch, batch_idx)
 
-    def on_train_batch_end(self, trainer: Trainer, *step: Any) -> None:
-        """Ends it."""
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Restores the generators."""
         self.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Ends a step that was broken off."""
+        """Restores the generators."""
         self.end()
 
-    def begin(self, device: torch.device, *place: int) -> None:
-        """Seeds the generators of the host and of a device.
-
-        Args:
-            device: where the step runs.
-            place: numbers that say which step of which process it is.
-        """
+    def begin(self, device: torch.device, *position: int) -> None:
+        """Seeds the generators of the CPU and of `device` from the seed and the step's rank, epoch and batch."""
         generators = [torch.default_generator]
         if device.type == "cuda":
             generators.append(torch.cuda.default_generators[device.index or 0])
         self._before = [(generator, generator.get_state()) for generator in generators]
-        low, high = np.random.SeedSequence((self.seed or 0, *place)).generate_state(2)
-        for generator in generators:  # torch.manual_seed would take 2 ms where there is no device
+        low, high = np.random.SeedSequence((self.seed or 0, *position)).generate_state(2)
+        for generator in generators:  # torch.manual_seed takes 2 ms where there is no device
             generator.manual_seed(int(high) << 32 | int(low))
 
     def end(self) -> None:
-        """Puts the generators back."""
+        """Restores the generators."""
         for generator, state in self._before:
             generator.set_state(state)
         self._before = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed, for a run that is resumed."""
+        """The seed."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the seed of the run."""
+        """Restores the seed."""
         self.seed = state_dict["seed"]

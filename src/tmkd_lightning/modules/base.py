@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
 from tmkd_lightning.callbacks.non_finite_loss import FiniteGuard
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, take_up_run, write_run
-from tmkd_lightning.lightning_compat.sigterm import ToldToEnd
+from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, restore_run, write_run
+from tmkd_lightning.lightning_compat.sigterm import ExitOnSigterm
 from tmkd_lightning.models import PretrainedWeightsError, load_pretrained
 from tmkd_lightning.modules.batches import Normalization
 from tmkd_lightning.modules.checks import check_data_classes, check_makers, has_batch_norm
@@ -113,7 +113,7 @@ class ClassificationModule(WatchedModule):
         """Asks the data for the number of classes, if told to: callbacks must find everything in its final size."""
         if self.asks_data:
             resize(self, of_data(self.trainer))
-        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep(), ClassNamesCheck(), ToldToEnd()])
+        return not_in_trainer(self.trainer, [StepSeeds(), PlateauStep(), ClassNamesCheck(), ExitOnSigterm()])
 
     def prepare_data(self) -> None:
         """Reads the weights on one process first, which fetches those that are not on the machine."""
@@ -150,7 +150,7 @@ class ClassificationModule(WatchedModule):
     def on_train_start(self) -> None:
         """Sees to it that a run is resumed where it was."""
         if self.trainer.ckpt_path:
-            take_up_run(self)
+            restore_run(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Confirms the networks on the first real batch, before anything is trained on it."""

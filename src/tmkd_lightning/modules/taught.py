@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
 from tmkd_lightning.distillers import Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
@@ -80,7 +80,7 @@ class TaughtModule(ClassificationModule):
         if self.prompt_bank is not None and not self.prompt_bank.filled:
             wanted.append(PromptEmbeddings())
         if self.reads_teacher:
-            wanted.append(TeacherCheck())
+            wanted.append(TeacherAccuracyCheck())
         return callbacks + not_in_trainer(self.trainer, wanted)
 
     def setup(self, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""What ``tmkd fit`` logs and says of a run whatever its length, wherever it trains."""
+"""What ``tmkd fit`` logs and prints about a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from tmkd_lightning.utils.messages import printable
 
 
 class LogEveryEpoch(Callback):
-    """Logs at least once an epoch, where an epoch has fewer batches than ``log_every_n_steps``.
-
-    Lightning would log no loss and no fusion weight of a short run. The command line adds this where the config leaves
-    ``log_every_n_steps`` to its default of 50.
-    """
+    """Logs at least once an epoch: an epoch may have fewer batches than the default ``log_every_n_steps`` of 50."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shortens the interval to the batches of an epoch."""
@@ -26,11 +22,8 @@ class LogEveryEpoch(Callback):
         trainer.log_every_n_steps = int(min(every, trainer.num_training_batches))  # type: ignore[attr-defined]
 
 
-class Closing(Callback):
-    """Closes with a table: best and last epoch are different things.
-
-    It is printed by the process that has trained, which under ``ddp_fork`` is not the one that began.
-    """
+class RunSummary(Callback):
+    """Prints the last and the best epoch when training ends, from the process that trained (see ``ddp_fork``)."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -38,13 +31,11 @@ class Closing(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints it."""
-        metrics = sorted(trainer.callback_metrics.items())
-        lines = [
-            f"\n{trainer.current_epoch} epochs, {trainer.global_step} steps, {time.monotonic() - self._start:.0f} s"
-        ]
-        lines += [
-            f"  last epoch  {printable(name):<11} {value.item():.4f}" for name, value in metrics if "val/" in name
-        ]
+        seconds = time.monotonic() - self._start
+        lines = [f"\n{trainer.current_epoch} epochs, {trainer.global_step} steps, {seconds:.0f} s"]
+        for name, value in sorted(trainer.callback_metrics.items()):
+            if "val/" in name:
+                lines.append(f"  last epoch  {printable(name):<11} {value.item():.4f}")
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
                 score, path = checkpoint.best_model_score.item(), printable(_relative(checkpoint.best_model_path))
@@ -52,14 +43,8 @@ class Closing(Callback):
         print("\n".join(lines), flush=True)
 
 
-def warn_of_other_runs(trainer: Trainer) -> None:
-    """Says where a run finds the checkpoint of another one under its own name, and so writes under another name.
-
-    Whoever reads the name that the config gives would read the other run's.
-
-    Args:
-        trainer: of a run that begins, and is not resumed.
-    """
+def warn_of_existing_checkpoints(trainer: Trainer) -> None:
+    """Warns where a new run finds another run's checkpoint under its name, and Lightning will append a version."""
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or not callback.dirpath or not callback._enable_version_counter:
             continue
