@@ -15,10 +15,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from tmkd_lightning.callbacks.validation_batches import validation_batches
-from tmkd_lightning.figures.collect import CollectedOutputs, OutputCollector
-from tmkd_lightning.figures.curves import ACCURACIES, FUSION, History, run_name
-from tmkd_lightning.figures.drawing import FORMATS, check_choice, check_matplotlib, save_figures, to_image
-from tmkd_lightning.figures.plots import FIGURES, plot_all
+from tmkd_lightning.figures import FIGURES, CollectedOutputs, History, OutputCollector, plot_all, save_figures
+from tmkd_lightning.figures.curves import ACCURACIES, FUSION, run_name
+from tmkd_lightning.figures.drawing import FORMATS, check_choice, check_matplotlib, to_image
 from tmkd_lightning.text.prompts import fitting_class_names, names_or_numbers
 from tmkd_lightning.utils.files import check_writable
 

@@ -14,17 +14,9 @@ from tmkd_lightning.cli.collect import collect
 from tmkd_lightning.cli.finished import FinishedRun
 from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.figures.collect import CollectedOutputs
-from tmkd_lightning.figures.curves import History, run_folder, run_name
-from tmkd_lightning.figures.drawing import (
-    FORMATS,
-    check_choice,
-    check_files,
-    check_matplotlib,
-    join_figures,
-    save_figures,
-)
-from tmkd_lightning.figures.plots import FIGURES, plot_all
+from tmkd_lightning.figures import FIGURES, CollectedOutputs, History, join_figures, plot_all, save_figures
+from tmkd_lightning.figures.curves import run_name
+from tmkd_lightning.figures.drawing import FORMATS, check_choice, check_files, check_matplotlib
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
 from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
@@ -80,30 +72,25 @@ def draw(
     check_matplotlib()
     check_files([*itertools.chain(*files.values()), *pages])
 
-    checkpoints = [Path(path).expanduser() for path in (checkpoint, against) if path]
-    titles = _titles(checkpoints)
-    modules = dict(zip(titles, map(rebuild, checkpoints), strict=True))
-    runs = dict(zip(titles, map(FinishedRun, checkpoints), strict=True))
+    finished = [FinishedRun(Path(path).expanduser()) for path in (checkpoint, against) if path]
+    titles = [run_name(one.folder) for one in finished]
+    if len(set(titles)) < len(titles):  # two checkpoints of one run
+        titles = [f"{title} {one.checkpoint.stem}" for title, one in zip(titles, finished, strict=True)]
+    modules = {title: rebuild(one.checkpoint) for title, one in zip(titles, finished, strict=True)}
     module: Any = modules[titles[0]]
 
     def outputs() -> CollectedOutputs:
         networks = _networks(modules, teacher)
-        return collect(module, networks, data or runs[titles[0]].data(), split, examples, batches, accelerator)
+        return collect(module, networks, data or finished[0].data(), split, examples, batches, accelerator)
 
     def histories() -> dict[str, History]:
         folders = [Path(run).expanduser() if run else None, None]
-        return {title: runs[title].history(folder) for title, folder in zip(titles, folders, strict=False)}
+        return {title: one.history(folder) for title, one, folder in zip(titles, finished, folders, strict=False)}
 
-    figures = plot_all(
-        outputs,
-        module.views,
-        histories,
-        names or FIGURES,
-        seed=seed,
-        source=f"From {', against '.join(one.source for one in runs.values())}",
-        split=_SPLITS[split],
-        on_skip=None if names else lambda text: print(printable(text)),
-    )
+    source = f"From {', against '.join(one.source for one in finished)}"
+    on_skip = None if names else lambda reason: print(printable(reason))
+    options: dict[str, Any] = {"seed": seed, "source": source, "split": _SPLITS[split], "on_skip": on_skip}
+    figures = plot_all(outputs, module.views, histories, names or FIGURES, **options)
     if not figures:
         raise ValueError(f"there is nothing to draw of {checkpoint}, for the reasons above")
     saved = {path: figure for name, figure in figures.items() for path in files[name]}
@@ -115,14 +102,6 @@ def draw(
 def figures_command(args: Sequence[str]) -> None:
     """Runs the verb on command-line arguments."""
     auto_cli(draw, args=list(args), as_positional=False, prog="tmkd figures", parser_class=Parser)
-
-
-def _titles(checkpoints: Sequence[Path]) -> list[str]:
-    """Names of the runs in figures: those of their folders, with the checkpoint's where these are the same."""
-    names = [run_name(run_folder(path)) for path in checkpoints]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{name} {path.stem}" for name, path in zip(names, checkpoints, strict=True)]
 
 
 def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:

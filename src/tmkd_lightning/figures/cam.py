@@ -57,7 +57,7 @@ def plot_cam(collected: CollectedOutputs, source: str = "") -> Figure:
 
 
 def class_activation(cam: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Takes the map of one class for each image, scales it to [0, 1] and enlarges it.
+    """Takes the map of one class for each image, scales it to [0, 1] (0.5 if constant) and enlarges it.
 
     Args:
         cam: ``(B, K, h, w)``.
@@ -65,7 +65,7 @@ def class_activation(cam: Tensor, labels: Tensor, size: tuple[int, int]) -> Tens
         size: height H and width W of the images.
 
     Returns:
-        ``(B, H, W)`` in [0, 1]; 0.5 where a map is constant.
+        ``(B, H, W)``.
 
     Source: Zhou et al. 2016, section 2; bilinear enlargement and scaling are customary, the paper says neither.
 

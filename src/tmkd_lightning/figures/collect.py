@@ -50,8 +50,8 @@ class OutputCollector:
         >>> from torchvision.models import resnet18
         >>> collector = OutputCollector({"student": Extractor(resnet18(num_classes=3))}, ["a", "b", "c"], examples=2)
         >>> collector.update(torch.rand(5, 3, 32, 32), torch.tensor([1, 1, 0, 2, 0]))
-        >>> collector.compute().example_labels.tolist(), collector.compute().outputs["student"].embedding.shape
-        ([1, 0], torch.Size([5, 512]))
+        >>> collector.compute().example_labels.tolist()
+        [1, 0]
     """
 
     def __init__(self, networks: Mapping[str, Extractor], class_names: Sequence[str], examples: int = 4) -> None:
@@ -72,11 +72,7 @@ class OutputCollector:
         self._examples: dict[int, Tensor] = {}
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Adds a batch: images ``(B, 3, H, W)`` in [0, 1], on the device to compute on, and labels ``(B,)``.
-
-        Raises:
-            ValueError: a network gives logits that are not finite.
-        """
+        """Adds images ``(B, 3, H, W)`` in [0, 1], on the device to compute on, and labels ``(B,)``."""
         for name, outputs in self._outputs.items():
             outputs.append(self._run(name, images, keep_map=False))
         self._labels.append(labels.cpu())
@@ -85,11 +81,7 @@ class OutputCollector:
                 self._examples.setdefault(label, image)
 
     def compute(self) -> CollectedOutputs:
-        """Joins the batches and runs the networks on the examples once more, with maps.
-
-        Raises:
-            NothingToPlotError: there were no images.
-        """
+        """Joins the batches, and runs the networks on the examples once more for maps."""
         if not self._examples:
             raise NothingToPlotError("there are no images to draw")
         images = torch.stack(list(self._examples.values()))

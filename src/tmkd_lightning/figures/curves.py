@@ -23,12 +23,7 @@ _LINES = ("-", "--", "-.", ":")
 
 @dataclass
 class History:
-    """What a run logged, by epoch, counted from 0.
-
-    Args:
-        weights: mean weight of each view, by its name.
-        accuracy: top-1 on the validation images, in [0, 1].
-    """
+    """What a run logged, by epoch from 0: mean weight of each view, and top-1 in [0, 1] on the validation images."""
 
     weights: dict[str, dict[int, float]] = field(default_factory=dict)
     accuracy: dict[int, float] = field(default_factory=dict)
@@ -48,14 +43,14 @@ def plot_curves(runs: Mapping[str, History], source: str = "") -> Figure:
         raise NothingToPlotError(f"{name} logged neither {ACCURACIES[0]} nor {FUSION}<view>: there is nothing to draw")
     weights = {view.replace("_", " "): first.weights[view] for view in sorted(first.weights)}
     percent = {run: {epoch: 100 * value for epoch, value in one.accuracy.items()} for run, one in runs.items()}
-    panels = {
-        "mean fusion weight": ("Mean weight of each view in the fused teacher, as logged.", weights),
-        "top-1, %": ("Top-1 on the validation images.", {run: values for run, values in percent.items() if values}),
-    }
-    panels = {label: (note, lines) for label, (note, lines) in panels.items() if lines}
+    panels = [
+        ("Mean weight of each view in the fused teacher.", "mean fusion weight", weights),
+        ("Top-1 on the validation images.", "top-1, %", {run: values for run, values in percent.items() if values}),
+    ]
+    panels = [panel for panel in panels if panel[2]]
     figure = new_figure(3.4 * len(panels), 2.3)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (label, (_, lines)) in zip(axes, panels.items(), strict=True):
+    for axis, (_, label, lines) in zip(axes, panels, strict=True):
         for index, (line, values) in enumerate(lines.items()):
             x, colour, style = (
                 [epoch + 1 for epoch in values],
@@ -68,7 +63,7 @@ def plot_curves(runs: Mapping[str, History], source: str = "") -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.margins(x=0.02)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # above: lines may be anywhere below
-    return finish(figure, " ".join([*(note for note, _ in panels.values()), source]))
+    return finish(figure, " ".join([*(note for note, _, _ in panels), source]))
 
 
 def read_history(path: str | Path) -> History:
@@ -78,21 +73,10 @@ def read_history(path: str | Path) -> History:
         path: ``metrics.csv``, or the folder of a run, which holds one or ``version_<n>`` folders with one each. A
             resumed run logs to a version of its own, which replaces what the ones before hold from its first step on.
 
-    Returns:
-        Weights and accuracy; either is empty if it was not logged.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a file is not of that kind, or damaged.
 
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> path = Path(mkdtemp()) / "metrics.csv"
-        >>> text = "epoch,step,fusion/rgb,val/top1\\n0,1,0.25,\\n0,2,0.75,\\n0,2,,0.5\\n"
-        >>> len(text) == path.write_text(text)
-        True
-        >>> read_history(path)
-        History(weights={'rgb': {0: 0.5}}, accuracy={0: 0.5})
     """
     path = Path(path).expanduser()
     rows = read_curve(path) if path.is_dir() else _rows(path)

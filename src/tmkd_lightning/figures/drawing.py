@@ -33,7 +33,6 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 7,
     "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.05,
     "pdf.fonttype": 42,  # text stays text in a PDF
 }
 
@@ -97,12 +96,7 @@ def wrap(text: str, width: int, lines: int = 2) -> str:
 
 
 def shorten(names: Sequence[str], width: int) -> list[str]:
-    """Cuts names to `width` characters, 12 or more; where that makes several the same, their index follows.
-
-    Example:
-        >>> shorten(["black footed albatross", "black footed tern", "black tern"], 14)
-        ['black f… 0', 'black footed …', 'black tern']
-    """
+    """Cuts names to `width` characters, 12 or more; where that makes several the same, their index follows."""
     short = [name if len(name) <= width else f"{name[: width - 1]}…" for name in names]
     count = Counter(short)
     return [f"{names[i][: width - 7]}… {i}" if count[name] > 1 else name for i, name in enumerate(short)]
@@ -139,10 +133,7 @@ def join_figures(figures: Sequence[Figure]) -> Figure:
 
 @styled()
 def save_figures(figures: Mapping[Path, Figure]) -> None:
-    """Writes figures to files, all of them or none.
-
-    Args:
-        figures: by path, which ends in ``.png`` or ``.pdf``. Files of the same names are replaced.
+    """Writes figures to files, by path that ends in ``.png`` or ``.pdf``: all of them or none.
 
     Raises:
         ValueError: another format.

@@ -43,10 +43,7 @@ def plot_all(
         seed: of t-SNE.
         source: run, checkpoint and seed, for the captions.
         split: which images were collected, for the captions.
-        on_skip: called with the reason for each figure that the run has no data for; None to raise.
-
-    Raises:
-        NothingToPlotError: the run has no data for a figure, and `on_skip` is None.
+        on_skip: called with the reason for each figure that the run has no data for; None raises NothingToPlotError.
     """
     collected = functools.cache(collect)
     caption = f"{source}; {split} images."
