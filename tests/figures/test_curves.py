@@ -36,7 +36,7 @@ def test_a_resumed_run_and_a_test_of_it(tmp_path) -> None:
     versions = {
         9: "epoch,step,val/top1,train/loss\n0,3,0.25,2.0\n1,7,0.5,1.0\n2,9,,0.5\n",
         10: "epoch,step,val/top1,train/loss\n1,7,0.625,1.0\n2,11,0.75,1.0\n",
-        11: "epoch,step,test/top1,val/top1\n2,11,0.5,0.5\n",
+        11: "epoch,step,test/top1,val/top1\n0,0,0.5,0.5\n",
     }
     for version, text in versions.items():
         (tmp_path / f"version_{version}").mkdir()

@@ -72,11 +72,13 @@ def draw(
     check_matplotlib()
     check_files([*itertools.chain(*files.values()), *pages])
 
-    finished = [FinishedRun(Path(path).expanduser()) for path in (checkpoint, against) if path]
+    paths = [Path(path).expanduser() for path in (checkpoint, against) if path]
+    loaded = [rebuild(path) for path in paths]  # checks the checkpoints too
+    finished = [FinishedRun(path) for path in paths]
     titles = [run_name(one.folder) for one in finished]
     if len(set(titles)) < len(titles):  # two checkpoints of one run
         titles = [f"{title} {one.checkpoint.stem}" for title, one in zip(titles, finished, strict=True)]
-    modules = {title: rebuild(one.checkpoint) for title, one in zip(titles, finished, strict=True)}
+    modules = dict(zip(titles, loaded, strict=True))
     module: Any = modules[titles[0]]
 
     def outputs() -> CollectedOutputs:

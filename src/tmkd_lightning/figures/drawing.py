@@ -33,6 +33,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 7,
     "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.05,
     "pdf.fonttype": 42,  # text stays text in a PDF
 }
 
