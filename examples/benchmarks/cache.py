@@ -25,7 +25,7 @@ from step import METHODS, PAIRS, now, sgd
 from torch import Tensor
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.text import HashingTextEncoder
 
 

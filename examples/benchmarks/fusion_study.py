@@ -55,7 +55,9 @@ def train(module: LightningModule, data: DigitsDataModule, epochs: int) -> Train
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[PromptEmbeddings(HashingTextEncoder()), TeacherAccuracyCheck(0)] if isinstance(module, TMKDModule) else [],
+        callbacks=[PromptEmbeddings(HashingTextEncoder()), TeacherAccuracyCheck(0)]
+        if isinstance(module, TMKDModule)
+        else [],
     )
     trainer.fit(module, datamodule=data)
     return trainer

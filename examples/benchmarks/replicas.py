@@ -22,7 +22,7 @@ from step import sgd
 from torchvision.transforms import v2
 
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.data import ImageFolderDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.models import WideResNet

@@ -18,7 +18,7 @@ from student import Small
 from torch.nn import functional as F
 
 from tmkd_lightning import ClassifierModule, Extractor
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.models import WideResNet
 from tmkd_lightning.teacher.frozen import Frozen
 from tmkd_lightning.text import EmbeddingFile, write_embeddings

@@ -49,7 +49,7 @@ def test_what_git_does_not_track_has_no_commit(repository, tmp_path) -> None:
     environment = repository / ".venv"
     environment.mkdir()
     (environment / "module.py").write_text("")
-    assert commit(environment, tracks="module.py") is None
+    assert commit(environment, tracked="module.py") is None
     assert commit(tmp_path) is None  # no repository at all
 
 

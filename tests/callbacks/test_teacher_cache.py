@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings, TeacherCache, TeacherAccuracyCheck
+from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.cli.cache import cache_command
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
@@ -84,7 +84,13 @@ def run(fit, tmp_path):
         data = options.pop("data", None) or DigitsDataModule(
             train_samples=44, image_size=16, batch_size=12, augmentation_replicas=REPLICAS
         )
-        callbacks = [losses, prompts, TeacherAccuracyCheck(0), *options.pop("callbacks", []), *([cache] if cache else [])]
+        callbacks = [
+            losses,
+            prompts,
+            TeacherAccuracyCheck(0),
+            *options.pop("callbacks", []),
+            *([cache] if cache else []),
+        ]
         options = {"max_epochs": 4, "limit_val_batches": 0, **options}
         fit(module, datamodule=data, callbacks=callbacks, **options)
         return losses, module

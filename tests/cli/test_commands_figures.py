@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import sys
@@ -184,18 +185,18 @@ def test_a_checkpoint_far_from_its_run(here, drawn) -> None:
         figures("--checkpoint", "student.ckpt", "--which", "curves")
 
 
-def test_a_later_test_of_a_run_changes_nothing(here, drawn) -> None:
-    """Lightning logs it as another version of the same run, which is then the newest."""
-    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
-    other = ["--data.image_size=24", "--seed_everything=5"]
-    main(["test", "--config", str(EXAMPLES / "digits_kd.yaml"), "--ckpt_path", KD, *QUIET, *other])
-    assert "test/top1" in Path("runs/digits_kd/version_1/metrics.csv").read_text()
-    figures("--checkpoint", KD, "--which", "curves,logits", "--batches", "1")
-    before, after = drawn[:2], drawn[2:]
-    assert list(map(caption, before)) == list(map(caption, after))
-    assert accuracy(before[0]) == accuracy(after[0])
-    means = [figure.axes[0].get_images()[0].get_array().filled(0).tolist() for figure in (before[1], after[1])]
-    assert means[0] == means[1]
+def test_the_curve_of_a_resumed_run_is_whole_and_a_later_test_does_not_count(here, drawn) -> None:
+    config = ["--config", str(EXAMPLES / "digits_kd.yaml"), *SHORT, *QUIET]
+    main(["fit", *config, "--trainer.max_epochs=3", "--ckpt_path", "runs/digits_kd/last.ckpt"])
+    for measure in ("validate", "test"):  # each logs to a further version
+        main([measure, *config, "--ckpt_path", KD, "--seed_everything=5"])
+    figures("--checkpoint", KD, "--which", "curves")
+    files = [Path(f"runs/digits_kd/version_{version}/metrics.csv") for version in (0, 1)]
+    rows = [row for file in files for row in csv.DictReader(file.read_text().splitlines()) if row["val/top1"]]
+    expected = {int(row["epoch"]): float(row["val/top1"]) for row in rows}
+    assert epochs(drawn[0]) == [list(expected)] == [[0, 1, 2]]
+    assert accuracy(drawn[0]) == [pytest.approx(list(expected.values()))]
+    assert "seed 0" in caption(drawn[0])
 
 
 def test_a_checkpoint_of_weights_alone(here, drawn) -> None:

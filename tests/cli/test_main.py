@@ -16,8 +16,9 @@ import yaml
 
 from helpers.wandb_file import read_run
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.cli import main as cli
-from tmkd_lightning.cli.main import main
+from tmkd_lightning.cli import lightning_cli, predict
+from tmkd_lightning.cli.main import LIGHTNING_VERBS, VERBS, main
+from tmkd_lightning.figures.curves import read_curve
 from tmkd_lightning.models import WideResNet
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.text import EmbeddingFile
@@ -92,14 +93,15 @@ def test_half_precision_and_accumulation(tmkd_run) -> None:
     assert checkpoint["state_dict"]["student.conv1.weight"].dtype == torch.float32
 
 
-def test_resuming_goes_on_in_the_same_folder_and_passes_a_damaged_checkpoint_over(tmkd_run, here) -> None:
+def test_resuming_goes_on_in_the_same_folder_and_refuses_a_damaged_checkpoint(tmkd_run, here) -> None:
     folder = tmkd_run()
     (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:1000])
-    with pytest.warns(UserWarning, match="passed over: going on from runs/digits_tmkd/best.ckpt, step 2"):
-        tmkd_run("--ckpt_path", "runs/digits_tmkd/last.ckpt", "--trainer.max_epochs", "3")
+    options = ["--trainer.max_epochs", "3", "--ckpt_path"]
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off: resume from .* beside it, best\.ckpt"):
+        tmkd_run(*options, "runs/digits_tmkd/last.ckpt")
+    tmkd_run(*options, "runs/digits_tmkd/best.ckpt")
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 6  # 2 from the file, 4 new
-    with (folder / "version_1/metrics.csv").open() as file:  # the whole curve
-        assert [row["epoch"] for row in csv.DictReader(file) if row["val/top1"]] == ["0", "1", "2"]
+    assert [row["epoch"] for row in read_curve(folder) if "val/top1" in row] == ["0", "1", "2"]
 
 
 def test_resuming_without_a_named_folder_keeps_the_best_checkpoint(tmkd_run) -> None:
@@ -142,14 +144,6 @@ def test_the_checkpoint_of_another_run_is_refused(tmkd_run, trained, here, capsy
     with pytest.raises(SystemExit):
         tmkd_run("--ckpt_path", str(folder / "last.ckpt"), "--model.student.depth", "16")
     assert "student.depth 10 (config: 16); give the config of that run" in capsys.readouterr().err
-
-
-def test_what_takes_the_place_of_a_damaged_checkpoint_is_of_the_same_run(tmkd_run, here, capsys) -> None:
-    folder = tmkd_run()
-    (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:1000])
-    with pytest.raises(SystemExit), pytest.warns(UserWarning, match="passed over"):
-        tmkd_run("--ckpt_path", str(folder / "last.ckpt"), "--model.temperature", "2")
-    assert "best.ckpt is the checkpoint of another run than the config's: temperature 4.0" in capsys.readouterr().err
 
 
 def test_student_is_measured_and_loaded_without_the_teacher(tmkd_run, here, capsys) -> None:
@@ -278,11 +272,14 @@ def test_data_with_other_classes_stops_in_setup(here, config, message) -> None:
         tmkd("fit", "--config", EXAMPLES / f"{config}.yaml", *SHORT, *QUIET, *seven)
 
 
-def test_help_names_our_own_verbs(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
-    with pytest.raises(SystemExit):
-        tmkd("--help")
-    assert "embed" in capsys.readouterr().out
+@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["-h"], 0), ([], 2), (["fti"], 2)])
+def test_help_names_every_verb(capsys, words, status) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capsys.readouterr()
+    assert ended.value.code == status
+    assert all(f"\n  {verb} " in (said.err if status else said.out) for verb in LIGHTNING_VERBS | VERBS)
+    assert ("there is no verb fti" in said.err) == (words == ["fti"])
 
 
 def test_views_by_class_path_with_numbers_of_their_own(tmkd_run) -> None:
@@ -362,7 +359,7 @@ def test_errors_that_are_for_users(here, monkeypatch, capsys, error) -> None:
     def fail(args) -> None:
         raise error("what helps")
 
-    monkeypatch.setitem(cli.VERBS, "predict --images", fail)
+    monkeypatch.setattr(predict, "predict_command", fail)
     monkeypatch.setattr(sys, "argv", ["tmkd", "predict", "--images", "photos"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -372,7 +369,7 @@ def test_errors_that_are_for_users(here, monkeypatch, capsys, error) -> None:
 
 
 def test_a_fault_of_the_code_keeps_its_traceback(here, monkeypatch) -> None:
-    monkeypatch.setitem(cli.VERBS, "embed", lambda args: {}["gone"])
+    monkeypatch.setattr("tmkd_lightning.cli.embed.embed_command", lambda args: {}["gone"])
     monkeypatch.setattr(sys, "argv", ["tmkd", "embed"])
     with pytest.raises(KeyError):
         main()
@@ -384,7 +381,7 @@ def test_lightnings_verbs_keep_their_tracebacks(here, monkeypatch) -> None:
     def fail(args) -> None:
         raise ValueError("of a user's dataset")
 
-    monkeypatch.setattr(cli, "TMKDCLI", fail)
+    monkeypatch.setattr(lightning_cli, "TMKDCLI", fail)
     monkeypatch.setattr(sys, "argv", ["tmkd", "fit"])
     with pytest.raises(ValueError, match="of a user's dataset"):
         main()
@@ -474,7 +471,9 @@ def test_schedules_in_a_config(here, scheduler, monitor, interval) -> None:
     (here / "schedule.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"lr_scheduler": scheduler}}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            cli.Closing, "on_fit_end", lambda self, trainer, module: seen.extend(trainer.lr_scheduler_configs)
+            lightning_cli.RunSummary,
+            "on_fit_end",
+            lambda self, trainer, module: seen.extend(trainer.lr_scheduler_configs),
         )
         config = ["--config", readme_config(here), "--config", "schedule.yaml"]
         tmkd("fit", *config, *SHORT, *QUIET, "--trainer.max_epochs", "2")

@@ -21,11 +21,11 @@ from jsonargparse import ArgumentParser, Namespace, auto_parser
 
 from helpers.doc_pages import ROOT
 from tmkd_lightning.cli import cache as cache_verb
-from tmkd_lightning.cli import data, embed, export, figures, predict
-from tmkd_lightning.cli import main as cli
-from tmkd_lightning.cli.main import TMKDCLI
+from tmkd_lightning.cli import data, embed, export, figures, lightning_cli, predict
+from tmkd_lightning.cli.lightning_cli import TMKDCLI
+from tmkd_lightning.cli.main import LIGHTNING_VERBS, VERBS, main
 
-LIGHTNINGS = {"fit", "validate", "test", "predict"}
+KNOWN = {verb.split()[0] for verb in LIGHTNING_VERBS | VERBS} | {"--help"}
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^(\w[\w-]*):(?!=)", MAKEFILE, re.M))
 SETTINGS = set(re.findall(r"^(\w+) \?=", MAKEFILE, re.M))
@@ -49,18 +49,21 @@ def check(words: list[str]) -> None:
 
 def check_verb(words: list[str]) -> None:
     """A command named in a sentence, whose options are left out."""
-    verbs = LIGHTNINGS | {verb.split()[0] for verb in cli.VERBS} | {"--help"}
-    assert words[0] != "tmkd" or words[1] in verbs, f"tmkd has no verb {words[1]}"
+    assert words[0] != "tmkd" or words[1] in KNOWN, f"tmkd has no verb {words[1]}"
 
 
 def check_tmkd(arguments: list[str]) -> None:
     """By the command line itself, which stops once it has read them."""
+    if arguments[0] not in KNOWN:
+        raise LookupError(f"tmkd has no verb {arguments[0]}")
+    if arguments == ["--help"]:
+        return
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("error", "(?s).*was expanded to")  # an option cut short
-        patch.setattr(cli, "TMKDCLI", parse_lightnings)
+        patch.setattr(lightning_cli, "TMKDCLI", parse_lightnings)
         for module in (cache_verb, data, embed, export, figures, predict):
             patch.setattr(module, "auto_cli", parse_verb)
-        cli.main(arguments)
+        main(arguments)
 
 
 def parse_verb(components: Any, args: Sequence[str], **options: Any) -> None:
@@ -68,10 +71,7 @@ def parse_verb(components: Any, args: Sequence[str], **options: Any) -> None:
 
 
 def parse_lightnings(args: Sequence[str]) -> None:
-    if args[0] in LIGHTNINGS:
-        parsers()[args[0]].parse_args(args[1:])
-    elif args != ["--help"]:
-        raise LookupError(f"tmkd has no verb {args[0]}")
+    parsers()[args[0]].parse_args(args[1:])
 
 
 @cache

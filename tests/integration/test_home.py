@@ -86,10 +86,11 @@ def test_command_line(home) -> None:
     tmkd(["figures", "--checkpoint=~/run.ckpt", "--output=~/drawn", "--page=~/page.png", "--formats=[png]"])
     assert (home / "drawn" / "logits.png").is_file()
     assert (home / "page.png").is_file()
-    others = ["--against=~/other.ckpt", "--teacher=~/teacher.pt", "--run=~/lightning_logs/version_0", "--which=curves"]
-    tmkd(["figures", "--checkpoint=~/run.ckpt", "--output=~/again", *others, "--formats=[png]"])
+    curves = ["--run=~/lightning_logs/version_0", "--which=curves", "--formats=[png]"]
+    tmkd(["figures", "--checkpoint=~/run.ckpt", "--output=~/again", *curves])
     assert (home / "again" / "curves.png").is_file()
-    tmkd(["figures", "--checkpoint=~/run.ckpt", "--output=~/again", "--which=logits", *others[1:2], "--batches=1"])
+    logits = ["--against=~/other.ckpt", "--teacher=~/teacher.pt", "--which=logits", "--batches=1"]
+    tmkd(["figures", "--checkpoint=~/run.ckpt", "--output=~/again", *logits])
     tmkd(["predict", "--checkpoint=~/run.ckpt", "--images=~/images", "--output=~/a.csv", "--num_workers=0"])
     assert (home / "a.csv").read_text().count("\n") == 2
     tmkd(["export", "--checkpoint=~/run.ckpt", "--output=~/a.safetensors", "--format=state_dict"])

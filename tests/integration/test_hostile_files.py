@@ -35,7 +35,6 @@ from tmkd_lightning.data.archives import unpack
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.manifest import read_entries
 from tmkd_lightning.figures import read_history
-from tmkd_lightning.lightning_compat.atomic_checkpoints import step_of
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.rebuild import rebuild
 from tmkd_lightning.modules.restored import restore
@@ -43,6 +42,7 @@ from tmkd_lightning.teacher.cache.array_file import RowFile
 from tmkd_lightning.teacher.cache.errors import CacheError
 from tmkd_lightning.teacher.cache.folder import CacheFolder, read_manifest
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder
+from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -287,14 +287,11 @@ def test_records_of_tables(tmp_path, sprung, tables, capsys, form) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_lies_beside_a_checkpoint(tmp_path, sprung, form) -> None:
-    config, metrics, checkpoint = (tmp_path / n for n in ("resolved_config.yaml", "metrics.csv", "last.ckpt"))
-    config.write_bytes(FORMS[form](Trap(sprung)))
+    metrics, checkpoint = tmp_path / "metrics.csv", tmp_path / "last.ckpt"
     metrics.write_bytes(FORMS[form](Trap(sprung)))
     torch.save({"global_step": 3}, checkpoint)
-    with pytest.raises(ValueError, match=re.escape(str(metrics))):
-        read_history(metrics)
-    for door in (lambda: FinishedRun(checkpoint).source, FinishedRun(checkpoint).data):
-        with pytest.raises(ValueError, match=f"{config} is not a config that can be read safely"):
+    for door in (lambda: read_history(metrics), FinishedRun(checkpoint).history):
+        with pytest.raises(ValueError, match=re.escape(str(metrics))):
             door()
 
 
@@ -387,7 +384,7 @@ def test_arguments_in_checkpoints_that_no_walk_comes_to_the_end_of(tmp_path, par
     path = tmp_path / "last.ckpt"
     nested(path, {part: {"student": value()}})
     message = rf"^{path} is not a checkpoint that can be read safely, in its {part}: it {told}"
-    for door in (restore, rebuild, step_of, FinishedRun):
+    for door in (restore, rebuild, read_checkpoint, FinishedRun):
         with pytest.raises(ValueError, match=message):
             door(path)
 

@@ -273,7 +273,9 @@ def bit_flipped(content: bytes) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:1], cut_off, never_written, bit_flipped])
+@pytest.mark.parametrize(
+    "damage", [lambda content: b"", lambda content: content[:1], cut_off, never_written, bit_flipped]
+)
 def test_a_damaged_checkpoint_is_refused_with_the_names_of_the_whole_ones(damage, folder) -> None:
     check_whole(folder / "last.ckpt")
     for name in ("last", "older"):

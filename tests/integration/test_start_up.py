@@ -1,20 +1,33 @@
-"""What importing the package may not bring along."""
+"""What importing the package and starting ``tmkd`` may not import."""
 
 import subprocess
 import sys
 
-HEAVY = ("open_clip", "wandb", "sklearn", "matplotlib", "timm", "onnx", "onnxruntime", "onnxscript", "scipy")
-BASE = "import lightning.pytorch, torchvision, kornia"
+import pytest
+
+TRAINING = {"torch", "lightning", "torchvision", "kornia"}
+HEAVY = {"open_clip", "wandb", "sklearn", "matplotlib", "timm", "onnx", "onnxruntime", "onnxscript", "scipy"}
 
 
 def imported(statement: str) -> set[str]:
-    """Which heavy packages a fresh interpreter has loaded after a statement."""
-    code = f"{statement}; import sys; print(*(name for name in {HEAVY!r} if name in sys.modules))"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    """Which of these packages a fresh interpreter has loaded after a statement."""
+    code = f"import sys\ntry:\n    {statement}\nexcept SystemExit: pass\nprint('loaded:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return (TRAINING | HEAVY) & set(done.stdout.split("loaded:")[1].split())
 
 
 def test_the_package_brings_nothing_heavy_of_its_own() -> None:
     """Beyond what Lightning, torchvision and Kornia load by themselves, such as matplotlib through torchmetrics."""
-    parts = ("callbacks", "data", "models", "export", "cli")
-    ours = "; ".join(["import tmkd_lightning", *(f"import tmkd_lightning.{part}" for part in parts)])
-    assert imported(ours) <= imported(BASE)
+    parts = ("callbacks", "data", "models", "export", "cli.lightning_cli", "cli.embed", "cli.figures", "cli.predict")
+    ours = "; ".join(["from tmkd_lightning import *", *(f"import tmkd_lightning.{part}" for part in parts)])
+    assert imported(ours) <= imported("import lightning.pytorch.cli, torchvision, kornia")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["cache", "--help"], ["cache", "list", "--directory", "."], ["fti"]])
+def test_verbs_that_need_no_network_import_none(words) -> None:
+    assert imported(f"from tmkd_lightning.cli.main import main; main({words})") == set()
+
+
+def test_public_names_are_imported_on_first_use() -> None:
+    assert imported("import tmkd_lightning") == set()
+    assert "torch" in imported("from tmkd_lightning import WeightNet")

@@ -63,7 +63,7 @@ class RunRecord(Callback):
 
 
 def commit(folder: Path, tracked: str = ".") -> str | None:
-    """The commit checked out in a folder, ``-dirty`` with uncommitted changes; None where git does not know `tracked`."""
+    """The commit of a folder, ``-dirty`` with uncommitted changes; None where git does not know `tracked`."""
     git = ["git", "-C", str(folder)]
     try:
         unknown, _, _ = collect_env.run([*git, "ls-files", "--error-unmatch", tracked])

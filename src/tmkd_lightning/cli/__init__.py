@@ -1,1 +1,1 @@
-"""The command line ``tmkd``: `main` chooses the verb, `lightning_cli` has those that train, and each other has a file."""
+"""The command line ``tmkd``: `main` chooses the verb, `lightning_cli` has those of Lightning, others a file each."""

@@ -38,7 +38,7 @@ class FinishedRun:
         return build_data(self._data, self.checkpoint, "name another with data")
 
     def history(self, run: Path | None = None) -> History:
-        """Reads what the run logged, from all files of its folder or of `run`; raises NothingToPlotError without any."""
+        """Reads what the run logged to its folder, or to `run`; raises NothingToPlotError if there is nothing."""
         place = self.folder if run is None else run
         if place.is_dir() and not [*place.glob("metrics.csv"), *place.glob("version_*/metrics.csv")]:
             raise NothingToPlotError(

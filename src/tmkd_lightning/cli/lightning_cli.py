@@ -100,7 +100,7 @@ class TMKDCLI(LightningCLI):
             config.weights_only = True
 
     def after_instantiate_classes(self) -> None:
-        """Masks keys in the hyperparameters that loggers get, and handles SIGTERM where Lightning's loops do not run."""
+        """Masks keys in the hyperparameters that loggers get, and handles SIGTERM outside of Lightning's loops."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
         for part in (self.model, self.datamodule):

@@ -37,7 +37,7 @@ def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def read_run(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Reads that from a checkpoint; makes the module float64 before its weights are loaded, if that is its precision."""
+    """Reads that from a checkpoint; makes a module of precision ``64-true`` float64 before its weights are loaded."""
     module.run_before = checkpoint.get(RUN) or {}
     if module._trainer is not None and module.trainer.precision == "64-true":
         module.double()
