@@ -1,4 +1,4 @@
-"""The callback: it draws what it should, where it should, and training does not notice."""
+"""The callback draws what it should, where it should, and training does not notice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from helpers.subprocess_run import run_script
 from helpers.wandb_file import read_run
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import Figures, RunRecord
-from tmkd_lightning.figures import NothingToShowError
+from tmkd_lightning.figures import NothingToPlotError
 
 SGD = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)}
 
@@ -90,19 +90,18 @@ def test_every_epoch_that_is_asked_for_and_the_last(train, tmp_path) -> None:
 
 def test_the_last_epoch_is_drawn_once(train, tmp_path, monkeypatch) -> None:
     drawn = []
-    monkeypatch.setattr("tmkd_lightning.callbacks.figures.write", lambda files: drawn.append(sorted(files)))
+    monkeypatch.setattr("tmkd_lightning.callbacks.figures.save_figures", lambda files: drawn.append(sorted(files)))
     train(Figures(["views"], every_n_epochs=1, formats=["png"]), max_epochs=2)
     assert drawn == [[tmp_path / f"figures/epoch_{epoch}/views.png"] for epoch in (1, 2)]
 
 
 def test_captions_say_run_epoch_and_seed(train, tmp_path, monkeypatch) -> None:
-    sources = []
-    import tmkd_lightning.callbacks.figures as module
-
-    real = module.figure_of
-    monkeypatch.setattr(module, "figure_of", lambda drawing, source: sources.append(source) or real(drawing, source))
-    train(Figures(["logits"]), max_epochs=1, logger=CSVLogger(tmp_path, "kd", version="a"), seed=11)
-    assert sources == ["From run a, epoch 1 (step 4), seed 11, on validation images."]
+    drawn = []
+    monkeypatch.setattr("tmkd_lightning.callbacks.figures.save_figures", lambda files: drawn.extend(files.values()))
+    figures = Figures(["logits"], formats=["png"])
+    train(figures, max_epochs=1, logger=CSVLogger(tmp_path, "kd", version="a"), seed=11)
+    (caption,) = [figure.get_supxlabel().replace("\n", " ") for figure in drawn]
+    assert caption.endswith("From run a, epoch 1 (step 4), seed 11; validation images.")
 
 
 def test_curves_are_what_was_logged(train, tmp_path) -> None:
@@ -175,12 +174,12 @@ def test_tensorboard_gets_the_images(train, tmp_path) -> None:
 def test_what_cannot_be_drawn_fails_before_training(fit, loader, tmp_path) -> None:
     module = ClassifierModule(Pooled())
     before = [parameter.clone() for parameter in module.parameters()]
-    with pytest.raises(NothingToShowError, match="network cannot show attention"):
-        fit(module, val=loader(), callbacks=[Figures(["attention"])])
-    with pytest.raises(NothingToShowError, match="one view, 'rgb'"):
+    with pytest.raises(NothingToPlotError, match="network has no class activation maps"):
+        fit(module, val=loader(), callbacks=[Figures(["cam"])])
+    with pytest.raises(NothingToPlotError, match="one view, 'rgb'"):
         fit(module, val=loader(), callbacks=[Figures(["views"])])
-    with pytest.raises(NothingToShowError, match="no images"):
-        fit(module, callbacks=[Figures(["attention"])])
+    with pytest.raises(NothingToPlotError, match="no images"):
+        fit(module, callbacks=[Figures(["cam"])])
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"/file/figure\.png cannot be written .*file is a file"):
         fit(module, val=loader(), callbacks=[Figures(folder=str(tmp_path / "file"))])
@@ -189,8 +188,8 @@ def test_what_cannot_be_drawn_fails_before_training(fit, loader, tmp_path) -> No
 
 def test_what_cannot_be_drawn_later_stops_no_training(fit, loader, tmp_path) -> None:
     module = ClassifierModule(Pooled())
-    with pytest.warns(UserWarning, match="no figure of embedding: there are no images"):
-        trainer = fit(module, callbacks=[Figures(["embedding"], folder=str(tmp_path))])
+    with pytest.warns(UserWarning, match="no figure of tsne: there are no images"):
+        trainer = fit(module, callbacks=[Figures(["tsne"], folder=str(tmp_path))])
     assert trainer.state.finished
 
 
@@ -202,10 +201,10 @@ def test_a_folder_that_takes_no_files_is_refused_before_anything_is_logged(fit, 
     assert [path for path in (tmp_path / "kd").rglob("*") if path.is_file()] == []
 
 
-def test_what_there_is_nothing_for_is_left_out_with_a_warning(fit, loader, tmp_path) -> None:
-    with pytest.warns(UserWarning, match="no figure of attention: network cannot show attention"):
+def test_what_the_run_has_no_data_for_is_skipped_with_a_warning(fit, loader, tmp_path) -> None:
+    with pytest.warns(UserWarning, match="no figure of cam: network has no class activation maps"):
         fit(ClassifierModule(Pooled()), val=loader(), callbacks=[Figures(formats=["png"])], max_epochs=1)
-    assert sorted(os.listdir(tmp_path / "figures/epoch_1")) == ["curves.png", "embedding.png", "logits.png"]
+    assert sorted(os.listdir(tmp_path / "figures/epoch_1")) == ["curves.png", "logits.png", "tsne.png"]
 
 
 def test_a_trial_of_one_batch_writes_nothing(train, tmp_path) -> None:
@@ -217,7 +216,6 @@ def test_a_trial_of_one_batch_writes_nothing(train, tmp_path) -> None:
     ("options", "message"),
     [
         ({"which": ["views", "roc"]}, "unknown figure 'roc'"),
-        ({"which": []}, "no figure is named"),
         ({"formats": ["gif"]}, "unknown format 'gif'"),
         ({"every_n_epochs": 0}, "every_n_epochs must be at least 1, got 0"),
         ({"examples": 0}, "examples must be at least 1, got 0"),

@@ -165,16 +165,20 @@ def test_figures_of_a_few_batches_show_all_classes(net, fit, monkeypatch) -> Non
     seen = []
     import tmkd_lightning.callbacks.figures as module
 
-    real = module.look
-    monkeypatch.setattr(module, "look", lambda *args: seen.append(real(*args)) or seen[-1])
+    class Collector(module.OutputCollector):
+        def compute(self):
+            seen.append(super().compute())
+            return seen[-1]
+
+    monkeypatch.setattr(module, "OutputCollector", Collector)
     train = DataLoader(Rows(), 30)
     for options in ({"callbacks": [Figures(["logits"], formats=[], batches=2)]}, {"limit_val_batches": 2}):
         options = {"callbacks": [Figures(["logits"], formats=[])], **options}
         fit(ClassifierModule(net()), train=train, val=DataLoader(Rows(), 4), max_epochs=1, **options)
     for one in seen:
-        assert len(one.label) == 8
-        assert one.label.bincount(minlength=3).tolist() == sorted([2, 3, 3]) or one.label.bincount().min() >= 2
-        assert sorted(one.example_label.tolist()) == [0, 1, 2]
+        assert len(one.labels) == 8
+        assert one.labels.bincount(minlength=3).tolist() == sorted([2, 3, 3]) or one.labels.bincount().min() >= 2
+        assert sorted(one.example_labels.tolist()) == [0, 1, 2]
 
 
 # What is wrong with an image is not the network's fault
@@ -258,8 +262,8 @@ def test_figures_of_a_finished_run_are_from_all_over_the_split(net) -> None:
     data = Foreign(DataLoader(Rows(), 4))
     for split in ("val", "test"):
         seen = collect(module, {"network": module.extractor}, data, split, batches=3, accelerator="cpu")
-        assert seen.label.bincount(minlength=3).tolist() == [4, 4, 4]
-        assert sorted(seen.example_label.tolist()) == [0, 1, 2]
-    assert len(collect(module, {"network": module.extractor}, data, accelerator="cpu").label) == 60
+        assert seen.labels.bincount(minlength=3).tolist() == [4, 4, 4]
+        assert sorted(seen.example_labels.tolist()) == [0, 1, 2]
+    assert len(collect(module, {"network": module.extractor}, data, accelerator="cpu").labels) == 60
     assert isinstance(data.val_dataloader(), DataLoader)  # the datamodule is as it was
     assert "val_dataloader" not in vars(data)

@@ -1,4 +1,4 @@
-"""``tmkd figures``: from finished runs, with or without their surroundings."""
+"""``tmkd figures``: from trained runs, with or without their surroundings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tmkd_lightning import Extractor
 from tmkd_lightning.cli import figures as verb
 from tmkd_lightning.cli.finished import FinishedRun
 from tmkd_lightning.cli.main import main
-from tmkd_lightning.figures import Attention, Curves, Logits
-from tmkd_lightning.figures.run import run_folder, run_name
+from tmkd_lightning.figures import FIGURES
+from tmkd_lightning.figures.curves import run_folder, run_name
 from tmkd_lightning.modules.loading import load_module
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,25 +50,34 @@ def here(trained, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> dict[str, list]:
-    """What is drawn, and with which captions, without the time to draw it."""
-    seen: dict[str, list] = {"data": [], "source": []}
-
-    def keep(drawing, source=""):
-        seen["data"].append(drawing)
-        seen["source"].append(source)
-
-    monkeypatch.setattr(verb, "figure_of", keep)
-    monkeypatch.setattr(verb, "render", lambda figure, kind: b"")
-    return seen
+def drawn(monkeypatch) -> list[Figure]:
+    """The figures that would be saved."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(verb, "save_figures", lambda files: figures.extend(dict.fromkeys(files.values())))
+    return figures
 
 
-def rows_of(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(text.splitlines()))
+def caption(figure: Figure) -> str:
+    return figure.get_supxlabel().replace("\n", " ")
 
 
-def accuracy_in(rows: list[dict[str, str]]) -> dict[int, float]:
-    return {int(row["epoch"]): float(row["val/top1"]) for row in rows if row["val/top1"]}
+def titles(figure: Figure) -> list[str]:
+    """Names of the networks."""
+    return [axis.get_title() for axis in figure.axes if axis.get_title() not in ("", "image")]
+
+
+def epochs(figure: Figure) -> list[list[int]]:
+    """Of the accuracy of each run, which is the last panel."""
+    return [[int(x) - 1 for x in line.get_xdata()] for line in figure.axes[-1].lines]
+
+
+def accuracy(figure: Figure) -> list[list[float]]:
+    return [[y / 100 for y in line.get_ydata()] for line in figure.axes[-1].lines]
+
+
+def class_names(figure: Figure) -> list[str]:
+    """Of a heat map of logits."""
+    return [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
 
 
 def figures(*args: str) -> None:
@@ -89,25 +99,24 @@ def test_every_figure_of_two_runs_into_files_and_a_page(here, capsys) -> None:
         "--batches",
         "2",
     )
-    names = ("attention", "curves", "embedding", "logits", "views")
-    assert sorted(os.listdir("out")) == [f"{name}.png" for name in names]
+    assert sorted(os.listdir("out")) == [f"{name}.png" for name in sorted(FIGURES)]
     assert Path("all.pdf").read_bytes().startswith(b"%PDF-")
     assert capsys.readouterr().out.split()[-6:][::5] == ["out/views.png", "all.pdf"]
 
 
 def test_networks_are_those_of_the_runs_and_the_trained_teacher(here, drawn) -> None:
     figures("--checkpoint", TMKD, "--against", KD, "--which", "logits", *DIGITS)
-    (data,) = drawn["data"]
-    assert isinstance(data, Logits)
-    assert data.names == ["digits_tmkd", "teacher", "digits_kd"]
-    assert data.class_names[:3] == ["zero", "one", "two"]
+    (figure,) = drawn
+    assert titles(figure) == ["digits_tmkd", "teacher", "digits_kd"]
+    assert class_names(figure)[:3] == ["zero", "one", "two"]
     from tmkd_lightning.data import DigitsDataModule
 
     digits = DigitsDataModule(image_size=16, batch_size=1000)  # all of them
     digits.setup("validate")
     image, label = next(iter(digits.val_dataloader()))
     paths = [TMKD, "runs/digits_teacher/best.ckpt", KD]
-    for means, path in zip(data.means, paths, strict=True):
+    for axis, path in zip(figure.axes, paths, strict=False):
+        means = torch.from_numpy(axis.get_images()[0].get_array().data)
         with torch.no_grad():
             logits = load_module(path).eval()(image)
         for true in range(10):
@@ -122,20 +131,22 @@ def test_captions_say_run_checkpoint_and_seed(here, drawn) -> None:
         f"From run digits_tmkd, checkpoint best.ckpt (step {step}), seed 0, against run digits_tmkd, checkpoint "
         "last.ckpt (step 4), seed 0"
     )
-    assert drawn["source"] == [f"{runs}; images shown are test images.", f"{runs}."]
-    assert drawn["data"][1].accuracy.keys() == {"digits_tmkd best", "digits_tmkd last"}
+    views, curves = drawn
+    assert caption(views).endswith(f"{runs}; test images.")
+    assert caption(curves).endswith(f"{runs}.")
+    assert [line.get_label() for line in curves.axes[-1].lines] == ["digits_tmkd best", "digits_tmkd last"]
 
 
 def test_a_split_and_its_first_images(here, drawn) -> None:
-    figures("--checkpoint", TMKD, "--which", "[attention]", "--split", "test", "--examples", "3")
-    (data,) = drawn["data"]
-    assert isinstance(data, Attention)
+    figures("--checkpoint", TMKD, "--which", "[cam]", "--split", "test", "--examples", "3")
+    (figure,) = drawn
     from tmkd_lightning.data import DigitsDataModule
 
     scans = DigitsDataModule(image_size=16).samples("test")
     firsts = list(dict.fromkeys(label for _, label in scans))[:3]
-    assert data.label.tolist() == firsts
-    assert data.maps.shape == (2, 3, 16, 16)
+    names = [DigitsDataModule().class_names[label] for label in firsts]
+    assert [axis.get_ylabel() for axis in figure.axes[::3]] == names
+    assert len(figure.axes) == 9
 
 
 def test_a_teacher_that_is_gone(here, drawn) -> None:
@@ -143,12 +154,10 @@ def test_a_teacher_that_is_gone(here, drawn) -> None:
     shutil.move("runs/digits_teacher", "moved")
     figures("--checkpoint", TMKD, "--which", "curves")
     with pytest.raises(FileNotFoundError, match=r"no weights of the teacher at runs/digits_teacher/best\.ckpt.*false"):
-        figures("--checkpoint", TMKD, "--which", "attention")
+        figures("--checkpoint", TMKD, "--which", "cam")
     figures("--checkpoint", TMKD, "--which", "logits", "--teacher", "false", "--batches", "1")
     figures("--checkpoint", TMKD, "--which", "logits", "--teacher", "moved/best.ckpt", "--batches", "1")
-    assert [getattr(data, "names", None) for data in drawn["data"]] == [
-        *(None, ["digits_tmkd"], ["digits_tmkd", "teacher"])
-    ]
+    assert list(map(titles, drawn)) == [[], ["digits_tmkd"], ["digits_tmkd", "teacher"]]
 
 
 def test_a_teacher_without_a_file_is_not_shown(here, drawn, capsys) -> None:
@@ -157,24 +166,22 @@ def test_a_teacher_without_a_file_is_not_shown(here, drawn, capsys) -> None:
     content["hyper_parameters"]["teacher_checkpoint"] = None
     torch.save(content, KD)
     figures("--checkpoint", KD, "--which", "logits", "--batches", "1")
-    assert drawn["data"][0].names == ["digits_kd"]
-    assert "no teacher is shown: run digits_kd names no file with its weights" in capsys.readouterr().out
+    assert titles(drawn[0]) == ["digits_kd"]
+    assert "no teacher is drawn: run digits_kd names no file with its weights" in capsys.readouterr().out
 
 
 def test_a_checkpoint_far_from_its_run(here, drawn) -> None:
-    """It brings data and seed; its curve is where the run was."""
+    """It brings data and seed; its curves are where `run` says."""
     shutil.copy(TMKD, "student.ckpt")
     figures("--checkpoint", "student.ckpt", "--which", "logits", "--batches", "1")
-    assert drawn["data"][0].class_names[:3] == ["zero", "one", "two"]
-    for run in ("runs/digits_tmkd", "runs/digits_tmkd/version_0/metrics.csv"):
-        figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", run)
-    one, other = drawn["data"][1:]
-    assert isinstance(one, Curves)
-    assert one == other
-    assert one.weights.keys() == {"edge", "high_frequency", "rgb"}
-    assert [list(values) for values in one.accuracy.values()] == [[0, 1]]
-    assert all("seed 0" in source for source in drawn["source"])
-    with pytest.raises(ValueError, match=r"there is no metrics\.csv in \. or a version_<n> in it"):
+    figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_tmkd")
+    figures("--checkpoint", "student.ckpt", "--which", "curves", "--run", "runs/digits_tmkd/version_0/metrics.csv")
+    logits, one, other = drawn
+    assert class_names(logits)[:3] == ["zero", "one", "two"]
+    assert epochs(one) == epochs(other) == [[0, 1]]
+    assert [line.get_label() for line in one.axes[0].lines] == ["edge", "high frequency", "rgb"]
+    assert all("seed 0" in caption(figure) for figure in drawn)
+    with pytest.raises(ValueError, match=r"no metrics\.csv in \. or a version_<n> in it"):
         figures("--checkpoint", "student.ckpt", "--which", "curves")
 
 
@@ -184,23 +191,26 @@ def test_the_curve_of_a_resumed_run_is_whole_and_a_later_test_does_not_count(her
     for measure in ("validate", "test"):  # each logs to a further version
         main([measure, *config, "--ckpt_path", KD, "--seed_everything=5"])
     figures("--checkpoint", KD, "--which", "curves")
-    (accuracy,) = drawn["data"][0].accuracy.values()
-    rows = [
-        row for version in (0, 1) for row in rows_of(Path(f"runs/digits_kd/version_{version}/metrics.csv").read_text())
-    ]
-    assert accuracy == accuracy_in(rows)
-    assert list(accuracy) == [0, 1, 2]
-    assert "seed 0" in drawn["source"][0]
+    files = [Path(f"runs/digits_kd/version_{version}/metrics.csv") for version in (0, 1)]
+    rows = [row for file in files for row in csv.DictReader(file.read_text().splitlines()) if row["val/top1"]]
+    expected = {int(row["epoch"]): float(row["val/top1"]) for row in rows}
+    assert epochs(drawn[0]) == [list(expected)] == [[0, 1, 2]]
+    assert accuracy(drawn[0]) == [pytest.approx(list(expected.values()))]
+    assert "seed 0" in caption(drawn[0])
 
 
-def test_a_checkpoint_without_data_or_seed_says_so(here, drawn) -> None:
-    """As that of a module that keeps no settings of its data; Lightning's save_weights_only leaves the seed out."""
+def test_a_checkpoint_of_weights_alone(here, drawn) -> None:
+    """Lightning's save_weights_only leaves the seed out; a module may leave its data out."""
     content = torch.load(KD, weights_only=True)
-    torch.save(content | {"datamodule_hyper_parameters": None, "callbacks": None}, KD)
-    with pytest.raises(ValueError, match=r"runs/digits_kd/best\.ckpt does not say what data to show: name them"):
+    for key in ("callbacks", "datamodule_hyper_parameters"):
+        del content[key]
+    torch.save(content, KD)
+    with pytest.raises(
+        ValueError, match=r"runs/digits_kd/best\.ckpt does not say what data to show: name them with data"
+    ):
         figures("--checkpoint", KD, "--which", "logits")
     figures("--checkpoint", KD, "--which", "logits", "--batches", "1", *DIGITS)
-    assert "seed unknown" in drawn["source"][-1]
+    assert "seed unknown" in caption(drawn[-1])
 
 
 def test_a_seed_by_chance_is_not_told(here) -> None:
@@ -210,13 +220,12 @@ def test_a_seed_by_chance_is_not_told(here) -> None:
     assert FinishedRun(Path("by_chance.ckpt")).seed is None
 
 
-@pytest.mark.parametrize("path", [KD, "runs/digits_teacher/best.ckpt"])
-def test_weights_that_are_not_finite_are_told_with_their_file(here, drawn, path) -> None:
-    content = torch.load(path, weights_only=True)
-    name = next(name for name in content["state_dict"] if name.endswith("fc.bias"))
-    content["state_dict"][name][0] = float("nan")
-    torch.save(content, path)
-    with pytest.raises(ValueError, match=rf"{path} holds weights that are not finite, network\.fc\.bias for one"):
+def test_a_network_that_is_not_finite_leaves_its_curves(here, drawn) -> None:
+    content = torch.load(KD, weights_only=True)
+    bias = next(name for name in content["state_dict"] if name.endswith("fc.bias"))
+    content["state_dict"][bias][0] = float("nan")
+    torch.save(content, KD)
+    with pytest.raises(ValueError, match="WideResNet returned logits that are not finite"):
         figures("--checkpoint", KD, "--which", "logits")
     figures("--checkpoint", KD, "--which", "curves")
 
@@ -227,11 +236,11 @@ def test_what_a_run_has_nothing_for_is_left_out_and_said(here, drawn, capsys) ->
     printed = capsys.readouterr().out
     assert "no figure of views: the run has one view, 'rgb'" in printed
     assert "no figure of curves: there is no metrics.csv in runs/digits_kd" in printed
-    assert [type(data).__name__ for data in drawn["data"]] == ["Attention", "Embedding", "Logits"]
+    assert [caption(figure)[:5] for figure in drawn] == ["Class", "t-SNE", "Top: "]
 
 
 def test_a_run_with_nothing_to_draw(here, monkeypatch) -> None:
-    monkeypatch.setattr(verb, "drawings", lambda material, names, left_out: {})
+    monkeypatch.setattr(verb, "plot_all", lambda *args, **options: {})
     with pytest.raises(ValueError, match=r"nothing to draw of runs/digits_kd/best\.ckpt"):
         figures("--checkpoint", KD)
     assert os.listdir("figures") == []
@@ -240,7 +249,7 @@ def test_a_run_with_nothing_to_draw(here, monkeypatch) -> None:
 def test_a_teachers_own_run_has_no_teacher(here, drawn) -> None:
     teacher = "runs/digits_teacher/best.ckpt"
     figures("--checkpoint", teacher, "--which", "logits", "--batches", "1")
-    assert drawn["data"][0].names == ["digits_teacher"]
+    assert titles(drawn[0]) == ["digits_teacher"]
     with pytest.raises(ValueError, match=r"run digits_teacher has no teacher, so other\.ckpt has no place"):
         figures("--checkpoint", teacher, "--which", "logits", "--teacher", "other.ckpt")
 
@@ -269,14 +278,14 @@ def test_bad_input_leaves_earlier_figures_alone(here, options, error, message) -
     assert Path("figures/curves.png").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("which", [["--which", "views,attention"], []])
+@pytest.mark.parametrize("which", [["--which", "views,cam"], []])
 def test_a_folder_where_a_file_shall_be_is_refused_before_anything_is_drawn(here, drawn, which) -> None:
-    Path("figures/attention.png").mkdir(parents=True)
+    Path("figures/cam.png").mkdir(parents=True)
     Path("figures/views.png").write_bytes(b"old")
-    with pytest.raises(IsADirectoryError, match=r"figures/attention\.png is a folder"):
+    with pytest.raises(IsADirectoryError, match=r"figures/cam\.png is a folder"):
         figures("--checkpoint", TMKD, *which)
     assert Path("figures/views.png").read_bytes() == b"old"
-    assert drawn["data"] == []
+    assert not drawn
 
 
 def test_data_and_checkpoint_of_other_classes(here, tmp_path) -> None:
@@ -305,7 +314,7 @@ def test_data_without_names_take_those_of_the_checkpoint(here, drawn) -> None:
         "    class_names, num_classes = None, 10\n"
     )
     figures("--checkpoint", TMKD, "--which", "logits", "--batches", "1", "--data", "nameless.Nameless", *DIGITS[2:])
-    assert drawn["data"][0].class_names[:3] == ["zero", "one", "two"]
+    assert class_names(drawn[0])[:3] == ["zero", "one", "two"]
 
 
 def test_two_runs_of_other_classes(here, monkeypatch) -> None:
@@ -317,7 +326,7 @@ def test_two_runs_of_other_classes(here, monkeypatch) -> None:
             module.extractor = Extractor(wrn_16_2(num_classes=7))
         return module
 
-    monkeypatch.setattr(verb, "rebuild", other)
+    monkeypatch.setattr(verb, "load_module", other)
     with pytest.raises(ValueError, match=r"digits_kd \(WideResNet\) has 7 classes, but there are 10"):
         figures("--checkpoint", TMKD, "--against", KD, "--which", "logits")
 

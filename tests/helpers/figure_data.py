@@ -1,4 +1,4 @@
-"""What networks might say of images: random, but with everything that figures read."""
+"""Random outputs of networks, with everything that figures read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning import Output
-from tmkd_lightning.figures import Seen
+from tmkd_lightning.figures import CollectedOutputs
 
 
-def make_seen(
-    label: Sequence[int], classes: int = 4, names: Sequence[str] = ("student", "teacher"), examples: int = 2
-) -> Seen:
-    """`Seen` of images with these labels, of which the first few are examples, 6 by 10 pixels with maps of 2 by 3."""
+def make_outputs(
+    labels: Sequence[int], classes: int = 4, names: Sequence[str] = ("student", "teacher"), examples: int = 2
+) -> CollectedOutputs:
+    """Outputs on images with these labels; the first few are examples, 6 by 10 pixels with maps of 2 by 3."""
     generator = torch.Generator().manual_seed(0)
 
     def output(images: int, maps: bool) -> Output:
@@ -23,12 +23,12 @@ def make_seen(
         embedding = feature_map.mean((2, 3))
         return Output(embedding @ weight.T, embedding, feature_map if maps else None, weight)
 
-    labels: Tensor = torch.tensor(label)
-    return Seen(
-        label=labels,
-        outputs={name: output(len(label), maps=False) for name in names},
-        example=torch.rand(examples, 3, 6, 10, generator=generator),
-        example_label=labels[:examples],
+    all_labels: Tensor = torch.tensor(labels)
+    return CollectedOutputs(
+        labels=all_labels,
+        outputs={name: output(len(labels), maps=False) for name in names},
+        example_images=torch.rand(examples, 3, 6, 10, generator=generator),
+        example_labels=all_labels[:examples],
         example_outputs={name: output(examples, maps=True) for name in names},
         class_names=[f"class_{index}" for index in range(classes)],
     )

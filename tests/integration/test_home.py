@@ -19,7 +19,7 @@ from tmkd_lightning.cli.cache import check_caches, list_caches, remove_caches
 from tmkd_lightning.cli.embed import embed
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.export import export_student, predict_folder
-from tmkd_lightning.figures import read_history, write
+from tmkd_lightning.figures import History, plot_curves, read_history, save_figures
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.loading import load_module, load_student
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder, write_embeddings
@@ -105,8 +105,8 @@ def test_files(home) -> None:
     load_weights(student, "~/teacher.pt")
     expected = network().state_dict()
     assert all(value.equal(expected[name]) for name, value in student.state_dict().items())
-    write({Path("~/c.png"): b"c"})
-    assert (home / "c.png").read_bytes() == b"c"
+    save_figures({Path("~/c.png"): plot_curves({"a": History(accuracy={0: 0.5})})})
+    assert (home / "c.png").is_file()
     assert read_history(Path("~/lightning_logs/version_0/metrics.csv")).accuracy.keys() == {0}
     assert load_module("~/run.ckpt").teacher_checkpoint == str(home / "teacher.pt")
     assert load_student("~/run.ckpt").image_size == 8
@@ -138,7 +138,7 @@ PROVEN = {
     "CIFAR100DataModule.root, CUB200DataModule.root, DTDDataModule.root, ImageFolderDataModule.root",
     "RAFDBDataModule.root, StanfordDogsDataModule.root, BenchmarkDataModule.root",
     "CUB200.root, RAFDB.root, StanfordDogs.root",  # tests/data/test_cub200.py, for the class that they share
-    "EmbeddingFile.path, write_embeddings.path, load_weights.path, read_history.path, write.files",
+    "EmbeddingFile.path, write_embeddings.path, load_weights.path, read_history.path, save_figures.figures",
     "OpenCLIPTextEncoder.cache_dir, OpenCLIPTextEncoder.pretrained, PromptEmbeddings.cache_dir",
     "TMKDModule.teacher_checkpoint, TeacherCache.directory, Figures.folder",
     "export_student.output, predict_folder.images, predict_folder.output, restore.path, rebuild.checkpoint",

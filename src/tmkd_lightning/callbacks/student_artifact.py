@@ -1,4 +1,4 @@
-"""The trained student as an artifact of Weights & Biases, offline too."""
+"""Uploads the trained student to Weights & Biases as an artifact, offline too."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 
 class StudentArtifact(Callback):
-    """Hands the best checkpoint, which holds the student and no teacher, to Weights & Biases when training is over.
+    """Logs the best checkpoint, which holds the student and no teacher, as an artifact when training ends.
 
-    ``WandbLogger(log_model=True)`` does something like it, but refuses to while the logger is offline.
-    The file is that of the trainer's first ModelCheckpoint; its alias is ``best`` if that one monitors something, else
-    ``last``.
+    ``WandbLogger(log_model=True)`` does so too, but not while the logger is offline. The file is that of the trainer's
+    first ModelCheckpoint; its alias is ``best`` if that one monitors a metric, else ``last``.
 
     Args:
         name: of the artifact; by default ``student-`` and the run's id.
@@ -28,7 +27,7 @@ class StudentArtifact(Callback):
         self.name = name
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks early for what will be needed late."""
+        """Checks that a WandbLogger and a ModelCheckpoint are there."""
         if stage == "fit" and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             raise ValueError("StudentArtifact needs a WandbLogger among the trainer's loggers")
         if stage == "fit" and not isinstance(trainer.checkpoint_callback, ModelCheckpoint):
@@ -36,11 +35,11 @@ class StudentArtifact(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hands the file over."""
+        """Logs the artifact."""
         checkpoint = trainer.checkpoint_callback
         assert isinstance(checkpoint, ModelCheckpoint)  # as setup has seen
         if not Path(checkpoint.best_model_path).is_file():
-            rank_zero_warn("StudentArtifact has nothing to hand over: no checkpoint was saved")
+            rank_zero_warn("StudentArtifact has nothing to log: no checkpoint was saved")
             return
         import wandb  # slow to import, and only needed here
 

@@ -10,23 +10,23 @@ from torch.utils._pytree import tree_leaves
 
 from tmkd_lightning.callbacks.validation_batches import spread_over
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.figures import Observer, Seen
+from tmkd_lightning.figures import CollectedOutputs, OutputCollector
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.text.class_names import find_class_names, resolve_class_names
 
 
 class _Collect(Callback):
-    """Hands every batch of the first loader, checked and on the device, to an observer."""
+    """Hands every batch of the first loader, checked and on the device, to a collector."""
 
-    def __init__(self, observer: Observer) -> None:
-        self.observer = observer
+    def __init__(self, collector: OutputCollector) -> None:
+        self.collector = collector
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Hands a batch on."""
         if dataloader_idx == 0:
-            self.observer.see(*pl_module.preprocess_labelled(batch))
+            self.collector.update(*pl_module.preprocess_labelled(batch))
 
     on_test_batch_end = on_validation_batch_end
 
@@ -39,14 +39,14 @@ def collect(
     examples: int = 4,
     batches: int | None = None,
     accelerator: str = "auto",
-) -> Seen:
+) -> CollectedOutputs:
     """Runs networks on a split of a datamodule through Lightning's loop, so that its hooks and checks apply.
 
     At most `batches` batches are read, spread over the first loader where its images have an index; None for all.
     Raises ValueError where data, module and networks do not have the same classes.
     """
     names = resolve_class_names(module.num_classes, known=find_class_names(module, data))
-    observer = Observer(networks, names, examples)
+    collector = OutputCollector(networks, names, examples)
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,
@@ -56,7 +56,7 @@ def collect(
         enable_model_summary=False,
         limit_val_batches=batches,
         limit_test_batches=batches,
-        callbacks=[_Collect(observer)],
+        callbacks=[_Collect(collector)],
     )
     name = f"{split}_dataloader"
     loaders = getattr(data, name)
@@ -70,4 +70,4 @@ def collect(
         {"val": trainer.validate, "test": trainer.test}[split](module, datamodule=data, verbose=False)
     finally:
         del vars(data)[name]
-    return observer.seen()
+    return collector.compute()

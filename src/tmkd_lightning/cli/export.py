@@ -1,4 +1,4 @@
-"""``tmkd export``: the student of a checkpoint in one file."""
+"""``tmkd export``: exports the student of a checkpoint to one file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def export(
     image_size: int | None = None,
     class_names: list[str] | None = None,
 ) -> None:
-    """Writes the student of a checkpoint alone to a file that opens without this library, and checks it by running it.
+    """Writes the student of a checkpoint to a file that opens without this library, and verifies it by running it.
 
     Args:
         checkpoint: file that ``tmkd fit`` wrote; neither the teacher's nor any other is needed.
@@ -29,10 +29,10 @@ def export(
         format: onnx, torch_export or state_dict.
         input: type of the images that the file takes, float in [0, 1] or uint8.
         image_size: side of the images in pixels, by default that of the run's data; another one is warned of.
-        class_names: other names for the classes, in the order of the labels; by default those that the run knew.
+        class_names: other names for the classes, in the order of the labels; by default those of the run.
 
     Raises:
-        ValueError: nothing says how large the images are; or what `load_student` and `export_student` raise.
+        ValueError: the image size is not known; or what `load_student` and `export_student` raise.
     """
     restored = load_student(checkpoint)
     size = restored.image_size if image_size is None else image_size

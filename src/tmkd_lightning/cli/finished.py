@@ -8,9 +8,8 @@ from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.callbacks import StepSeeds
-from tmkd_lightning.figures.curves import History, read_history
-from tmkd_lightning.figures.drawing import NothingToShowError
-from tmkd_lightning.figures.run import run_folder, run_name
+from tmkd_lightning.figures.curves import History, read_history, run_folder, run_name
+from tmkd_lightning.figures.drawing import NothingToPlotError
 from tmkd_lightning.modules.loading import load_datamodule
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 
@@ -39,10 +38,10 @@ class FinishedRun:
         return load_datamodule(self._data, self.checkpoint, "name another with data")
 
     def history(self, run: Path | None = None) -> History:
-        """Reads what the run logged to its folder, or to `run`; raises NothingToShowError if there is nothing."""
+        """Reads what the run logged to its folder, or to `run`; raises NothingToPlotError if there is nothing."""
         place = self.folder if run is None else run
         if place.is_dir() and not [*place.glob("metrics.csv"), *place.glob("version_*/metrics.csv")]:
-            raise NothingToShowError(
+            raise NothingToPlotError(
                 f"there is no metrics.csv in {place} or a version_<n> in it: train with Lightning's CSVLogger, or name "
                 "the folder or file with run"
             )

@@ -1,4 +1,4 @@
-"""``tmkd predict --images``: what the student of a checkpoint says of the images in a folder."""
+"""``tmkd predict --images``: predictions of the student of a checkpoint for the images in a folder."""
 
 from __future__ import annotations
 
@@ -34,26 +34,29 @@ def predict(
         checkpoint: file that ``tmkd fit`` wrote; neither the teacher's nor any other is needed.
         images: folder of image files, at any depth.
         output: CSV file to write: file, class, probability.
-        top: how many classes to name, the likeliest first.
+        top: number of classes in a line, the likeliest first.
         all_classes: whether to write the probability of every class too.
         batch_size: images at once.
         num_workers: processes that load.
         image_size: side in pixels to which images are resized and cropped as ImageFolderDataModule does; by default
             they are prepared as the run's own datamodule did for validation.
-        class_names: other names for the classes, in the order of the labels; by default those that the run knew.
+        class_names: other names for the classes, in the order of the labels; by default those of the run.
         device: where to compute, such as cpu or cuda; by default a GPU if there is one.
 
     Raises:
         ValueError: the checkpoint does not say how images were prepared; or as `load_student` and `predict_folder`.
     """
     restored = load_student(checkpoint)
-    prepared = _datamodule(restored, checkpoint) if image_size is None else _resizing(images, image_size)
+    if image_size is None:
+        data = _datamodule(restored, checkpoint)
+    else:
+        data = ImageFolderDataModule(images, image_size=image_size)
     names = restored.names(class_names)
     count, unreadable = predict_folder(
         restored.extractor,
         images,
         output,
-        transform=prepared.eval_transform,
+        transform=data.eval_transform,
         class_names=names,
         normalized_with=restored.normalized_with if image_size is None else None,
         top=top,
@@ -66,9 +69,9 @@ def predict(
         print(f"LEFT OUT: {printable(problem)}", file=sys.stderr)
     left_out = f", {len(unreadable)} left out that cannot be read" if unreadable else ""
     by_number = "" if names else "; classes are called by number: pass --class_names"
-    told = sys.stderr if is_stream(Path(output).expanduser()) else sys.stdout  # which may be the output
-    print(f"{printable(output)}: {count} images{left_out}{by_number}", file=told)
-    print(f"  prepared as {type(prepared).__name__} does for validation, {prepared.image_size} pixels", file=told)
+    stream = sys.stderr if is_stream(Path(output).expanduser()) else sys.stdout  # which may be the output
+    print(f"{printable(output)}: {count} images{left_out}{by_number}", file=stream)
+    print(f"  prepared as {type(data).__name__} does for validation, {data.image_size} pixels", file=stream)
 
 
 def predict_command(args: Sequence[str]) -> None:
@@ -76,12 +79,8 @@ def predict_command(args: Sequence[str]) -> None:
     auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict", parser_class=Parser)
 
 
-def _resizing(images: str, image_size: int) -> ImageDataModule:
-    return ImageFolderDataModule(images, image_size=image_size)
-
-
 def _datamodule(restored: LoadedStudent, checkpoint: str) -> ImageDataModule:
-    """The run's own, which knows how images are prepared; its data need not be there."""
+    """The datamodule of the run, for its transform; its data need not be there."""
     config = restored.data or {}
     remedy = "pass --image_size, and images are resized and cropped to it"
     if "_class_path" not in config:

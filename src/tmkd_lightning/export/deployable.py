@@ -1,4 +1,4 @@
-"""A classifier as it leaves the library: one module from plain images to logits, nothing of training left in it."""
+"""A classifier for deployment: one module from images to logits, with its normalisation and nothing of training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.utils.messages import short
 
 
-class Deployed(nn.Module):
-    """A copy of a network with its normalisation before it, on the CPU, in float32 and evaluation mode.
-
-    Args:
-        extractor: the network and its statistics; left as it is.
+class DeployableClassifier(nn.Module):
+    """A copy of a network behind its normalisation, on the CPU, in float32 and evaluation mode.
 
     Example:
         >>> from torchvision.models import resnet18
-        >>> network = Deployed(Extractor(resnet18(num_classes=5)))
-        >>> network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+        >>> classifier = DeployableClassifier(Extractor(resnet18(num_classes=5)))
+        >>> classifier(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
         torch.Size([2, 5])
     """
 
@@ -43,24 +40,13 @@ class Deployed(nn.Module):
 
 
 @torch.no_grad()
-def ask(network: Extractor | Deployed, image: Tensor) -> Tensor:
-    """Lets a network classify images, and says clearly if it cannot.
-
-    Args:
-        network: in evaluation mode.
-        image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
-
-    Returns:
-        Logits ``(B, K)``.
-
-    Raises:
-        ValueError: the network does not take such images, or gives logits that are not finite.
-    """
-    extractor = network.extractor if isinstance(network, Deployed) else network
+def predict_logits(network: Extractor | DeployableClassifier, images: Tensor) -> Tensor:
+    """Logits ``(B, K)`` of images; raises ValueError if the network does not take them, or gives NaN or infinity."""
+    extractor = network.extractor if isinstance(network, DeployableClassifier) else network
     try:
-        logits: Tensor = network(image) if isinstance(network, Deployed) else network(image).logits
-    except Exception as error:  # whatever the network's own code comes to
-        size = f"{image.shape[-2]}x{image.shape[-1]}"
+        logits: Tensor = network(images) if isinstance(network, DeployableClassifier) else network(images).logits
+    except Exception as error:  # the network's own code may raise anything
+        size = f"{images.shape[-2]}x{images.shape[-1]}"
         raise ValueError(f"{extractor.name} does not take images of {size} pixels: {short(error)}") from error
     if not logits.isfinite().all():
         raise ValueError(f"{extractor.name} gives logits that are not finite: look at its weights")

@@ -1,24 +1,25 @@
-"""Classifies the images of a folder into a CSV file."""
+"""Classifies the images of a folder and writes a CSV file."""
 
 from __future__ import annotations
 
 import csv
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 from tmkd_lightning.data import DataError
-from tmkd_lightning.data.image_files import find_images
+from tmkd_lightning.data.image_files import ImageFiles, find_images
 from tmkd_lightning.data.transforms import Transform
-from tmkd_lightning.export.deployable import Deployed, ask
-from tmkd_lightning.export.image_batches import Batch, image_batches
+from tmkd_lightning.export.deployable import DeployableClassifier, predict_logits
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import BaseModule, Normalization
 from tmkd_lightning.modules.loading import network_and_names
@@ -26,7 +27,7 @@ from tmkd_lightning.utils.files import atomic_write, check_writable
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize
 from tmkd_lightning.utils.messages import printable, short
 
-_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # how a cell begins that a spreadsheet computes, the wide ones in Asia
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # beginnings of cells that spreadsheets compute, the wide ones in Asia
 
 
 def predict_folder(
@@ -43,32 +44,29 @@ def predict_folder(
     num_workers: int = 0,
     device: str | None = None,
 ) -> tuple[int, list[str]]:
-    """Writes what a network says of every image in a folder, one line an image, in alphabetical order.
+    """Writes the predictions of a network for every image in a folder, one line an image, in alphabetical order.
 
     The columns are ``file`` (its path below the folder), ``class`` and ``probability``, then ``class_2`` and
     ``probability_2`` and so on, then a column ``p(<class>)`` for each class, in the order of the labels. An image that
     cannot be read or transformed has no line. The file takes its name once it is complete; the network is left as it
-    is.
-
-    Spreadsheets take a cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula. So ``file`` then begins with
-    ``./``, which is the same path, and the name of such a class with an apostrophe.
+    is. Cells that a spreadsheet would take for a formula get ``./`` before a file and an apostrophe before a class.
 
     Args:
-        network: a TMKDModule, whose student is asked, a ClassifierModule, or an Extractor.
+        network: a TMKDModule, whose student predicts, a ClassifierModule, or an Extractor.
         images: folder of image files, at any depth.
         output: CSV file to write, UTF-8.
         transform: from a PIL image to a tensor ``(3, H, W)`` of one size, uint8 or in [0, 1], as for validation.
-        class_names: names in the order of the labels; by default the module's, its datamodule's or its checkpoint's.
-            If nobody knows any, classes are called by their number.
+        class_names: names in the order of the labels; by default the module's, its datamodule's or its checkpoint's,
+            or else the numbers of the classes.
         normalized_with: mean and standard deviation, if `transform` normalises.
-        top: how many classes to name, 1 to K.
+        top: number of classes in a line, 1 to K.
         all_classes: whether to write the probability of every class too.
         batch_size: images at once, at least 1.
         num_workers: processes that load.
         device: where to compute, by default a GPU if there is one.
 
     Returns:
-        How many images were classified, and what is wrong with the others.
+        Number of images classified, and what is wrong with each of the others.
 
     Raises:
         DataError: no such folder, no image in it, or none that can be read.
@@ -79,30 +77,64 @@ def predict_folder(
     extractor, names = network_and_names(network, class_names)
     if not 1 <= top <= len(names):
         raise ValueError(f"top must be 1 to {len(names)}, the number of classes, got {top}")
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(f"batch_size must be >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
     folder, path = Path(images).expanduser(), Path(output).expanduser()
-    files = _files(folder)
-    batches = image_batches(files, transform, batch_size, num_workers)
+    files = _find_images(folder)
     check_writable(path)
+    loader = DataLoader(_Images(files, transform), batch_size, num_workers=num_workers, collate_fn=list)
     statistics = None if normalized_with is None else channel_statistics(*normalized_with)
-    answers = _answers(_placed(Deployed(extractor), device), batches, statistics)
-    progress = tqdm(answers, total=len(files), unit="image", disable=not sys.stderr.isatty(), leave=False)
+    predictions = _predictions(_on_device(DeployableClassifier(extractor), device), loader, statistics)
+    progress = tqdm(predictions, total=len(files), unit="image", disable=not sys.stderr.isatty(), leave=False)
     with atomic_write(path) as file:
         text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
         table = csv.writer(text)
-        table.writerow(_header(names, top, all_classes))
-        shown, unreadable = [_word(name) for name in names], []
-        for place, answer in zip(files, progress, strict=True):
-            if isinstance(answer, str):
-                unreadable.append(answer if str(place) in answer else f"{printable(place)}: {answer}")
+        ranks = ["", *(f"_{rank}" for rank in range(2, top + 1))]
+        best = [f"{column}{rank}" for rank in ranks for column in ("class", "probability")]
+        table.writerow(["file", *best, *([f"p({name})" for name in names] if all_classes else [])])
+        # without its apostrophe a name is the class's again
+        cells = [f"'{name}" if _FORMULA.match(name.lstrip("'")) else name for name in names]
+        problems = []
+        for place, prediction in zip(files, progress, strict=True):
+            if isinstance(prediction, str):
+                problems.append(prediction if str(place) in prediction else f"{printable(place)}: {prediction}")
             else:
-                table.writerow([_path(place.relative_to(folder)), *_row(answer, shown, top, all_classes)])
-        if len(unreadable) == len(files):
-            raise DataError(f"none of the {len(files)} images in {folder} can be read; the first: {unreadable[0]}")
+                name = place.relative_to(folder).as_posix()
+                row = _row(prediction, cells, top, all_classes)
+                table.writerow([f"./{name}" if _FORMULA.match(name) else name, *row])
+        if len(problems) == len(files):
+            raise DataError(f"none of the {len(files)} images in {folder} can be read; the first: {problems[0]}")
         text.detach()
-    return len(files) - len(unreadable), unreadable
+    return len(files) - len(problems), problems
 
 
-def _files(folder: Path) -> list[Path]:
+class _Images(Dataset[Tensor | str]):
+    """Image files; instead of one that cannot be read or transformed, a message."""
+
+    def __init__(self, files: Sequence[Path], transform: Transform) -> None:
+        self.images = ImageFiles([(path, 0) for path in files])
+        self.transform = v2.Compose([transform, v2.PILToTensor()])  # some leave it to the images of their dataset
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            image, _ = self.images[index]
+        except DataError as error:
+            return str(error)
+        try:
+            transformed = self.transform(image)
+            if not isinstance(transformed, Tensor):
+                raise TypeError(f"the transform gives a {type(transformed).__name__} instead of a tensor")
+            if transformed.is_floating_point() and not transformed.isfinite().all():
+                raise ValueError("the transform gives values that are not finite")
+            return transformed
+        except Exception as error:  # the user's code may fail on one image
+            return str(DataError(f"{self.images.files[index][0]} cannot be transformed ({short(error, kind=True)})"))
+
+
+def _find_images(folder: Path) -> list[Path]:
     if folder.is_file():
         raise DataError(f"{folder} is a file: name the folder that holds the images, at any depth")
     if not folder.is_dir():
@@ -113,58 +145,41 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _placed(network: Deployed, device: str | None) -> Deployed:
+def _on_device(classifier: DeployableClassifier, device: str | None) -> DeployableClassifier:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return network.to(device)
+        return classifier.to(device)
     except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
         raise ValueError(f"device {device!r} cannot be used here: {short(error)}") from error
 
 
-def _answers(
-    network: Deployed, batches: Iterable[Batch], statistics: tuple[Tensor, Tensor] | None
+def _predictions(
+    classifier: DeployableClassifier, loader: DataLoader[Tensor | str], statistics: tuple[Tensor, Tensor] | None
 ) -> Iterator[Tensor | str]:
-    """Probabilities ``(K,)`` of each file, or what is wrong with it."""
-    for batch in batches:
-        images = [item for item in batch if isinstance(item, Tensor)]
+    """Yields the probabilities ``(K,)`` of each image, or what is wrong with it."""
+
+    def predict(images: Sequence[Tensor]) -> Tensor:
+        batch = torch.stack(list(images))
+        check_images(batch, statistics)
+        if statistics is not None:
+            batch = denormalize(batch, *statistics)
+        return predict_logits(classifier, batch.to(classifier.extractor.mean.device)).softmax(dim=1).cpu()
+
+    def predict_single(image: Tensor) -> Tensor | str:
         try:
-            rows: Iterator[Tensor | str] = iter(
-                _probabilities(network, torch.stack(images), statistics) if images else ()
-            )
-        except (ValueError, RuntimeError):  # one of another size, or that the network makes NaN of: which one is it?
-            rows = (_alone(network, image, statistics) for image in images)
+            return predict([image])[0]
+        except ValueError as error:
+            return str(error)
+
+    for batch in loader:
+        images = [item for item in batch if isinstance(item, Tensor)]
+        rows: Iterator[Tensor | str]
+        try:
+            rows = iter(predict(images) if images else ())
+        except (ValueError, RuntimeError):  # an image of another size, or one that the network does not take
+            rows = map(predict_single, images)
         for item in batch:
             yield next(rows) if isinstance(item, Tensor) else item
-
-
-def _alone(network: Deployed, image: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor | str:
-    try:
-        return _probabilities(network, image.unsqueeze(0), statistics)[0]
-    except ValueError as error:
-        return str(error)
-
-
-def _probabilities(network: Deployed, images: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
-    check_images(images, statistics)
-    if statistics is not None:
-        images = denormalize(images, *statistics)
-    return ask(network, images.to(network.extractor.mean.device)).softmax(dim=1).cpu()
-
-
-def _header(names: Sequence[str], top: int, all_classes: bool) -> list[str]:
-    ranks = ["", *(f"_{rank}" for rank in range(2, top + 1))]
-    best = [f"{column}{rank}" for rank in ranks for column in ("class", "probability")]
-    return ["file", *best, *([f"p({name})" for name in names] if all_classes else [])]
-
-
-def _path(place: Path) -> str:
-    """Below the folder, never a formula."""
-    return f"./{place.as_posix()}" if _FORMULA.match(place.as_posix()) else place.as_posix()
-
-
-def _word(name: str) -> str:
-    """The name of a class, never a formula; without the apostrophe it is the name again."""
-    return f"'{name}" if _FORMULA.match(name.lstrip("'")) else name
 
 
 def _row(probabilities: Tensor, names: Sequence[str], top: int, all_classes: bool) -> list[str]:

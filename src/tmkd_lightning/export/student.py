@@ -1,4 +1,4 @@
-"""A student alone in one file, with its normalisation, checked by running that file."""
+"""Exports a student with its normalisation to one file, and verifies it by running that file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tmkd_lightning import __version__
-from tmkd_lightning.export.deployable import Deployed, ask
-from tmkd_lightning.export.formats import Format
-from tmkd_lightning.export.onnx_file import OnnxFile
-from tmkd_lightning.export.program_file import ProgramFile
-from tmkd_lightning.export.weights_file import WeightsFile
+from tmkd_lightning.export.deployable import DeployableClassifier, predict_logits
+from tmkd_lightning.export.formats import FORMATS, Format
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.modules.loading import network_and_names
@@ -26,7 +23,7 @@ from tmkd_lightning.utils.messages import short
 FormatName = Literal["onnx", "torch_export", "state_dict"]
 Input = Literal["float", "uint8"]
 
-_FORMATS: dict[str, Format] = {"onnx": OnnxFile(), "torch_export": ProgramFile(), "state_dict": WeightsFile()}
+_INPUTS = {"float": "float32 in [0, 1]", "uint8": "uint8"}
 _TOLERANCE = 1e-4  # of logits, relative to the largest where that is above 1: float32 has seven digits
 
 
@@ -42,9 +39,9 @@ def export_student(
     """Writes the student alone to a file that opens without this library.
 
     Normalisation is inside: the file takes images in [0, 1] or of uint8, any number at once, and gives logits. A
-    ``state_dict`` holds the bare network's weights, for code that normalises by itself, with the statistics beside
-    them. The file is run on batches of one and of three images before it gets its name: if its logits are not the
-    module's within 1e-4, nothing is written. All is done on a copy on the CPU in float32.
+    ``state_dict`` holds the bare network's weights, for code that normalises by itself, and the statistics. The file is
+    run on batches of one and of three images before it gets its name: if its logits differ from the module's by more
+    than 1e-4, nothing is written. All is done on a copy on the CPU in float32.
 
     Args:
         network: a TMKDModule, whose student is written, a ClassifierModule, or an Extractor.
@@ -52,8 +49,8 @@ def export_student(
         format: ``onnx``, ``torch_export`` or ``state_dict``.
         input: type of the images that the file takes, ``float`` in [0, 1] or ``uint8``.
         image_size: side of the images in pixels; the file takes no other.
-        class_names: names in the order of the labels; by default the module's, its datamodule's or its checkpoint's.
-            If nobody knows any, classes are called by their number.
+        class_names: names in the order of the labels; by default the module's, its datamodule's or its checkpoint's,
+            or else the numbers of the classes.
 
     Returns:
         The metadata that were written: ``class_names``, ``input``, ``image_size``, ``mean``, ``std``, ``network`` and
@@ -61,7 +58,7 @@ def export_student(
 
     Raises:
         ValueError: an unknown format or input, another suffix, names that cannot stand for the classes, a network that
-            does not take such images or cannot be written so, or a file that says something else than the module.
+            does not take such images or cannot be written so, or a file with other logits than the module's.
         ImportError: packages of the extra ``export`` are missing.
         OSError: the file cannot be written.
 
@@ -77,60 +74,51 @@ def export_student(
         (torch.Size([4, 2]), '["cat", "dog"]')
     """
     path = Path(output).expanduser()
-    kind = _format(format, path)
-    if is_stream(path):
-        raise ValueError(f"{path} is a pipe or a device, and what is written is run to check it: name a file")
-    _check_input(input, format, image_size)
+    kind = _check_arguments(format, input, image_size, path)
     extractor, names = network_and_names(network, class_names)
-    deployed = Deployed(extractor)
-    metadata = _metadata(deployed.extractor, names, format, input, image_size)
+    classifier = DeployableClassifier(extractor)
+    metadata = {
+        "class_names": json.dumps(list(names)),
+        "input": "float32, normalised with mean and std" if format == "state_dict" else _INPUTS[input],
+        "image_size": str(image_size),
+        "mean": json.dumps(_rounded(classifier.extractor.mean)),
+        "std": json.dumps(_rounded(classifier.extractor.std)),
+        "network": extractor.name,
+        "producer": f"tmkd_lightning {__version__}",
+    }
     one, two, three = (_images(count, image_size, input) for count in (1, 2, 3))
-    expected = [ask(deployed.extractor, image) for image in (one, three)]
+    expected = [predict_logits(classifier.extractor, images) for images in (one, three)]
     check_writable(path)
     with atomic_write(path) as file:
         try:
-            kind.write(file, deployed, two, metadata)
+            file.write(kind.write(classifier, two, metadata))
             file.flush()
-            found = [kind.run(file.name, deployed, image) for image in (one, three)]
-        except Exception as error:  # tracing runs the network's own code, and raises whatever that comes to
+            found = [kind.run(Path(file.name), classifier, images) for images in (one, three)]
+        except Exception as error:  # tracing runs the network's own code, which may raise anything
             raise ValueError(f"{extractor.name} cannot be written as {format}: {short(error)}") from error
         for ours, theirs in zip(expected, found, strict=True):
             _compare(ours, theirs, f"{path} was not written: {extractor.name} as {format}")
     return metadata
 
 
-def _format(name: str, path: Path) -> Format:
-    if name not in _FORMATS:
-        raise ValueError(f"format must be one of {', '.join(_FORMATS)}, got {name!r}")
-    kind = _FORMATS[name]
+def _check_arguments(format: str, input: str, image_size: int, path: Path) -> Format:
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    kind = FORMATS[format]
     if path.suffix != kind.suffix:
-        raise ValueError(f"a file of the format {name} must end in {kind.suffix}, got {path}")
+        raise ValueError(f"a file of the format {format} must end in {kind.suffix}, got {path}")
     missing = [package for package in kind.packages if find_spec(package) is None]
     if missing:
-        raise ImportError(f"the format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    return kind
-
-
-def _check_input(input: str, format: str, image_size: int) -> None:
-    if input not in get_args(Input):
-        raise ValueError(f"input must be one of {', '.join(get_args(Input))}, got {input!r}")
+        raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if is_stream(path):
+        raise ValueError(f"{path} is a pipe or a device, and what is written is run to check it: name a file")
+    if input not in _INPUTS:
+        raise ValueError(f"input must be one of {', '.join(_INPUTS)}, got {input!r}")
     if input == "uint8" and format == "state_dict":
         raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
     if image_size < 1:
         raise ValueError(f"image_size must be at least 1, got {image_size}")
-
-
-def _metadata(extractor: Extractor, names: Sequence[str], format: str, input: str, image_size: int) -> dict[str, str]:
-    takes = {"float": "float32 in [0, 1]", "uint8": "uint8"}[input]
-    return {
-        "class_names": json.dumps(list(names)),
-        "input": "float32, normalised with mean and std" if format == "state_dict" else takes,
-        "image_size": str(image_size),
-        "mean": json.dumps(_rounded(extractor.mean)),
-        "std": json.dumps(_rounded(extractor.std)),
-        "network": extractor.name,
-        "producer": f"tmkd_lightning {__version__}",
-    }
+    return kind
 
 
 def _rounded(statistics: Tensor) -> list[float]:

@@ -1,42 +1,29 @@
-"""Figures of networks and runs: what is computed, and how it is drawn, are kept apart."""
+"""Figures of networks and runs: functions that return matplotlib figures."""
 
-from tmkd_lightning.figures.cam import Attention, activation, attention
-from tmkd_lightning.figures.collect import Observer, Seen, look
-from tmkd_lightning.figures.curves import Curves, History, curves, read_history
-from tmkd_lightning.figures.drawing import Drawing, NothingToShowError, figure_of
-from tmkd_lightning.figures.logits import Logits, class_means, logits
-from tmkd_lightning.figures.page import page_of
-from tmkd_lightning.figures.plots import FIGURES, Material, check_names, drawings
-from tmkd_lightning.figures.save import render, write
-from tmkd_lightning.figures.tsne import Embedding, embedding
-from tmkd_lightning.figures.views import Views, views_of
+from tmkd_lightning.figures.cam import class_activation, plot_cam
+from tmkd_lightning.figures.collect import CollectedOutputs, OutputCollector
+from tmkd_lightning.figures.curves import History, plot_curves, read_history
+from tmkd_lightning.figures.drawing import NothingToPlotError, join_figures, save_figures
+from tmkd_lightning.figures.logits import class_means, plot_logits
+from tmkd_lightning.figures.plots import FIGURES, plot_all
+from tmkd_lightning.figures.tsne import plot_tsne
+from tmkd_lightning.figures.views import plot_views
 
 __all__ = [
     "FIGURES",
-    "Attention",
-    "Curves",
-    "Drawing",
-    "Embedding",
+    "CollectedOutputs",
     "History",
-    "Logits",
-    "Material",
-    "NothingToShowError",
-    "Observer",
-    "Seen",
-    "Views",
-    "activation",
-    "attention",
-    "check_names",
+    "NothingToPlotError",
+    "OutputCollector",
+    "class_activation",
     "class_means",
-    "curves",
-    "drawings",
-    "embedding",
-    "figure_of",
-    "logits",
-    "look",
-    "page_of",
+    "join_figures",
+    "plot_all",
+    "plot_cam",
+    "plot_curves",
+    "plot_logits",
+    "plot_tsne",
+    "plot_views",
     "read_history",
-    "render",
-    "views_of",
-    "write",
+    "save_figures",
 ]

@@ -1,111 +1,69 @@
-"""How training went: weights of the views and accuracy over the epochs (the paper's Figure 6)."""
+"""View weights and accuracy over the epochs (the paper's Figure 6), and how they are read from logs."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tmkd_lightning.figures.drawing import COLOURS, NothingToShowError
+from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, new_figure, styled
 
 if TYPE_CHECKING:
-    from matplotlib.figure import FigureBase
+    from matplotlib.figure import Figure
 
 FUSION = "fusion/"
-"""What stands before the names of views in logs."""
-ACCURACY = "val/top1"
-"""The accuracy that is drawn, in logs."""
-ACCURACIES = (ACCURACY, f"{ACCURACY}/dataloader_idx_0")
-"""Its names: the second where there are several validation sets, of which the first is drawn."""
+"""Prefix of the views' weights in logs."""
+ACCURACIES = ("val/top1", "val/top1/dataloader_idx_0")
+"""Accuracy in logs; the second where there are several validation sets, of which the first is drawn."""
 
-_WEIGHTS = "Mean weight of each view in the fused teacher, as logged"
-_ACCURACY = "Top-1 on the validation images"
 _LINES = ("-", "--", "-.", ":")
 
 
 @dataclass
 class History:
-    """What a run logged, by epoch, counted from 0.
-
-    Args:
-        weights: mean weight of each view, by its name.
-        accuracy: top-1 on the validation images, in [0, 1].
-    """
+    """What a run logged, by epoch from 0: mean weight of each view, and top-1 in [0, 1] on the validation images."""
 
     weights: dict[str, dict[int, float]] = field(default_factory=dict)
     accuracy: dict[int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Data of the figure of training.
-
-    Args:
-        weights: of the first run, mean weight of each view, by its name and by epoch, counted from 0.
-        accuracy: of each run, top-1 in [0, 1], by its name and by epoch.
-    """
-
-    weights: dict[str, dict[int, float]]
-    accuracy: dict[str, dict[int, float]]
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """Width and height in inches."""
-        return 3.4 * len(self._panels()), 2.3
-
-    @property
-    def note(self) -> str:
-        """What is shown."""
-        return " ".join(f"{title}." for title in self._panels())
-
-    def draw(self, figure: FigureBase) -> None:
-        """A panel for the weights and one for the accuracy, by finished epochs."""
-        from matplotlib.ticker import MaxNLocator
-
-        panels = self._panels()
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
-            for index, (name, values) in enumerate(lines.items()):
-                axis.plot(
-                    [epoch + 1 for epoch in values],
-                    list(values.values()),
-                    label=name,
-                    color=COLOURS[index % len(COLOURS)],
-                    linestyle=_LINES[index % len(_LINES)],
-                    marker="." if len(values) == 1 else "",
-                )
-            axis.set(xlabel="epoch", ylabel="top-1, %" if title == _ACCURACY else "mean fusion weight")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axis.margins(x=0.02)
-            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # above: lines may be anywhere below
-
-    def _panels(self) -> dict[str, dict[str, dict[int, float]]]:
-        """The lines of each panel, by what it shows."""
-        weights = {name.replace("_", " "): values for name, values in self.weights.items()}
-        percent = {run: {epoch: 100 * one for epoch, one in values.items()} for run, values in self.accuracy.items()}
-        return {title: lines for title, lines in ((_WEIGHTS, weights), (_ACCURACY, percent)) if lines}
-
-
-def curves(runs: Mapping[str, History]) -> Curves:
-    """Puts runs together.
-
-    Args:
-        runs: by the name that the figure gives them; weights are those of the first.
-
-    Returns:
-        The figure's data.
+@styled()
+def plot_curves(runs: Mapping[str, History], source: str = "") -> Figure:
+    """Draws the view weights of the first run and the accuracy of all, by run name; `source` ends the caption.
 
     Raises:
-        NothingToShowError: the first run logged neither weights nor accuracy.
+        NothingToPlotError: the first run logged neither weights nor accuracy.
     """
+    from matplotlib.ticker import MaxNLocator
+
     name, first = next(iter(runs.items()))
     if not first.weights and not first.accuracy:
-        raise NothingToShowError(f"{name} logged neither {ACCURACY} nor {FUSION}<view>: there is nothing to draw")
-    return Curves(
-        dict(sorted(first.weights.items())), {name: run.accuracy for name, run in runs.items() if run.accuracy}
-    )
+        raise NothingToPlotError(f"{name} logged neither {ACCURACIES[0]} nor {FUSION}<view>: there is nothing to draw")
+    weights = {view.replace("_", " "): first.weights[view] for view in sorted(first.weights)}
+    percent = {run: {epoch: 100 * value for epoch, value in one.accuracy.items()} for run, one in runs.items()}
+    panels = [
+        ("Mean weight of each view in the fused teacher.", "mean fusion weight", weights),
+        ("Top-1 on the validation images.", "top-1, %", {run: values for run, values in percent.items() if values}),
+    ]
+    panels = [panel for panel in panels if panel[2]]
+    figure = new_figure(3.4 * len(panels), 2.3)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (_, label, lines) in zip(axes, panels, strict=True):
+        for index, (line, values) in enumerate(lines.items()):
+            x, colour, style = (
+                [epoch + 1 for epoch in values],
+                COLOURS[index % len(COLOURS)],
+                _LINES[index % len(_LINES)],
+            )
+            marker = "." if len(values) == 1 else ""
+            axis.plot(x, list(values.values()), color=colour, linestyle=style, marker=marker, label=line)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.margins(x=0.02)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # above: lines may be anywhere below
+    return finish(figure, " ".join([*(note for note, _, _ in panels), source]))
 
 
 def read_history(path: str | Path) -> History:
@@ -115,24 +73,13 @@ def read_history(path: str | Path) -> History:
         path: ``metrics.csv``, or the folder of a run, which holds one or ``version_<n>`` folders with one each. A
             resumed run logs to a version of its own, which replaces what the ones before hold from its first step on.
 
-    Returns:
-        Weights and accuracy; either is empty if it was not logged.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a file is not of that kind, or damaged.
 
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> path = Path(mkdtemp()) / "metrics.csv"
-        >>> text = "epoch,step,fusion/rgb,val/top1\\n0,1,0.25,\\n0,2,0.75,\\n0,2,,0.5\\n"
-        >>> len(text) == path.write_text(text)
-        True
-        >>> read_history(path)
-        History(weights={'rgb': {0: 0.5}}, accuracy={0: 0.5})
     """
     path = Path(path).expanduser()
-    rows = _rows(path) if not path.is_dir() else read_curve(path)
+    rows = read_curve(path) if path.is_dir() else _rows(path)
     names = sorted({name for row in rows for name in row})
     try:
         weights = {name.removeprefix(FUSION): _by_epoch(rows, name) for name in names if name.startswith(FUSION)}
@@ -157,6 +104,18 @@ def read_curve(folder: Path) -> list[dict[str, str]]:
     return curve
 
 
+def run_folder(checkpoint: Path) -> Path:
+    """The folder of the run that saved a checkpoint: where it lies, or above Lightning's ``checkpoints``."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def run_name(folder: Path) -> str:
+    """The name of a run in figures: its folder's, with the one above where that is a mere version."""
+    folder = folder.resolve() if not folder.name else folder
+    return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("version_") else folder.name
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     reader = csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines())
     rows = [{name: text for name, text in row.items() if name and text} for row in reader]
@@ -165,7 +124,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _by_epoch(rows: Iterable[Mapping[str, str]], name: str) -> dict[int, float]:
+def _by_epoch(rows: Sequence[Mapping[str, str]], name: str) -> dict[int, float]:
+    """The mean of a column in each epoch."""
     values: dict[int, list[float]] = {}
     for row in rows:
         if name in row:
