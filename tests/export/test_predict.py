@@ -415,5 +415,5 @@ def test_images_of_different_sizes_and_one_that_the_network_does_not_take(folder
 
     Image.new("RGB", (5, 5), (1, 2, 3)).save(folder / "odd.png")
     count, left_out = predict_folder(module, folder, tmp_path / "a.csv", transform=transform)
-    assert count == len(list(csv.DictReader((tmp_path / "a.csv").open())))
+    assert count == len(rows(tmp_path / "a.csv"))
     assert [one for one in left_out if "odd.png" in one and "(1, 1, 5, 5)" in one]
