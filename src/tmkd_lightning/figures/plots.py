@@ -36,9 +36,9 @@ def plot_all(
     """Draws figures of a run, by name.
 
     Args:
-        collect: gives the networks' outputs; called once, and only if a figure needs them.
+        collect: gives the networks' outputs; called at most once.
         views: of the teacher.
-        histories: gives what was logged, by the name of the run; called only for the curves.
+        histories: gives what was logged, by the name of the run; called for the curves.
         names: some of `FIGURES`.
         seed: of t-SNE.
         source: run, checkpoint and seed, for the captions.

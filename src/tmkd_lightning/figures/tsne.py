@@ -13,18 +13,11 @@ from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MARKERS = "o^s"  # with eight colours, 24 classes
-_CLASSES, _IMAGES = 20, 1000  # at most
-
 
 @styled()
 def plot_tsne(collected: CollectedOutputs, seed: int = 0, source: str = "") -> Figure:
-    """Draws t-SNE of at most 1,000 images of 20 classes, a panel for each network; `source` ends the caption.
-
-    Raises:
-        NothingToPlotError: fewer than four images, or a network whose embeddings are all the same.
-    """
-    indices = balanced_indices(collected.labels, _CLASSES, _IMAGES)
+    """Draws t-SNE of at most 1,000 images of 20 classes, a panel for each network; `source` ends the caption."""
+    indices = balanced_indices(collected.labels, classes=20, images=1000)
     if len(indices) < 4:
         raise NothingToPlotError(f"t-SNE needs at least 4 images, there are {len(indices)}")
     classes, label_places = collected.labels[indices].unique(return_inverse=True)
@@ -38,7 +31,7 @@ def plot_tsne(collected: CollectedOutputs, seed: int = 0, source: str = "") -> F
         axis.set_box_aspect(1)
         for place, name in enumerate(names):
             x, y = points[label_places == place].T.numpy()
-            colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place // len(COLOURS)]
+            colour, marker = COLOURS[place % len(COLOURS)], "o^s"[place // len(COLOURS)]
             axis.scatter(x, y, s=7, linewidths=0, alpha=0.85, color=colour, marker=marker, label=name)
     handles, _ = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", markerscale=1.6, fontsize=6, labelspacing=0.3)
