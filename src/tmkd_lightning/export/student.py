@@ -108,8 +108,6 @@ def _check_arguments(format: str, input: str, image_size: int, path: Path) -> Fo
         raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
     if input == "uint8" and format == "state_dict":
         raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
-    if image_size < 1:
-        raise ValueError(f"image_size must be at least 1, got {image_size}")
     return kind
 
 

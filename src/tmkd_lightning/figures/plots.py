@@ -43,7 +43,7 @@ def plot_all(
         seed: of t-SNE.
         source: run, checkpoint and seed, for the captions.
         split: which images were collected, for the captions.
-        on_skip: called with the reason for each figure that the run has no data for; None raises NothingToPlotError.
+        on_skip: called with the reason for each figure without data; None raises NothingToPlotError.
     """
     collected = functools.cache(collect)
     caption = f"{source}; {split} images."
