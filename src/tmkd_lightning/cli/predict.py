@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import auto_cli
 
@@ -77,7 +76,7 @@ def predict_command(args: Sequence[str]) -> None:
     auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict", parser_class=Parser)
 
 
-def _datamodule(config: Mapping[str, Any], checkpoint: str) -> ImageDataModule:
+def _datamodule(config: dict[str, object], checkpoint: str) -> ImageDataModule:
     """Builds the datamodule of the run, for its transform."""
     remedy = "pass --image_size, and images are resized and cropped to it"
     if "_class_path" not in config:
