@@ -202,7 +202,8 @@ def test_a_folder_that_takes_no_files_is_refused_before_anything_is_logged(fit, 
 
 
 def test_what_the_run_has_no_data_for_is_skipped_with_a_warning(fit, loader, tmp_path) -> None:
-    with pytest.warns(UserWarning, match="no figure of cam: network has no class activation maps"):
+    views = pytest.warns(UserWarning, match="no figure of views: the run has one view")
+    with views, pytest.warns(UserWarning, match="no figure of cam: network has no class activation maps"):
         fit(ClassifierModule(Pooled()), val=loader(), callbacks=[Figures(formats=["png"])], max_epochs=1)
     assert sorted(os.listdir(tmp_path / "figures/epoch_1")) == ["curves.png", "logits.png", "tsne.png"]
 

@@ -98,7 +98,8 @@ def test_all_files_or_none(tmp_path: Path, monkeypatch) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "old.png"]
     assert (tmp_path / "old.png").read_bytes() == b"old"
     save_figures({tmp_path / "old.png": figure, tmp_path / "more" / "new.pdf": figure})
-    assert Image.open(tmp_path / "old.png").size == (600, 400)
+    with Image.open(tmp_path / "old.png") as image:
+        assert image.size == (600, 400)
     assert (tmp_path / "more" / "new.pdf").read_bytes().startswith(b"%PDF-")
 
 

@@ -84,7 +84,7 @@ def test_an_artifact_needs_a_checkpoint(tmkd_fit, tmp_path, monkeypatch) -> None
     trainer = Trainer(
         logger=logger, max_epochs=1, accelerator="cpu", callbacks=[StudentArtifact()], enable_checkpointing=False
     )
-    with pytest.raises(ValueError, match="StudentArtifact needs a ModelCheckpoint"):
+    with pytest.raises(ValueError, match="needs a WandbLogger and a ModelCheckpoint"):
         StudentArtifact().setup(trainer, ClassifierModule(torch.nn.Linear(2, 2)), "fit")
 
 

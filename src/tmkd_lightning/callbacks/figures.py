@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,15 +21,13 @@ from tmkd_lightning.figures.drawing import FORMATS, check_choice, check_matplotl
 from tmkd_lightning.text.class_names import find_class_names, resolve_class_names
 from tmkd_lightning.utils.files import check_writable
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 class Figures(Callback):
     """Draws views, CAMs, t-SNE, logits and curves from the validation images, at the end of training.
 
     One process draws, from the validation images that it has. Training is not touched: copies of the networks get the
-    images, and the random generators are put back.
+    images, and the random generators are put back. What the run has no data for is skipped with a warning; views or
+    CAMs named in `which` are an error when training starts.
 
     Args:
         which: names of figures, see `tmkd_lightning.figures.FIGURES`; None for all that the run has data for.
@@ -37,15 +35,8 @@ class Figures(Callback):
         formats: of the files, ``png`` and ``pdf``; none for the loggers alone.
         folder: where the files go, in a folder for each epoch; by default ``figures`` in the log folder.
         examples: number of images in views and CAMs, one of each class.
-        batches: number of batches, from all over the first validation set where its images can be had by index; None
-            for all. ``limit_val_batches`` holds here too.
+        batches: number of batches, at most ``limit_val_batches``, spread over the first validation set; None for all.
         seed: of t-SNE.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-        ValueError: an unknown figure or format, or a number out of its range; when training starts, views or CAMs
-            named in `which` that this run has no data for. Later, what cannot be drawn is skipped with a warning.
-        OSError: when training starts, a folder that cannot be written to.
     """
 
     def __init__(
@@ -71,16 +62,18 @@ class Figures(Callback):
         self._last_step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the folder, for which all processes are needed, and checks one that was named."""
+        """Finds the folder of the logs, and checks a folder that was named."""
         if stage == "fit":
-            logs = _log_folder(trainer)
+            logs = Path(trainer.log_dir or trainer.default_root_dir)  # asks the other processes
+            if trainer.logger is not None and not isinstance(trainer.logger, (CSVLogger, TensorBoardLogger)):
+                logs = logs / str(trainer.logger.name) / str(trainer.logger.version)  # as checkpoints are
             self._run = run_name(logs)
             self._folder = self.folder or logs / "figures"
             if self.folder is not None and self.formats and _draws(trainer):
                 check_writable(self.folder / f"figure.{self.formats[0]}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws one batch, so that what cannot be drawn fails now and not when the run is over."""
+        """Draws one batch, to fail now and not when the run is over."""
         names = [name for name in ("views", "cam") if name in (self.which or ())]
         if names and _draws(trainer):
             self._plot(trainer, pl_module, names, batches=1)
@@ -92,7 +85,7 @@ class Figures(Callback):
             self._history.accuracy[trainer.current_epoch] = logged[0].item()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records the weights of the views, and draws where `every_n_epochs` says so."""
+        """Records the weights of the views, and draws after `every_n_epochs`."""
         for name, value in trainer.callback_metrics.items():
             if name.startswith(FUSION):
                 weights = self._history.weights.setdefault(name.removeprefix(FUSION), {})
@@ -114,30 +107,27 @@ class Figures(Callback):
         self._history = History(**state_dict)
 
     def _draw(self, trainer: Trainer, module: LightningModule, epochs: int) -> None:
-        self._last_step = trainer.global_step
+        step = self._last_step = trainer.global_step
         if not _draws(trainer):
             return
         seed = os.environ.get("PL_GLOBAL_SEED", "unknown")  # where seed_everything leaves it
-        source = f"From run {self._run}, epoch {epochs} (step {trainer.global_step}), seed {seed}"
+        source = f"From run {self._run}, epoch {epochs} (step {step}), seed {seed}"
         names = self.which or FIGURES
         figures = self._plot(trainer, module, names, self.batches, source=source, on_skip=rank_zero_warn)
         folder = self._folder / f"epoch_{epochs}"
         save_figures({folder / f"{name}.{kind}": one for name, one in figures.items() for kind in self.formats})
         for logger, (name, figure) in itertools.product(trainer.loggers, figures.items()):
             if isinstance(logger, WandbLogger):
-                logger.log_image(f"figures/{name}", [to_image(figure)], step=trainer.global_step)
+                logger.log_image(f"figures/{name}", [to_image(figure)], step=step)
             if isinstance(logger, TensorBoardLogger):
-                pixels = np.asarray(to_image(figure))
-                logger.experiment.add_image(f"figures/{name}", pixels, trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image(f"figures/{name}", np.asarray(to_image(figure)), step, dataformats="HWC")
 
-    def _plot(
-        self, trainer: Trainer, module: Any, names: Sequence[str], batches: int | None, **options: Any
-    ) -> dict[str, Figure]:
+    def _plot(self, trainer: Trainer, module: Any, names: Sequence[str], batches: int | None, **options: Any) -> Any:
         def collect() -> CollectedOutputs:
             roles = ("network",) if module.teacher is None else ("student", "teacher")
             networks = dict(zip(roles, module.extractors(), strict=False))  # an unused teacher is not loaded
-            class_names = resolve_class_names(module.num_classes, known=find_class_names(module))
-            collector = OutputCollector(networks, class_names, self.examples)
+            names = resolve_class_names(module.num_classes, known=find_class_names(module))
+            collector = OutputCollector(networks, names, self.examples)
             for batch in validation_batches(trainer, batches)[0]:
                 collector.update(*module.preprocess_labelled(batch))
             return collector.compute()
@@ -149,12 +139,3 @@ class Figures(Callback):
 def _draws(trainer: Trainer) -> bool:
     """Whether this process draws: the first one, and not in a trial run."""
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
-
-
-def _log_folder(trainer: Trainer) -> Path:
-    """Where the first logger writes; Lightning keeps checkpoints in the same place."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks the other processes
-    logger = trainer.logger
-    if logger is None or isinstance(logger, (CSVLogger, TensorBoardLogger)):
-        return folder
-    return folder / str(logger.name) / str(logger.version)

@@ -18,9 +18,6 @@ class StudentArtifact(Callback):
 
     Args:
         name: of the artifact; by default ``student-`` and the run's id.
-
-    Raises:
-        ValueError: the trainer has no WandbLogger, or no ModelCheckpoint (raised in `setup`).
     """
 
     def __init__(self, name: str | None = None) -> None:
@@ -28,10 +25,9 @@ class StudentArtifact(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checks that a WandbLogger and a ModelCheckpoint are there."""
-        if stage == "fit" and not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-            raise ValueError("StudentArtifact needs a WandbLogger among the trainer's loggers")
-        if stage == "fit" and not isinstance(trainer.checkpoint_callback, ModelCheckpoint):
-            raise ValueError("StudentArtifact needs a ModelCheckpoint among the trainer's callbacks")
+        has_logger = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
+        if stage == "fit" and not (has_logger and isinstance(trainer.checkpoint_callback, ModelCheckpoint)):
+            raise ValueError("StudentArtifact needs a WandbLogger and a ModelCheckpoint in the trainer")
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,9 +41,7 @@ class StudentArtifact(Callback):
 
         score = checkpoint.best_model_score
         metadata = {} if score is None else {str(checkpoint.monitor): score.item()}
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                run = logger.experiment
-                artifact = wandb.Artifact(self.name or f"student-{run.id}", type="model", metadata=metadata)
-                artifact.add_file(checkpoint.best_model_path, name="student.ckpt")
-                run.log_artifact(artifact, aliases=["last" if checkpoint.monitor is None else "best"])
+        for run in (logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)):
+            artifact = wandb.Artifact(self.name or f"student-{run.id}", type="model", metadata=metadata)
+            artifact.add_file(checkpoint.best_model_path, name="student.ckpt")
+            run.log_artifact(artifact, aliases=["last" if checkpoint.monitor is None else "best"])

@@ -30,9 +30,6 @@ def export(
         input: type of the images that the file takes, float in [0, 1] or uint8.
         image_size: side of the images in pixels, by default that of the run's data; another one is warned of.
         class_names: other names for the classes, in the order of the labels; by default those of the run.
-
-    Raises:
-        ValueError: the image size is not known; or what `load_student` and `export_student` raise.
     """
     restored = load_student(checkpoint)
     size = restored.image_size if image_size is None else image_size

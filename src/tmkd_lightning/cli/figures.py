@@ -23,8 +23,6 @@ from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 from tmkd_lightning.text.class_names import ClassList, learned_classes
 from tmkd_lightning.utils.messages import printable
 
-_SPLITS = {"val": "validation", "test": "test"}
-
 
 def draw(
     checkpoint: str,
@@ -59,10 +57,6 @@ def draw(
         formats: of the files, png and pdf by default.
         seed: of t-SNE.
         accelerator: Lightning's, such as cpu.
-
-    Raises:
-        ValueError: an unknown name, a file that does not fit, or nothing to draw.
-        OSError: a file cannot be written; then none has been.
     """
     names = [name.strip() for name in which.split(",")] if isinstance(which, str) else which
     check_choice("figure", names or (), FIGURES)
@@ -73,26 +67,30 @@ def draw(
     check_files([*itertools.chain(*files.values()), *pages])
 
     paths = [Path(path).expanduser() for path in (checkpoint, against) if path]
-    loaded = [load_module(path) for path in paths]  # checks the checkpoints too
+    loaded: list[Any] = [load_module(path) for path in paths]  # checks the checkpoints too
     finished = [FinishedRun(path) for path in paths]
     titles = [run_name(one.folder) for one in finished]
     if len(set(titles)) < len(titles):  # two checkpoints of one run
         titles = [f"{title} {one.checkpoint.stem}" for title, one in zip(titles, finished, strict=True)]
-    modules = dict(zip(titles, loaded, strict=True))
-    module: Any = modules[titles[0]]
 
     def outputs() -> CollectedOutputs:
-        networks = _networks(modules, teacher)
-        return collect(module, networks, data or finished[0].data(), split, examples, batches, accelerator)
+        networks = _networks(dict(zip(titles, loaded, strict=True)), teacher)
+        return collect(loaded[0], networks, data or finished[0].data(), split, examples, batches, accelerator)
 
     def histories() -> dict[str, History]:
         folders = [Path(run).expanduser() if run else None, None]
         return {title: one.history(folder) for title, one, folder in zip(titles, finished, folders, strict=False)}
 
-    source = f"From {', against '.join(one.source for one in finished)}"
-    on_skip = None if names else lambda reason: print(printable(reason))
-    options: dict[str, Any] = {"seed": seed, "source": source, "split": _SPLITS[split], "on_skip": on_skip}
-    figures = plot_all(outputs, module.views, histories, names or FIGURES, **options)
+    figures = plot_all(
+        outputs,
+        loaded[0].views,
+        histories,
+        names or FIGURES,
+        seed=seed,
+        source=f"From {', against '.join(one.source for one in finished)}",
+        split={"val": "validation", "test": "test"}[split],
+        on_skip=None if names else lambda reason: print(printable(reason)),
+    )
     if not figures:
         raise ValueError(f"there is nothing to draw of {checkpoint}, for the reasons above")
     saved = {path: figure for name, figure in figures.items() for path in files[name]}
@@ -107,9 +105,15 @@ def figures_command(args: Sequence[str]) -> None:
 
 
 def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:
-    """The networks of the runs, with the first one's teacher if there are weights for it."""
-    _check_same_classes(modules)
+    """The networks of runs of the same classes, with the first one's teacher if there are weights for it."""
     title, module = next(iter(modules.items()))
+    first, *others = (
+        [ClassList(f"run {name}", one.names) for one in learned_classes(each)] for name, each in modules.items()
+    )
+    for second in others:
+        if first and second and not any(one.same(other) for one, other in itertools.product(first, second)):
+            differences = first[0].against(second[0])
+            raise ValueError(f"the runs have learned other classes: {differences}; compare runs on the same data")
     networks = {name: one.extractor for name, one in modules.items()}
     if module.teacher is None and isinstance(teacher, str):
         raise ValueError(f"run {title} has no teacher, so {teacher} has no place: name a second run with against")
@@ -119,31 +123,16 @@ def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extr
     if weights is None:  # a teacher that is built again would be another one
         print(f"no teacher is drawn: run {printable(title)} names no file with its weights; name one with teacher")
         return networks
-    return {title: module.extractor, "teacher": _teacher(module, weights), **networks}
-
-
-def _teacher(module: Any, weights: str) -> Extractor:
-    extractor: Extractor = module.teacher.extractor
     path = Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
         )
+    extractor: Extractor = module.teacher.extractor
     rows = teacher_order(module, path, data=None)  # of the classes as the run knew them
     key = module.teacher_key if weights == module.teacher_checkpoint else None
     load_weights(extractor, path, replace_head=False, key=key)
     if rows is not None:
         print(describe_order(str(path), rows))
         extractor.reorder_classes(rows)
-    return extractor
-
-
-def _check_same_classes(modules: Mapping[str, Any]) -> None:
-    """Refuses two runs of other classes; the first one's are compared with the data's by the module."""
-    first, *others = (
-        [ClassList(f"run {title}", one.names) for one in learned_classes(module)] for title, module in modules.items()
-    )
-    for second in others:
-        if first and second and not any(one.same(other) for one, other in itertools.product(first, second)):
-            differences = first[0].against(second[0])
-            raise ValueError(f"the runs have learned other classes: {differences}; compare runs on the same data")
+    return {title: module.extractor, "teacher": extractor, **networks}

@@ -11,7 +11,7 @@ from jsonargparse import auto_cli
 from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
 from tmkd_lightning.export.predict import predict_folder
-from tmkd_lightning.modules.loading import LoadedStudent, load_datamodule, load_student
+from tmkd_lightning.modules.loading import load_datamodule, load_student
 from tmkd_lightning.utils.files import is_stream
 from tmkd_lightning.utils.messages import printable
 
@@ -42,13 +42,10 @@ def predict(
             they are prepared as the run's own datamodule did for validation.
         class_names: other names for the classes, in the order of the labels; by default those of the run.
         device: where to compute, such as cpu or cuda; by default a GPU if there is one.
-
-    Raises:
-        ValueError: the checkpoint does not say how images were prepared; or as `load_student` and `predict_folder`.
     """
     restored = load_student(checkpoint)
     if image_size is None:
-        data = _datamodule(restored, checkpoint)
+        data = _datamodule(restored.data or {}, checkpoint)
     else:
         data = ImageFolderDataModule(images, image_size=image_size)
     names = restored.names(class_names)
@@ -79,9 +76,8 @@ def predict_command(args: Sequence[str]) -> None:
     auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict", parser_class=Parser)
 
 
-def _datamodule(restored: LoadedStudent, checkpoint: str) -> ImageDataModule:
-    """The datamodule of the run, for its transform; its data need not be there."""
-    config = restored.data or {}
+def _datamodule(config: dict[str, object], checkpoint: str) -> ImageDataModule:
+    """Builds the datamodule of the run, for its transform."""
     remedy = "pass --image_size, and images are resized and cropped to it"
     if "_class_path" not in config:
         raise ValueError(f"{checkpoint} does not say how its images were prepared: {remedy}")

@@ -1,4 +1,4 @@
-"""A classifier for deployment: one module from images to logits, with its normalisation and nothing of training."""
+"""A classifier for deployment: one module from images to logits, normalisation included."""
 
 from __future__ import annotations
 
@@ -12,14 +12,7 @@ from tmkd_lightning.utils.messages import short
 
 
 class DeployableClassifier(nn.Module):
-    """A copy of a network behind its normalisation, on the CPU, in float32 and evaluation mode.
-
-    Example:
-        >>> from torchvision.models import resnet18
-        >>> classifier = DeployableClassifier(Extractor(resnet18(num_classes=5)))
-        >>> classifier(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
-        torch.Size([2, 5])
-    """
+    """A copy of a network behind its normalisation, on the CPU, in float32 and evaluation mode."""
 
     def __init__(self, extractor: Extractor) -> None:
         super().__init__()
@@ -28,26 +21,22 @@ class DeployableClassifier(nn.Module):
         self.extractor.keep_map = False
         self.eval().requires_grad_(False)
 
-    @property
-    def network(self) -> nn.Module:
-        """The bare network, which takes normalised images."""
-        return self.extractor.network
-
     def forward(self, image: Tensor) -> Tensor:
         """Classifies images ``(B, 3, H, W)``, uint8 or float in [0, 1]; returns logits ``(B, K)``."""
-        logits: Tensor = self.network(self.extractor.normalize(image))
+        logits: Tensor = self.extractor.network(self.extractor.normalize(image))
         return logits
 
 
 @torch.no_grad()
 def predict_logits(network: Extractor | DeployableClassifier, images: Tensor) -> Tensor:
     """Logits ``(B, K)`` of images; raises ValueError if the network does not take them, or gives NaN or infinity."""
-    extractor = network.extractor if isinstance(network, DeployableClassifier) else network
+    name = network.name if isinstance(network, Extractor) else network.extractor.name
     try:
-        logits: Tensor = network(images) if isinstance(network, DeployableClassifier) else network(images).logits
+        output = network(images)
     except Exception as error:  # the network's own code may raise anything
         size = f"{images.shape[-2]}x{images.shape[-1]}"
-        raise ValueError(f"{extractor.name} does not take images of {size} pixels: {short(error)}") from error
+        raise ValueError(f"{name} does not take images of {size} pixels: {short(error)}") from error
+    logits: Tensor = output.logits if isinstance(network, Extractor) else output
     if not logits.isfinite().all():
-        raise ValueError(f"{extractor.name} gives logits that are not finite: look at its weights")
+        raise ValueError(f"{name} gives logits that are not finite: look at its weights")
     return logits

@@ -1,4 +1,4 @@
-"""File formats of exported networks; each can be run too, so that a file can be compared with the network."""
+"""File formats of exported networks: how each is written, and run for comparison with the network."""
 
 from __future__ import annotations
 
@@ -15,19 +15,12 @@ from tmkd_lightning.export.deployable import DeployableClassifier, predict_logit
 
 
 class Format(NamedTuple):
-    """A file format.
-
-    Args:
-        suffix: of its files.
-        packages: that it needs.
-        write: from the network, two images ``(2, 3, H, W)`` as the file shall take them, and metadata to the content.
-        run: from the path, the network and images ``(B, 3, H, W)`` to logits ``(B, K)``.
-    """
+    """A file format: its suffix, the packages that it needs, and how it is written and run."""
 
     suffix: str
     packages: tuple[str, ...]
-    write: Callable[[DeployableClassifier, Tensor, Mapping[str, str]], bytes]
-    run: Callable[[Path, DeployableClassifier, Tensor], Tensor]
+    write: Callable[[DeployableClassifier, Tensor, Mapping[str, str]], bytes]  # of two images and the metadata
+    run: Callable[[Path, DeployableClassifier, Tensor], Tensor]  # images (B, 3, H, W) to logits (B, K)
 
 
 def _write_onnx(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
@@ -77,18 +70,18 @@ def _run_program(path: Path, classifier: DeployableClassifier, images: Tensor) -
 def _write_state_dict(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
     from safetensors.torch import save
 
-    tensors = {name: value.clone() for name, value in classifier.network.state_dict().items()}  # none shares memory
-    return save(tensors, {"format": "pt", **metadata})
+    weights = classifier.extractor.network.state_dict()
+    return save({name: value.clone() for name, value in weights.items()}, {"format": "pt", **metadata})  # none shared
 
 
 def _run_state_dict(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
-    """Loads a file, strictly, into a copy of the network whose own weights are zeroed."""
+    """Loads a file into a copy of the network whose own weights are zeroed."""
     from safetensors.torch import load_file
 
     other = DeployableClassifier(classifier.extractor)
-    for value in other.network.state_dict().values():
+    for value in other.extractor.network.state_dict().values():
         value.zero_()
-    other.network.load_state_dict(load_file(path))
+    other.extractor.network.load_state_dict(load_file(path))
     return predict_logits(other, images)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -56,8 +56,7 @@ def predict_folder(
         images: folder of image files, at any depth.
         output: CSV file to write, UTF-8.
         transform: from a PIL image to a tensor ``(3, H, W)`` of one size, uint8 or in [0, 1], as for validation.
-        class_names: names in the order of the labels; by default the module's, its datamodule's or its checkpoint's,
-            or else the numbers of the classes.
+        class_names: names in the order of the labels; by default those that the module knows, or else numbers.
         normalized_with: mean and standard deviation, if `transform` normalises.
         top: number of classes in a line, 1 to K.
         all_classes: whether to write the probability of every class too.
@@ -70,22 +69,27 @@ def predict_folder(
 
     Raises:
         DataError: no such folder, no image in it, or none that can be read.
-        ValueError: a number outside its range, names that cannot stand for the classes, a device that is not here, or
-            images that the network does not take.
-        OSError: the file cannot be written.
     """
     extractor, names = network_and_names(network, class_names)
     if not 1 <= top <= len(names):
         raise ValueError(f"top must be 1 to {len(names)}, the number of classes, got {top}")
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError(f"batch_size must be >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
     folder, path = Path(images).expanduser(), Path(output).expanduser()
-    files = _find_images(folder)
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: name one that holds images, at any depth")
+    files = find_images(folder)
+    if not files:
+        raise DataError(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})")
     check_writable(path)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        classifier = DeployableClassifier(extractor).to(device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        raise ValueError(f"device {device!r} cannot be used here: {short(error)}") from error
     loader = DataLoader(_Images(files, transform), batch_size, num_workers=num_workers, collate_fn=list)
     statistics = None if normalized_with is None else channel_statistics(*normalized_with)
-    predictions = _predictions(_on_device(DeployableClassifier(extractor), device), loader, statistics)
+    predictions = (result for batch in loader for result in _predict(classifier, batch, statistics))
     progress = tqdm(predictions, total=len(files), unit="image", disable=not sys.stderr.isatty(), leave=False)
+    problems = []
     with atomic_write(path) as file:
         text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
         table = csv.writer(text)
@@ -94,14 +98,15 @@ def predict_folder(
         table.writerow(["file", *best, *([f"p({name})" for name in names] if all_classes else [])])
         # without its apostrophe a name is the class's again
         cells = [f"'{name}" if _FORMULA.match(name.lstrip("'")) else name for name in names]
-        problems = []
         for place, prediction in zip(files, progress, strict=True):
             if isinstance(prediction, str):
                 problems.append(prediction if str(place) in prediction else f"{printable(place)}: {prediction}")
-            else:
-                name = place.relative_to(folder).as_posix()
-                row = _row(prediction, cells, top, all_classes)
-                table.writerow([f"./{name}" if _FORMULA.match(name) else name, *row])
+                continue
+            name = place.relative_to(folder).as_posix()
+            row = [f"./{name}" if _FORMULA.match(name) else name]
+            for value, label in zip(*(part.tolist() for part in prediction.topk(top)), strict=True):
+                row += [cells[label], f"{value:.6g}"]
+            table.writerow(row + ([f"{value:.6g}" for value in prediction.tolist()] if all_classes else []))
         if len(problems) == len(files):
             raise DataError(f"none of the {len(files)} images in {folder} can be read; the first: {problems[0]}")
         text.detach()
@@ -121,69 +126,30 @@ class _Images(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         try:
             image, _ = self.images[index]
-        except DataError as error:
-            return str(error)
-        try:
             transformed = self.transform(image)
             if not isinstance(transformed, Tensor):
                 raise TypeError(f"the transform gives a {type(transformed).__name__} instead of a tensor")
-            if transformed.is_floating_point() and not transformed.isfinite().all():
-                raise ValueError("the transform gives values that are not finite")
             return transformed
-        except Exception as error:  # the user's code may fail on one image
-            return str(DataError(f"{self.images.files[index][0]} cannot be transformed ({short(error, kind=True)})"))
-
-
-def _find_images(folder: Path) -> list[Path]:
-    if folder.is_file():
-        raise DataError(f"{folder} is a file: name the folder that holds the images, at any depth")
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder}: name one that holds images, at any depth")
-    files = find_images(folder)
-    if not files:
-        raise DataError(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})")
-    return files
-
-
-def _on_device(classifier: DeployableClassifier, device: str | None) -> DeployableClassifier:
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return classifier.to(device)
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
-        raise ValueError(f"device {device!r} cannot be used here: {short(error)}") from error
-
-
-def _predictions(
-    classifier: DeployableClassifier, loader: DataLoader[Tensor | str], statistics: tuple[Tensor, Tensor] | None
-) -> Iterator[Tensor | str]:
-    """Yields the probabilities ``(K,)`` of each image, or what is wrong with it."""
-
-    def predict(images: Sequence[Tensor]) -> Tensor:
-        batch = torch.stack(list(images))
-        check_images(batch, statistics)
-        if statistics is not None:
-            batch = denormalize(batch, *statistics)
-        return predict_logits(classifier, batch.to(classifier.extractor.mean.device)).softmax(dim=1).cpu()
-
-    def predict_single(image: Tensor) -> Tensor | str:
-        try:
-            return predict([image])[0]
-        except ValueError as error:
+        except DataError as error:
             return str(error)
+        except Exception as error:  # the user's code may fail on one image
+            return f"{self.images.files[index][0]} cannot be transformed ({short(error, kind=True)})"
 
-    for batch in loader:
-        images = [item for item in batch if isinstance(item, Tensor)]
-        rows: Iterator[Tensor | str]
+
+def _predict(
+    classifier: DeployableClassifier, batch: Sequence[Tensor | str], statistics: tuple[Tensor, Tensor] | None
+) -> list[Tensor | str]:
+    """The probabilities ``(K,)`` of each image, or what is wrong with it."""
+
+    def predict(images: list[Tensor]) -> list[Tensor | str]:
         try:
-            rows = iter(predict(images) if images else ())
-        except (ValueError, RuntimeError):  # an image of another size, or one that the network does not take
-            rows = map(predict_single, images)
-        for item in batch:
-            yield next(rows) if isinstance(item, Tensor) else item
+            stack = torch.stack(images)
+            check_images(stack, statistics)
+            if statistics is not None:
+                stack = denormalize(stack, *statistics)
+            return [*predict_logits(classifier, stack.to(classifier.extractor.mean.device)).softmax(dim=1).cpu()]
+        except (ValueError, RuntimeError) as error:  # an image of another size, or one that the network does not take
+            return [str(error)] if len(images) == 1 else [result for image in images for result in predict([image])]
 
-
-def _row(probabilities: Tensor, names: Sequence[str], top: int, all_classes: bool) -> list[str]:
-    values, labels = probabilities.topk(top)
-    best = zip(labels.tolist(), values.tolist(), strict=True)
-    cells = [cell for label, value in best for cell in (names[label], f"{value:.6g}")]
-    return cells + ([f"{value:.6g}" for value in probabilities.tolist()] if all_classes else [])
+    results = iter(predict([item for item in batch if isinstance(item, Tensor)]))
+    return [next(results) if isinstance(item, Tensor) else item for item in batch]

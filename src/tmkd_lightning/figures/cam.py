@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 @styled()
 def plot_cam(collected: CollectedOutputs, source: str = "") -> Figure:
-    """Draws the map of the true class over each example image, a column for each network; `source` ends the caption.
-
-    Raises:
-        NothingToPlotError: a network has no feature map.
-    """
+    """Draws the map of the true class over each example image, a column for each network; `source` ends the caption."""
     images, labels, outputs = collected.example_images, collected.example_labels, collected.example_outputs
     without = [name for name, output in outputs.items() if output.feature_map is None]
     if without:
@@ -33,12 +29,12 @@ def plot_cam(collected: CollectedOutputs, source: str = "") -> Figure:
     names = shorten(collected.class_names, 32)
     figure = new_figure(max(2.4, 1.3 + len(outputs)), 0.7 + 1.15 * len(images))
     axes = figure.subplots(len(images), 1 + len(outputs), squeeze=False)
-    for axis, name in zip(axes[0], ["image", *outputs], strict=True):
-        axis.set_title(wrap(name, 15))
-    for row, label in enumerate(labels.tolist()):
-        show_image(axes[row, 0], images[row])
-        axes[row, 0].set_ylabel(wrap(names[label], 16, lines=3), fontsize=7)
-    for column, output in enumerate(outputs.values(), start=1):
+    axes[0, 0].set_title("image")
+    for axis, image, label in zip(axes[:, 0], images, labels.tolist(), strict=True):
+        show_image(axis, image)
+        axis.set_ylabel(wrap(names[label], 16, lines=3), fontsize=7)
+    for column, (name, output) in enumerate(outputs.items(), start=1):
+        axes[0, column].set_title(wrap(name, 15))
         maps = class_activation(output.cam, labels, (images.shape[2], images.shape[3]))
         probabilities, guesses = output.logits.softmax(1).max(1)
         for row, axis in enumerate(axes[:, column]):
@@ -67,7 +63,7 @@ def class_activation(cam: Tensor, labels: Tensor, size: tuple[int, int]) -> Tens
     Returns:
         ``(B, H, W)``.
 
-    Source: Zhou et al. 2016, section 2; bilinear enlargement and scaling are customary, the paper says neither.
+    Source: Zhou et al. 2016, section 2, which says nothing of scaling; it and bilinear enlargement are customary.
 
     Example:
         >>> class_activation(torch.tensor([[[[9.0, 9.0]], [[2.0, 4.0]]]]), torch.tensor([1]), size=(1, 4)).tolist()

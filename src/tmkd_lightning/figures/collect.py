@@ -43,9 +43,6 @@ class OutputCollector:
         class_names: K names.
         examples: number of example images, the first of each class that comes; at least 1.
 
-    Raises:
-        ValueError: a network has another number of classes, or `examples` is below 1.
-
     Example:
         >>> from torchvision.models import resnet18
         >>> collector = OutputCollector({"student": Extractor(resnet18(num_classes=3))}, ["a", "b", "c"], examples=2)
@@ -63,8 +60,7 @@ class OutputCollector:
                     f"{name} ({network.name}) has {network.num_classes} classes, but there are {len(class_names)}: "
                     "figures compare networks of the same classes"
                 )
-        self.class_names = list(class_names)
-        self.examples = examples
+        self.class_names, self.examples = list(class_names), examples
         copies = {name: copy.deepcopy(network) for name, network in networks.items()}
         self._networks = {name: network.eval().requires_grad_(False) for name, network in copies.items()}
         self._outputs: dict[str, list[Output]] = {name: [] for name in networks}
@@ -101,5 +97,4 @@ class OutputCollector:
         output: Output = network(images).map(lambda part: part.float().cpu())
         if not output.logits.isfinite().all():
             raise ValueError(f"{name} gives logits that are not finite: was its training stopped by an error?")
-        weight = output.head_weight
-        return replace(output, head_weight=None if weight is None else weight.float().cpu())
+        return replace(output, head_weight=None if output.head_weight is None else output.head_weight.float().cpu())

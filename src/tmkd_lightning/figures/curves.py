@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,8 @@ from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FUSION = "fusion/"
-"""Prefix of the views' weights in logs."""
-ACCURACIES = ("val/top1", "val/top1/dataloader_idx_0")
-"""Accuracy in logs; the second where there are several validation sets, of which the first is drawn."""
-
-_LINES = ("-", "--", "-.", ":")
+FUSION = "fusion/"  # prefix of the views' weights in logs
+ACCURACIES = ("val/top1", "val/top1/dataloader_idx_0")  # the second where there are several validation sets
 
 
 @dataclass
@@ -31,39 +28,32 @@ class History:
 
 @styled()
 def plot_curves(runs: Mapping[str, History], source: str = "") -> Figure:
-    """Draws the view weights of the first run and the accuracy of all, by run name; `source` ends the caption.
-
-    Raises:
-        NothingToPlotError: the first run logged neither weights nor accuracy.
-    """
+    """Draws the view weights of the first run and the accuracy of all, by run name; `source` ends the caption."""
     from matplotlib.ticker import MaxNLocator
 
     name, first = next(iter(runs.items()))
     if not first.weights and not first.accuracy:
         raise NothingToPlotError(f"{name} logged neither {ACCURACIES[0]} nor {FUSION}<view>: there is nothing to draw")
     weights = {view.replace("_", " "): first.weights[view] for view in sorted(first.weights)}
-    percent = {run: {epoch: 100 * value for epoch, value in one.accuracy.items()} for run, one in runs.items()}
+    accuracy = {run: history.accuracy for run, history in runs.items() if history.accuracy}
     panels = [
-        ("Mean weight of each view in the fused teacher.", "mean fusion weight", weights),
-        ("Top-1 on the validation images.", "top-1, %", {run: values for run, values in percent.items() if values}),
+        ("Mean weight of each view in the fused teacher.", "mean fusion weight", weights, 1),
+        ("Top-1 on the validation images.", "top-1, %", accuracy, 100),
     ]
     panels = [panel for panel in panels if panel[2]]
     figure = new_figure(3.4 * len(panels), 2.3)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (_, label, lines) in zip(axes, panels, strict=True):
-        for index, (line, values) in enumerate(lines.items()):
-            x, colour, style = (
-                [epoch + 1 for epoch in values],
-                COLOURS[index % len(COLOURS)],
-                _LINES[index % len(_LINES)],
-            )
+    for axis, (_, label, lines, factor) in zip(axes, panels, strict=True):
+        styles = zip(itertools.cycle(COLOURS), itertools.cycle(("-", "--", "-.", ":")), strict=False)
+        for (line, values), (colour, style) in zip(lines.items(), styles, strict=False):
+            x, y = [epoch + 1 for epoch in values], [factor * value for value in values.values()]
             marker = "." if len(values) == 1 else ""
-            axis.plot(x, list(values.values()), color=colour, linestyle=style, marker=marker, label=line)
+            axis.plot(x, y, color=colour, linestyle=style, marker=marker, label=line)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.margins(x=0.02)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # above: lines may be anywhere below
-    return finish(figure, " ".join([*(note for note, _, _ in panels), source]))
+    return finish(figure, " ".join([*(panel[0] for panel in panels), source]))
 
 
 def read_history(path: str | Path) -> History:
@@ -72,11 +62,6 @@ def read_history(path: str | Path) -> History:
     Args:
         path: ``metrics.csv``, or the folder of a run, which holds one or ``version_<n>`` folders with one each. A
             resumed run logs to a version of its own, which replaces what the ones before hold from its first step on.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file is not of that kind, or damaged.
-
     """
     path = Path(path).expanduser()
     rows = read_curve(path) if path.is_dir() else _rows(path)
@@ -91,8 +76,8 @@ def read_history(path: str | Path) -> History:
 def read_curve(folder: Path) -> list[dict[str, str]]:
     """The rows of a run's ``metrics.csv`` and of all its ``version_<n>/metrics.csv``, without empty cells.
 
-    Each file replaces the earlier rows from its first step on, as a resumed run goes on behind its checkpoint. Files
-    of a validation or test alone, which log step 0 and no ``train/``, do not count.
+    Each file replaces earlier rows from its first step on, as a resumed run goes on behind its checkpoint. Files of a
+    validation or test alone, with step 0 and no ``train/``, do not count.
     """
     versions = sorted(folder.glob("version_*/metrics.csv"), key=lambda file: (len(file.parent.name), file))
     curve: list[dict[str, str]] = []

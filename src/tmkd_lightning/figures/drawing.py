@@ -7,6 +7,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,10 @@ from tmkd_lightning.utils.files import atomic_write, check_writable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Eight colours that everybody can tell apart (Okabe and Ito 2008), the ones with most contrast to white first
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Eight colours that everybody can tell apart (Okabe and Ito 2008), the ones with most contrast to white first."""
 FORMATS = ("png", "pdf")
-"""File formats of figures."""
-
 _DPI = 200
-_PAGE_WIDTH = 7.2  # inches
-_LETTERS_PER_INCH = 18  # of a caption
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -44,10 +41,8 @@ class NothingToPlotError(ValueError):
 
 def check_matplotlib() -> None:
     """Raises ModuleNotFoundError, with the remedy, where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib") from error
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib")
 
 
 def check_choice(what: str, given: Sequence[str], known: Sequence[str]) -> None:
@@ -83,7 +78,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def finish(figure: Figure, caption: str) -> Figure:
     """Writes a wrapped caption under a figure and fixes the layout."""
-    lines = textwrap.fill(caption, round(figure.get_figwidth() * _LETTERS_PER_INCH))
+    lines = textwrap.fill(caption, round(figure.get_figwidth() * 18))  # letters an inch
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=7, color="#333333")
     for _ in range(3):  # one pass cuts labels off where panels have a fixed aspect
         figure.draw_without_rendering()
@@ -113,7 +108,7 @@ def to_image(figure: Figure, dpi: int = _DPI) -> Image.Image:
 
 def join_figures(figures: Sequence[Figure]) -> Figure:
     """Puts figures on one page as images, as many beside each other as fit into 7.2 inches."""
-    width = max([_PAGE_WIDTH, *(figure.get_figwidth() for figure in figures)])
+    width = max([7.2, *(figure.get_figwidth() for figure in figures)])
     left = top = row_height = 0.0
     corners = []
     for figure in figures:
@@ -134,12 +129,7 @@ def join_figures(figures: Sequence[Figure]) -> Figure:
 
 @styled()
 def save_figures(figures: Mapping[Path, Figure]) -> None:
-    """Writes figures to files, by path that ends in ``.png`` or ``.pdf``: all of them or none.
-
-    Raises:
-        ValueError: another format.
-        OSError: a file cannot be written.
-    """
+    """Writes figures to files, by path that ends in ``.png`` or ``.pdf``: all of them or none."""
     figures = {Path(path).expanduser(): figure for path, figure in figures.items()}
     check_files(figures)
     with ExitStack() as stack:

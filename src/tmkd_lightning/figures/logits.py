@@ -15,18 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_CLASSES = 5000  # the heat map has the square of that, and a page some hundred pixels a side
-_MAX_NAMED = 12  # classes whose names fit beside a heat map
-_BARS = 20
 
 
 @styled()
 def plot_logits(collected: CollectedOutputs, source: str = "") -> Figure:
-    """Draws mean logits by class for each network, and bars for the hardest class; `source` ends the caption.
+    """Draws mean logits by class for each network, and bars for the class of the first one's lowest recall.
 
-    The hardest class has the lowest recall of the first network.
-
-    Raises:
-        NothingToPlotError: there are more than 5000 classes.
+    `source` ends the caption.
     """
     classes = len(collected.class_names)
     if classes > _MAX_CLASSES:
@@ -36,10 +31,9 @@ def plot_logits(collected: CollectedOutputs, source: str = "") -> Figure:
     means = {name: class_means(output.logits, collected.labels) for name, output in collected.outputs.items()}
     first = next(iter(means))
     hardest = hardest_class(collected.outputs[first].logits, collected.labels)
-    top = means[first][hardest].argsort(descending=True, stable=True)[:_BARS].tolist()
+    top = means[first][hardest].argsort(descending=True, stable=True)[:20].tolist()
     names = shorten(collected.class_names, 24)
-    beside = names if classes <= _MAX_NAMED else []
-
+    beside = names if classes <= 12 else []  # more do not fit
     longest = max(map(len, beside), default=0)
     below = 0.05 * max(len(names[label]) for label in top)
     figure = new_figure(max(3.4, 1.7 * len(means) + 1.2) + 0.055 * longest, 3.9 + below + 0.055 * longest)

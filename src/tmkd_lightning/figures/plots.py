@@ -36,14 +36,14 @@ def plot_all(
     """Draws figures of a run, by name.
 
     Args:
-        collect: gives the networks' outputs; called once, and only if a figure needs them.
+        collect: gives the networks' outputs; called at most once.
         views: of the teacher.
-        histories: gives what was logged, by the name of the run; called only for the curves.
+        histories: gives what was logged, by the name of the run; called for the curves.
         names: some of `FIGURES`.
         seed: of t-SNE.
         source: run, checkpoint and seed, for the captions.
         split: which images were collected, for the captions.
-        on_skip: called with the reason for each figure that the run has no data for; None raises NothingToPlotError.
+        on_skip: called with the reason for each figure without data; None raises NothingToPlotError.
     """
     collected = functools.cache(collect)
     caption = f"{source}; {split} images."

@@ -13,18 +13,13 @@ from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MARKERS = "o^s"  # with eight colours, 24 classes
-_CLASSES, _IMAGES = 20, 1000  # at most
-
 
 @styled()
 def plot_tsne(collected: CollectedOutputs, seed: int = 0, source: str = "") -> Figure:
-    """Draws t-SNE of at most 1,000 images of 20 classes, a panel for each network; `source` ends the caption.
+    """Draws t-SNE of at most 1,000 images of 20 classes, a panel for each network; `source` ends the caption."""
+    from sklearn.manifold import TSNE  # slow to import, and only needed here
 
-    Raises:
-        NothingToPlotError: fewer than four images, or a network whose embeddings are all the same.
-    """
-    indices = balanced_indices(collected.labels, _CLASSES, _IMAGES)
+    indices = balanced_indices(collected.labels, classes=20, images=1000)
     if len(indices) < 4:
         raise NothingToPlotError(f"t-SNE needs at least 4 images, there are {len(indices)}")
     classes, label_places = collected.labels[indices].unique(return_inverse=True)
@@ -32,13 +27,18 @@ def plot_tsne(collected: CollectedOutputs, seed: int = 0, source: str = "") -> F
     figure = new_figure(max(3.4, 1.9 * len(collected.outputs) + 1.4), max(2.6, 0.13 * len(names) + 0.8))
     axes = figure.subplots(1, len(collected.outputs), squeeze=False)[0]
     for axis, (title, output) in zip(axes, collected.outputs.items(), strict=True):
-        points = _tsne(output.require("embedding")[indices], title, seed)
+        embedding = output.require("embedding")[indices]
+        if embedding.std(0).max() == 0:
+            raise NothingToPlotError(f"{title} gives all images the same embedding")
+        init = "pca" if embedding.shape[1] > 1 else "random"
+        tsne = TSNE(perplexity=min(30.0, (len(embedding) - 1) / 3), init=init, random_state=seed)
+        points = torch.from_numpy(tsne.fit_transform(embedding.numpy()))
         axis.set(title=wrap(title, 26), xticks=[], yticks=[])
         axis.spines[:].set_visible(True)
         axis.set_box_aspect(1)
         for place, name in enumerate(names):
             x, y = points[label_places == place].T.numpy()
-            colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place // len(COLOURS)]
+            colour, marker = COLOURS[place % len(COLOURS)], "o^s"[place // len(COLOURS)]
             axis.scatter(x, y, s=7, linewidths=0, alpha=0.85, color=colour, marker=marker, label=name)
     handles, _ = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", markerscale=1.6, fontsize=6, labelspacing=0.3)
@@ -56,13 +56,3 @@ def balanced_indices(labels: Tensor, classes: int, images: int) -> Tensor:
     chosen = labels.unique()[:classes]  # sorted
     share = max(1, images // len(chosen))
     return torch.cat([(labels == one).nonzero().flatten()[:share] for one in chosen]).sort().values
-
-
-def _tsne(embedding: Tensor, name: str, seed: int) -> Tensor:
-    from sklearn.manifold import TSNE  # slow to import, and only needed here
-
-    if embedding.std(0).max() == 0:
-        raise NothingToPlotError(f"{name} gives all images the same embedding")
-    init = "pca" if embedding.shape[1] > 1 else "random"
-    tsne = TSNE(perplexity=min(30.0, (len(embedding) - 1) / 3), init=init, random_state=seed)
-    return torch.from_numpy(tsne.fit_transform(embedding.numpy()))
