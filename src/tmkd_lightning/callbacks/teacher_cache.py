@@ -40,8 +40,8 @@ class TeacherCache(Callback):
             or computed; ``float32`` gives the same losses as a run without a cache.
 
     Raises:
-        CacheError: the directory cannot be written to, the disk is too full, or files are damaged; before the first
-            step. Later, if the images are not those that the cache was filled with.
+        CacheError: the directory cannot be written to, or the disk is too full (before the first step), or the images
+            are not those that the cache was filled with (at the first that is read).
     """
 
     folder: CacheFolder | None
@@ -163,7 +163,7 @@ class TeacherCache(Callback):
             if differing:
                 raise CacheError(
                     f"{differing} of {len(image)} images are not those that {folder.path} was filled with: something "
-                    "changes them behind the dataset (a transfer hook, an unpack or take of your own, random numbers "
+                    "changes them behind the dataset (a transfer hook, an unpack or preprocess of your own, random numbers "
                     "that are not torch's); put it into train_transform or a view, or train without a TeacherCache"
                 )
         return {name: torch.from_numpy(value).to(image.device, non_blocking=True) for name, value in stored.items()}
@@ -199,6 +199,5 @@ class TeacherCache(Callback):
         """Goes on without the cache; each process warns, as only its own disk may be full."""
         self._stopped = True
         if not self.complete:
-            warnings.warn(
-                f"The teacher cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2
-            )
+            message = f"The teacher cache is not filled any further, and the teacher goes on running: {error}"
+            warnings.warn(message, stacklevel=2)

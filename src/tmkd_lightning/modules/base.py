@@ -71,8 +71,7 @@ class BaseModule(LightningModule):
         compile: bool,
     ) -> None:
         super().__init__()
-        validation.check_num_classes(num_classes)
-        validation.check_factories(optimizer, lr_scheduler)
+        validation.check_arguments(num_classes, optimizer, lr_scheduler)
         self.extractor = as_extractor(network, num_classes)
         self.teacher: Any = None  # callbacks look for these two
         self.prompt_bank: Any = None
@@ -324,7 +323,7 @@ class BaseModule(LightningModule):
         self.unsaved_arguments = sorted(arguments.keys() - plain.keys() - _PASSED_ANEW) if given is None else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what resuming needs; nothing is saved of weights that are not finite."""
+        """Adds what resuming needs; raises FloatingPointError for weights that are not finite."""
         check_finite_weights(self)
         checkpoint[LEFT_OUT] = self.unsaved_arguments
         checkpoint[NUM_CLASSES] = self.num_classes

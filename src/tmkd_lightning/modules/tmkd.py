@@ -79,6 +79,7 @@ class TMKDModule(BaseModule):
         torch.Size([2, 3])
     """
 
+    teacher: MultiViewTeacher
     teacher_cache: TeacherCache | None = None  # the trainer's, if it has one
 
     def __init__(
@@ -186,8 +187,7 @@ class TMKDModule(BaseModule):
     @property
     def views(self) -> MultiView:
         """What the teacher sees of each image."""
-        views: MultiView = self.teacher.views
-        return views
+        return self.teacher.views
 
     @property
     def runs_teacher(self) -> bool:

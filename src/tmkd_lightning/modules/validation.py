@@ -42,12 +42,6 @@ def measured_classes(teacher: Extractor, expected: int) -> int:
     return teacher.num_classes
 
 
-def check_num_classes(num_classes: object) -> None:
-    """Refuses what is no number of classes."""
-    if num_classes not in (None, "data") and not (type(num_classes) is int and num_classes >= 1):
-        raise ValueError(f"num_classes must be a number from 1 on, 'data' or None, got {num_classes!r}")
-
-
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuses a word that is not among the choices."""
     if value not in choices:
@@ -70,14 +64,15 @@ def check_all(check: Callable[[str, Any], object], **arguments: object) -> None:
             check(name, value)
 
 
-def check_factories(optimizer: object, lr_scheduler: object) -> None:
-    """Refuses an optimizer or a scheduler where a function that makes it is expected."""
+def check_arguments(num_classes: object, optimizer: object, lr_scheduler: object) -> None:
+    """Refuses what is no number of classes, and an optimizer or a scheduler instead of a function that makes it."""
+    if num_classes not in (None, "data") and not (type(num_classes) is int and num_classes >= 1):
+        raise ValueError(f"num_classes must be a number from 1 on, 'data' or None, got {num_classes!r}")
     if not callable(optimizer):
         raise TypeError(f"optimizer must be a function from parameter groups to an optimizer, got {optimizer!r}")
-    if not (lr_scheduler is None or callable(lr_scheduler)):
-        raise TypeError(
-            f"lr_scheduler must be a function from an optimizer to a scheduler or None, got {lr_scheduler!r}"
-        )
+    if lr_scheduler is not None and not callable(lr_scheduler):
+        expected = "a function from an optimizer to a scheduler or None"
+        raise TypeError(f"lr_scheduler must be {expected}, got {lr_scheduler!r}")
 
 
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:

@@ -20,19 +20,8 @@ _CPU_PIXELS = 2**19  # in one forward: ten images of 224 pixels
 class FrozenTeacher(nn.Module):
     """Runs an Extractor in evaluation mode and without gradients, whatever mode its owner is in.
 
-    Args:
-        extractor: the network; its parameters stop requiring gradients.
-        chunk: largest number of images in one forward, which bounds the memory of large networks; None for all at
-            once, or on a CPU for pieces of at most one view, which is faster.
-
-    Attributes:
-        map_size: side in pixels to which feature maps are pooled; None to leave them as they are.
-
-    Example:
-        >>> from torchvision.models import resnet18
-        >>> teacher = FrozenTeacher(Extractor(resnet18(num_classes=5))).train()
-        >>> teacher.training, teacher.extractor.network.bn1.training
-        (False, False)
+    `chunk` is the largest number of images in one forward, which bounds the memory of large networks; None is for all
+    at once, or on a CPU for pieces of at most one view, which is faster.
     """
 
     def __init__(self, extractor: Extractor, chunk: int | None = None) -> None:
@@ -41,7 +30,7 @@ class FrozenTeacher(nn.Module):
             check_count("chunk", chunk)
         self.extractor = extractor.requires_grad_(False)
         self.chunk = chunk
-        self.map_size: int | None = None
+        self.map_size: int | None = None  # side in pixels to which feature maps are pooled
         self.eval()
 
     def train(self, mode: bool = True) -> Self:

@@ -19,12 +19,7 @@ _PARTS: dict[str, Part] = {EMBEDDING: "embedding", LOGITS: "logits"}
 
 
 def array_dtypes(has_head: bool, reads_map: bool, map_size: int | None, dtype: str) -> dict[str, str]:
-    """Names the arrays to store, with their dtypes; maps are pooled to `map_size` pixels a side, None for no pooling.
-
-    Example:
-        >>> array_dtypes(True, True, 2, "float16")
-        {'pixels': 'uint32', 'embedding': 'float16', 'map_2x2': 'float16'}
-    """
+    """Dtypes by name of the arrays to store; maps are pooled to `map_size` pixels a side, None for no pooling."""
     maps = {"map" if map_size is None else f"map_{map_size}x{map_size}": dtype} if reads_map else {}
     return {PIXELS: "uint32", EMBEDDING if has_head else LOGITS: dtype, **maps}
 
