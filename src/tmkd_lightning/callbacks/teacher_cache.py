@@ -163,8 +163,8 @@ class TeacherCache(Callback):
             if differing:
                 raise CacheError(
                     f"{differing} of {len(image)} images are not those that {folder.path} was filled with: something "
-                    "changes them behind the dataset (a transfer hook, an unpack or preprocess of your own, random numbers "
-                    "that are not torch's); put it into train_transform or a view, or train without a TeacherCache"
+                    "changes them behind the dataset (a transfer hook, an unpack or preprocess of your own, random "
+                    "numbers that are not torch's); put it into train_transform or a view, or train without a TeacherCache"
                 )
         return {name: torch.from_numpy(value).to(image.device, non_blocking=True) for name, value in stored.items()}
 
