@@ -164,7 +164,7 @@ class TeacherCache(Callback):
                 raise CacheError(
                     f"{differing} of {len(image)} images are not those that {folder.path} was filled with: something "
                     "changes them behind the dataset (a transfer hook, an unpack or preprocess of your own, random "
-                    "numbers that are not torch's); put it into train_transform or a view, or train without a TeacherCache"
+                    "numbers that are not torch's); put it into train_transform or a view, or leave TeacherCache out"
                 )
         return {name: torch.from_numpy(value).to(image.device, non_blocking=True) for name, value in stored.items()}
 
