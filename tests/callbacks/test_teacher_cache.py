@@ -25,7 +25,7 @@ from tmkd_lightning.cli.cache import cache_command
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import wide_resnet as wrn
-from tmkd_lightning.modules import taught
+from tmkd_lightning.modules import tmkd
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.teacher.cache.serialization import array_dtypes, from_arrays, to_arrays
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
@@ -47,7 +47,7 @@ class Losses(Callback):
         self.asked.append(False)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        pl_module.teacher.register_forward_hook(self._note)
+        pl_module.teacher.frozen.register_forward_hook(self._note)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.values.append(outputs["loss"].item())
@@ -189,7 +189,7 @@ def test_a_complete_cache_needs_no_weights_of_the_teacher(run, tmp_path, monkeyp
     live, expected = run(make("kd", teacher=copy.deepcopy(untrained), **options))
     run(make("kd", teacher=copy.deepcopy(untrained), **options), TeacherCache(str(tmp_path / "c"), "float32"))
     read: list[str] = []
-    monkeypatch.setattr(taught, "load_weights", lambda *args, **_: read.append(args[1]))
+    monkeypatch.setattr(tmkd, "load_weights", lambda *args, **_: read.append(args[1]))
     losses, module = run(
         make("kd", teacher=copy.deepcopy(untrained), **options), TeacherCache(str(tmp_path / "c"), "float32")
     )

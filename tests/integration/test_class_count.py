@@ -90,7 +90,7 @@ def test_training_again_keeps_head_and_texts(net, fit, prompts) -> None:
 
 def test_data_that_do_not_say_are_asked_for_the_number(net, fit) -> None:
     module = ClassifierModule(net(num_classes=7), num_classes="data", optimizer=sgd)
-    with pytest.raises(ValueError, match=r"num_classes='data' takes the number .* give the number"):
+    with pytest.raises(ValueError, match=r"num_classes='data' needs a datamodule .* give the number"):
         fit(module)
 
 

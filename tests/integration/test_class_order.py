@@ -23,7 +23,7 @@ from tmkd_lightning.cli.collect import collect
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.export import export_student, predict_folder
-from tmkd_lightning.modules.teacher_classes import teacher_order
+from tmkd_lightning.modules.loading import teacher_order
 
 # Networks are untrained, and runs as short as can be.
 pytestmark = [

@@ -36,8 +36,7 @@ from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.figures import read_history
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.loading import load_module, load_student
-from tmkd_lightning.teacher.cache.array_file import ArrayFile
-from tmkd_lightning.teacher.cache.errors import CacheError
+from tmkd_lightning.teacher.cache.array_file import ArrayFile, CacheError
 from tmkd_lightning.teacher.cache.folder import CacheFolder, read_manifest
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
@@ -204,7 +203,7 @@ def test_teacher_cache(tmp_path, sprung) -> None:
     ArrayFile.create(rows, 2, (3,), "float32").close()
     doors = {
         rows: folder.reopen,
-        head: lambda: folder.read_head({"weight": (2, 2)}),
+        head: folder.read_head,
         manifest: lambda: read_manifest(folder.path),
     }
     for path, door in doors.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor, nn
@@ -60,21 +61,19 @@ class NonFiniteLossCheck(Callback):
         self.check(trainer, pl_module)
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
-        """Reads the notes of all processes: bad gradients of one are in the weights of all.
-
-        Raises:
-            FloatingPointError: a term was not finite.
-        """
-        first = self._note(module)
-        running = trainer.state.status == TrainerStatus.RUNNING  # only then every process comes here
-        notes = (module.all_gather(first) if running else first).view(-1, 4).tolist()  # type: ignore[union-attr]
+        """Reads the notes of all processes: bad gradients of one are in the weights of all."""
+        own = self._note(module)
+        gathered = [own]
+        if trainer.state.status == TrainerStatus.RUNNING and trainer.world_size > 1:  # where all processes come
+            gathered = [torch.empty_like(own) for _ in range(trainer.world_size)]
+            torch.distributed.all_gather(gathered, own)
+        notes = torch.stack(gathered).tolist()
         bad = [(*note, process) for process, note in enumerate(notes) if note[0] >= 0]
         if bad:
             step, epoch, batch, term, process = min(bad)
             where = f"batch {batch} of epoch {epoch}" + (f" in process {process}" if len(notes) > 1 else "")
-            raise FloatingPointError(
-                f"loss term {self._names[term]!r} was not finite at step {step} ({where}); {_REMEDY}"
-            )
+            term_name = self._names[term]
+            raise FloatingPointError(f"loss term {term_name!r} was not finite at step {step} ({where}); {_REMEDY}")
 
     def _note(self, module: LightningModule) -> Tensor:
         if self._first is None:
@@ -87,16 +86,6 @@ def check_finite_weights(module: nn.Module) -> None:
 
     Masks and observers of quantization hold infinities on purpose, so of buffers only a norm's statistics must be
     finite, and others free of NaN. Waits for the device once.
-
-    Raises:
-        FloatingPointError: one is not finite; the message names it.
-
-    Example:
-        >>> layer = nn.Linear(2, 1)
-        >>> _ = nn.init.constant_(layer.bias, float("inf"))
-        >>> check_finite_weights(layer)
-        Traceback (most recent call last):
-        FloatingPointError: parameter 'bias' is not finite, although all losses were: its gradients ...
     """
     good: dict[str, Tensor] = {}
     saved = module.state_dict(keep_vars=True)

@@ -19,6 +19,7 @@ from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint, views_
 from tmkd_lightning.teacher.cache.serialization import EMBEDDING, LOGITS, PIXELS
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text.class_names import datamodule_of
+from tmkd_lightning.utils.precision import at_least_float32
 
 
 class TeacherCache(Callback):
@@ -39,9 +40,8 @@ class TeacherCache(Callback):
             or computed; ``float32`` gives the same losses as a run without a cache.
 
     Raises:
-        ValueError: another `dtype`; or, in `setup`, a datamodule without replicas.
-        CacheError: the directory cannot be written to, the disk is too full, or files are damaged; before the first
-            step. Later, if the images are not those that the cache was filled with.
+        CacheError: the directory cannot be written to, or the disk is too full (before the first step), or the images
+            are not those that the cache was filled with (at the first that is read).
     """
 
     folder: CacheFolder | None
@@ -81,8 +81,7 @@ class TeacherCache(Callback):
         )
         if self.complete and EMBEDDING in self.folder.dtypes:
             head = module.teacher.extractor.head
-            stored = self.folder.read_head({name: tensor.shape for name, tensor in head.state_dict().items()})
-            head.load_state_dict({name: torch.from_numpy(value) for name, value in stored.items()})
+            head.load_state_dict({name: torch.from_numpy(value) for name, value in self.folder.read_head().items()})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reopens the files, to which other processes may have written."""
@@ -100,11 +99,7 @@ class TeacherCache(Callback):
             self._rows = module.sample_ids(batch)
 
     def read_or_compute(self, teacher: MultiViewTeacher, image: Tensor) -> Output:
-        """Reads the outputs of all views for a batch ``(B, 3, H, W)``, or computes and stores them.
-
-        Returns:
-            Output of ``V * B`` rows, view by view.
-        """
+        """Reads the output of ``V * B`` rows for a batch ``(B, 3, H, W)``, or computes and stores it."""
         if self.folder is None:
             return teacher.forward_views(image)
         arrays = self._read(self.folder, image)
@@ -168,8 +163,8 @@ class TeacherCache(Callback):
             if differing:
                 raise CacheError(
                     f"{differing} of {len(image)} images are not those that {folder.path} was filled with: something "
-                    "changes them behind the dataset (a transfer hook, an unpack or take of your own, random numbers "
-                    "that are not torch's); put it into train_transform or a view, or train without a TeacherCache"
+                    "changes them behind the dataset (a transfer hook, an unpack or preprocess of your own, random "
+                    "numbers that are not torch's); put it into train_transform or a view, or leave TeacherCache out"
                 )
         return {name: torch.from_numpy(value).to(image.device, non_blocking=True) for name, value in stored.items()}
 
@@ -190,7 +185,8 @@ class TeacherCache(Callback):
             shapes = {PIXELS: (1,), **{name: value.shape[1:] for name, value in values.items()}}
             folder.create(data["images"] * data["replicas"], shapes)
             if EMBEDDING in shapes:
-                folder.write_head(**serialization.head_arrays(teacher.frozen))
+                state = teacher.extractor.head.state_dict()  # NumPy has no bfloat16
+                folder.write_head(**{name: at_least_float32(value).cpu().numpy() for name, value in state.items()})
             self._files_made = True
         if not self._stopped:
             try:
@@ -203,6 +199,5 @@ class TeacherCache(Callback):
         """Goes on without the cache; each process warns, as only its own disk may be full."""
         self._stopped = True
         if not self.complete:
-            warnings.warn(
-                f"The teacher cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2
-            )
+            message = f"The teacher cache is not filled any further, and the teacher goes on running: {error}"
+            warnings.warn(message, stacklevel=2)

@@ -18,8 +18,7 @@ from tmkd_lightning.figures import FIGURES, CollectedOutputs, History, join_figu
 from tmkd_lightning.figures.curves import run_name
 from tmkd_lightning.figures.drawing import FORMATS, check_choice, check_files, check_matplotlib
 from tmkd_lightning.models import load_weights
-from tmkd_lightning.modules.loading import load_module
-from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
+from tmkd_lightning.modules.loading import describe_order, load_module, teacher_order
 from tmkd_lightning.text.class_names import ClassList, learned_classes
 from tmkd_lightning.utils.messages import printable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,8 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +25,6 @@ from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, re
 from tmkd_lightning.lightning_compat.sigterm import ExitOnSigterm
 from tmkd_lightning.models import PretrainedWeightsError, load_pretrained
 from tmkd_lightning.modules import validation
-from tmkd_lightning.modules.hyperparameters import NUM_CLASSES, read_facts, save_hyperparameters, write_facts
 from tmkd_lightning.modules.metrics import LoaderMetrics
 from tmkd_lightning.modules.optimizers import (
     LRSchedulerCallable,
@@ -30,7 +32,7 @@ from tmkd_lightning.modules.optimizers import (
     configure_optimizers,
     cover_added_groups,
 )
-from tmkd_lightning.text.class_names import check_class_names, datamodule_of
+from tmkd_lightning.text.class_names import check_class_names, datamodule_of, find_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize, to_unit_float
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
 from tmkd_lightning.utils.validation import check_positive
@@ -38,13 +40,12 @@ from tmkd_lightning.utils.validation import check_positive
 Normalization = tuple[Sequence[float], Sequence[float]]
 NumClasses = int | Literal["data"] | None
 
-_BATCH_NAMES: dict[RunningStage | None, str] = {
-    RunningStage.TRAINING: "training batch",
-    RunningStage.SANITY_CHECKING: "validation batch",
-    RunningStage.VALIDATING: "validation batch",
-    RunningStage.TESTING: "test batch",
-    RunningStage.PREDICTING: "prediction batch",
-}
+LEFT_OUT = "tmkd_left_out"  # keys in checkpoints: names of arguments that were objects
+NUM_CLASSES = "tmkd_num_classes"
+CLASS_NAMES = "tmkd_class_names"  # or None where the run knew none
+TRAINED_CLASS_NAMES = "tmkd_trained_class_names"  # as the training data call the classes, or None
+_PASSED_ANEW = {"teacher", "student", "network", "optimizer", "lr_scheduler"}  # arguments that every caller passes
+_STAGES = {"train": "training batch", "val": "validation batch", "test": "test batch", "predict": "prediction batch"}
 _INTENDED = (  # warnings of Lightning about a teacher in evaluation mode and a hook that sees all batches
     r"Found \d+ module\(s\) in eval mode",
     r"You have overridden `on_before_batch_transfer` in `LightningModule`",
@@ -55,18 +56,6 @@ class BaseModule(LightningModule):
     """A classifier in Lightning: everything but the training step.
 
     Validation and test log ``loss``, ``top1``, ``top5`` and ``recall`` (macro) of the classifier, for each DataLoader.
-
-    Args:
-        network: the classifier to train.
-        num_classes: K; networks made for another number get fresh heads. ``data`` for that of the datamodule, None for
-            that of the network.
-        class_names: names of the classes in the order of the labels, for prompts and figures.
-        normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
-        optimizer: makes the optimizer from parameter groups.
-        lr_scheduler: makes a scheduler from the optimizer, or Lightning's dict around one; None for warm-up and step
-            decay.
-        head_lr_factor: learning-rate factor of everything that is trained beside the network.
-        compile: whether to compile the networks before the first step.
     """
 
     def __init__(
@@ -82,8 +71,7 @@ class BaseModule(LightningModule):
         compile: bool,
     ) -> None:
         super().__init__()
-        validation.check_num_classes(num_classes)
-        validation.check_factories(optimizer, lr_scheduler)
+        validation.check_arguments(num_classes, optimizer, lr_scheduler)
         self.extractor = as_extractor(network, num_classes)
         self.teacher: Any = None  # callbacks look for these two
         self.prompt_bank: Any = None
@@ -111,14 +99,8 @@ class BaseModule(LightningModule):
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Takes images and labels out of a batch; override it for batches of another form.
 
-        Args:
-            batch: as the DataLoader gives it.
-
         Returns:
             Images ``(B, 3, H, W)`` and labels ``(B,)``, or None for labels where there are none (prediction).
-
-        Raises:
-            TypeError: the batch is neither a tensor nor a pair.
         """
         if isinstance(batch, Tensor):
             return batch, None
@@ -132,17 +114,7 @@ class BaseModule(LightningModule):
         )
 
     def sample_ids(self, batch: Any) -> np.ndarray:
-        """Says which rows of a `TeacherCache` belong to the images of a batch; override it with `unpack`.
-
-        Args:
-            batch: as the DataLoader gives it.
-
-        Returns:
-            Rows ``(B,)`` on the host, ``replica * images + index``.
-
-        Raises:
-            TypeError: the batch does not say.
-        """
+        """Rows ``(B,)`` of a `TeacherCache` for a batch, ``replica * images + index``; override it with `unpack`."""
         if isinstance(batch, (list, tuple)) and len(batch) == 3 and _holds_sample_ids(batch[2:]):
             ids: np.ndarray = batch[2]
             return ids
@@ -178,7 +150,8 @@ class BaseModule(LightningModule):
         """Refuses images out of range and labels that name no class."""
         images, labels = self.unpack(batch)
         stage = None if self._trainer is None else self.trainer.state.stage
-        check_images(images, self.normalized_with, _BATCH_NAMES.get(stage, "batch"))
+        name = "batch" if stage is None else _STAGES.get(stage.dataloader_prefix or "", "batch")
+        check_images(images, self.normalized_with, name)
         if labels is not None and stage != RunningStage.PREDICTING:
             validation.check_labels(labels, len(images), self.num_classes)
 
@@ -214,7 +187,9 @@ class BaseModule(LightningModule):
         """The callbacks every run needs, without those of a kind that the trainer has already."""
         if self.num_classes_of_data:  # callbacks must find everything in its final size
             classes = getattr(datamodule_of(self.trainer), "num_classes", None)
-            self.resize_classes(validation.check_known(classes))
+            if classes is None:
+                raise ValueError("num_classes='data' needs a datamodule with a num_classes property: give the number")
+            self.resize_classes(classes)
         return self._missing_callbacks(
             [StepSeeds(), PlateauStep(), ClassNamesCheck(), NonFiniteLossCheck(), ExitOnSigterm()]
         )
@@ -303,21 +278,13 @@ class BaseModule(LightningModule):
     # Measuring
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images in [0, 1], as `preprocess` gives them, whatever batches hold.
-
-        Args:
-            image: ``(B, 3, H, W)``, uint8 or float in [0, 1]; checking their range waits for their device.
-
-        Raises:
-            ValueError: they are outside of it, normalised perhaps, and would be normalised once more.
-        """
+        """Logits ``(B, K)`` of images ``(B, 3, H, W)``, uint8 or float in [0, 1], as `preprocess` gives them."""
         if not torch.compiler.is_compiling():
             try:
                 check_images(image)
             except ValueError as error:
-                raise ValueError(
-                    f"{error}. A module is called on images in [0, 1], as self.preprocess(batch) gives"
-                ) from None
+                hint = "A module is called on images in [0, 1], as self.preprocess(batch) gives"
+                raise ValueError(f"{error}. {hint}") from None
         return self.extractor(image, checked=True).logits
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -344,18 +311,35 @@ class BaseModule(LightningModule):
     # Checkpoints and classes
 
     def _save_hparams(self) -> None:
-        """Saves those arguments of the constructor that a checkpoint may hold; called in it, before anything else."""
-        self.unsaved_arguments = save_hyperparameters(self)
+        """Saves the plain arguments of the constructor that is running, or the whole config of a CLI.
+
+        Files are opened with ``weights_only=True``, so they hold no networks, callables or other objects.
+        """
+        given = _given_hyperparameters.get()
+        frame: Any = inspect.currentframe()
+        arguments = collect_init_args(frame, [], classes=(BaseModule,))[-1]  # of the outermost class
+        plain = {name: value for name, value in arguments.items() if _is_plain(value)}
+        self.save_hyperparameters(plain if given is None else given)
+        self.unsaved_arguments = sorted(arguments.keys() - plain.keys() - _PASSED_ANEW) if given is None else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what resuming needs; nothing is saved of weights that are not finite."""
+        """Adds what resuming needs; raises FloatingPointError for weights that are not finite."""
         check_finite_weights(self)
-        write_facts(self, checkpoint)
+        checkpoint[LEFT_OUT] = self.unsaved_arguments
+        checkpoint[NUM_CLASSES] = self.num_classes
+        checkpoint[CLASS_NAMES] = find_class_names(self)
+        checkpoint[TRAINED_CLASS_NAMES] = self.trained_class_names
         write_run(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Asks for objects that the checkpoint could not hold; takes its number of classes where none is known."""
-        read_facts(self, checkpoint)
+        missing = [name for name in checkpoint.get(LEFT_OUT, []) if name not in self.unsaved_arguments]
+        if missing:
+            raise ValueError(
+                f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again"
+            )
+        self.saved_class_names = checkpoint.get(CLASS_NAMES)
+        self.trained_class_names = checkpoint.get(TRAINED_CLASS_NAMES)
         read_run(self, checkpoint)
         saved = checkpoint.get(NUM_CLASSES)
         if not self.num_classes_of_data or saved is None:
@@ -396,3 +380,12 @@ def as_extractor(network: nn.Module, num_classes: NumClasses) -> Extractor:
 def _holds_sample_ids(rest: Sequence[object]) -> bool:
     """Whether what follows images and labels in a batch is nothing, or the rows of a TeacherCache."""
     return all(isinstance(part, np.ndarray) and part.dtype.kind == "i" for part in rest)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a checkpoint may hold a value: numbers, words, and lists and dicts of them."""
+    if type(value) is dict:
+        return all(_is_plain(part) for part in [*value, *value.values()])
+    if type(value) in (list, tuple):
+        return all(_is_plain(part) for part in value)
+    return type(value) in (type(None), bool, int, float, str)

@@ -27,17 +27,13 @@ class ClassifierModule(BaseModule):
         network: classifier from normalised images to logits, or an Extractor around one.
         views: names of views or views of your own to train on; None for the plain images.
         view_shares: how often each view is drawn, as many positive numbers as views; None for equal shares.
-        num_classes: K, for which networks made for another number are given fresh heads; ``data`` for that of the
-            datamodule, None for that of the networks.
+        num_classes: K; networks made for another number get fresh heads. ``data`` is the datamodule's, None theirs.
         class_names: names of the classes in the order of the labels.
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
         compile: whether to compile the network before the first step.
         optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
         lr_scheduler: makes a scheduler from the optimizer, or Lightning's dict around one; None for warm-up and step
-            decay. Stepped once an epoch, OneCycleLR and CyclicLR after every step, where the dict says no other.
-
-    Raises:
-        ValueError: an unknown view, shares that do not fit the views, or a network without a linear head.
+            decay. OneCycleLR and CyclicLR are stepped after every step, others once an epoch.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -71,7 +67,10 @@ class ClassifierModule(BaseModule):
         )
         self._save_hparams()
         self.views = MultiView(("rgb",) if views is None else views)
-        self.view_shares = _shares(view_shares, len(self.views))
+        shares = [1.0] * len(self.views) if view_shares is None else list(view_shares)
+        if len(shares) != len(self.views) or not all(is_number(share) and 0 < share < math.inf for share in shares):
+            raise ValueError(f"view_shares must be {len(self.views)} positive numbers, one for each view, got {shares}")
+        self.view_shares = torch.tensor(shares, dtype=torch.float32)
         alias_submodule(self, "extractor.network", "network")
 
     @property
@@ -88,14 +87,7 @@ class ClassifierModule(BaseModule):
         return self.log_losses({"ce": cross_entropy(output.logits, labels)})
 
     def sample_view(self, images: Tensor) -> Tensor:
-        """Draws one view for each image; only the views that are drawn are built.
-
-        Args:
-            images: ``(B, 3, H, W)`` in [0, 1].
-
-        Returns:
-            The images in their views, ``(B, 3, H, W)`` in [0, 1].
-        """
+        """Draws one view for each of images ``(B, 3, H, W)`` in [0, 1], and builds those that are drawn."""
         if len(self.views) == 1:
             return self.views.views[0](images)
         drawn = torch.multinomial(self.view_shares, len(images), replacement=True)  # on the host: no waiting
@@ -105,11 +97,3 @@ class ClassifierModule(BaseModule):
             if len(rows):
                 result[rows] = view(images[rows])
         return result
-
-
-def _shares(shares: Sequence[float] | None, views: int) -> Tensor:
-    if shares is None:
-        return torch.ones(views)
-    if len(shares) != views or not all(is_number(share) and 0 < share < math.inf for share in shares):
-        raise ValueError(f"view_shares must be {views} positive numbers, one for each view, got {list(shares)}")
-    return torch.tensor(shares, dtype=torch.float32)

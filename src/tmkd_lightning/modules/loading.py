@@ -1,4 +1,4 @@
-"""Modules and networks from the checkpoints that ``tmkd fit`` wrote, built again from the file alone."""
+"""Rebuilds modules and networks from the checkpoints of ``tmkd fit``, and matches a teacher's classes by name."""
 
 from __future__ import annotations
 
@@ -10,20 +10,30 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import instantiate_module
-from torch import Tensor, nn
+from torch import nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models.pretrained import without_weights
-from tmkd_lightning.modules.base import BaseModule, Normalization, as_extractor
-from tmkd_lightning.modules.hyperparameters import CLASS_NAMES, LEFT_OUT, NUM_CLASSES
+from tmkd_lightning.modules.base import (
+    CLASS_NAMES,
+    LEFT_OUT,
+    NUM_CLASSES,
+    TRAINED_CLASS_NAMES,
+    BaseModule,
+    Normalization,
+    as_extractor,
+)
 from tmkd_lightning.text.class_names import (
+    ClassList,
     check_same_classes,
+    data_classes,
     find_class_names,
     given_classes,
     learned_classes,
+    parse_class_names,
     resolve_class_names,
 )
-from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
+from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint, read_metadata
 from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.state_dict import describe_mismatch
 
@@ -57,11 +67,7 @@ class LoadedStudent:
         return size if isinstance(size, int) else None
 
     def names(self, given: Sequence[str] | None) -> list[str] | None:
-        """The given names of the classes, else the run's, else None.
-
-        Raises:
-            ValueError: the given names cannot stand for the classes, or are the run's in another order.
-        """
+        """The given names of the classes, which may rename those of the run but not reorder them, else the run's."""
         if given is None:
             return self.class_names
         return resolve_class_names(self.extractor.num_classes, given, self.class_names)
@@ -76,13 +82,9 @@ def load_student(checkpoint: str | Path) -> LoadedStudent:
     Args:
         checkpoint: file of a run of ``tmkd fit``.
 
-    Returns:
-        The network and what its run knew.
-
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read safely, is not of ``tmkd fit``, or its network cannot be built or is another one
-            here; the message says what would help.
+        ValueError: it cannot be read safely, or its network cannot be built here; the message says what would help.
     """
     path = Path(checkpoint).expanduser()
     content = read_checkpoint(path)
@@ -97,7 +99,9 @@ def load_student(checkpoint: str | Path) -> LoadedStudent:
         if key.startswith(old)
     }
     own = extractor.state_dict()  # with the versions of its layers, which some ask for
-    _check_fit(path, extractor.name, found, own)
+    problems = describe_mismatch(found, own)
+    if problems:
+        raise _misfit(path, extractor.name, problems)
     own.update(found)
     extractor.load_state_dict(own)
     return LoadedStudent(
@@ -116,9 +120,6 @@ def load_module(checkpoint: str | Path) -> BaseModule:
 
     Args:
         checkpoint: file of a run of ``tmkd fit``.
-
-    Returns:
-        The module on the CPU, in training mode, as any new module.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -150,17 +151,13 @@ def load_module(checkpoint: str | Path) -> BaseModule:
         module.on_load_checkpoint(content)
         module.load_state_dict(content["state_dict"])
     except Exception as error:  # of weights that do not fit, or of a module's own
-        _check_fit(path, module.extractor.name, content["state_dict"], module.state_dict())
-        raise _misfit(path, module.extractor.name, [short(error)]) from error
+        problems = describe_mismatch(content["state_dict"], module.state_dict()) or [short(error)]
+        raise _misfit(path, module.extractor.name, problems) from error
     return module
 
 
 def load_datamodule(config: Mapping[str, Any], checkpoint: str | Path, remedy: str) -> LightningDataModule:
-    """Builds the datamodule of a run again from its config in a checkpoint; its data need not be there.
-
-    Raises:
-        ValueError: it cannot be built here; the message names the `checkpoint` and a `remedy`.
-    """
+    """Builds the datamodule of a run again from its config in a checkpoint; its data need not be there."""
     try:
         return instantiate_module(LightningDataModule, _without_instantiator(config))
     except Exception as error:  # the parser's and the datamodule's own
@@ -174,19 +171,8 @@ def network_and_names(
 ) -> tuple[Extractor, list[str]]:
     """Finds the network of a module, and names for its classes.
 
-    Args:
-        network: a TMKDModule, whose student is meant, a ClassifierModule, or an Extractor.
-        class_names: names in the order of the labels; None for those that the module, its datamodule or the checkpoint
-            it came from knows, or else the numbers of the classes. Others rename the classes, and do not reorder them.
-
-    Raises:
-        TypeError: neither a module of this library nor an Extractor.
-        ValueError: the names cannot stand for the classes, or are the known ones in another order.
-
-    Example:
-        >>> from torchvision.models import resnet18
-        >>> network_and_names(Extractor(resnet18(num_classes=2)), None)[1]
-        ['0', '1']
+    Without `class_names`, they are those that the module, its datamodule or its checkpoint knows, or else the numbers
+    of the classes. Others rename the classes, and do not reorder them.
     """
     extractor = network.extractor if isinstance(network, BaseModule) else network
     if not isinstance(extractor, Extractor):
@@ -202,6 +188,53 @@ def network_and_names(
     return extractor, resolve_class_names(extractor.num_classes, class_names, known, "the module")
 
 
+def teacher_order(module: Any, path: str | Path | None, data: object) -> list[int] | None:
+    """Row of the teacher's head for each label of the student `module`; None where they are in order or unknown.
+
+    `path` is the file with the teacher's weights, None if it came with its own; `data` the student's datamodule.
+    """
+    resumed = module._trainer is not None and module._trainer.training and module._trainer.ckpt_path
+    learned = reversed(learned_classes(module)) if resumed or module._trainer is None else ()
+    # The most trusted first: what is on the disk, what the user says, what the student's checkpoint knew.
+    ours = [each for each in (data_classes(module, data), given_classes(module), *learned) if each is not None]
+    theirs = [] if not ours else module.teacher_classes if path is None else _classes_in(Path(path), module.num_classes)
+    for here in ours:
+        for there in theirs:
+            rows: list[int] | None = there.rows_for(here)
+            if rows is not None:
+                return None if rows == sorted(rows) else rows
+    if ours and theirs:
+        where = "" if path is None else f"{path}: "
+        raise ValueError(
+            f"{where}the teacher knows other classes than the student learns: {theirs[0].against(ours[0])}; take a "
+            "teacher of these classes, or, if they are other names of the same ones, say so with class_names=[...], "
+            "the teacher's names in the order of the data"
+        )
+    return None
+
+
+def describe_order(teacher: str, rows: Sequence[int]) -> str:
+    """Says that a teacher's head is put in another order."""
+    moved = sum(row != label for label, row in enumerate(rows))
+    return (
+        f"{teacher} has the classes of the data in another order: the teacher's head is put in that of the data, "
+        f"{moved} of {len(rows)} classes move"
+    )
+
+
+def _classes_in(path: Path, num_classes: int) -> list[ClassList]:
+    """Class names in a teacher's file: those of its training data, and its own."""
+    if path.suffix == ".safetensors":
+        names = [read_metadata(path).get("class_names")]
+    else:
+        content = read_checkpoint(path, tensors=False)
+        keys = (TRAINED_CLASS_NAMES, CLASS_NAMES) if isinstance(content, Mapping) else ()
+        names = [content.get(key) for key in keys]
+    parsed = (parse_class_names(each, num_classes) for each in names)
+    numbers = [str(label) for label in range(num_classes)]  # as exports call classes without names
+    return [ClassList("the teacher's file", each) for each in parsed if each is not None and each != numbers]
+
+
 def _role(checkpoint: Any, path: Path) -> str:
     """The constructor's argument that holds the network, ``student`` or ``network``."""
     if not isinstance(checkpoint, Mapping) or LEFT_OUT not in checkpoint:
@@ -210,20 +243,16 @@ def _role(checkpoint: Any, path: Path) -> str:
             "with tmkd_lightning.models.load_weights, and pass Extractor(network) on"
         )
     check_parts(checkpoint, path)
-    settings = checkpoint.get("hyper_parameters") or {}
-    for role in _CALLS:
-        if isinstance(settings.get(role), Mapping):
-            return role
-    calls = [
-        call for role, call in _CALLS.items() if any(key.startswith(f"{role}.") for key in checkpoint["state_dict"])
-    ]
-    if not calls:
+    roles = [role for role in _CALLS if any(key.startswith(f"{role}.") for key in checkpoint["state_dict"])]
+    if not roles:
         raise ValueError(f"{path} is damaged, or of other code: its state_dict holds no network")
-    raise ValueError(
-        f"{path} does not say how its network is built: files made in Python cannot. Load it there, module = "
-        f"{calls[0].format(path=str(path))}, and call tmkd_lightning.export.export_student(module, ...) or "
-        "tmkd_lightning.export.predict_folder(module, ...)"
-    )
+    if not isinstance((checkpoint.get("hyper_parameters") or {}).get(roles[0]), Mapping):
+        raise ValueError(
+            f"{path} does not say how its network is built: files made in Python cannot. Load it there, module = "
+            f"{_CALLS[roles[0]].format(path=str(path))}, and call tmkd_lightning.export.export_student(module, ...) or "
+            "tmkd_lightning.export.predict_folder(module, ...)"
+        )
+    return roles[0]
 
 
 def _build_network(config: Mapping[str, Any], path: Path) -> nn.Module:
@@ -237,12 +266,6 @@ def _build_network(config: Mapping[str, Any], path: Path) -> nn.Module:
             f"installed, in the same version, or in the current folder? ({short(error)})"
         ) from error
     return network
-
-
-def _check_fit(path: Path, network: str, found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    problems = describe_mismatch(found, own)
-    if problems:
-        raise _misfit(path, network, problems)
 
 
 def _misfit(path: Path, network: str, problems: Sequence[str]) -> ValueError:

@@ -1,4 +1,4 @@
-"""What is measured of a classifier."""
+"""Metrics of a classifier: loss, top-1, top-5 and macro recall, for each DataLoader."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torchmetrics import Metric, MetricCollection
 
 
 class LoaderMetrics(nn.Module):
-    """One set of metrics for each DataLoader, so that several validation or test sets do not mix.
+    """One set of metrics for each DataLoader, logged as ``val/top1``, with Lightning's suffix where there are several.
 
     Args:
         num_classes: K.
-        prefix: of the names, ``val/`` or ``test/``. Lightning adds ``/dataloader_idx_0`` and so on where there are
-            several loaders.
+        prefix: of the names, ``val/`` or ``test/``.
     """
 
     def __init__(self, num_classes: int, prefix: str) -> None:
@@ -26,14 +25,9 @@ class LoaderMetrics(nn.Module):
         self.of_loader = nn.ModuleList([classification_metrics(num_classes)])
 
     def log(self, module: LightningModule, logits: Tensor, label: Tensor) -> None:
-        """Adds a batch of the DataLoader that is being read, and logs.
-
-        Args:
-            module: that logs.
-            logits: ``(B, K)``.
-            label: ``(B,)``.
-        """
-        loader = _loader(module)
+        """Adds a batch of the current DataLoader, logits ``(B, K)`` and labels ``(B,)``, and logs it by `module`."""
+        results = None if module._trainer is None else module._trainer._results
+        loader = (results and results.dataloader_idx) or 0  # a user's own step need not pass it on
         while len(self.of_loader) <= loader:
             self.of_loader.append(classification_metrics(self.num_classes).to(logits.device))
         metrics: Any = self.of_loader[loader]
@@ -44,12 +38,6 @@ class LoaderMetrics(nn.Module):
             module.log(self.prefix + name, metric, prog_bar=True, batch_size=len(label), metric_attribute=where)
 
 
-def _loader(module: LightningModule) -> int:
-    """The number of the loader by which `log` names things; a step that a user wrote need not hand it on."""
-    results = None if module._trainer is None else module._trainer._results
-    return 0 if results is None or results.dataloader_idx is None else results.dataloader_idx
-
-
 def classification_metrics(num_classes: int) -> MetricCollection:
     """Loss, top-1 and top-5 over all images, and recall as the mean over classes; nothing waits for the device.
 
@@ -58,7 +46,7 @@ def classification_metrics(num_classes: int) -> MetricCollection:
     """
     return MetricCollection(
         {
-            "loss": MeanCrossEntropy(),
+            "loss": MeanCrossEntropy(0.0),
             "top1": TopAccuracy(1),
             "top5": TopAccuracy(min(5, num_classes)),
             "recall": MeanRecall(num_classes),
@@ -67,91 +55,56 @@ def classification_metrics(num_classes: int) -> MetricCollection:
     )
 
 
-class MeanCrossEntropy(Metric):
-    """Cross-entropy as the mean over the images of all batches and processes, however many each of them holds.
+class _ImageMean(Metric):
+    """Mean over the images of all batches and processes, however many each holds; `sync_dist` rounds their number."""
 
-    Lightning's own mean of a logged value (``sync_dist``) rounds the mean number of images to a whole one.
-
-    Example:
-        >>> metric = MeanCrossEntropy()
-        >>> metric.update(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
-        >>> metric.update(torch.tensor([[100.0, 0.0]]), torch.tensor([0]))
-        >>> round(metric.compute().item(), 4)  # two thirds of log 2
-        0.4621
-    """
-
-    higher_is_better = False
     full_state_update = False
     total: Tensor
     images: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, zero: float) -> None:
         super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(zero), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, label: Tensor) -> None:
-        """Adds a batch: logits ``(B, K)`` and labels ``(B,)``."""
-        self.total = self.total + F.cross_entropy(logits, label, reduction="sum")
-        self.images = self.images + len(label)
 
     def compute(self) -> Tensor:
         """The mean so far."""
         return self.total / self.images
 
 
-class TopAccuracy(Metric):
-    """Share of the images whose class is among the network's k highest logits.
+class MeanCrossEntropy(_ImageMean):
+    """Mean cross-entropy of logits ``(B, K)`` and labels ``(B,)``."""
 
-    Args:
-        k: 1 to K.
-
-    Example:
-        >>> metric = TopAccuracy(2)
-        >>> metric.update(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([1, 2]))
-        >>> metric.compute().item()
-        0.5
-    """
-
-    higher_is_better = True
-    full_state_update = False
-    right: Tensor
-    images: Tensor
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.k = k
-        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+    higher_is_better = False
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        """Adds a batch: logits ``(B, K)`` and labels ``(B,)``."""
+        """Adds a batch."""
+        self.total = self.total + F.cross_entropy(logits, label, reduction="sum")
+        self.images = self.images + len(label)
+
+
+class TopAccuracy(_ImageMean):
+    """Share of the images whose class is among the network's k highest logits."""
+
+    higher_is_better = True
+
+    def __init__(self, k: int) -> None:
+        super().__init__(0)
+        self.k = k
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Adds a batch."""
         own, label = logits.gather(1, label.unsqueeze(1)), label.unsqueeze(1)
         earlier = torch.arange(logits.shape[1], device=logits.device) < label
         ahead = (logits > own) | ((logits == own) & earlier)  # of equal logits the first counts, as for argmax
-        self.right = self.right + ((ahead.sum(1) < self.k) & own.squeeze(1).isfinite()).sum()
+        self.total = self.total + ((ahead.sum(1) < self.k) & own.squeeze(1).isfinite()).sum()
         self.images = self.images + len(label)
-
-    def compute(self) -> Tensor:
-        """The share so far."""
-        return self.right / self.images
 
 
 class MeanRecall(Metric):
-    """Recall as the mean over the classes that occur, among the labels or among the answers.
-
-    Keeps three counts a class.
-
-    Args:
-        num_classes: K.
+    """Recall as the mean over the classes that occur, among the labels or the predictions; three counts a class.
 
     Source: the definition of torchmetrics' ``MulticlassRecall(average="macro")``.
-
-    Example:
-        >>> metric = MeanRecall(num_classes=4)
-        >>> metric.update(torch.eye(4)[[0, 0, 0, 2]], torch.tensor([0, 0, 1, 1]))
-        >>> round(metric.compute().item(), 4)  # class 0 is found, 1 and 2 are not, 3 does not occur
-        0.3333
     """
 
     higher_is_better = True
@@ -166,7 +119,7 @@ class MeanRecall(Metric):
             self.add_state(count, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        """Adds a batch: logits ``(B, K)`` and labels ``(B,)``."""
+        """Adds a batch."""
         answer = logits.argmax(1)
         one = torch.ones_like(label)
         self.right = self.right.index_add(0, label, (answer == label).long())  # bincount waits for the device

@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
@@ -18,9 +17,7 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | di
 
 # In epochs of the paper's 120: linear warm-up, then a tenth at each milestone (our choice; the paper says "warm-up and
 # stepwise decay" and no more).
-_EPOCHS = 120
-_WARM_UP = 5
-_MILESTONES = (75, 90, 105)
+_EPOCHS, _WARM_UP, _MILESTONES = 120, 5, (75, 90, 105)
 _MONITORS = {"min": "val/loss", "max": "val/top1"}  # by the mode of a ReduceLROnPlateau
 _BY_GROUP = ("base_lrs", "max_lrs", "lr_lambdas", "base_momentums", "max_momentums")  # lists that schedulers keep
 
@@ -31,42 +28,38 @@ def configure_optimizers(module: Any) -> dict[str, Any]:
     The network trains at the base learning rate, everything beside it at `head_lr_factor` times that. The base rate is
     the optimizer's own, or the module's ``lr`` where that is set.
     """
-    optimizer: Optimizer = module.optimizer(parameter_groups(module, module.extractor))
+    network = {id(parameter) for parameter in module.extractor.parameters()}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    of_network = [parameter for parameter in trained if id(parameter) in network]
+    beside = [parameter for parameter in trained if id(parameter) not in network]
+    optimizer: Optimizer = module.optimizer([{"params": group} for group in (of_network, beside) if group])
     groups = optimizer.param_groups
     module.configured_lr = module.lr
     if module.lr is not None:
         base = groups[0]["lr"]
         for group in groups:
             group["lr"] = module.lr * (group["lr"] / base if base else 1.0)
-    trained = any(parameter.requires_grad for parameter in module.extractor.parameters())
-    for group in groups[1 if trained else 0 :]:
+    for group in groups[1 if of_network else 0 :]:
         group["lr"] *= module.head_lr_factor
     if module.lr_scheduler is None:
-        steps = _positive(module.trainer.estimated_stepping_batches)
+        steps = _run_length(module.trainer)
         # no partial, whose state a resumed run would look for by the group's number
         scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-    config = scheduler_config(
-        module.lr_scheduler(optimizer), lambda: module.trainer.estimated_stepping_batches, module.trainer.max_epochs
-    )
-    name = type(config["scheduler"]).__name__
-    if name in ("OneCycleLR", "CyclicLR") and (module.lr is not None or module.head_lr_factor != 1):
+    config = _scheduler_config(module.lr_scheduler(optimizer), module.trainer)
+    scaled = module.lr is not None or module.head_lr_factor != 1
+    if scaled and isinstance(config["scheduler"], (OneCycleLR, CyclicLR)):
         rank_zero_warn(
-            f"{name} sets the learning rates itself, from its max_lr: lr and head_lr_factor change nothing; give "
-            "max_lr as a list with a rate for each parameter group"
+            f"{type(config['scheduler']).__name__} sets the learning rates itself, from its max_lr: lr and "
+            "head_lr_factor change nothing; give max_lr as a list with a rate for each parameter group"
         )
     return {"optimizer": optimizer, "lr_scheduler": config}
 
 
 def learning_rate_factor(step: int, steps: float) -> float:
-    """Warm-up and step decay, scaled to the length of the run.
+    """Learning-rate factor in (0, 1] of the step after `step` others, by warm-up and step decay over `steps`.
 
-    Args:
-        step: optimizer steps that were taken, from 0.
-        steps: optimizer steps in the whole run; infinite for no warm-up and no decay.
-
-    Returns:
-        Factor of the learning rate of the next step, in (0, 1].
+    Infinite `steps` stand for a run of unknown length, which has neither.
 
     Source: warm-up and step decay as in the paper; the numbers are our choice.
 
@@ -81,29 +74,25 @@ def learning_rate_factor(step: int, steps: float) -> float:
     return min(warm_up, 1.0) * decay
 
 
-def parameter_groups(module: nn.Module, network: nn.Module) -> list[dict[str, Any]]:
-    """Splits what is trained into the network and everything beside it: one or two groups.
+def _run_length(trainer: Any) -> float:
+    """Optimizer steps of a run, at least 1; infinite for data without a length, of which Lightning says -1."""
+    steps: float = trainer.estimated_stepping_batches
+    if steps == 0:
+        raise ValueError(
+            "there is no training batch: the training set is empty, or limit_train_batches, max_epochs or max_steps is "
+            "0"
+        )
+    if steps > 0:
+        return steps
+    rank_zero_warn(
+        "the training data have no length, so the learning rate stays as it is, without warm-up and decay: give "
+        "max_steps or limit_train_batches, or an lr_scheduler of your own"
+    )
+    return math.inf
 
-    Example:
-        >>> pair = nn.Sequential(nn.Linear(1, 1), nn.Linear(2, 2))
-        >>> [len(group["params"]) for group in parameter_groups(pair, pair[0])]
-        [2, 2]
-    """
-    first = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    known = {id(parameter) for parameter in network.parameters()}
-    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
-    return [{"params": group} for group in (first, rest) if group]
 
-
-def scheduler_config(made: Any, steps: Callable[[], float], epochs: int | None) -> dict[str, Any]:
-    """Lightning's dict around a scheduler, completed with how it is stepped.
-
-    OneCycleLR and CyclicLR are stepped after every optimizer step, others once an epoch. ReduceLROnPlateau monitors
-    ``val/loss`` in mode min and ``val/top1`` in mode max.
-
-    Raises:
-        ValueError: a dict without a scheduler, or a OneCycleLR that is made for fewer steps than the run has.
-    """
+def _scheduler_config(made: Any, trainer: Any) -> dict[str, Any]:
+    """Lightning's dict around a scheduler, completed with what a plateau monitors and how often cycles are stepped."""
     config = dict(made) if isinstance(made, dict) else {"scheduler": made}
     if "scheduler" not in config:
         raise ValueError(f"lr_scheduler returned a dict without the key 'scheduler': it has {list(config)}")
@@ -113,24 +102,24 @@ def scheduler_config(made: Any, steps: Callable[[], float], epochs: int | None) 
     if isinstance(scheduler, (OneCycleLR, CyclicLR)):
         config.setdefault("interval", "step")
     if isinstance(scheduler, OneCycleLR):
-        _check_length(scheduler.total_steps, config, steps, epochs)
+        _check_length(scheduler.total_steps, config, trainer)
     return config
 
 
-def _check_length(total: int, config: dict[str, Any], steps: Callable[[], float], epochs: int | None) -> None:
+def _check_length(total: int, config: dict[str, Any], trainer: Any) -> None:
     """Refuses a cycle that would be over before the run, as torch would then; warns of a longer one."""
     interval, frequency = config.get("interval", "epoch"), config.get("frequency", 1)
-    length = steps() if interval == "step" else math.inf if epochs in (None, -1) else epochs
-    times = math.inf if length in (-1, math.inf) else length // frequency
+    length = trainer.estimated_stepping_batches if interval == "step" else trainer.max_epochs
+    times = math.inf if length in (None, -1, math.inf) else length // frequency
     if times in (total, math.inf):
         return
-    told = (
+    message = (
         f"OneCycleLR was made with total_steps={total}, but this run steps it {times} times, once every "
         f"{'' if frequency == 1 else f'{frequency} '}{interval}{'' if frequency == 1 else 's'}"
     )
     if total < times:
-        raise ValueError(f"{told}: give total_steps={times}")
-    rank_zero_warn(f"{told}, and so ends in the middle of its cycle: for a whole one give total_steps={times}")
+        raise ValueError(f"{message}: give total_steps={times}")
+    rank_zero_warn(f"{message}, and so ends in the middle of its cycle: for a whole one give total_steps={times}")
 
 
 def cover_added_groups(scheduler: LRScheduler) -> None:
@@ -150,19 +139,3 @@ def cover_added_groups(scheduler: LRScheduler) -> None:
             if isinstance(values, list) and values:
                 missing = ratios[len(values) :]
                 values += [values[0] * ratio if name.endswith("lrs") else values[0] for ratio in missing]
-
-
-def _positive(steps: float) -> float:
-    """Refuses a run without a step; Lightning says -1 for data without a length."""
-    if steps > 0:
-        return steps
-    if steps == 0:
-        raise ValueError(
-            "there is no training batch: the training set is empty, or limit_train_batches, max_epochs or max_steps is "
-            "0"
-        )
-    rank_zero_warn(
-        "the training data have no length, so the learning rate stays as it is, without warm-up and decay: give "
-        "max_steps or limit_train_batches, or an lr_scheduler of your own"
-    )
-    return math.inf

@@ -20,14 +20,15 @@ from tmkd_lightning.models import load_pretrained, load_weights
 from tmkd_lightning.models.loading import adopt_statistics, read_statistics
 from tmkd_lightning.modules import validation
 from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor, cross_entropy
+from tmkd_lightning.modules.loading import describe_order, teacher_order
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
-from tmkd_lightning.modules.teacher_classes import describe_order, teacher_order
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.teacher.fusion import WeightNet
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text.class_names import datamodule_of, learned_classes
 from tmkd_lightning.text.prompts import PromptBank
 from tmkd_lightning.utils.state_dict import alias_submodule, exclude_from_state_dict, parameter_names
+from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
 from tmkd_lightning.views import MultiView, View
 
 
@@ -43,8 +44,8 @@ class TMKDModule(BaseModule):
         distiller: base method, or several whose terms are added; None for TMKD's own terms alone.
         views: names of built-in views or views of your own that the teacher sees.
         fusion: ``text`` lets a WeightNet weigh the views by their prompts, ``mean`` weighs them equally.
-        fusion_objective: what trains the WeightNet: the ``label``, through the cross-entropy of the fused logits with
-            the fused target detached for the student, or the ``distillation`` losses, as in the paper.
+        fusion_objective: what trains the WeightNet: the ``label``, by the cross-entropy of the fused logits, which are
+            detached for the student, or the ``distillation`` losses, as in the paper.
         ce_weight: factor of the cross-entropy with the label.
         logit_weight: factor of L_logit; None for 1, or 0 where the distiller is itself the logit term.
         feature_weight: factor of L_feat.
@@ -52,11 +53,9 @@ class TMKDModule(BaseModule):
         temperature: T of L_logit.
         feature_temperature: T of L_feat.
         text_temperature: τ of L_text.
-        text_negatives: with how many other classes, drawn anew at every step, L_text contrasts those of a batch; None
-            for all, which is dear where there are thousands.
+        text_negatives: number of other classes, drawn anew at every step, that L_text contrasts with; None for all.
         noise_scale: λ, how strongly the teacher's embedding is perturbed in L_feat.
-        num_classes: K, for which networks made for another number are given fresh heads; ``data`` for that of the
-            datamodule, None for that of the networks.
+        num_classes: K; networks made for another number get fresh heads. ``data`` is the datamodule's, None theirs.
         class_names: names of the classes in the order of the labels; by default the datamodule's.
         text_dim: width of the text embeddings; CLIP ViT-B/32 has 512.
         text_head_dim: width of the space in which L_text compares.
@@ -65,15 +64,11 @@ class TMKDModule(BaseModule):
         teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time.
         teacher_key: part of that file where it holds several networks that fit, such as ``state_dict_ema``.
         compile: whether to compile both networks before the first step.
-        teacher_chunk: most images, of all views, in one forward of the teacher; None for all at once, or on a CPU for
-            pieces of one view.
+        teacher_chunk: most images, of all views, in one forward of the teacher; None for all, on a CPU for one view's.
         head_lr_factor: learning-rate factor of projector, text heads and WeightNet.
         optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
         lr_scheduler: makes a scheduler from the optimizer, or Lightning's dict around one; None for warm-up and step
-            decay. Stepped once an epoch, OneCycleLR and CyclicLR after every step, where the dict says no other.
-
-    Raises:
-        ValueError: teacher and student have different classes or are one object, or an argument is out of its range.
+            decay. OneCycleLR and CyclicLR are stepped after every step, others once an epoch.
 
     Source: Fig. 2 and Eq. 12.
 
@@ -84,6 +79,7 @@ class TMKDModule(BaseModule):
         torch.Size([2, 3])
     """
 
+    teacher: MultiViewTeacher
     teacher_cache: TeacherCache | None = None  # the trainer's, if it has one
 
     def __init__(
@@ -131,13 +127,12 @@ class TMKDModule(BaseModule):
         self._save_hparams()
         distiller = Sum(*distiller) if isinstance(distiller, (list, tuple)) else distiller
         logit_weight = validation.weight_beside(distiller, logit_weight)
-        validation.check_loss_options(
-            weights={"ce": ce_weight, "logit": logit_weight, "feature": feature_weight, "text": text_weight},
-            temperatures={"": temperature, "feature_": feature_temperature, "text_": text_temperature},
-        )
+        weights = {"logit_weight": logit_weight, "feature_weight": feature_weight, "text_weight": text_weight}
+        validation.check_all(check_weight, ce_weight=ce_weight, **weights)
+        temperatures = {"feature_temperature": feature_temperature, "text_temperature": text_temperature}
+        validation.check_all(check_positive, temperature=temperature, **temperatures)
         counts = {"text_dim": text_dim, "text_head_dim": text_head_dim, "fusion_hidden": fusion_hidden}
-        validation.check_counts(counts | {"text_negatives": text_negatives, "teacher_chunk": teacher_chunk})
-        validation.check_path("teacher_checkpoint", teacher_checkpoint)
+        validation.check_all(check_count, text_negatives=text_negatives, teacher_chunk=teacher_chunk, **counts)
         validation.check_choice("fusion", fusion, ["text", "mean"])
         validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
 
@@ -150,7 +145,12 @@ class TMKDModule(BaseModule):
         self.teacher_key = teacher_key
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 
-        own = self._own_terms(teacher, temperature, feature_temperature, noise_scale, logit_weight, feature_weight)
+        own: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
+        if feature_weight:
+            for extractor in (self.extractor, teacher):
+                extractor.require("embedding", reader="L_feat")
+            dims = self.extractor.embedding_dim, teacher.embedding_dim
+            own.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
         self.distiller = Sum(*own) if distiller is None else Sum(distiller, *own)
         self.reads_teacher = len(self.distiller.parts) > 0
         frozen.map_size = self.distiller.map_size
@@ -174,20 +174,6 @@ class TMKDModule(BaseModule):
         alias_submodule(self, "teacher.weight_net", "weight_net")
         self._ddp_params_and_buffers_to_ignore = parameter_names(self, "teacher.frozen", "prompt_bank")
 
-    def _own_terms(
-        self, teacher: Extractor, t_logit: float, t_feature: float, noise_scale: float, logit: float, feature: float
-    ) -> list[Distiller]:
-        """L_logit and L_feat, where their weights are not 0."""
-        terms: list[Distiller] = []
-        if logit:
-            terms.append(KD(t_logit, logit, name="logit"))
-        if feature:
-            for extractor in (self.extractor, teacher):
-                extractor.require("embedding", reader="L_feat")
-            dims = self.extractor.embedding_dim, teacher.embedding_dim
-            terms.append(FeatureKL(*dims, t_feature, noise_scale, feature))
-        return terms
-
     @property
     def student(self) -> nn.Module:
         """The bare student."""
@@ -201,8 +187,7 @@ class TMKDModule(BaseModule):
     @property
     def views(self) -> MultiView:
         """What the teacher sees of each image."""
-        views: MultiView = self.teacher.views
-        return views
+        return self.teacher.views
 
     @property
     def runs_teacher(self) -> bool:
@@ -249,11 +234,13 @@ class TMKDModule(BaseModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds the text embeddings if something reads them, and a measurement of the teacher."""
-        if self.trainer.training and self.reads_teacher:
-            validation.check_teacher_checkpoint(self.teacher_checkpoint)
-            stated = None if self.teacher_checkpoint is None else read_statistics(self.teacher_checkpoint)
-            if stated is not None:  # before a TeacherCache asks what decides the teacher's outputs
-                adopt_statistics(self.teacher.extractor, stated, str(self.teacher_checkpoint))
+        path = self.teacher_checkpoint
+        if path is not None and self.trainer.training and self.reads_teacher:
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, was the teacher trained?")
+            statistics = read_statistics(path)
+            if statistics is not None:  # before a TeacherCache asks what decides the teacher's outputs
+                adopt_statistics(self.teacher.extractor, statistics, path)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
         self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.read_or_compute
@@ -287,11 +274,7 @@ class TMKDModule(BaseModule):
         super().read_weights()
 
     def teacher_order(self) -> list[int] | None:
-        """Row of the teacher's head for each label, where the teacher has the classes in another order.
-
-        Raises:
-            ValueError: the teacher knows other classes than those of the data.
-        """
+        """Row of the teacher's head for each label, where the teacher has the classes in another order."""
         return teacher_order(self, self.teacher_checkpoint, datamodule_of(self.trainer))
 
     def verify_networks(self, images: Tensor) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from os import PathLike
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.text.class_names import datamodule_of
-from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
 
 
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> None:
@@ -45,22 +42,6 @@ def measured_classes(teacher: Extractor, expected: int) -> int:
     return teacher.num_classes
 
 
-def check_num_classes(num_classes: object) -> None:
-    """Refuses what is no number of classes."""
-    if num_classes not in (None, "data") and not (type(num_classes) is int and num_classes >= 1):
-        raise ValueError(f"num_classes must be a number from 1 on, 'data' or None, got {num_classes!r}")
-
-
-def check_known(num_classes: int | None) -> int:
-    """Refuses data that do not say how many classes they have."""
-    if num_classes is None:
-        raise ValueError(
-            "num_classes='data' takes the number of classes from the datamodule, but there is none with a num_classes "
-            "property: give the number"
-        )
-    return num_classes
-
-
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuses a word that is not among the choices."""
     if value not in choices:
@@ -76,41 +57,22 @@ def weight_beside(distiller: Distiller | None, logit_weight: float | None) -> fl
     return 0.0 if distiller is not None and distiller.is_logit_term else 1.0
 
 
-def check_loss_options(weights: Mapping[str, float], temperatures: Mapping[str, float]) -> None:
-    """Refuses weights below 0 and temperatures that are not positive; keys are what stands before their names."""
-    for name, weight in weights.items():
-        check_weight(f"{name}_weight", weight)
-    for name, temperature in temperatures.items():
-        check_positive(f"{name}temperature", temperature)
+def check_all(check: Callable[[str, Any], object], **arguments: object) -> None:
+    """Checks arguments by their names; None stands for a default."""
+    for name, value in arguments.items():
+        if value is not None:
+            check(name, value)
 
 
-def check_counts(counts: Mapping[str, int | None]) -> None:
-    """Refuses what is no whole number from 1 on; None stands for a default."""
-    for name, count in counts.items():
-        if count is not None:
-            check_count(name, count)
-
-
-def check_path(name: str, path: object) -> None:
-    """Refuses what can be no path."""
-    if path is not None and not isinstance(path, (str, PathLike)):
-        raise TypeError(f"{name} must be the path of a file or None, got {path!r}")
-
-
-def check_factories(optimizer: object, lr_scheduler: object) -> None:
-    """Refuses an optimizer or a scheduler where a function that makes it is expected."""
+def check_arguments(num_classes: object, optimizer: object, lr_scheduler: object) -> None:
+    """Refuses what is no number of classes, and an optimizer or a scheduler instead of a function that makes it."""
+    if num_classes not in (None, "data") and not (type(num_classes) is int and num_classes >= 1):
+        raise ValueError(f"num_classes must be a number from 1 on, 'data' or None, got {num_classes!r}")
     if not callable(optimizer):
         raise TypeError(f"optimizer must be a function from parameter groups to an optimizer, got {optimizer!r}")
     if lr_scheduler is not None and not callable(lr_scheduler):
-        raise TypeError(
-            f"lr_scheduler must be a function from an optimizer to a scheduler or None, got {lr_scheduler!r}"
-        )
-
-
-def check_teacher_checkpoint(path: str | None) -> None:
-    """Refuses a teacher_checkpoint that is missing, before anything is downloaded or encoded."""
-    if path is not None and not Path(path).is_file():
-        raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, and was the teacher trained?")
+        expected = "a function from an optimizer to a scheduler or None"
+        raise TypeError(f"lr_scheduler must be {expected}, got {lr_scheduler!r}")
 
 
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:

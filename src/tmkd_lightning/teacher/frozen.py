@@ -20,22 +20,8 @@ _CPU_PIXELS = 2**19  # in one forward: ten images of 224 pixels
 class FrozenTeacher(nn.Module):
     """Runs an Extractor in evaluation mode and without gradients, whatever mode its owner is in.
 
-    Args:
-        extractor: the network; its parameters stop requiring gradients.
-        chunk: largest number of images in one forward, which bounds the memory of large networks; None for all at
-            once, or on a CPU for pieces of at most one view, which is faster.
-
-    Attributes:
-        map_size: side in pixels to which feature maps are pooled; None to leave them as they are.
-
-    Raises:
-        ValueError: `chunk` is below 1.
-
-    Example:
-        >>> from torchvision.models import resnet18
-        >>> teacher = FrozenTeacher(Extractor(resnet18(num_classes=5))).train()
-        >>> teacher.training, teacher.extractor.network.bn1.training
-        (False, False)
+    `chunk` is the largest number of images in one forward, which bounds the memory of large networks; None is for all
+    at once, or on a CPU for pieces of at most one view, which is faster.
     """
 
     def __init__(self, extractor: Extractor, chunk: int | None = None) -> None:
@@ -44,7 +30,7 @@ class FrozenTeacher(nn.Module):
             check_count("chunk", chunk)
         self.extractor = extractor.requires_grad_(False)
         self.chunk = chunk
-        self.map_size: int | None = None
+        self.map_size: int | None = None  # side in pixels to which feature maps are pooled
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -53,24 +39,15 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, views: int = 1, checked: bool = False) -> Output:
-        """Runs the network.
+        """Runs the network on images ``(B, 3, H, W)``, uint8 or float in [0, 1], `views` views one after the other.
 
-        Args:
-            image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
-            views: number of views of the same images, one after the other.
-            checked: whether the range of the images has been checked.
-
-        Returns:
-            Its output, without gradients.
+        `checked` says that the range of the images has been checked.
         """
         if not checked and not torch.compiler.is_compiling():
             check_images(image)
         pieces = image.split(self._at_once(len(image), views, image))
         with self.extractor.own_precision(image.device):
-            outputs = (self.extractor(piece, checked=True) for piece in pieces)
-            if self.map_size is not None:  # piece by piece, so that large maps are not held
-                outputs = (_pool_map(output, self.map_size) for output in outputs)
-            return Output.cat(list(outputs))
+            return Output.cat([self._run(piece) for piece in pieces])
 
     @torch.no_grad()
     def from_embedding(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
@@ -84,14 +61,15 @@ class FrozenTeacher(nn.Module):
         with self.extractor.own_precision(image.device):
             return Output(torch.cat([head(piece) for piece in pieces]), embedding, feature_map, head.weight)
 
+    def _run(self, piece: Tensor) -> Output:
+        output: Output = self.extractor(piece, checked=True)
+        if self.map_size is None or output.feature_map is None:
+            return output
+        return replace(output, feature_map=pool(output.feature_map, self.map_size, "teacher"))  # large maps are freed
+
     def _at_once(self, images: int, views: int, image: Tensor) -> int:
+        """Number of images in one forward."""
         if self.chunk is not None or image.device.type != "cpu":
             return self.chunk or images
         # What is larger leaves the cache, and memory above 32 MB is fetched anew for every layer.
         return min(images // views, max(1, _CPU_PIXELS // image.shape[-2:].numel()))
-
-
-def _pool_map(output: Output, size: int) -> Output:
-    if output.feature_map is None:
-        return output
-    return replace(output, feature_map=pool(output.feature_map, size, "teacher"))

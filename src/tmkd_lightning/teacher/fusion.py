@@ -30,14 +30,7 @@ class WeightNet(nn.Module):
         self.output = nn.Linear(hidden, views)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Weighs the views for every class at once: the weights depend on the class alone.
-
-        Args:
-            rows: prompt embeddings of each class, views side by side, ``(K, V * E)``.
-
-        Returns:
-            Weights of the views, ``(K, V)``, positive, each row summing to 1, at least float32.
-        """
+        """Weights ``(K, V)`` of the views, each row summing to 1, from each class's prompts ``(K, V * E)``."""
         scores = self.output(self.hidden(rows).relu())
         return scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
@@ -54,9 +47,6 @@ def fuse(output: Output, weights: Tensor) -> Output:
 
     Returns:
         The fused output of B rows. Gradients flow into the weights.
-
-    Raises:
-        ValueError: the number of rows is not ``V * B``.
 
     Source: Eq. 5.
 

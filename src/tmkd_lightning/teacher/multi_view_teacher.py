@@ -60,14 +60,9 @@ class MultiViewTeacher(nn.Module):
         return self.frozen.extractor
 
     def forward(self, images: Tensor, labels: Tensor) -> Output:
-        """Fuses the outputs of all views.
+        """Fuses the outputs of all views of images ``(B, 3, H, W)`` in [0, 1], weighed by the class in labels ``(B,)``.
 
-        Args:
-            images: ``(B, 3, H, W)``, float in [0, 1].
-            labels: ``(B,)``, in 0..K-1; they choose the weights of the views.
-
-        Returns:
-            Output of B rows; gradients flow into the WeightNet alone.
+        Gradients flow into the WeightNet alone.
         """
         outputs = self.forward_views(images) if self.cache is None else self.cache(self, images)
         if self.num_views == 1:

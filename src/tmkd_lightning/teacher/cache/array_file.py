@@ -11,24 +11,20 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from tmkd_lightning.teacher.cache.errors import CacheError
 
-_CHECKSUMS = ".written.npy"
+class CacheError(RuntimeError):
+    """A teacher's outputs cannot be stored or read; the message names the file and a remedy."""
 
 
 class ArrayFile:
     """Two files in NumPy's format: the rows, and a checksum a row, which is 0 until the row is written.
 
-    A row is written before its checksum, and counts only if the two agree: what a killed process or a full disk left
-    half written is a row that is not there. Rows are read and written at their offset and not through mapped memory,
-    in which a full disk or a truncated file would kill the process, and machines that share a file would overwrite
-    each other's neighbours.
+    A row is written before its checksum and counts only if the two agree, so what a killed process or a full disk left
+    half written is not there. Rows are read and written at their offset: through mapped memory, a full disk or a
+    truncated file would kill the process, and machines that share a file would overwrite each other's neighbours.
 
     Args:
         path: of the array, ``.npy``.
-
-    Raises:
-        CacheError: there is no such array, or it is damaged.
 
     Example:
         >>> import tempfile
@@ -43,21 +39,13 @@ class ArrayFile:
         self._values = _Records(path)
         self._checksums = _Records(_checksums_of(path))
         self.rows, self.shape, self.dtype = self._values.count, self._values.shape, self._values.dtype
-        if (self._checksums.count, self._checksums.shape, self._checksums.dtype) != (
-            self.rows,
-            (),
-            np.dtype(np.uint32),
-        ):
+        checksums = self._checksums
+        if (checksums.count, checksums.shape, checksums.dtype) != (self.rows, (), np.dtype(np.uint32)):
             raise CacheError(f"{_checksums_of(path)} does not belong to {path}: remove both, they are made anew")
 
     @classmethod
     def create(cls, path: Path, rows: int, shape: Sequence[int], dtype: str) -> ArrayFile:
-        """Opens an array, made with no row written if there is none.
-
-        Raises:
-            CacheError: there is one of another shape or dtype, or a damaged one.
-            OSError: it cannot be made.
-        """
+        """Opens an array, made with no row written if there is none."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # processes that start together
             if not path.exists():
@@ -148,7 +136,7 @@ class _Records:
 
 
 def _checksums_of(path: Path) -> Path:
-    return path.with_suffix(_CHECKSUMS)
+    return path.with_suffix(".written.npy")
 
 
 def _load(path: Path) -> np.memmap:

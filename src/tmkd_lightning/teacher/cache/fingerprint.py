@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.teacher.cache.errors import CacheError
+from tmkd_lightning.teacher.cache.array_file import CacheError
 from tmkd_lightning.utils.files import sha256_of
 from tmkd_lightning.utils.fingerprint import fingerprint
 from tmkd_lightning.views import MultiView, View
@@ -34,15 +34,12 @@ def teacher_fingerprint(teacher: Extractor, checkpoint: str | None) -> dict[str,
 
 
 def views_fingerprint(views: MultiView) -> list[list[str]]:
-    """For each view its name, a fingerprint of its function, and one of what it makes of the probe images.
-
-    Raises:
-        CacheError: a view draws random numbers.
-    """
+    """For each view its name, a fingerprint of its function, and one of what it makes of the probe images."""
     return [[view.name, fingerprint(view.function, f"view {view.name!r}"), _seen_by(view)] for view in views.views]
 
 
 def _seen_by(view: View) -> str:
+    """Fingerprint of a view of the probe images; CacheError if the view draws random numbers."""
     images = _probe_images(_SIDES[0])
     with torch.random.fork_rng(devices=[]):
         # rounded to 8 bits: machines differ in the last digit

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,27 +11,15 @@ from torch import Tensor
 
 from tmkd_lightning.feature_extraction.output import Output, Part
 from tmkd_lightning.teacher.frozen import FrozenTeacher
-from tmkd_lightning.utils.precision import at_least_float32
 
-PIXELS = "pixels"
-"""Name of the array of image checksums."""
-
-EMBEDDING = "embedding"
-"""Name of the array of the head's inputs, from which the head computes the logits again."""
-
-LOGITS = "logits"
-"""Name of the array of logits, stored for a teacher without a head."""
-
+PIXELS = "pixels"  # names of arrays: checksums of the images
+EMBEDDING = "embedding"  # inputs of the head, which computes the logits again
+LOGITS = "logits"  # of a teacher without a head
 _PARTS: dict[str, Part] = {EMBEDDING: "embedding", LOGITS: "logits"}
 
 
 def array_dtypes(has_head: bool, reads_map: bool, map_size: int | None, dtype: str) -> dict[str, str]:
-    """Names the arrays to store, with their dtypes; maps are pooled to `map_size` pixels a side, None for no pooling.
-
-    Example:
-        >>> array_dtypes(True, True, 2, "float16")
-        {'pixels': 'uint32', 'embedding': 'float16', 'map_2x2': 'float16'}
-    """
+    """Dtypes by name of the arrays to store; maps are pooled to `map_size` pixels a side, None for no pooling."""
     maps = {"map" if map_size is None else f"map_{map_size}x{map_size}": dtype} if reads_map else {}
     return {PIXELS: "uint32", EMBEDDING if has_head else LOGITS: dtype, **maps}
 
@@ -61,9 +48,3 @@ def image_checksums(image: Tensor) -> np.ndarray:
     """CRC-32 of each image ``(B, 3, H, W)`` in [0, 1], rounded to 8 bits; ``(B, 1)``."""
     bits = image.mul(255).round().clamp(0, 255).byte().cpu().contiguous().numpy()
     return np.array([[zlib.crc32(one.data)] for one in bits], np.uint32)
-
-
-def head_arrays(teacher: FrozenTeacher) -> dict[str, np.ndarray]:
-    """Weight and bias of a teacher's head for NumPy, which has no bfloat16."""
-    state: dict[str, Any] = teacher.extractor.head.state_dict()
-    return {name: at_least_float32(value).cpu().numpy() for name, value in state.items()}
