@@ -76,7 +76,7 @@ def test_a_missing_list_is_named(folder: Path, split: str) -> None:
 def test_a_line_that_cannot_be_read_is_named(folder: Path, line: str) -> None:
     path = folder / "labels" / "val1.txt"
     path.write_text(f"{path.read_text()}{line}\n")
-    with pytest.raises(DataError, match=f"{path}: every line must be <class>/<image>, but line 7: {line!r}"):
+    with pytest.raises(DataError, match=f"{path}: every line must be <class>/<image>, but one is {line!r}"):
         module(folder).prepare_data()
 
 
@@ -93,7 +93,7 @@ def test_classes_that_differ_between_the_lists(folder: Path, split: str, strange
     path = folder / "labels" / f"{split}1.txt"
     text = path.read_text()
     path.write_text(text.replace("ac-ed", "ab-ed") if stranger == "ac-ed" else f"{text}zz-ed/1.jpg\n")
-    with pytest.raises(DataError, match=f"{path}: {stranger} is not a class of it and of .*train1.txt"):
+    with pytest.raises(DataError, match=f"{stranger} is not a class of both its {split} and its train list"):
         module(folder).prepare_data()
 
 

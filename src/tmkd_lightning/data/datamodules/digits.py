@@ -30,9 +30,6 @@ class DigitsDataModule(ImageDataModule):
         image_size: side of the images in pixels.
         **kwargs: arguments of `ImageDataModule`; transforms are given uint8 tensors ``(3, 8, 8)``.
 
-    Raises:
-        ValueError: `train_samples` is below 10.
-
     Source: UCI Optical Recognition of Handwritten Digits, as in ``sklearn.datasets.load_digits``.
 
     Example:
@@ -76,7 +73,7 @@ class DigitsDataModule(ImageDataModule):
         return v2.Compose([v2.PILToTensor(), v2.Resize((self.image_size, self.image_size), antialias=True)])
 
     def samples(self, split: str) -> list[tuple[Tensor, int]]:
-        """Raw images and labels of a split; see `ImageDataModule`."""
+        """Raw images and labels of ``train``, ``val`` or ``test``."""
         from sklearn.datasets import load_digits  # slow to import
 
         digits: Any = load_digits()
