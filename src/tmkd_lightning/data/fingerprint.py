@@ -58,8 +58,8 @@ def augmentation_digest(dataset: SeededDataset) -> str:
         first, second = (_pixel_digest(dataset.draw(place % dataset.replicas, index)[0]) for _ in range(2))
         if first != second or before != (random.getstate(), str(np.random.get_state(legacy=False))):
             raise DataError(
-                "train_transform does not give the same image twice under one seed: it draws from a generator other "
-                "than torch's (numpy's or Python's, perhaps), so its images cannot be repeated; draw with torch"
+                "train_transform does not give the same image twice under one seed, or uses numpy's or Python's "
+                "generator: draw with torch"
             )
         digest.update(first.encode())
     return digest.hexdigest()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule, Val
@@ -47,7 +47,7 @@ class DTDDataModule(BenchmarkDataModule):
     @cached_property
     def class_names(self) -> list[str]:
         """``banded``, ``blotchy`` and so on."""
-        return sorted({name.split("/")[0] for name in self._read("train")})
+        return sorted({path.parent.name for path in self._read("train")})
 
     @property
     def class_phrases(self) -> list[str]:
@@ -56,17 +56,13 @@ class DTDDataModule(BenchmarkDataModule):
 
     def official(self, split: str, download: bool = False) -> ImageFiles:
         """``train``, ``val`` or ``test`` of the partition."""
-        images = self.root / "dtd" / "dtd" / "images"
-        paths = [images / name for name in self._read(split, download)]
+        paths = self._read(split, download)
         if differing := {path.parent.name for path in paths} ^ set(self.class_names):
             raise DataError(f"{self.root}: {min(differing)} is not a class of both its {split} and its train list")
         return ImageFiles([(path, self.class_names.index(path.parent.name)) for path in paths])
 
-    def _read(self, split: str, download: bool = False) -> list[str]:
-        """``<class>/<image>`` of each image of a split."""
+    def _read(self, split: str, download: bool = False) -> list[Path]:
+        """Paths of the images of a split."""
         download_and_unpack(self.root / "dtd", self.archives, download)
-        path = self.root / "dtd" / "dtd" / "labels" / f"{split}{self.partition}.txt"
-        lines = read_lines(path)
-        if wrong := [line for line in lines if not re.fullmatch(r"[^/.][^/]*/[^/.][^/]*", line)]:
-            raise DataError(f"{path}: every line must be <class>/<image>, but one is {wrong[0]!r}")
-        return lines
+        folder = self.root / "dtd" / "dtd"
+        return [folder / "images" / line for line in read_lines(folder / "labels" / f"{split}{self.partition}.txt")]

@@ -33,11 +33,7 @@ class StanfordDogs(ListedImages):
     def read(self) -> tuple[list[str], list[tuple[Path, int]]]:
         """Reads the lists of both splits, as one may lack a class."""
         lists = {split: _read_list(self.root / f"{split}_list.mat") for split in ("train", "test")}
-        folder_of: dict[int, str] = {}
-        for name, number in lists["train"] + lists["test"]:
-            folder = name.split("/")[0]
-            if folder_of.setdefault(number, folder) != folder:
-                raise DataError(f"{self.root}: class {number} is {folder} and {folder_of[number]} in its lists")
+        folder_of = {number: name.split("/")[0] for name, number in lists["train"] + lists["test"]}
         label_of = {number: label for label, number in enumerate(sorted(folder_of))}
         classes = [folder_of[number].split("-", 1)[1].replace("_", " ") for number in label_of]
         return classes, [(self.root / "Images" / name, label_of[number]) for name, number in lists[self.split]]
