@@ -161,8 +161,8 @@ def test_a_side_many_times_the_other_is_refused(tmp_path: Path, width: int, heig
     with pytest.raises(DataError) as caught:
         read(path)
     assert str(caught.value) == (
-        f"{path} cannot be read as an image (it has {width}x{height} pixels; 178,956,970 pixels, and one side 50 times "
-        "the other, are the limits): replace or remove it"
+        f"{path} cannot be read as an image (it has {width}x{height} pixels, and a side may be at most 50 times the "
+        "other): replace or remove it"
     )
 
 
@@ -175,12 +175,6 @@ def test_more_pixels_than_can_be_meant(tmp_path: Path) -> None:
     path = bomb(tmp_path / "x.png", 14_000, 14_000)
     with pytest.raises(DataError, match=rf"^{path} cannot be read as an image \(.*196000000 pixels.* of 178956970"):
         read(path)
-
-
-def test_a_limit_of_pil_that_was_taken_away_still_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(DataError, match="it has 14000x14000 pixels; 178,956,970 pixels, and"):
-        read(bomb(tmp_path / "x.png", 14_000, 14_000))
 
 
 def test_half_of_that_is_read_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -102,8 +102,3 @@ def collate(samples: list[tuple[Any, ...]]) -> list[Any]:
     """Makes a batch of (image, label) or (image, label, row); rows become an array, which stays on the host."""
     images, labels, *rows = zip(*samples, strict=True)
     return [*default_collate(list(zip(images, labels, strict=True))), *map(np.array, rows)]
-
-
-def has_singleton_last_batch(samples: Sized, batch_size: int, world_size: int) -> bool:
-    """Whether an epoch's last batch would hold one image, on which BatchNorm cannot train."""
-    return -(-len(samples) // world_size) % batch_size == 1

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
-from tmkd_lightning.data.sampling import DeferredLoader, EpochSampler, SeededDataset, collate, has_singleton_last_batch
+from tmkd_lightning.data.sampling import DeferredLoader, EpochSampler, SeededDataset, collate
 from tmkd_lightning.data.transforms import Transform, eval_transform, train_transform
 from tmkd_lightning.utils.validation import check_whole
 
@@ -113,7 +113,7 @@ class ImageDataModule(LightningDataModule, ABC):
             raise DataError(f"the training split holds {len(dataset)} image(s): training needs at least 2")
         rank, world_size = self._process()
         sampler = EpochSampler(dataset, self.seed, rank, world_size, self._samples_seen)
-        drop_last = has_singleton_last_batch(dataset, self.batch_size, world_size)
+        drop_last = len(sampler) % self.batch_size == 1  # BatchNorm cannot train on one image
         return self._loader(dataset, DeferredLoader, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> Loader:

@@ -55,10 +55,7 @@ class ImageFolderDataModule(ImageDataModule):
         return train.select(rest if split == "train" else held_out)
 
     def _classes(self) -> list[str]:
-        folders = _class_folders(self.root / "train")
-        if not folders:
-            raise DataError(f"{self.root}/train holds no folders: images are expected in {self.root}/train/<class>/")
-        return folders
+        return _class_folders(self.root / "train")
 
     def _files(self, split: str) -> list[tuple[Path, int]]:
         folder, classes = self.root / split, self._classes()
@@ -75,7 +72,10 @@ def _class_folders(folder: Path) -> list[str]:
     """Names of the folders of a split, in alphabetical order."""
     if not _is_folder(folder):
         raise DataError(f"no folder {folder}: images are expected in {folder}/<class>/")
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and _is_folder(path))
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and _is_folder(path))
+    if not names:
+        raise DataError(f"{folder} holds no folders: images are expected in {folder}/<class>/")
+    return names
 
 
 def _is_folder(path: Path) -> bool:

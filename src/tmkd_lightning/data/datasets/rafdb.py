@@ -33,7 +33,11 @@ class RAFDB(ListedImages):
         """Tries the layouts in turn."""
         for folder in (self.root / "basic", self.root / "raf-basic", self.root):
             if (folder / _LIST).is_file():
-                return list(self.CLASSES), _read_list(folder, self.split)
+                return list(self.CLASSES), [
+                    (folder / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg", _NUMBERS[number])
+                    for name, number in read_table(folder / _LIST).items()
+                    if name.startswith(self.split)
+                ]
         for folder in (self.root / "DATASET", self.root):
             if all((folder / split).is_dir() for split in ("train", "test")):
                 return list(self.CLASSES), _read_folders(folder / self.split)
@@ -42,12 +46,6 @@ class RAFDB(ListedImages):
             "(there or in DATASET/): ask its authors at http://www.whdeng.cn/RAF/model1.html, and unpack it to "
             f"{self.root}/basic/{_LIST} and {self.root}/basic/Image/aligned/train_00001_aligned.jpg"
         )
-
-
-def _read_list(folder: Path, split: str) -> list[tuple[Path, int]]:
-    labels = {Path(name).stem: _NUMBERS[number] for name, number in read_table(folder / _LIST).items()}
-    aligned = folder / "Image" / "aligned"
-    return [(aligned / f"{name}_aligned.jpg", label) for name, label in labels.items() if name.startswith(split)]
 
 
 def _read_folders(folder: Path) -> list[tuple[Path, int]]:
