@@ -86,7 +86,7 @@ def test_classes_of_one_name(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit, match=r"^1 problem"):
         tmkd(["data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "WRONG: " + f"{tmp_path}/train/a b and {tmp_path}/train/a_b would both be called 'a b'" in printed
+    assert "WRONG: classes 'a b' and 'a_b' would both be called 'a b'" in printed
     assert "train: 2 images of 2 classes" in printed
 
 
@@ -94,20 +94,8 @@ def test_classes_of_one_name_in_a_dataset_of_your_own() -> None:
     class Mine(DigitsDataModule):
         class_names = property(lambda self: ["zero", "one", "one_", *"3456789"])
 
-    with pytest.raises(DataError, match="class 1 and class 2 would both be called 'one'"):
+    with pytest.raises(DataError, match="classes 'one' and 'one_' would both be called 'one'"):
         Mine(image_size=8).setup("fit")
-
-
-def test_images_that_lie_on_their_side_are_counted(tmp_path, capsys) -> None:
-    exif = Image.Exif()
-    for name in ("cat", "dog"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        for index in range(3):
-            exif[0x0112] = 1 + 5 * (index == 2)
-            Image.new("RGB", (80, 60)).save(tmp_path / "train" / name / f"{index}.jpg", exif=exif)
-    command = ["data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", str(tmp_path)]
-    tmkd(command)
-    assert "2 of 6 images carry an EXIF orientation other than upright: read upright\n" in capsys.readouterr().out
 
 
 KINDS = ["CUB200", "RAFDB", "CIFAR100", "DTD", "StanfordDogs", "ImageFolder", "Digits"]

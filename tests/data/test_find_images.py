@@ -71,14 +71,14 @@ def test_what_only_looks_like_an_image_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(tmp_path / "a" / "1.png")
     image(tmp_path / "b" / "2.png")
-    listdir = os.listdir
+    scandir = os.scandir
 
     def refuse(path: str | Path) -> object:
         if Path(path).name == "a":
             raise PermissionError(13, "Permission denied", str(path))
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert names(tmp_path) == ["a", "b/2.png"]
 
 

@@ -78,7 +78,6 @@ def test_every_orientation_is_shown_upright(tmp_path: Path, orientation: int, ki
     image = read(path)
     assert off(image, UPRIGHT) <= (8 if kind == "jpg" else 0)
     assert ImageOps.exif_transpose(image) == image  # a transform that does so too finds nothing left to do
-    assert ImageFiles([(path, 0)]).count_rotated() == (orientation != 1)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16"])
@@ -96,7 +95,6 @@ def test_the_first_of_several_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_an_orientation_that_is_none_counts_as_upright(tmp_path: Path, value: int) -> None:
     assert off(read(turned(tmp_path / "x.png", value, UPRIGHT)), UPRIGHT) == 0
-    assert ImageFiles([(tmp_path / "x.png", 0)]).count_rotated() == 0
 
 
 @pytest.mark.parametrize(
@@ -179,12 +177,6 @@ def test_more_pixels_than_can_be_meant(tmp_path: Path) -> None:
         read(path)
 
 
-def test_a_limit_of_pil_that_was_taken_away_still_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(DataError, match="it has 14000x14000 pixels, at most 178,956,970 are read"):
-        read(bomb(tmp_path / "x.png", 14_000, 14_000))
-
-
 def test_half_of_that_is_read_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_: Image.Image) -> None:
         raise ValueError("so far so good")  # decoding its pixels would take a while
@@ -208,7 +200,7 @@ def test_half_of_that_is_read_without_a_word(tmp_path: Path, monkeypatch: pytest
         (MemoryError(), r"MemoryError\(\)"),
         (struct.error("unpack requires 2 bytes"), "unpack requires 2 bytes"),
         (zlib.error("Error -3"), "Error -3"),
-        (KeyError("mode"), r"KeyError\('mode'\)"),
+        (KeyError("mode"), "'mode'"),
         (RuntimeError("decoder"), "decoder"),
         (RecursionError("too deep"), "too deep"),
     ],
@@ -257,7 +249,6 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path, kind: str) -> None:
         content_digest(ImageFiles([(path, 0)]))
     with pytest.raises(DataError, match=r"image .*x\.png "):
         ImageFiles([(path, 0)]).check()
-    assert ImageFiles([(path, 0)]).count_rotated() == 0
 
 
 def test_names_steer_no_terminal(tmp_path: Path) -> None:

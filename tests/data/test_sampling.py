@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tmkd_lightning.data.sampling import EpochSampler, SeededDataset, collate, has_singleton_last_batch
+from tmkd_lightning.data.sampling import EpochSampler, SeededDataset, collate
 
 
 def draw(image: float) -> Tensor:
@@ -145,19 +145,6 @@ def test_sampler_tells_the_dataset_the_epoch() -> None:
     expected = drawn(dataset(), epoch=4)[3]
     EpochSampler(data, seed=0).set_epoch(4)
     assert data[3][0][1:].equal(expected)
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_size", "world_size", "expected"),
-    [
-        (9, 4, 1, True), (8, 4, 1, False), (10, 4, 1, False), (5, 5, 1, False), (3, 2, 1, True),
-        (17, 4, 2, True), (18, 4, 2, True), (16, 4, 2, False), (19, 4, 2, False),  # 9, 9, 8 and 10 for each of two
-    ],
-)  # fmt: skip
-def test_has_singleton_last_batch(count: int, batch_size: int, world_size: int, expected: bool) -> None:
-    assert has_singleton_last_batch(range(count), batch_size, world_size) is expected
-    last = len(order(0, world_size=world_size, count=count)) % batch_size
-    assert (last == 1) is expected  # as the sampler deals
 
 
 # Replicas: augmentation that comes again

@@ -111,13 +111,11 @@ def test_a_list_without_labels(root: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "labels", "message"),
     [
-        (["n1-A/1.jpg", "n1-A/2.jpg"], [1], "has 2 images but 1 labels"),
-        (["n1-A/1.jpg", "A/2.jpg"], [1, 1], "row 2: expected <number>-<breed>/<image>, found 'A/2.jpg'"),
-        (["n1-A/1.jpg", "n1-A"], [1, 1], "row 2: expected"),
-        (["n1-A/1.jpg", "n2-B/2.jpg"], [1, 1], "class 1 is both n2-B and n1-A"),
+        (["n1-A/1.jpg", "n1-A/2.jpg"], [1], "/train_list.mat cannot be read as a list of images"),
+        (["n1-A/1.jpg", "A/2.jpg"], [101, 102], ": the dataset's lists do not agree"),
     ],
 )
 def test_lists_that_make_no_sense(root: Path, files: list[str], labels: list[int], message: str) -> None:
     fake_datasets.write_mat(root / "train_list.mat", files, labels)
-    with pytest.raises(DataError, match=f"{root / 'train_list.mat'}.*{message}"):
+    with pytest.raises(DataError, match=f"{root}{message}"):
         StanfordDogs(root)

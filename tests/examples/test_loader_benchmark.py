@@ -16,19 +16,16 @@ LOADER = Path(__file__).parents[2] / "examples" / "benchmarks" / "loader.py"
 
 
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    make_cub(tmp_path / "birds", size=300)
-    resize_folder(tmp_path / "birds", tmp_path / "small")
+    birds, small = tmp_path / "birds", tmp_path / "small"
+    make_cub(birds, size=300)
+    resize_folder(birds, small)
     monkeypatch.chdir(tmp_path)
-    options = f"--resized {tmp_path / 'small'} --workers 0 --batch_size 4 --rounds 1"
-    monkeypatch.setattr(sys, "argv", ["loader.py", "--root", str(tmp_path / "birds"), *options.split()])
+    options = f"--roots {birds} {small} --workers 0 --batch_size 4 --rounds 1"
+    monkeypatch.setattr(sys, "argv", ["loader.py", *options.split()])
     monkeypatch.syspath_prepend(LOADER.parent)  # as Python does for a script
     runpy.run_path(str(LOADER), run_name="__main__")
     result = json.loads((tmp_path / "runs" / "loader.json").read_text())
-    assert [row["loader"] for row in result["rows"]] == ["bare", "ours", "ours, resized"]
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-4:]] == [
-        "loader",
-        "bare",
-        "ours",
-        "ours,",
-    ]
+    assert [row["loader"] for row in result["rows"]] == ["bare", f"ours, {birds}", f"ours, {small}"]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[-4:]] == ["loader", "bare", "ours,", "ours,"]
     assert result["command"][1:] == sys.argv[1:]

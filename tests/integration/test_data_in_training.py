@@ -76,14 +76,15 @@ def test_a_run_that_was_cut_off_within_an_epoch_sees_the_rest_of_it(net, fit, tm
 
 
 def test_within_an_epoch_the_batches_must_stay_as_they_were(net, fit, tmp_path) -> None:
+    other = {"workers": 0, "batch_size": 4, "max_epochs": 3, "ckpt_path": tmp_path / "last.ckpt"}
+    warning = r"of a run that trained on 3 batches and 20 images in an epoch, and now there are 5 .*it is another run"
+    message = r"after 2 steps of an epoch with \{'batch_size': 8, .*and now they are \{'batch_size': 4,"
     run(net, fit, tmp_path, workers=0, every=5, max_epochs=2)
-    told = r"after 2 steps of an epoch with \{'batch_size': 8, .*and now they are \{'batch_size': 4,"
-    with pytest.raises(DataError, match=told):
-        run(net, fit, tmp_path, workers=0, batch_size=4, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match=warning), pytest.raises(DataError, match=message):
+        run(net, fit, tmp_path, **other)
     run(net, fit, tmp_path, workers=0, max_epochs=2)
-    told = r"of a run that trained on 3 batches and 20 images in an epoch, and now there are 5 .*it is another run"
-    with pytest.warns(UserWarning, match=told):
-        epochs = run(net, fit, tmp_path, workers=0, batch_size=4, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match=warning):
+        epochs = run(net, fit, tmp_path, **other)
     assert [len(epochs[2]), len(epochs[2][0][0])] == [5, 4]  # between epochs they may change
 
 

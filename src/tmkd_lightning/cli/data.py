@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.data import DataError, ImageDataModule
-from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.resize import resize_folder
 from tmkd_lightning.utils.messages import printable
 
@@ -26,13 +25,8 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
         data: datamodule, by class_path.
         per_class: whether to print the counts of each class too.
         workers: threads that read.
-
-    Raises:
-        SystemExit: something is wrong; all of it has been printed.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
-    problems, rotated, count = [], 0, 0
+    problems: list[str] = []
     for method in (data.prepare_data, data.check_classes):
         try:
             method()
@@ -42,17 +36,17 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
         try:
             samples, names = data.samples(split), data.class_names
         except DataError as error:
-            print(f"{split}: none" + ("" if str(error) in problems else f" ({printable(error)})"))
-            if split == "train":
-                problems.append(str(error))
+            print(f"{split}: none" + ("" if str(error) in problems else f" ({error})"))
+            problems += [str(error)] if split == "train" else []
             continue
-        labels, unreadable = _read(samples, split, workers)
-        _print_counts(split, Counter(labels), names, per_class)
-        problems += unreadable
-        count += len(labels)
-        rotated += samples.count_rotated() if isinstance(samples, ImageFiles) else 0
-    remark = ": read upright" if rotated else ""
-    print(f"{rotated} of {count} images carry an EXIF orientation other than upright{remark}")
+        results = _read(samples, split, workers)
+        problems += [result for result in results if isinstance(result, str)]
+        counts = Counter(results)
+        each = [counts[label] for label in range(len(names))]
+        classes = sum(count > 0 for count in each)
+        print(f"{split}: {sum(each)} images of {classes} classes, {min(each)} to {max(each)} each")
+        if per_class:
+            print("\n".join(f"  {count:6} {printable(name)}" for name, count in zip(names, each, strict=True)))
     _exit_with(problems)
     print("All images can be read.")
 
@@ -69,9 +63,6 @@ def resize(root: Path, output: Path, side: int = 256, workers: int = 2) -> None:
         side: shorter side of the copies in pixels; at least 256/224 of the datamodule's `image_size`, or evaluation
             enlarges them again.
         workers: threads that work.
-
-    Raises:
-        SystemExit: files cannot be read; all of them have been printed, and all others are copied.
     """
     _exit_with(resize_folder(root, output, side, workers))
     print(f"{output} is a copy of {root} with shorter sides of at most {side} pixels.")
@@ -91,7 +82,7 @@ def _exit_with(problems: list[str]) -> None:
         raise SystemExit(f"{len(problems)} problem(s) found")
 
 
-def _read(samples: Any, split: str, workers: int) -> tuple[list[int], list[str]]:
+def _read(samples: Any, split: str, workers: int) -> list[int | str]:
     """Labels of the images that can be read, and error messages of the others."""
 
     def read(index: int) -> int | str:
@@ -102,12 +93,4 @@ def _read(samples: Any, split: str, workers: int) -> tuple[list[int], list[str]]
 
     with ThreadPoolExecutor(workers) as threads:
         results = threads.map(read, range(len(samples)))
-        items = list(tqdm(results, split, len(samples), unit="image", disable=not sys.stderr.isatty(), leave=False))
-    return [item for item in items if isinstance(item, int)], [item for item in items if isinstance(item, str)]
-
-
-def _print_counts(split: str, counts: Counter[int], names: Sequence[str], per_class: bool) -> None:
-    each = [counts[label] for label in range(len(names))]
-    print(f"{split}: {sum(each)} images of {sum(count > 0 for count in each)} classes, {min(each)} to {max(each)} each")
-    if per_class:
-        print("\n".join(f"  {count:6} {printable(name)}" for name, count in zip(names, each, strict=True)))
+        return list(tqdm(results, split, len(samples), unit="image", disable=not sys.stderr.isatty(), leave=False))

@@ -3,12 +3,10 @@
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule
 from tmkd_lightning.data.datamodules.cifar100 import CIFAR100DataModule
-from tmkd_lightning.data.datamodules.cub200 import CUB200DataModule
 from tmkd_lightning.data.datamodules.digits import DigitsDataModule
 from tmkd_lightning.data.datamodules.dtd import DTDDataModule
 from tmkd_lightning.data.datamodules.image_folder import ImageFolderDataModule
-from tmkd_lightning.data.datamodules.rafdb import RAFDBDataModule
-from tmkd_lightning.data.datamodules.stanford_dogs import StanfordDogsDataModule
+from tmkd_lightning.data.datamodules.listed import CUB200DataModule, RAFDBDataModule, StanfordDogsDataModule
 from tmkd_lightning.data.datasets import CUB200, RAFDB, StanfordDogs
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.splits import stratified_split

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
@@ -49,8 +50,7 @@ def download_and_unpack(root: Path, archives: Sequence[Archive], download: bool)
         if not download and not (root / archive.name).exists():
             raise DataError(
                 f"{root} holds neither {' and '.join(archive.holds)} nor {archive.name}: is root right? Pass "
-                f"download=True (a datamodule downloads in prepare_data), or put {archive.name} from {archive.url} "
-                "there"
+                f"download=True (a datamodule downloads in prepare_data), or put the archive there from {archive.url}"
             )
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -76,9 +76,10 @@ def _download(archive: Archive, root: Path) -> None:
         part.replace(path)
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another md5
         part.unlink(missing_ok=True)
-        raise DataError(
-            f"{archive.url} cannot be downloaded ({error}): try again later, or put the file at {path} by other means"
-        ) from error
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        remedy = f"try again later, or put the file at {path} by other means"
+        raise DataError(f"{archive.url} cannot be downloaded ({error}): {remedy}") from error
 
 
 def _unpack(archive: Archive, root: Path) -> None:

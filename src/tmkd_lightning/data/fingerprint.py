@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,15 +31,22 @@ def training_fingerprint(dataset: SeededDataset) -> dict[str, Any]:
 
 def content_digest(samples: Any) -> str:
     """Digest of all raw images and labels in their order; image files are not decoded."""
+
+    def sample_digest(index: int) -> str:
+        if not isinstance(samples, ImageFiles):
+            image, label = samples[index]
+            return f"{_pixel_digest(image)} {label}\n"
+        path, label = samples.files[index]
+        if problem := file_problem(path):  # opening a pipe would block
+            raise DataError(f"{path} cannot be read (it {problem}): unpack the data again")
+        return f"{sha256_of(path)} {label}\n"
+
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(4) as pool:
-        parts: Iterable[tuple[str, int]]
-        if isinstance(samples, ImageFiles):
-            parts = zip(pool.map(_file_digest, [path for path, _ in samples.files]), samples.labels, strict=True)
-        else:
-            parts = ((_pixel_digest(image), label) for image, label in map(samples.__getitem__, range(len(samples))))
-        for part, label in tqdm(parts, "Reading the training images", len(samples), disable=None, leave=False):
-            digest.update(f"{part} {label}\n".encode())
+    threads = 4 if isinstance(samples, ImageFiles) else 1  # a dataset of one's own may not be safe in several
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(sample_digest, range(len(samples)))
+        for part in tqdm(parts, "Reading the training images", len(samples), disable=None, leave=False):
+            digest.update(part.encode())
     return digest.hexdigest()
 
 
@@ -53,17 +58,11 @@ def augmentation_digest(dataset: SeededDataset) -> str:
         first, second = (_pixel_digest(dataset.draw(place % dataset.replicas, index)[0]) for _ in range(2))
         if first != second or before != (random.getstate(), str(np.random.get_state(legacy=False))):
             raise DataError(
-                "train_transform does not give the same image twice under one seed: it draws from a generator other "
-                "than torch's (numpy's or Python's, perhaps), so its images cannot be repeated; draw with torch"
+                "train_transform does not give the same image twice under one seed, or uses numpy's or Python's "
+                "generator: draw with torch"
             )
         digest.update(first.encode())
     return digest.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    if problem := file_problem(path):  # opening a pipe would block
-        raise DataError(f"{path} cannot be read (it {problem}): unpack the data again")
-    return sha256_of(path)
 
 
 def _pixel_digest(image: Any) -> str:

@@ -16,14 +16,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from tmkd_lightning.data.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""Formats that are read. PIL knows more, and runs other programs for some, such as PostScript."""
-
-MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is read: PIL's own limit, above which it assumes an attack."""
-
-MAX_ASPECT_RATIO = 50
-"""Longer side of an image over its shorter one. Resized by the shorter side, a longer image would take gigabytes."""
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # PIL runs other programs for some formats
+MAX_ASPECT_RATIO = 50  # resized by its shorter side, a longer image would take gigabytes
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,9 +28,8 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation; 1 is upright
-_ORIENTATION_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # in PIL's info
 
-# PIL warns from half of MAX_PIXELS on, in every worker; above MAX_PIXELS there is an error, which names the file.
+# PIL warns in every worker from half of the pixels on at which it refuses an image
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning, r"PIL\.")  # such an image counts as upright
 
@@ -46,8 +39,8 @@ class ImageFiles(Dataset[tuple[Any, int]]):
 
     Images are turned upright by their EXIF orientation, which is then removed. Greyscale, palette, CMYK and transparent
     images become RGB, 16 bits are scaled to 8, and of several frames the first is read. The format is read off the
-    content, not the suffix; it must be one of `FORMATS`. Images of more than `MAX_PIXELS` pixels or
-    `MAX_ASPECT_RATIO` are refused.
+    content: JPEG, PNG, PPM, BMP, TIFF, WebP or GIF. Images of more than 178,956,970 pixels, or with a side more than 50
+    times the other, are refused.
 
     Args:
         files: path and label of each image.
@@ -75,16 +68,11 @@ class ImageFiles(Dataset[tuple[Any, int]]):
 
     def check(self, remedy: str = "unpack the data again, into an empty folder") -> Self:
         """Raises a DataError with this remedy if files are missing; none is opened."""
-        existing = {folder: _file_names(folder) for folder in {path.parent for path, _ in self.files}}
-        missing = [path for path, _ in self.files if path.name not in existing[path.parent]]
+        missing = [path for path, _ in self.files if not os.path.isfile(path)]
         if missing:
             rest = f", and {len(missing) - 1} more of {len(self.files)}" if len(missing) > 1 else ""
-            raise DataError(f"image {missing[0]} {file_problem(missing[0]) or 'is missing'}{rest}: {remedy}")
+            raise DataError(f"image {missing[0]} {file_problem(missing[0])}{rest}: {remedy}")
         return self
-
-    def count_rotated(self) -> int:
-        """Number of images with an EXIF orientation other than upright; their pixels are not decoded."""
-        return sum(_is_rotated(path) for path, _ in self.files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -95,36 +83,58 @@ class ImageFiles(Dataset[tuple[Any, int]]):
             if problem := file_problem(path):
                 raise ValueError(f"it {problem}")
             with Image.open(path, formats=FORMATS) as image:
-                _check_size(image)
+                if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+                    size = f"{image.width}x{image.height}"
+                    raise ValueError(
+                        f"it has {size} pixels, and a side may be at most {MAX_ASPECT_RATIO} times the other"
+                    )
                 return _to_rgb(image), label
         except Exception as error:  # on damaged files, decoders raise errors of any kind
-            cause = str(error) if isinstance(error, (OSError, SyntaxError, ValueError)) and str(error) else repr(error)
-            raise DataError(f"{path} cannot be read as an image ({cause}): replace or remove it") from error
+            reason = str(error) or repr(error)
+            raise DataError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
 
 
 def file_problem(path: Path) -> str:
     """Why a path cannot be read as a file, or an empty string; it is not opened, as a pipe would block."""
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            os.listdir(path)  # raises if it cannot be read
-            return "is a folder, not a file"
     except FileNotFoundError:
         return "is a link that leads nowhere" if path.is_symlink() else "is missing"
     except OSError as error:
         return f"cannot be accessed ({error})"
+    if stat.S_ISDIR(mode):
+        return "is a folder, not a file" if os.access(path, os.R_OK) else "is a folder that cannot be accessed"
     return "" if stat.S_ISREG(mode) else "is a pipe, a socket or a device, not a file"
 
 
-def _check_size(image: Image.Image) -> None:
-    """Refuses an image that could exhaust the memory, before its pixels are decoded."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"it has {width}x{height} pixels, at most {MAX_PIXELS:,} are read")
-    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
-        raise ValueError(
-            f"it has {width}x{height} pixels, and a side may be at most {MAX_ASPECT_RATIO} times the other"
-        )
+def is_broken_link(path: Path) -> bool:
+    """Whether a path is a link that leads nowhere, or in a circle."""
+    return path.is_symlink() and not os.path.exists(path)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Finds everything with the suffix of an image, in alphabetical order; nothing if the folder is missing.
+
+    Hidden files and folders are skipped. Linked folders are followed, each real folder once, so that circles end.
+    Broken links and unreadable folders are in the result too: opening them by `ImageFiles` raises an error with their
+    name, and nothing is dropped silently.
+    """
+    if not os.path.isdir(folder):
+        return []
+    images: list[Path] = []
+    visited: set[str] = set()
+    for top, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: images.append(Path(e.filename))):
+        if os.path.realpath(top) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(top))
+        visible = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(visible, key=lambda name: (os.path.islink(os.path.join(top, name)), name))
+        for path in (Path(top, name) for name in names if not name.startswith(".")):
+            suffix = path.suffix.lower()
+            if suffix in IMG_EXTENSIONS or (is_broken_link(path) and not suffix[1:].isalpha()):
+                images.append(path)
+    return sorted(images)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -135,11 +145,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # PIL would clip 16 bits at 255 instead of scaling them
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
-    if transpose is None:
-        return image
-    image = image.transpose(transpose)
-    for key in _ORIENTATION_KEYS:  # or a user's transform would turn it again
-        image.info.pop(key, None)
+    if transpose is not None:
+        image = image.transpose(transpose)
+        for key in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # or a transform would turn it again
+            image.info.pop(key, None)
     return image
 
 
@@ -149,62 +158,3 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # on damaged tags, PIL raises errors of any kind
         return 1
-
-
-def _is_rotated(path: Path) -> bool:
-    try:
-        if file_problem(path):
-            return False
-        with Image.open(path, formats=FORMATS) as image:
-            return _orientation(image) in _TRANSPOSE
-    except Exception:  # reading the image will raise the error
-        return False
-
-
-def _file_names(folder: Path) -> set[str]:
-    """Names of the files in a folder, and of links to files."""
-    if not folder.is_dir():
-        return set()
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if (entry.is_file(follow_symlinks=False) or os.path.isfile(entry))}
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Finds everything with the suffix of an image, in alphabetical order; nothing if the folder is missing.
-
-    Hidden files and folders are skipped. Linked folders are followed, each real folder once, so that circles end.
-    Broken links and unreadable folders are in the result too: opening them by `ImageFiles` raises an error with their
-    name, and nothing is dropped silently.
-    """
-    images: list[Path] = []
-    links: list[Path] = [folder]
-    visited: set[str] = set()
-    for link in links:  # grows while it is walked; links come after all real folders
-        _walk(link, images, links, visited)
-    return sorted(images)
-
-
-def is_broken_link(path: Path) -> bool:
-    """Whether a path is a link that leads nowhere, or in a circle."""
-    return path.is_symlink() and not os.path.exists(path)
-
-
-def _walk(top: Path, images: list[Path], links: list[Path], visited: set[str]) -> None:
-    """Adds the images below a folder to `images`, and linked folders to `links`."""
-    folders = [top] if os.path.isdir(top) else []
-    while folders:
-        folder = folders.pop()
-        if os.path.realpath(folder) in visited:
-            continue
-        visited.add(os.path.realpath(folder))
-        try:
-            names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-        except OSError:
-            images.append(folder)
-            continue
-        for path in (folder / name for name in names):
-            suffix = path.suffix.lower()
-            if os.path.isdir(path):
-                (links if path.is_symlink() else folders).append(path)
-            elif suffix in IMG_EXTENSIONS or (is_broken_link(path) and not suffix[1:].isalpha()):
-                images.append(path)

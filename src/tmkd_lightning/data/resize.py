@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 from PIL import Image
@@ -19,18 +19,10 @@ from tmkd_lightning.data.image_files import ImageFiles, file_problem
 from tmkd_lightning.utils.files import atomic_write
 from tmkd_lightning.utils.validation import check_count
 
-_ARCHIVES = (".gz", ".tar", ".tgz", ".zip")
-
 
 def resize_folder(source: Path, destination: Path, side: int = 256, workers: int = 2) -> list[str]:
-    """Copies a folder; images whose shorter side is above `side` become smaller and upright.
-
-    The layout and all names stay. Smaller images and all other files are copied as they are; hidden files and archives
-    are left out. Copies that exist already are kept, so an interrupted run can be continued. `destination` is empty,
-    missing, or an unfinished copy of the same `side`. Returns an error message for each file that cannot be read.
-    """
+    """Copies a folder as ``tmkd data resize`` does, and returns an error message for each file that cannot be read."""
     check_count("side", side)
-    check_count("workers", workers)
     if not source.is_dir():
         raise DataError(f"no folder {source}: name one that holds images, at any depth")
     if destination.resolve().is_relative_to(source.resolve()):
@@ -44,7 +36,7 @@ def resize_folder(source: Path, destination: Path, side: int = 256, workers: int
     paths = sorted(_files(source))
     targets = [destination / path.relative_to(source) for path in paths]
     with ThreadPoolExecutor(workers) as pool:
-        copies = pool.map(partial(_copy, side=side), paths, targets)
+        copies = pool.map(_copy, paths, targets, repeat(side))
         return [problem for problem in tqdm(copies, "resize", len(paths), unit="file", disable=None) if problem]
 
 
@@ -54,7 +46,7 @@ def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     for path in folder.iterdir() if real not in above else ():
         if path.is_dir() and not path.name.startswith("."):
             yield from _files(path, (*above, real))
-        elif not path.name.startswith(".") and not path.name.lower().endswith(_ARCHIVES):
+        elif not path.name.startswith(".") and not path.name.lower().endswith((".gz", ".tar", ".tgz", ".zip")):
             yield path
 
 

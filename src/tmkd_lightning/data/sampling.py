@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -46,19 +45,10 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
         """Transformed image and label of a sample in an epoch (or replica)."""
         image, label = self.samples[index]
         state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
-        with _cpu_generator(int(state[0]) << 32 | int(state[1])):
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed all devices too, which takes 2 ms a call
+            torch.default_generator.manual_seed(int(state[0]) << 32 | int(state[1]))
             return self.transform(image), label
-
-
-@contextmanager
-def _cpu_generator(seed: int) -> Iterator[None]:
-    """Seeds the CPU's generator for a while; torch.manual_seed would seed all devices too, which takes 2 ms a call."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -80,7 +70,6 @@ class EpochSampler(DistributedSampler[Any]):
         self.samples, self.samples_seen, self._is_new_epoch = dataset, samples_seen, False
 
     def __iter__(self) -> Iterator[Any]:
-        """Indices of the epoch; in a resumed epoch, those not seen yet."""
         seen = self.samples_seen() if self._is_new_epoch else 0
         self._is_new_epoch = False
         return islice(super().__iter__(), seen, None)
@@ -99,7 +88,6 @@ class DeferredLoader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Batches, from a generator."""
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,8 +102,3 @@ def collate(samples: list[tuple[Any, ...]]) -> list[Any]:
     """Makes a batch of (image, label) or (image, label, row); rows become an array, which stays on the host."""
     images, labels, *rows = zip(*samples, strict=True)
     return [*default_collate(list(zip(images, labels, strict=True))), *map(np.array, rows)]
-
-
-def has_singleton_last_batch(samples: Sized, batch_size: int, world_size: int) -> bool:
-    """Whether an epoch's last batch would hold one image, on which BatchNorm cannot train."""
-    return -(-len(samples) // world_size) % batch_size == 1

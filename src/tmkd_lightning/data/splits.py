@@ -15,17 +15,13 @@ def stratified_split(
     """Splits indices so that the same part of every class is held out, at least one sample.
 
     Args:
-        labels: class of each sample.
+        labels: class of each sample; each has at least two.
         fraction: part of each class to hold out, above 0 and below 1.
         seed: of the draw; one seed gives one split.
         names: of the classes, for error messages.
 
     Returns:
         Remaining and held-out indices, each in ascending order.
-
-    Raises:
-        DataError: a class has only one sample.
-        ValueError: `fraction` is outside its range.
 
     Example:
         >>> labels = [0, 0, 0, 0, 1, 1]

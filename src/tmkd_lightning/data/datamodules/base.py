@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 
-from tmkd_lightning.data.errors import DataError, check_class_names
+from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
-from tmkd_lightning.data.sampling import DeferredLoader, EpochSampler, SeededDataset, collate, has_singleton_last_batch
+from tmkd_lightning.data.sampling import DeferredLoader, EpochSampler, SeededDataset, collate
 from tmkd_lightning.data.transforms import Transform, eval_transform, train_transform
 from tmkd_lightning.utils.validation import check_whole
 
@@ -34,9 +35,6 @@ class ImageDataModule(LightningDataModule, ABC):
             the teacher's outputs; 0 for never. Training batches then have a third part, the rows of the cache.
         train_transform: from a raw image to a uint8 tensor ``(3, H, W)``, instead of the default augmentation.
         eval_transform: likewise for validation, test and prediction.
-
-    Raises:
-        ValueError: a number is outside its range.
     """
 
     def __init__(
@@ -84,8 +82,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def check_classes(self) -> None:
         """Raises DataError if two classes have the same name; called by `setup` and by ``tmkd data check``."""
-        names: list[str] = self.class_names or []  # a subclass may have none
-        check_class_names(names, [f"class {label}" for label in range(len(names))])
+        check_class_names(self.class_names or [])  # a subclass may have none
 
     def default_train_transform(self) -> Transform:
         """Random resized crop and flip."""
@@ -99,12 +96,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """Opens the splits of the stage, and checks the class names."""
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
         for split in splits:
-            if split in self._datasets:
-                continue
-            train = split == "train"
-            transform = self.train_transform if train else self.eval_transform
-            replicas = self.augmentation_replicas if train else 0
-            self._datasets[split] = SeededDataset(self.samples(split), transform, self.seed, replicas)
+            if split not in self._datasets:
+                transform = self.train_transform if split == "train" else self.eval_transform
+                replicas = self.augmentation_replicas if split == "train" else 0
+                self._datasets[split] = SeededDataset(self.samples(split), transform, self.seed, replicas)
         self.check_classes()
 
     def training_fingerprint(self) -> dict[str, Any]:
@@ -116,13 +111,10 @@ class ImageDataModule(LightningDataModule, ABC):
         dataset = self._datasets["train"]
         if len(dataset) < 2:
             raise DataError(f"the training split holds {len(dataset)} image(s): training needs at least 2")
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return self._loader(
-            dataset,
-            DeferredLoader,
-            sampler=EpochSampler(dataset, self.seed, rank, world_size, self._samples_seen),
-            drop_last=has_singleton_last_batch(dataset, self.batch_size, world_size),
-        )
+        rank, world_size = self._process()
+        sampler = EpochSampler(dataset, self.seed, rank, world_size, self._samples_seen)
+        drop_last = len(sampler) % self.batch_size == 1  # BatchNorm cannot train on one image
+        return self._loader(dataset, DeferredLoader, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> Loader:
         """Validation batches in order, split between the processes."""
@@ -139,16 +131,17 @@ class ImageDataModule(LightningDataModule, ABC):
     def _evaluation_loader(self, split: str) -> Loader:
         """Gives each image to one process; Lightning's sampler would count some twice."""
         dataset = self._datasets[split]
-        if self.trainer is None or self.trainer.world_size == 1:
+        rank, world_size = self._process()
+        if world_size == 1:
             return self._loader(dataset)
-        world_size = self.trainer.world_size
         if len(dataset) < world_size:
-            raise DataError(
-                f"the {split} split holds {len(dataset)} image(s), fewer than there are processes ({world_size}): "
-                "evaluate on one device"
-            )
-        sampler = UnrepeatedDistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
-        return self._loader(dataset, sampler=sampler)
+            count = f"{len(dataset)} image(s), fewer than there are processes ({world_size})"
+            raise DataError(f"the {split} split holds {count}: evaluate on one device")
+        return self._loader(dataset, sampler=UnrepeatedDistributedSampler(dataset, world_size, rank, shuffle=False))
+
+    def _process(self) -> tuple[int, int]:
+        """Rank of this process, and number of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: SeededDataset, kind: type[Loader] = DataLoader, **options: Any) -> Loader:
         return kind(
@@ -163,11 +156,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, int]:
         """What decides the images of each step, for a run that is resumed within an epoch."""
-        processes = self.trainer.world_size if self.trainer else 1
-        return {"batch_size": self.batch_size, "seed": self.seed, "processes": processes}
+        return {"batch_size": self.batch_size, "seed": self.seed, "processes": self._process()[1]}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Stores what decided them before."""
+        """Stores what decided the images before."""
         self._before = state_dict
 
     def _samples_seen(self) -> int:
@@ -181,6 +173,16 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         self._before = {}
         return self.batch_size * steps
+
+
+def check_class_names(names: Sequence[object]) -> None:
+    """Refuses classes whose names differ only by blanks or underscores."""
+    first: dict[str, object] = {}
+    for name in names:
+        word = " ".join(str(name).replace("_", " ").split())
+        if word in first:
+            raise DataError(f"classes {first[word]!r} and {name!r} would both be called {word!r}: rename one of them")
+        first[word] = name
 
 
 def _at_least(minimum: int, name: str, value: int) -> int:

@@ -20,25 +20,17 @@ Val = Literal["held_out", "official", "test"]
 class BenchmarkDataModule(ImageDataModule):
     """A published dataset with its own training and test split.
 
-    Validation, which chooses the best epoch, reads a part held out of the training split, or the official validation
-    split where there is one. Many published numbers were chosen on the test split instead, after training on the whole
-    training split; ``val="test"`` does so for comparison, and says so in the log.
-
-    A dataset of your own is one subclass: define `official`.
+    Many published numbers were chosen on the test split, after training on the whole training split; ``val="test"``
+    does so for comparison, and says so in the log. A dataset of your own is one subclass: define `official`.
 
     Args:
         root: folder that holds the data, or to which they are downloaded.
         val: what validation reads: ``held_out``, a part of every class of the training split; ``official``, the
             dataset's own validation split, if it has one; ``test``, the test split.
         val_fraction: part of each class to hold out, between 0 and 1; only read with ``held_out``.
-        val_seed: of the part held out; apart from `seed`, so that runs of all seeds and their teacher hold out the
-            same images.
+        val_seed: of the part held out, so that runs of all `seed` and their teacher hold out the same images.
         download: whether `prepare_data` downloads data that are not in `root`.
         **kwargs: arguments of `ImageDataModule`.
-
-    Raises:
-        DataError: data are missing, incomplete or cannot be downloaded; the message gives a remedy.
-        ValueError: a `val` that the dataset does not have, or a number outside its range.
     """
 
     vals: ClassVar[tuple[Val, ...]] = ("held_out", "test")  # possible values of `val`
@@ -98,14 +90,11 @@ class BenchmarkDataModule(ImageDataModule):
                     raise DataError(f"{path} is listed in {split_of[path]} and in {split}: unpack the data again")
 
     def samples(self, split: str) -> Any:
-        """Raw images and labels of a split; see `ImageDataModule`."""
+        """Raw images and labels of ``train``, ``val`` or ``test``."""
         if split not in ("train", "val", "test"):
             raise DataError(f"there is no split {split!r}: train, val and test are")
         if split == "val" and self.val == "test":
-            rank_zero_info(
-                f"{type(self).__name__}: validation reads the test split (val='test'), so an epoch chosen by it scores "
-                "better than it should; compare it only with numbers that were chosen so too"
-            )
+            rank_zero_info("val='test': validation reads the test split, so the accuracy of its best epoch is too high")
             split = "test"
         if split == "test" or self.val != "held_out":
             return self.official(split)

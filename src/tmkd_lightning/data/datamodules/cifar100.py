@@ -35,8 +35,8 @@ class CIFAR100DataModule(BenchmarkDataModule):
     published_classes = 100
     archives: ClassVar[tuple[Archive, ...]] = (
         Archive(
-            name="cifar-100-python.tar.gz",
-            url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "cifar-100-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
             md5="eb9058c3a382ffc7106e4002c42a8d85",
             holds=("cifar-100-python",),
         ),

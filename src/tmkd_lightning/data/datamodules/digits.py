@@ -30,9 +30,6 @@ class DigitsDataModule(ImageDataModule):
         image_size: side of the images in pixels.
         **kwargs: arguments of `ImageDataModule`; transforms are given uint8 tensors ``(3, 8, 8)``.
 
-    Raises:
-        ValueError: `train_samples` is below 10.
-
     Source: UCI Optical Recognition of Handwritten Digits, as in ``sklearn.datasets.load_digits``.
 
     Example:
@@ -76,7 +73,7 @@ class DigitsDataModule(ImageDataModule):
         return v2.Compose([v2.PILToTensor(), v2.Resize((self.image_size, self.image_size), antialias=True)])
 
     def samples(self, split: str) -> list[tuple[Tensor, int]]:
-        """Raw images and labels of a split; see `ImageDataModule`."""
+        """Raw images and labels of ``train``, ``val`` or ``test``."""
         from sklearn.datasets import load_digits  # slow to import
 
         digits: Any = load_digits()
@@ -88,11 +85,7 @@ class DigitsDataModule(ImageDataModule):
         if self.train_samples is not None and split == "train":
             if self.train_samples > len(indices):
                 raise DataError(f"train_samples={self.train_samples}, but there are {len(indices)} training scans")
-            indices = _evenly(indices, labels, self.train_samples)
+            by_class = [[index for index in indices if labels[index] == label] for label in range(len(_NAMES))]
+            turns = zip_longest(*by_class)  # the first of each class, then the second of each, and so on
+            indices = [index for turn in turns for index in turn if index is not None][: self.train_samples]
         return [(images[index].expand(3, 8, 8), labels[index]) for index in indices]
-
-
-def _evenly(indices: list[int], labels: list[int], count: int) -> list[int]:
-    """The first of each class, then the second of each class, and so on."""
-    by_class = [[index for index in indices if labels[index] == label] for label in range(len(_NAMES))]
-    return [index for turn in zip_longest(*by_class) for index in turn if index is not None][:count]

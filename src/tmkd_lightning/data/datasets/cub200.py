@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tmkd_lightning.data.datasets.listed import ListedImages, look_up, read_table
+from tmkd_lightning.data.datasets.listed import ListedImages, read_table
 from tmkd_lightning.data.download import Archive
 
 
@@ -22,23 +22,23 @@ class CUB200(ListedImages):
 
     archives = (
         Archive(
-            name="CUB_200_2011.tgz",
-            url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
+            "CUB_200_2011.tgz",
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
             md5="97eceeb196236b17998738112f37df78",
             holds=("CUB_200_2011",),
         ),
     )
 
     def read(self) -> tuple[list[str], list[tuple[Path, int]]]:
-        """Joins the lists by image number; see `ListedImages`."""
+        """Joins the lists by image number."""
         folder = self.root / "CUB_200_2011"
-        classes = read_table(folder / "classes.txt")
-        labels_file, splits_file = folder / "image_class_labels.txt", folder / "train_test_split.txt"
-        labels, splits = read_table(labels_file), read_table(splits_file)
+        names = ("classes", "images", "image_class_labels", "train_test_split")
+        classes, images, labels, splits = (read_table(folder / f"{name}.txt") for name in names)
         label_of = {number: label for label, number in enumerate(classes)}
-        files = []
-        for number, name in read_table(folder / "images.txt").items():
-            label = look_up(labels, number, labels_file, label_of)
-            if look_up(splits, number, splits_file, {"0": False, "1": True}) == (self.split == "train"):
-                files.append((folder / "images" / name, label))
+        is_train = {"0": False, "1": True}
+        files = [
+            (folder / "images" / name, label_of[labels[number]])
+            for number, name in images.items()
+            if is_train[splits[number]] == (self.split == "train")
+        ]
         return [re.sub(r"^\d+\.", "", name).replace("_", " ") for name in classes.values()], files

@@ -28,10 +28,6 @@ class ListedImages(ImageFiles, ABC):
         classes: class names in the order of the labels, as used in prompts.
         class_to_idx: label of each class name.
         files: path and label of each image.
-
-    Raises:
-        DataError: data are missing or cannot be read; the message names the file and gives a remedy.
-        ValueError: there is no such split.
     """
 
     archives: ClassVar[tuple[Archive, ...]] = ()
@@ -53,14 +49,17 @@ class ListedImages(ImageFiles, ABC):
         if any(self.root.name in archive.holds for archive in self.archives):
             raise DataError(f"{self.root} is one level too deep: root is the folder that holds {self.root.name}")
         download_and_unpack(self.root, self.archives, download)
-        self.classes, files = self.read()
+        try:
+            self.classes, files = self.read()
+        except (KeyError, IndexError) as error:
+            raise DataError(f"{self.root}: the dataset's lists do not agree ({error}): unpack them again") from error
+        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         if not files:
             raise DataError(f"{self.root} has no {split} image: its lists name none")
         for path, _ in files:
             if ".." in path.parts or not path.is_relative_to(self.root):
                 raise DataError(f"{self.root}: its lists name {path}, which lies elsewhere")
         super().__init__(files)
-        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
 
     @abstractmethod
     def read(self) -> tuple[list[str], list[tuple[Path, int]]]:
@@ -68,36 +67,25 @@ class ListedImages(ImageFiles, ABC):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         image, label = super().__getitem__(index)
-        return (
-            self.transform(image) if self.transform else image,
-            self.target_transform(label) if self.target_transform else label,
-        )
+        image = self.transform(image) if self.transform else image
+        return image, self.target_transform(label) if self.target_transform else label
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file without blanks around them; empty lines are skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # -sig: some editors write a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): unpack the data again, into an empty folder") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def read_table(path: Path) -> dict[str, str]:
-    """Reads lines of a key and a value, in their order; DataError names the file and line that cannot be read."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # -sig: some editors write a byte order mark
-    except FileNotFoundError as error:
-        raise DataError(f"no file {path}: unpack the data again, into an empty folder") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text ({error})") from error
+    """Reads lines of a key and a value, in their order."""
     table: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        columns = line.split(maxsplit=1)
-        if len(columns) == 1:
-            raise DataError(f"{path}, line {number}: expected two columns, found {line!r}")
-        if columns and columns[0] in table:
-            raise DataError(f"{path}, line {number}: {columns[0]} is there twice")
-        if columns:
-            table[columns[0]] = columns[1].strip()
+    for line in read_lines(path):
+        key, *value = line.split(maxsplit=1)
+        if not value or key in table:
+            raise DataError(f"{path}: expected two columns, and no first one twice, but found {line!r}")
+        table[key] = value[0]
     return table
-
-
-def look_up(table: dict[str, str], key: str, path: Path, allowed: dict[str, int]) -> int:
-    """Finds the value of a key in the table of a file, and gives its number in `allowed`."""
-    if key not in table:
-        raise DataError(f"{path} has no line for {key}")
-    if table[key] not in allowed:
-        raise DataError(f"{path}: {table[key]!r} for {key} is none of {', '.join(list(allowed)[:10])}")
-    return allowed[table[key]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tmkd_lightning.data.datasets.listed import ListedImages, look_up, read_table
+from tmkd_lightning.data.datasets.listed import ListedImages, read_table
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import find_images
 
@@ -30,37 +30,28 @@ class RAFDB(ListedImages):
     CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 
     def read(self) -> tuple[list[str], list[tuple[Path, int]]]:
-        """Tries the layouts in turn; see `ListedImages`."""
+        """Tries the layouts in turn."""
         for folder in (self.root / "basic", self.root / "raf-basic", self.root):
             if (folder / _LIST).is_file():
-                return list(self.CLASSES), _read_list(folder, self.split)
+                return list(self.CLASSES), [
+                    (folder / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg", _NUMBERS[number])
+                    for name, number in read_table(folder / _LIST).items()
+                    if name.startswith(self.split)
+                ]
         for folder in (self.root / "DATASET", self.root):
             if all((folder / split).is_dir() for split in ("train", "test")):
                 return list(self.CLASSES), _read_folders(folder / self.split)
         raise DataError(
-            f"{self.root} holds no RAF-DB. Looked for {_LIST} in {self.root}, its basic/ and its raf-basic/, and for "
-            f"train/ and test/ in {self.root} and its DATASET/. The authors hand it out on request only: ask at "
-            f"http://www.whdeng.cn/RAF/model1.html, and unpack it so that there are {self.root}/basic/{_LIST} and "
-            f"{self.root}/basic/Image/aligned/train_00001_aligned.jpg"
+            f"{self.root} holds no RAF-DB, neither {_LIST} (there, in basic/ or in raf-basic/) nor train/ and test/ "
+            "(there or in DATASET/): ask its authors at http://www.whdeng.cn/RAF/model1.html, and unpack it to "
+            f"{self.root}/basic/{_LIST} and {self.root}/basic/Image/aligned/train_00001_aligned.jpg"
         )
 
 
-def _read_list(folder: Path, split: str) -> list[tuple[Path, int]]:
-    table = read_table(folder / _LIST)
-    files = []
-    for name in table:
-        path = folder / "Image" / "aligned" / f"{Path(name).stem}_aligned.jpg"
-        label = look_up(table, name, folder / _LIST, _NUMBERS)
-        if not name.startswith(("train_", "test_")):
-            raise DataError(f"{folder / _LIST}: {name} is neither a train_ nor a test_ image")
-        if name.startswith(split):
-            files.append((path, label))
-    return files
-
-
 def _read_folders(folder: Path) -> list[tuple[Path, int]]:
-    for number in _NUMBERS:
+    files = []
+    for number, label in _NUMBERS.items():
         if not (folder / number).is_dir():
             raise DataError(f"no folder {folder / number}: RAF-DB has a folder for each class from 1 to 7 there")
-    paths = ((path, label) for number, label in _NUMBERS.items() for path in find_images(folder / number))
-    return [(path, label) for path, label in paths if path.stem.endswith("_aligned")]
+        files += [(path, label) for path in find_images(folder / number) if path.stem.endswith("_aligned")]
+    return files

@@ -1,14 +1,38 @@
-"""Datamodule of RAF-DB."""
+"""Datamodules of the datasets that are published with lists of their images."""
 
 from __future__ import annotations
 
 from torchvision.transforms import v2
 
 from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule
-from tmkd_lightning.data.datasets import RAFDB
+from tmkd_lightning.data.datasets import CUB200, RAFDB, StanfordDogs
 from tmkd_lightning.data.transforms import Transform, as_rgb
 
-_ADJECTIVES = ("surprised", "fearful", "disgusted", "happy", "sad", "angry", "neutral")
+
+class CUB200DataModule(BenchmarkDataModule):
+    """Birds of 200 species: 5,994 training and 5,794 test images; see `CUB200`.
+
+    Takes the arguments of `BenchmarkDataModule`; `root` holds ``CUB_200_2011``.
+    """
+
+    published_classes = 200
+
+    def official(self, split: str, download: bool = False) -> CUB200:
+        """The published split ``train`` or ``test``."""
+        return CUB200(self.root, split, download=download)
+
+
+class StanfordDogsDataModule(BenchmarkDataModule):
+    """Dogs of 120 breeds: 12,000 training and 8,580 test images, all of them from ImageNet; see `StanfordDogs`.
+
+    Takes the arguments of `BenchmarkDataModule`; `root` holds ``Images``, ``train_list.mat`` and ``test_list.mat``.
+    """
+
+    published_classes = 120
+
+    def official(self, split: str, download: bool = False) -> StanfordDogs:
+        """The published split ``train`` or ``test``."""
+        return StanfordDogs(self.root, split, download=download)
 
 
 class RAFDBDataModule(BenchmarkDataModule):
@@ -27,7 +51,8 @@ class RAFDBDataModule(BenchmarkDataModule):
     @property
     def class_phrases(self) -> list[str]:
         """``surprised face`` and so on."""
-        return [f"{adjective} face" for adjective in _ADJECTIVES]
+        adjectives = ("surprised", "fearful", "disgusted", "happy", "sad", "angry", "neutral")
+        return [f"{adjective} face" for adjective in adjectives]
 
     def official(self, split: str, download: bool = False) -> RAFDB:
         """The published split ``train`` or ``test``."""
