@@ -47,7 +47,10 @@ class FrozenTeacher(nn.Module):
             check_images(image)
         pieces = image.split(self._at_once(len(image), views, image))
         with self.extractor.own_precision(image.device):
-            return Output.cat([self._run(piece) for piece in pieces])
+            outputs = (self.extractor(piece, checked=True) for piece in pieces)
+            if self.map_size is not None:  # piece by piece, so that large maps are not held
+                outputs = (_pool_map(output, self.map_size) for output in outputs)
+            return Output.cat(list(outputs))
 
     @torch.no_grad()
     def from_embedding(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
@@ -61,15 +64,15 @@ class FrozenTeacher(nn.Module):
         with self.extractor.own_precision(image.device):
             return Output(torch.cat([head(piece) for piece in pieces]), embedding, feature_map, head.weight)
 
-    def _run(self, piece: Tensor) -> Output:
-        output: Output = self.extractor(piece, checked=True)
-        if self.map_size is None or output.feature_map is None:
-            return output
-        return replace(output, feature_map=pool(output.feature_map, self.map_size, "teacher"))  # large maps are freed
-
     def _at_once(self, images: int, views: int, image: Tensor) -> int:
         """Number of images in one forward."""
         if self.chunk is not None or image.device.type != "cpu":
             return self.chunk or images
         # What is larger leaves the cache, and memory above 32 MB is fetched anew for every layer.
         return min(images // views, max(1, _CPU_PIXELS // image.shape[-2:].numel()))
+
+
+def _pool_map(output: Output, size: int) -> Output:
+    if output.feature_map is None:
+        return output
+    return replace(output, feature_map=pool(output.feature_map, size, "teacher"))
