@@ -162,7 +162,7 @@ def test_every_path_is_among_those() -> None:
     found = set()
     for one in public | {load_student, load_module}:
         error = isinstance(one, type) and issubclass(one, Exception)
-        if callable(one) and not error and not one.__name__.startswith("_") and not one.__name__.endswith("_command"):
+        if callable(one) and not error and not one.__name__.startswith("_"):
             for name, parameter in inspect.signature(one).parameters.items():
                 kind = str(parameter.annotation)
                 suspect = name in PATHS or any(part in name for part in ("path", "dir", "file", "folder", "root"))

@@ -171,25 +171,6 @@ def test_a_run_that_is_resumed_at_its_end_keeps_its_curve(tmp_path, monkeypatch)
     assert len(read_curve(tmp_path)) == STEPS + 1
 
 
-def test_a_validation_that_is_left_out_is_warned_of(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    every = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=STEPS - 1, save_top_k=-1)
-    train(seeded(tmkd, 7), tmp_path, every, epochs=1, val_check_interval=STEPS - 1)
-    with pytest.warns(UserWarning, match="after batch 2 and before the validation that was due there, which Lightning"):
-        train(seeded(tmkd, 7), tmp_path, epochs=1, resume=tmp_path / "step=3.ckpt", val_check_interval=STEPS - 1)
-
-
-def test_where_no_validation_is_due_none_is_missed(tmp_path, monkeypatch, recwarn) -> None:
-    monkeypatch.chdir(tmp_path)
-    every = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=STEPS, save_top_k=-1)
-    train(seeded(tmkd, 7), tmp_path, every, epochs=2, check_val_every_n_epoch=2)
-    for step, due in ((STEPS, False), (2 * STEPS, True)):
-        recwarn.clear()
-        resume = tmp_path / f"step={step}.ckpt"
-        train(seeded(tmkd, 7), tmp_path, epochs=3, resume=resume, check_val_every_n_epoch=2)
-        assert any("validation that was due" in str(warning.message) for warning in recwarn) == due
-
-
 def test_an_epoch_that_was_better_is_no_end(tmp_path, monkeypatch) -> None:
     """Without any patience: the count of bad epochs is 0, and so is the patience."""
     monkeypatch.chdir(tmp_path)
@@ -213,7 +194,8 @@ def test_a_run_that_stopped_early_has_ended(tmp_path, monkeypatch) -> None:
     stop = partial(EarlyStopping, "val/loss", patience=1, min_delta=10.0)
     train(seeded(tmkd, 7), tmp_path, stop(), epochs=9)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
-    _, trainer = train(seeded(tmkd, 7), tmp_path, stop(), epochs=9, resume=tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match="EarlyStopping had ended this run"):
+        _, trainer = train(seeded(tmkd, 7), tmp_path, stop(), epochs=9, resume=tmp_path / "last.ckpt")
     assert trainer.global_step == 2 * STEPS
 
 

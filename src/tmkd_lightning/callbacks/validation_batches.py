@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 
 def validation_batches(trainer: Trainer, count: int | None) -> tuple[Iterator[Any], bool]:
-    """Yields at most `count` batches of the first validation loader, on the device and checked.
+    """At most `count` batches of the first validation loader, on the device, and whether they are spread over the data.
 
-    They are spread over the data, since folders come sorted by class; ``limit_val_batches`` and ``fast_dev_run`` hold.
-    Also returns whether they could be spread: a loader whose images have no index gives its first batches.
+    They cannot be spread, and are the first ones, where the images have no index. ``limit_val_batches`` holds.
     """
     loader = next((one for one in tree_leaves(trainer.val_dataloaders) if one is not None), None)
     limit = min([math.inf if count is None else count, *trainer.num_val_batches[:1]])
@@ -29,7 +28,7 @@ def validation_batches(trainer: Trainer, count: int | None) -> tuple[Iterator[An
 
 
 def spread_over(loader: Any, count: float) -> Iterable[Any] | None:
-    """Returns a loader of `count` batches from all over the data of another one, in order, which reads nothing else.
+    """Returns a loader of `count` batches from all over the data of another one, in order.
 
     Returns the loader itself if it has no more batches, and None if its images have no index or its length is unknown.
 

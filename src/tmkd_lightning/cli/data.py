@@ -9,10 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
 from tqdm import tqdm
 
-from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.data import DataError, ImageDataModule
 from tmkd_lightning.data.image_files import ImageFiles
 from tmkd_lightning.data.resize import resize_folder
@@ -75,11 +73,6 @@ def resize(root: Path, output: Path, side: int = 256, workers: int = 2) -> None:
     """
     _exit_with(resize_folder(root, output, side, workers))
     print(f"{output} is a copy of {root} with shorter sides of at most {side} pixels.")
-
-
-def data_command(args: Sequence[str]) -> None:
-    """Runs the verb on command-line arguments."""
-    auto_cli([check, resize], args=list(args), as_positional=False, prog="tmkd data", parser_class=Parser)
 
 
 def _exit_with(problems: list[str]) -> None:

@@ -29,8 +29,6 @@ from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.configs import RESOLVED_CONFIG
 from tmkd_lightning.utils.secrets import redact, redact_words
 
-_INTERVAL_WARNING = r".*The number of training batches .* is smaller than the logging interval.*"
-
 
 def run(args: Sequence[str] | None) -> None:
     """Runs a verb of Lightning, and restores the SIGTERM handler afterwards."""
@@ -43,7 +41,7 @@ def run(args: Sequence[str] | None) -> None:
 
 
 class _LightningParser(Parser, LightningArgumentParser):
-    """Lightning's parser with errors that are masked."""
+    """Lightning's parser, with secrets masked in errors."""
 
 
 class TMKDCLI(LightningCLI):
@@ -69,7 +67,7 @@ class TMKDCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuses configs and checkpoints that are missing, damaged or unsafe, by name and before anything is built."""
+        """Refuses missing, damaged or unsafe configs and checkpoints before anything is built."""
         try:
             check_configs(sys.argv[1:] if args is None else args)  # type: ignore[arg-type]
         except ValueError as error:
@@ -89,7 +87,7 @@ class TMKDCLI(LightningCLI):
             parser.error(f"there is no checkpoint {checkpoint}")
 
     def before_instantiate_classes(self) -> None:
-        """Refuses the checkpoint of another run, and opens checkpoints with ``weights_only`` unless told otherwise."""
+        """Refuses the checkpoint of another run, and reads checkpoints with ``weights_only`` by default."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and self._model_config is not None:
             try:
@@ -100,7 +98,7 @@ class TMKDCLI(LightningCLI):
             config.weights_only = True
 
     def after_instantiate_classes(self) -> None:
-        """Masks keys in the hyperparameters that loggers get, and handles SIGTERM outside of Lightning's loops."""
+        """Masks secrets in the logged hyperparameters, and handles SIGTERM outside of Lightning's loops."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
         for part in (self.model, self.datamodule):
@@ -122,5 +120,5 @@ class TMKDCLI(LightningCLI):
             warn_of_existing_checkpoints(self.trainer)
         self.trainer.callbacks.insert(0, RunSummary())  # type: ignore[attr-defined]
         if self.config.fit.trainer.log_every_n_steps is None:
-            warnings.filterwarnings("ignore", message=_INTERVAL_WARNING)
+            warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
             self.trainer.callbacks.insert(0, LogEveryEpoch())  # type: ignore[attr-defined]
