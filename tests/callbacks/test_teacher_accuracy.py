@@ -139,6 +139,7 @@ def test_the_first_of_several_loaders_is_looked_at(look) -> None:
     assert len(other.read) == 16  # by validation alone
 
 
+@pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in both")
 def test_hooks_know_that_the_images_are_not_for_training(net, fit) -> None:
     """One that augments on the device asks for the stage; one that builds the batch on the host is asked too."""
 

@@ -137,6 +137,7 @@ def resized(net, fit, tmp_path, images: int, last: bool, **options) -> None:
     fit(ClassifierModule(net()), **again, **options)
 
 
+@pytest.mark.filterwarnings("ignore:the checkpoint is of a run that trained on 4 batches")
 @pytest.mark.parametrize(("images", "now"), [(30, "5 batches and 30"), (23, "4 batches and 23")])
 def test_other_training_data_within_an_epoch_are_refused(net, fit, tmp_path, images, now) -> None:
     """And if there are as many batches as before."""
@@ -157,6 +158,7 @@ def test_the_same_training_data_are_not_spoken_of(net, fit, tmp_path, recwarn, l
     assert not [one for one in recwarn if "from here on" in str(one.message)]
 
 
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")  # the run ends before its validation
 def test_max_steps_is_warned_of(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     train(seeded(tmkd, 7), tmp_path, epochs=1)

@@ -71,7 +71,7 @@ def resize(root: Path, output: Path, side: int = 256, workers: int = 2) -> None:
     Raises:
         SystemExit: files cannot be read; all of them have been printed, and all others are copied.
     """
-    _exit_with(resize_folder(root, output, side, workers))
+    _exit_with(resize_folder(root.expanduser(), output.expanduser(), side, workers))
     print(f"{output} is a copy of {root} with shorter sides of at most {side} pixels.")
 
 
