@@ -405,18 +405,6 @@ def test_the_readme_run_twice_is_tested_as_it_ran_last(here) -> None:
     assert any(not value.equal(losses[1][name]) for name, value in losses[0].items())
 
 
-def test_a_checkpoint_of_another_run_that_is_left_alone_is_spoken_of(here) -> None:
-    config = readme_config(here)
-    config.write_text(config.read_text().replace(", enable_version_counter: false", ""))
-    tmkd("fit", "--config", config, *SHORT, *QUIET)
-    told = (
-        r"runs/digits_tmkd/best.ckpt is another run's, so this run writes best-v<n> beside it: enable_version_counter"
-    )
-    with pytest.warns(UserWarning, match=told):
-        tmkd("fit", "--config", config, *SHORT, *QUIET)
-    assert (here / "runs/digits_tmkd/best-v1.ckpt").is_file()
-
-
 @pytest.fixture
 def logged(here):
     """Trains for two short epochs, and gives the rows of the curve."""

@@ -143,10 +143,11 @@ PROVEN = {
     "EmbeddingFile.path, write_embeddings.path, load_weights.path, read_history.path, save_figures.figures",
     "OpenCLIPTextEncoder.cache_dir, OpenCLIPTextEncoder.pretrained, PromptEmbeddings.cache_dir",
     "TMKDModule.teacher_checkpoint, TeacherCache.directory, Figures.folder",
-    "export_student.output, predict_folder.images, predict_folder.output, load_student.checkpoint, load_module.checkpoint",
+    "export_student.output, predict_folder.images, predict_folder.output, load_student.checkpoint",
     "list_caches.directory, check_caches.directory, remove_caches.directory, embed.output, embed.class_names_file",
     "draw.checkpoint, draw.output, draw.against, draw.teacher, draw.run, draw.page",
-    "export.checkpoint, export.output, predict.checkpoint, predict.images, predict.output, resize.root, resize.output",
+    "export.checkpoint, export.output, predict.checkpoint, predict.images, predict.output, load_module.checkpoint",
+    "resize.root, resize.output",
 }
 PATHS = {name.strip().partition(".")[2] for line in PROVEN for name in line.split(",")}
 PLACES = (

@@ -22,11 +22,10 @@ from tmkd_lightning.callbacks import RunRecord
 from tmkd_lightning.cli.parser import Parser, check_configs
 from tmkd_lightning.cli.resume import check_same_run
 from tmkd_lightning.cli.save_config import SaveMaskedConfig
-from tmkd_lightning.cli.summary import LogEveryEpoch, RunSummary, warn_of_existing_checkpoints
+from tmkd_lightning.cli.summary import LogEveryEpoch, RunSummary
 from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO, check_whole, keep_folders
 from tmkd_lightning.lightning_compat.sigterm import exit_outside_loops
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
-from tmkd_lightning.utils.configs import RESOLVED_CONFIG
 from tmkd_lightning.utils.secrets import redact, redact_words
 
 
@@ -59,8 +58,11 @@ class TMKDCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would optimise the teacher too
             save_config_callback=SaveMaskedConfig,
-            # not config.yaml: where the log folder is the working folder, that may be the one that was read
-            save_config_kwargs={"config_filename": RESOLVED_CONFIG, "overwrite": True, "save_to_log_dir": False},
+            save_config_kwargs={  # not config.yaml, which may be the one that was read
+                "config_filename": "resolved_config.yaml",
+                "overwrite": True,
+                "save_to_log_dir": False,
+            },
             trainer_defaults={"callbacks": [RunRecord(command)]},
             seed_everything_default=0,
             args=None if args is None else list(args),
@@ -116,8 +118,6 @@ class TMKDCLI(LightningCLI):
         checkpoint = self.config.fit.ckpt_path
         if checkpoint and Path(checkpoint).is_file():
             keep_folders(self.trainer, Path(checkpoint))
-        else:
-            warn_of_existing_checkpoints(self.trainer)
         self.trainer.callbacks.insert(0, RunSummary())  # type: ignore[attr-defined]
         if self.config.fit.trainer.log_every_n_steps is None:
             warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
