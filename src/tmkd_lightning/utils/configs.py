@@ -15,14 +15,6 @@ _MAX_LEVELS = 100
 _MAX_VALUES = 200_000  # counted again wherever an alias refers to them
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads a mapping in YAML; raises ValueError, with the file's name, for anything else."""
-    config = load_yaml(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not a config: it holds no mapping")
-    return config
-
-
 def load_yaml(path: Path) -> Any:
     """Reads YAML in UTF-8 as plain types; raises ValueError, with file and cause, if that is not safe."""
     loader = None
