@@ -138,6 +138,7 @@ def resized(net, fit, tmp_path, images: int, last: bool, **options) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the checkpoint is of a run that trained on 4 batches")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize(("images", "now"), [(30, "5 batches and 30"), (23, "4 batches and 23")])
 def test_other_training_data_within_an_epoch_are_refused(net, fit, tmp_path, images, now) -> None:
     """And if there are as many batches as before."""
