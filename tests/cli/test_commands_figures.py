@@ -181,7 +181,7 @@ def test_a_checkpoint_far_from_its_run(here, drawn) -> None:
     assert epochs(one) == epochs(other) == [[0, 1]]
     assert [line.get_label() for line in one.axes[0].lines] == ["edge", "high frequency", "rgb"]
     assert all("seed 0" in caption(figure) for figure in drawn)
-    with pytest.raises(ValueError, match=r"no metrics\.csv in \. or a version_<n> in it"):
+    with pytest.raises(ValueError, match=r"no metrics\.csv in \. or its version_<n>"):
         figures("--checkpoint", "student.ckpt", "--which", "curves")
 
 
