@@ -1,15 +1,7 @@
 """Knowledge distillation for PyTorch Lightning: any teacher, any student, with or without text and views."""
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-if (
-    sys.argv[:1] == ["-m"]  # Python is about to run a module: this one, by the words it was called with
-    and any(word.removeprefix("-m").split(".")[0] == __name__ for word in sys.orig_argv)
-    and not sys.flags.safe_path
-):
-    sys.path.append(sys.path.pop(0))  # a yaml.py in the working folder is not the package yaml
 
 if TYPE_CHECKING:
     from tmkd_lightning.feature_extraction import Extractor, Output

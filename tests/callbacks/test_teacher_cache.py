@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
-from tmkd_lightning.cli.cache import cache_command
+from tmkd_lightning.cli.main import run_verb
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import wide_resnet as wrn
@@ -282,9 +282,9 @@ def test_damage_in_a_complete_cache_is_noticed_and_mended(run, filled, capsys) -
     with pytest.raises(CacheError, match=r"was complete and is damaged now.*tmkd cache check"):
         run(make(), TeacherCache(str(directory)))
     with pytest.raises(SystemExit, match="1 damage"):
-        cache_command(["check", "--directory", str(directory)])
+        run_verb("cache", ["check", "--directory", str(directory)])
     assert "87 rows are whole, DAMAGED and erased: [43]" in capsys.readouterr().out
-    cache_command(["check", "--directory", str(directory)])
+    run_verb("cache", ["check", "--directory", str(directory)])
     losses, _ = run(make(), TeacherCache(str(directory)))
     assert losses.values == expected.values
     assert sum(losses.asked) == 1

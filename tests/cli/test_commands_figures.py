@@ -181,7 +181,7 @@ def test_a_checkpoint_far_from_its_run(here, drawn) -> None:
     assert epochs(one) == epochs(other) == [[0, 1]]
     assert [line.get_label() for line in one.axes[0].lines] == ["edge", "high frequency", "rgb"]
     assert all("seed 0" in caption(figure) for figure in drawn)
-    with pytest.raises(ValueError, match=r"no metrics\.csv in \. or a version_<n> in it"):
+    with pytest.raises(ValueError, match=r"no metrics\.csv in \. or its version_<n>"):
         figures("--checkpoint", "student.ckpt", "--which", "curves")
 
 
@@ -205,9 +205,7 @@ def test_a_checkpoint_of_weights_alone(here, drawn) -> None:
     for key in ("callbacks", "datamodule_hyper_parameters"):
         del content[key]
     torch.save(content, KD)
-    with pytest.raises(
-        ValueError, match=r"runs/digits_kd/best\.ckpt does not say what data to show: name them with data"
-    ):
+    with pytest.raises(ValueError, match=r"runs/digits_kd/best\.ckpt does not name its data: name them with data"):
         figures("--checkpoint", KD, "--which", "logits")
     figures("--checkpoint", KD, "--which", "logits", "--batches", "1", *DIGITS)
     assert "seed unknown" in caption(drawn[-1])
@@ -235,7 +233,7 @@ def test_what_a_run_has_nothing_for_is_left_out_and_said(here, drawn, capsys) ->
     figures("--checkpoint", KD, "--batches", "1")
     printed = capsys.readouterr().out
     assert "no figure of views: the run has one view, 'rgb'" in printed
-    assert "no figure of curves: there is no metrics.csv in runs/digits_kd" in printed
+    assert "no figure of curves: no metrics.csv in runs/digits_kd" in printed
     assert [caption(figure)[:5] for figure in drawn] == ["Class", "t-SNE", "Top: "]
 
 

@@ -48,6 +48,12 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def argv(monkeypatch) -> None:
+    """Keeps pytest's arguments from Lightning's command line, which warns of them."""
+    monkeypatch.setattr("sys.argv", ["tmkd"])
+
+
 @pytest.fixture
 def run(folder, monkeypatch) -> Callable[..., None]:
     monkeypatch.chdir(folder)
@@ -138,6 +144,7 @@ def test_ablation(run, ablation) -> None:
     assert {len(module.distiller.parts) == 3, module.text_alignment is not None} == kept
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jsonargparse, about how Lightning calls it
 @pytest.mark.parametrize("config", PAIRS)
 def test_stock_command_line(folder, monkeypatch, config) -> None:
     """Lightning's own class takes the same files, in subclass mode."""

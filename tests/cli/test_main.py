@@ -16,7 +16,7 @@ import yaml
 
 from helpers.wandb_file import read_run
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.cli import lightning_cli, predict
+from tmkd_lightning.cli import lightning_cli
 from tmkd_lightning.cli.main import LIGHTNING_VERBS, VERBS, main
 from tmkd_lightning.figures.curves import read_curve
 from tmkd_lightning.models import WideResNet
@@ -356,10 +356,10 @@ def test_our_verbs_end_with_one_line_in_a_shell(here) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, CacheError, TextWeightsError])
 def test_errors_that_are_for_users(here, monkeypatch, capsys, error) -> None:
-    def fail(args) -> None:
+    def fail(*args, **options) -> None:
         raise error("what helps")
 
-    monkeypatch.setattr(predict, "predict_command", fail)
+    monkeypatch.setattr("tmkd_lightning.cli.main.auto_cli", fail)
     monkeypatch.setattr(sys, "argv", ["tmkd", "predict", "--images", "photos"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -369,7 +369,7 @@ def test_errors_that_are_for_users(here, monkeypatch, capsys, error) -> None:
 
 
 def test_a_fault_of_the_code_keeps_its_traceback(here, monkeypatch) -> None:
-    monkeypatch.setattr("tmkd_lightning.cli.embed.embed_command", lambda args: {}["gone"])
+    monkeypatch.setattr("tmkd_lightning.cli.main.auto_cli", lambda *args, **options: {}["gone"])
     monkeypatch.setattr(sys, "argv", ["tmkd", "embed"])
     with pytest.raises(KeyError):
         main()
@@ -401,22 +401,8 @@ def test_the_readme_run_twice_is_tested_as_it_ran_last(here) -> None:
     for lr in ("0.05", "0.0001"):
         tmkd("fit", "--config", config, *short, "--model.optimizer.lr", lr)
         losses.append(torch.load(here / "runs/digits_tmkd/best.ckpt", weights_only=True)["state_dict"])
-    assert sorted(path.name for path in (here / "runs/digits_tmkd").glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
-    assert any(
-        not value.equal(losses[1][name]) for name, value in losses[0].items()
-    )  # the second run's, not the first's
-
-
-def test_a_checkpoint_of_another_run_that_is_left_alone_is_spoken_of(here) -> None:
-    config = readme_config(here)
-    config.write_text(config.read_text().replace(", enable_version_counter: false", ""))
-    tmkd("fit", "--config", config, *SHORT, *QUIET)
-    told = (
-        r"runs/digits_tmkd/best.ckpt is another run's, so this run writes best-v<n> beside it: enable_version_counter"
-    )
-    with pytest.warns(UserWarning, match=told):
-        tmkd("fit", "--config", config, *SHORT, *QUIET)
-    assert (here / "runs/digits_tmkd/best-v1.ckpt").is_file()
+    assert sorted(path.name for path in (here / "runs/digits_tmkd").glob("*.ckpt")) == ["best.ckpt"]
+    assert any(not value.equal(losses[1][name]) for name, value in losses[0].items())
 
 
 @pytest.fixture

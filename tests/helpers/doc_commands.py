@@ -20,8 +20,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, auto_parser
 
 from helpers.doc_pages import ROOT
-from tmkd_lightning.cli import cache as cache_verb
-from tmkd_lightning.cli import data, embed, export, figures, lightning_cli, predict
+from tmkd_lightning.cli import lightning_cli
 from tmkd_lightning.cli.lightning_cli import TMKDCLI
 from tmkd_lightning.cli.main import LIGHTNING_VERBS, VERBS, main
 
@@ -61,8 +60,7 @@ def check_tmkd(arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("error", "(?s).*was expanded to")  # an option cut short
         patch.setattr(lightning_cli, "TMKDCLI", parse_lightnings)
-        for module in (cache_verb, data, embed, export, figures, predict):
-            patch.setattr(module, "auto_cli", parse_verb)
+        patch.setattr("tmkd_lightning.cli.main.auto_cli", parse_verb)
         main(arguments)
 
 

@@ -94,6 +94,8 @@ def test_command_line(home) -> None:
     assert (home / "a.csv").read_text().count("\n") == 2
     tmkd(["export", "--checkpoint=~/run.ckpt", "--output=~/a.safetensors", "--format=state_dict"])
     assert (home / "a.safetensors").is_file()
+    tmkd(["data", "resize", "--root=~/images", "--output=~/small"])
+    assert (home / "small" / "a.png").is_file()
     embed("~/a.npz", class_names_file="~/classes.txt", encoder=HashingTextEncoder(8))
     assert EmbeddingFile("~/a.npz").encode(["a photo of a dog"]).shape == (1, 8)
 
@@ -141,10 +143,11 @@ PROVEN = {
     "EmbeddingFile.path, write_embeddings.path, load_weights.path, read_history.path, save_figures.figures",
     "OpenCLIPTextEncoder.cache_dir, OpenCLIPTextEncoder.pretrained, PromptEmbeddings.cache_dir",
     "TMKDModule.teacher_checkpoint, TeacherCache.directory, Figures.folder",
-    "export_student.output, predict_folder.images, predict_folder.output, restore.path, rebuild.checkpoint",
+    "export_student.output, predict_folder.images, predict_folder.output, load_student.checkpoint",
     "list_caches.directory, check_caches.directory, remove_caches.directory, embed.output, embed.class_names_file",
     "draw.checkpoint, draw.output, draw.against, draw.teacher, draw.run, draw.page",
-    "export.checkpoint, export.output, predict.checkpoint, predict.images, predict.output",
+    "export.checkpoint, export.output, predict.checkpoint, predict.images, predict.output, load_module.checkpoint",
+    "resize.root, resize.output",
 }
 PATHS = {name.strip().partition(".")[2] for line in PROVEN for name in line.split(",")}
 PLACES = (
@@ -162,7 +165,7 @@ def test_every_path_is_among_those() -> None:
     found = set()
     for one in public | {load_student, load_module}:
         error = isinstance(one, type) and issubclass(one, Exception)
-        if callable(one) and not error and not one.__name__.startswith("_") and not one.__name__.endswith("_command"):
+        if callable(one) and not error and not one.__name__.startswith("_"):
             for name, parameter in inspect.signature(one).parameters.items():
                 kind = str(parameter.annotation)
                 suspect = name in PATHS or any(part in name for part in ("path", "dir", "file", "folder", "root"))

@@ -49,18 +49,10 @@ def test_files_that_are_called_like_packages_do_no_harm(project: Path) -> None:
     assert ran.stdout.startswith("texts.npz: 6 prompts of 2 classes"), ran.stderr
 
 
-def test_what_another_module_puts_first_stays_first(project: Path) -> None:
-    """A program of the user's that is run with -m and imports us keeps its own folder where Python put it."""
-    (project / "program").mkdir()
-    (project / "program" / "__init__.py").write_text("import sys; first = sys.path[0]; import tmkd_lightning")
-    (project / "program" / "__main__.py").write_text("import sys, program; print(sys.path[0] == program.first)")
+def test_a_class_path_of_the_users_own(project: Path) -> None:
+    """Also in the second process, which Lightning starts."""
     for name in SHADOWS:
         (project / f"{name}.py").unlink()
-    assert run([sys.executable, "-m", "program"], project).stdout == "True\n"
-
-
-def test_a_class_path_of_the_users_own(project: Path) -> None:
-    """With python -m, and in the second process, which Lightning starts."""
     config = {
         "model": {
             "class_path": "tmkd_lightning.ClassifierModule",

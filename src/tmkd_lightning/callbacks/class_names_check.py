@@ -23,12 +23,9 @@ class ClassNamesCheck(Callback):
     """Refuses data whose labels mean other classes than a network has learned.
 
     Names of the data and of the network's checkpoint or training are compared, where both have some, but for case,
-    blanks and underscores. Training on other data without ``ckpt_path`` only warns, as the network then learns their
-    classes. Modules of this library add this callback themselves.
-
-    Raises:
-        ValueError: another order, or other names that the module's `class_names` do not explain (before the first
-            batch).
+    blanks and underscores. Another order, or other names that the module's `class_names` do not explain, raise a
+    ValueError; training on other data without ``ckpt_path`` only warns, as the network then learns their classes.
+    Modules of this library add this callback themselves.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -36,7 +33,7 @@ class ClassNamesCheck(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compares the data with the module's argument; no checkpoint has been loaded yet."""
+        """Compares the data with the module's argument, before a checkpoint is loaded."""
         check_same_classes([], given_classes(pl_module), data_classes(pl_module, datamodule_of(trainer)))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,26 +46,21 @@ class ClassNamesCheck(Callback):
         if data is None:
             return
         if not trainer.ckpt_path:
-            known = next((one for one in reversed(learned_classes(module)) if not one.same(data)), None)
-            if known is not None:
+            other = [learned for learned in learned_classes(module) if not learned.same(data)]
+            if other:
                 rank_zero_warn(
-                    f"the network has learned other classes than it is trained on now: {known.against(data)}; to go on "
-                    "with the classes that it knows, name and sort the data's as they were in training"
+                    f"the network has learned other classes than it is trained on now: {other[-1].against(data)}; to "
+                    "go on with the classes that it knows, name and sort the data's as they were in training"
                 )
             module.saved_class_names = None
         module.trained_class_names = list(data.names)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares the data with the network's classes."""
-        check_module_classes(pl_module, _data(trainer, trainer.val_dataloaders))
+        loaders = getattr(trainer, f"{trainer.state.stage.dataloader_prefix}_dataloaders")  # type: ignore[union-attr]
+        check_module_classes(pl_module, _data(trainer, loaders))
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares the data with the network's classes."""
-        check_module_classes(pl_module, _data(trainer, trainer.test_dataloaders))
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares the data with the network's classes."""
-        check_module_classes(pl_module, _data(trainer, trainer.predict_dataloaders))
+    on_test_start = on_predict_start = on_validation_start
 
 
 def _data(trainer: Trainer, loaders: Any) -> object:

@@ -38,11 +38,6 @@ class PromptEmbeddings(Callback):
         templates: prompt templates by view name, or one for all views and the anchors, instead of the views' own.
         cache_dir: folder of the files, by default ``$XDG_CACHE_HOME/tmkd_lightning`` or ``~/.cache/tmkd_lightning``;
             without a home folder nothing is cached.
-
-    Raises:
-        TypeError: `encoder` is not a TextEncoder.
-        ValueError: no class names anywhere, names that do not fit the classes, or embeddings of another width than
-            the module's `text_dim` (raised in `setup`).
     """
 
     def __init__(

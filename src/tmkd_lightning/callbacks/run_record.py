@@ -21,9 +21,9 @@ _PACKAGES = ("torchvision", "lightning", "kornia", "open_clip_torch", "numpy")
 class RunRecord(Callback):
     """Records how a training run was made, in ``run_record.json`` beside its logs and in each logger under ``run``.
 
-    That is the command, the start in UTC, the commits of the working folder and of this library (None outside of git,
-    ``-dirty`` with uncommitted changes), versions and hardware. Environment variables, which may hold keys, are not
-    read. The command line adds this callback.
+    These are the command, the start in UTC, the commits of the working folder and of this library (None outside of
+    git, ``-dirty`` with uncommitted changes), versions and hardware, but no environment variables, which may hold keys.
+    The command line adds this callback.
 
     Args:
         command: the command that was called, None to leave it out.

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from tmkd_lightning.callbacks.validation_batches import validation_batches
 
-_NEAR_CHANCE = 2.0  # times the accuracy of guessing
-_RUINED = 0.8  # of the accuracy on the plain image
 _MEAN = "mean of views"
 
 
@@ -25,11 +23,8 @@ class TeacherAccuracyCheck(Callback):
     leave it out.
 
     Args:
-        batches: how many batches of images to measure on, 0 for none; no more than ``limit_val_batches`` or
-            ``fast_dev_run`` let validation read. Each process measures on its own.
-
-    Raises:
-        ValueError: `batches` is negative.
+        batches: number of batches to measure on, 0 for none; at most those that validation reads. Each process
+            measures on its own.
     """
 
     def __init__(self, batches: int = 4) -> None:
@@ -53,42 +48,38 @@ class TeacherAccuracyCheck(Callback):
         labels = torch.cat([label for _, label in measured])
         predictions = {view: torch.cat([one[view] for one, _ in measured]) for view in measured[0][0]}
         accuracy = {view: (one == labels).float().mean().item() for view, one in predictions.items()}
+        reasons = [] if spread else [f"the first {len(measured)} batches, as this loader gives no others by index"]
+        if len(labels) > 1 and len(labels.unique()) == 1:
+            reasons.append(f"all of class {int(labels[0])}, so this says little")
+        doubts = f" ({'; '.join(reasons)})" if reasons else ""
         rank_zero_info(
-            f"Teacher {extractor.name} on {len(labels)} validation images{_limits(labels, len(measured), spread)}, "
+            f"Teacher {extractor.name} on {len(labels)} validation images{doubts}, "
             f"top-1: {', '.join(f'{view} {value:.1%}' for view, value in accuracy.items())}; normalised with mean "
-            f"{_numbers(extractor.mean)} and std {_numbers(extractor.std)} ({extractor.statistics_source})"
+            f"{_format(extractor.mean)} and std {_format(extractor.std)} ({extractor.statistics_source})"
         )
         collapsed = len(predictions["rgb"].unique()) == 1 < len(labels.unique())
         _warn(accuracy, module.num_classes, int(predictions["rgb"][0]) if collapsed else None)
 
 
 def _predict(module: Any, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
-    """The teacher's predictions ``(B,)`` on the plain image, in each view, and in the mean of views; and the labels."""
+    """The teacher's classes ``(B,)`` for the plain image, each view, and the mean of views; and the labels."""
     image, label = module.preprocess_labelled(batch)
     logits = {"rgb": module.teacher.frozen(image).logits}
-    logits |= {
-        view.name: module.teacher.frozen(view(image)).logits for view in module.views.views if view.name != "rgb"
-    }
+    for view in module.views.views:
+        if view.name != "rgb":
+            logits[view.name] = module.teacher.frozen(view(image)).logits
     if len(module.views) > 1:
         logits[_MEAN] = torch.stack([logits[name] for name in module.views.names]).mean(0)
     return {name: part.argmax(1) for name, part in logits.items()}, label
 
 
-def _numbers(values: Tensor) -> str:
+def _format(values: Tensor) -> str:
     return ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
-
-
-def _limits(labels: Tensor, batches: int, spread: bool) -> str:
-    """Why the images may not represent the data, in brackets."""
-    reasons = [] if spread else [f"the first {batches} batches, as this loader gives no others by index"]
-    if len(labels) > 1 and len(labels.unique()) == 1:
-        reasons.append(f"all of class {int(labels[0])}, so this says little")
-    return f" ({'; '.join(reasons)})" if reasons else ""
 
 
 def _warn(accuracy: dict[str, float], num_classes: int, only_class: int | None) -> None:
     plain = accuracy["rgb"]
-    if only_class is not None or plain < min(_NEAR_CHANCE / num_classes, (1 + 1 / num_classes) / 2):
+    if only_class is not None or plain < min(2 / num_classes, (1 + 1 / num_classes) / 2):
         collapse = "" if only_class is None else f", and it says class {only_class} to every image"
         rank_zero_warn(
             f"The teacher is hardly better than guessing (top-1 {plain:.1%}, guessing {1 / num_classes:.1%}{collapse})"
@@ -96,7 +87,7 @@ def _warn(accuracy: dict[str, float], num_classes: int, only_class: int | None) 
         )
         return
     for name, value in accuracy.items():
-        if name != _MEAN and value < _RUINED * plain:
+        if name != _MEAN and value < 0.8 * plain:
             rank_zero_warn(
                 f"The view {name!r} takes the teacher from {plain:.1%} to {value:.1%}: train the teacher on its views "
                 "(ClassifierModule(views=...)), weaken the view, or leave it out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import torch
@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 
 def validation_batches(trainer: Trainer, count: int | None) -> tuple[Iterator[Any], bool]:
-    """Yields at most `count` batches of the first validation loader, on the device and checked.
+    """At most `count` batches of the first validation loader, on the device, and whether they are spread over the data.
 
-    They are spread over the data, since folders come sorted by class; ``limit_val_batches`` and ``fast_dev_run`` hold.
-    Also returns whether they could be spread: a loader whose images have no index gives its first batches.
+    They cannot be spread, and are the first ones, where the images have no index. ``limit_val_batches`` holds.
     """
     loader = next((one for one in tree_leaves(trainer.val_dataloaders) if one is not None), None)
     limit = min([math.inf if count is None else count, *trainer.num_val_batches[:1]])
@@ -29,9 +28,10 @@ def validation_batches(trainer: Trainer, count: int | None) -> tuple[Iterator[An
 
 
 def spread_over(loader: Any, count: float) -> Iterable[Any] | None:
-    """Returns a loader of `count` batches from all over the data of another one, in order, which reads nothing else.
+    """Returns a loader of `count` batches from all over the data of another one, in order.
 
-    Returns the loader itself if it has no more batches, and None if its images have no index or its length is unknown.
+    Returns the loader itself if it has no more batches, and None if its images have no index, its length is unknown, or
+    its batches are made by a dataset or sampler of the user's own.
 
     Example:
         >>> batches = spread_over(DataLoader(range(100), batch_size=2), 3)
@@ -39,7 +39,7 @@ def spread_over(loader: Any, count: float) -> Iterable[Any] | None:
         [0, 1, 2]
     """
     indexed = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
-    if not indexed or isinstance(loader.dataset, IterableDataset):
+    if not indexed or loader.batch_size is None or isinstance(loader.dataset, IterableDataset):
         return None
     try:
         length = len(loader)
@@ -47,21 +47,15 @@ def spread_over(loader: Any, count: float) -> Iterable[Any] | None:
         return None
     if length <= count:
         return loader
-    indices = list(islice(loader.batch_sampler or loader.sampler, length))
-    if loader.batch_size is None:  # batches of the dataset or of the user's own sampler stay as they are
-        chosen = _one_of_each_part(indices, int(count))
-    else:
-        size = loader.batch_size
-        images = _one_of_each_part([image for batch in indices for image in batch], int(count) * size)
-        chosen = [images[start : start + size] for start in range(0, len(images), size)]
-    batching = {"batch_size": None, "sampler": chosen} if loader.batch_sampler is None else {"batch_sampler": chosen}
+    size = loader.batch_size
+    images = _one_of_each_part(list(chain.from_iterable(islice(loader.batch_sampler, length))), int(count) * size)
     return DataLoader(
         loader.dataset,
+        batch_sampler=[images[start : start + size] for start in range(0, len(images), size)],
         collate_fn=loader.collate_fn,
         num_workers=min(loader.num_workers, int(count)),
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
-        **batching,
     )
 
 

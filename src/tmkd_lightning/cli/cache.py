@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import reprlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import auto_cli
 from tqdm import tqdm
 
-from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.teacher.cache import ArrayFile, CacheError
 from tmkd_lightning.teacher.cache.folder import MANIFEST, on_disk, read_manifest
 from tmkd_lightning.utils.messages import printable, short
@@ -25,10 +22,10 @@ def list_caches(directory: str) -> None:
     """
     for folder in _folders(directory):
         try:
-            about = read_manifest(folder)
-            data, views = about["data"], ", ".join(view[0] for view in about["views"])
+            manifest = read_manifest(folder)
+            data, views = manifest["data"], ", ".join(view[0] for view in manifest["views"])
             images = f"{data['replicas']} replicas of {data['images']} images"
-            print(printable(f"{folder.name}  {about['teacher']['name']}, {views}, {images}, {_size_of(folder)}"))
+            print(printable(f"{folder.name}  {manifest['teacher']['name']}, {views}, {images}, {_size_of(folder)}"))
             for path, file in _arrays(folder):
                 state = f"{file.written} of {file.rows} rows" if isinstance(file, ArrayFile) else f"DAMAGED: {file}"
                 print(printable(f"  {path.name.removesuffix('.npy'):24} {state}"))
@@ -46,21 +43,23 @@ def check_caches(directory: str, key: str = "") -> None:
     damages = 0
     for folder in _folders(directory, key):
         for path, file in _arrays(folder):
-            state, rows = str(file), []
-            if isinstance(file, ArrayFile):
+            if isinstance(file, CacheError):
+                state, damaged = str(file), 1
+            else:
                 rows = file.damaged()
                 file.erase(rows)
                 file.close()
                 state = f"{path.name}: {file.written} rows are whole"
-            erased = f", DAMAGED and erased: {reprlib.repr(rows)}" if rows else ""
-            print(printable(f"{folder.name}  {state}{erased}"))
-            damages += len(rows) + isinstance(file, CacheError)
+                state += f", DAMAGED and erased: {reprlib.repr(rows)}" if rows else ""
+                damaged = len(rows)
+            print(printable(f"{folder.name}  {state}"))
+            damages += damaged
     if damages:
         raise SystemExit(f"{damages} damage(s) found")
 
 
 def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
-    """Removes caches. A run that fills one at the moment goes on without it; a run that reads one may break off.
+    """Removes caches. A run that fills one goes on without it; a run that reads one may break off.
 
     Args:
         directory: as given to TeacherCache.
@@ -68,17 +67,11 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
         all: whether to remove all of them, instead of naming a key.
     """
     if bool(key) == all:
-        raise SystemExit("say which caches to remove: --key, as tmkd cache list shows it, or --all true")
+        raise SystemExit("name the caches to remove: --key, as tmkd cache list prints it, or --all true")
     for folder in _folders(directory, key):
         freed = _size_of(folder)
         shutil.rmtree(folder)
         print(printable(f"{folder.name}  removed, {freed}"))
-
-
-def cache_command(args: Sequence[str]) -> None:
-    """Runs the verb on command-line arguments."""
-    verbs: dict[str, Any] = {"list": list_caches, "check": check_caches, "remove": remove_caches}
-    auto_cli(verbs, args=list(args), as_positional=False, prog="tmkd cache", parser_class=Parser)
 
 
 def _folders(directory: str, key: str = "") -> list[Path]:

@@ -1,4 +1,4 @@
-"""Collects what the networks of finished runs give for the images of a datamodule."""
+"""Runs the networks of trained runs on a datamodule, for figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tmkd_lightning.text.class_names import find_class_names, resolve_class_name
 
 
 class _Collect(Callback):
-    """Hands every batch of the first loader, checked and on the device, to a collector."""
+    """Passes every batch of the first loader to a collector."""
 
     def __init__(self, collector: OutputCollector) -> None:
         self.collector = collector
@@ -24,7 +24,7 @@ class _Collect(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Hands a batch on."""
+        """Updates the collector."""
         if dataloader_idx == 0:
             self.collector.update(*pl_module.preprocess_labelled(batch))
 
@@ -43,7 +43,6 @@ def collect(
     """Runs networks on a split of a datamodule through Lightning's loop, so that its hooks and checks apply.
 
     At most `batches` batches are read, spread over the first loader where its images have an index; None for all.
-    Raises ValueError where data, module and networks do not have the same classes.
     """
     names = resolve_class_names(module.num_classes, known=find_class_names(module, data))
     collector = OutputCollector(networks, names, examples)
@@ -65,7 +64,7 @@ def collect(
         loader = next(iter(tree_leaves(loaders())), None)
         return loader if batches is None else spread_over(loader, batches) or loader
 
-    vars(data)[name] = first_loader
+    vars(data)[name] = first_loader  # for this call, before the class's method
     try:
         {"val": trainer.validate, "test": trainer.test}[split](module, datamodule=data, verbose=False)
     finally:

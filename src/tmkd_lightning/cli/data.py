@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
 from tqdm import tqdm
 
-from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.data import DataError, ImageDataModule
 from tmkd_lightning.data.resize import resize_folder
 from tmkd_lightning.utils.messages import printable
@@ -64,13 +61,8 @@ def resize(root: Path, output: Path, side: int = 256, workers: int = 2) -> None:
             enlarges them again.
         workers: threads that work.
     """
-    _exit_with(resize_folder(root, output, side, workers))
+    _exit_with(resize_folder(root.expanduser(), output.expanduser(), side, workers))
     print(f"{output} is a copy of {root} with shorter sides of at most {side} pixels.")
-
-
-def data_command(args: Sequence[str]) -> None:
-    """Runs the verb on command-line arguments."""
-    auto_cli([check, resize], args=list(args), as_positional=False, prog="tmkd data", parser_class=Parser)
 
 
 def _exit_with(problems: list[str]) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
-from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.text import OpenCLIPTextEncoder, TextEncoder, write_embeddings
 from tmkd_lightning.text.class_names import check_class_names
@@ -32,9 +28,6 @@ def embed(
         data: datamodule whose classes to use, by class_path.
         encoder: text teacher, by default OpenCLIPTextEncoder (CLIP ViT-B/32, OpenAI's weights).
         templates: further or other prompt templates by view name, each with {class} in it.
-
-    Raises:
-        ValueError: none or several sources of class names, or names that cannot stand for classes.
     """
     if sum(source is not None for source in (class_names, class_names_file, data)) != 1:
         raise ValueError("give the classes once: by class_names, class_names_file or data")
@@ -44,14 +37,9 @@ def embed(
     if class_names_file is not None:
         lines = Path(class_names_file).expanduser().read_text().splitlines()
         names = [line.strip() for line in lines if line.strip()]
-    check_class_names(names, num_classes=len(names))
+    check_class_names(names, num_classes=None)
     encoder = OpenCLIPTextEncoder() if encoder is None else encoder
     chosen = view_templates({**TEMPLATES, **(templates or {})}, replacement=None)
     prompts = list(dict.fromkeys(prompt for template in chosen.values() for prompt in prompts_of(template, names)))
     write_embeddings(output, prompts, encoder.encode(prompts), encoder.identity())
     print(printable(f"{output}: {len(prompts)} prompts of {len(names)} classes in the views {', '.join(chosen)}"))
-
-
-def embed_command(args: Sequence[str]) -> None:
-    """Runs the verb on command-line arguments."""
-    auto_cli(embed, args=list(args), as_positional=False, prog="tmkd embed", parser_class=Parser)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-from jsonargparse import auto_cli
-
-from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.export.student import FormatName, Input, export_student
 from tmkd_lightning.modules.loading import load_student
 from tmkd_lightning.utils.messages import printable
@@ -42,8 +38,3 @@ def export(
     print(f"{printable(output)}: {printable(written['network'])} as {format}, checked against the module")
     print(f"  input    {written['input']}, (batch, 3, {size}, {size})")
     print(f"  classes  {restored.extractor.num_classes}" + ("" if names else ", called by number: pass --class_names"))
-
-
-def export_command(args: Sequence[str]) -> None:
-    """Runs the verb on command-line arguments."""
-    auto_cli(export, args=list(args), as_positional=False, prog="tmkd export", parser_class=Parser)

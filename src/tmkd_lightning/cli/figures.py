@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.cli.collect import collect
 from tmkd_lightning.cli.finished import FinishedRun
-from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures import FIGURES, CollectedOutputs, History, join_figures, plot_all, save_figures
 from tmkd_lightning.figures.curves import run_name
@@ -96,11 +94,6 @@ def draw(
     saved |= {path: join_figures(list(figures.values())) for path in pages}
     save_figures(saved)
     print("\n".join(map(printable, saved)))
-
-
-def figures_command(args: Sequence[str]) -> None:
-    """Runs the verb on command-line arguments."""
-    auto_cli(draw, args=list(args), as_positional=False, prog="tmkd figures", parser_class=Parser)
 
 
 def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:

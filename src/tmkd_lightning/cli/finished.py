@@ -1,4 +1,4 @@
-"""What the checkpoint of a finished run tells about it, and the curve in its log folder."""
+"""A trained run, from its checkpoint and its log folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 
 
 class FinishedRun:
-    """The run that saved a checkpoint."""
+    """The run that saved a checkpoint: its name and seed, its datamodule, and its metrics."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint, self.folder = checkpoint, run_folder(checkpoint)
@@ -32,17 +32,16 @@ class FinishedRun:
         return f"run {run_name(self.folder)}, checkpoint {self.checkpoint.name} (step {self._step}), seed {seed}"
 
     def data(self) -> LightningDataModule:
-        """Builds the datamodule of the run; raises ValueError if the checkpoint does not hold it, or it cannot be."""
+        """Builds the datamodule of the run."""
         if "_class_path" not in self._data:
-            raise ValueError(f"{self.checkpoint} does not say what data to show: name them with data")
+            raise ValueError(f"{self.checkpoint} does not name its data: name them with data")
         return load_datamodule(self._data, self.checkpoint, "name another with data")
 
     def history(self, run: Path | None = None) -> History:
-        """Reads what the run logged to its folder, or to `run`; raises NothingToPlotError if there is nothing."""
+        """Reads the metrics that the run logged to its folder, or to `run`."""
         place = self.folder if run is None else run
         if place.is_dir() and not [*place.glob("metrics.csv"), *place.glob("version_*/metrics.csv")]:
             raise NothingToPlotError(
-                f"there is no metrics.csv in {place} or a version_<n> in it: train with Lightning's CSVLogger, or name "
-                "the folder or file with run"
+                f"no metrics.csv in {place} or its version_<n>: train with Lightning's CSVLogger, or name it with run"
             )
         return read_history(place)

@@ -22,14 +22,11 @@ from tmkd_lightning.callbacks import RunRecord
 from tmkd_lightning.cli.parser import Parser, check_configs
 from tmkd_lightning.cli.resume import check_same_run
 from tmkd_lightning.cli.save_config import SaveMaskedConfig
-from tmkd_lightning.cli.summary import LogEveryEpoch, RunSummary, warn_of_existing_checkpoints
+from tmkd_lightning.cli.summary import LogEveryEpoch, RunSummary
 from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO, check_whole, keep_folders
 from tmkd_lightning.lightning_compat.sigterm import exit_outside_loops
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
-from tmkd_lightning.utils.configs import RESOLVED_CONFIG
 from tmkd_lightning.utils.secrets import redact, redact_words
-
-_INTERVAL_WARNING = r".*The number of training batches .* is smaller than the logging interval.*"
 
 
 def run(args: Sequence[str] | None) -> None:
@@ -43,7 +40,7 @@ def run(args: Sequence[str] | None) -> None:
 
 
 class _LightningParser(Parser, LightningArgumentParser):
-    """Lightning's parser with errors that are masked."""
+    """Lightning's parser, with secrets masked in errors."""
 
 
 class TMKDCLI(LightningCLI):
@@ -61,15 +58,18 @@ class TMKDCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would optimise the teacher too
             save_config_callback=SaveMaskedConfig,
-            # not config.yaml: where the log folder is the working folder, that may be the one that was read
-            save_config_kwargs={"config_filename": RESOLVED_CONFIG, "overwrite": True, "save_to_log_dir": False},
+            save_config_kwargs={  # not config.yaml, which may be the one that was read
+                "config_filename": "resolved_config.yaml",
+                "overwrite": True,
+                "save_to_log_dir": False,
+            },
             trainer_defaults={"callbacks": [RunRecord(command)]},
             seed_everything_default=0,
             args=None if args is None else list(args),
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuses configs and checkpoints that are missing, damaged or unsafe, by name and before anything is built."""
+        """Refuses missing, damaged or unsafe configs and checkpoints before anything is built."""
         try:
             check_configs(sys.argv[1:] if args is None else args)  # type: ignore[arg-type]
         except ValueError as error:
@@ -89,7 +89,7 @@ class TMKDCLI(LightningCLI):
             parser.error(f"there is no checkpoint {checkpoint}")
 
     def before_instantiate_classes(self) -> None:
-        """Refuses the checkpoint of another run, and opens checkpoints with ``weights_only`` unless told otherwise."""
+        """Refuses the checkpoint of another run, and reads checkpoints with ``weights_only`` by default."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and self._model_config is not None:
             try:
@@ -100,7 +100,7 @@ class TMKDCLI(LightningCLI):
             config.weights_only = True
 
     def after_instantiate_classes(self) -> None:
-        """Masks keys in the hyperparameters that loggers get, and handles SIGTERM outside of Lightning's loops."""
+        """Masks secrets in the logged hyperparameters, and handles SIGTERM outside of Lightning's loops."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
         for part in (self.model, self.datamodule):
@@ -118,9 +118,7 @@ class TMKDCLI(LightningCLI):
         checkpoint = self.config.fit.ckpt_path
         if checkpoint and Path(checkpoint).is_file():
             keep_folders(self.trainer, Path(checkpoint))
-        else:
-            warn_of_existing_checkpoints(self.trainer)
         self.trainer.callbacks.insert(0, RunSummary())  # type: ignore[attr-defined]
         if self.config.fit.trainer.log_every_n_steps is None:
-            warnings.filterwarnings("ignore", message=_INTERVAL_WARNING)
+            warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
             self.trainer.callbacks.insert(0, LogEveryEpoch())  # type: ignore[attr-defined]

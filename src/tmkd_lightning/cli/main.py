@@ -8,8 +8,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
-from tmkd_lightning.cli.parser import check_configs
+from jsonargparse import auto_cli
+
+from tmkd_lightning.cli.parser import Parser, check_configs
 from tmkd_lightning.utils.messages import printable
 from tmkd_lightning.utils.secrets import redact
 
@@ -19,7 +22,7 @@ LIGHTNING_VERBS = {
     "test": "measure a checkpoint on the test images",
     "predict": "predict with a config and a datamodule",
 }
-VERBS = {  # each is a module of this package with a function <verb>_command
+VERBS = {  # each is a module of this package
     "predict --images": "predict with a checkpoint alone, and write a CSV file",
     "export": "write the student of a checkpoint to a file for other programs",
     "figures": "draw figures of finished runs",
@@ -27,7 +30,11 @@ VERBS = {  # each is a module of this package with a function <verb>_command
     "embed": "write text embeddings to a file, for machines without internet",
     "cache": "list, check or remove teacher caches",
 }
-
+_FUNCTIONS: dict[str, list[str]] = {  # of a verb whose module has others than one of its name
+    "figures": ["draw"],
+    "data": ["check", "resize"],
+    "cache": ["list_caches", "check_caches", "remove_caches"],
+}
 _NOISE = (  # warnings of libraries about themselves or each other
     r"(?s).*Jsonargparse.*",
     r"(?s).*was deprecated in v4\.\d+\.0 and will be removed in v5.*",
@@ -37,14 +44,10 @@ _NOISE = (  # warnings of libraries about themselves or each other
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs ``tmkd``.
+    """Runs ``tmkd`` on `args`, by default those of the process.
 
-    Args:
-        args: command-line arguments; None for those of the process.
-
-    Raises:
-        SystemExit: with status 2 and one message, where a verb of ours fails on the process's arguments. Lightning's
-            verbs, in which a user's code may be at fault, and calls with `args` leave exceptions as they are.
+    A verb of ours that fails on the process's arguments exits with status 2 and one message. Lightning's verbs, in
+    which a user's code may be at fault, and calls with `args` leave exceptions as they are.
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
@@ -55,10 +58,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("--help", "-h"):
         print(_usage(), file=sys.stdout if words else sys.stderr)
         sys.exit(0 if words else 2)
-    verb = _verb(words)
-    if verb is None:
-        if not words[0].startswith("-") and words[0] not in LIGHTNING_VERBS:
-            print(f"tmkd: error: there is no verb {printable(words[0])}\n{_usage()}", file=sys.stderr)
+    verb, options = words[0], {word.split("=")[0] for word in words}
+    if verb not in VERBS and not (verb == "predict" and options & {"--images", "--checkpoint"}):
+        if not verb.startswith("-") and verb not in LIGHTNING_VERBS:
+            print(f"tmkd: error: there is no verb {printable(verb)}\n{_usage()}", file=sys.stderr)
             sys.exit(2)
         from tmkd_lightning.cli import lightning_cli
 
@@ -66,24 +69,25 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         check_configs(words)
-        name = words[0]
-        getattr(import_module(f"tmkd_lightning.cli.{name}"), f"{name}_command")(words[1:])
+        run_verb(verb, words[1:])
     except Exception as error:
         ours = type(error).__module__.startswith("tmkd_lightning.")  # such as CacheError
         if args is not None or not (ours or isinstance(error, (ValueError, OSError, ImportError))):
             raise  # a fault of the code, which keeps its traceback
         message = redact(printable(error, keep="\n"))
-        print(f"tmkd {words[0]}: error: {message}", file=sys.stderr)
+        print(f"tmkd {verb}: error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+def run_verb(verb: str, args: Sequence[str]) -> None:
+    """Calls the function of a verb of ours with command-line arguments."""
+    module = import_module(f"tmkd_lightning.cli.{verb}")
+    functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
+    if len(functions) == 1:
+        (functions,) = functions.values()
+    auto_cli(functions, args=list(args), as_positional=False, prog=f"tmkd {verb}", parser_class=Parser)
 
 
 def _usage() -> str:
     verbs = "\n".join(f"  {verb:18}{text}" for verb, text in (LIGHTNING_VERBS | VERBS).items())
     return f"usage: tmkd <verb> [options]\n\nKnowledge distillation. Verbs:\n{verbs}\n\nOptions: tmkd <verb> --help"
-
-
-def _verb(words: Sequence[str]) -> str | None:
-    """The verb of ours that is meant, or None for Lightning's, which has a ``predict`` too."""
-    ours = words[0] == "predict" and any(word.split("=")[0] in ("--images", "--checkpoint") for word in words)
-    verb = "predict --images" if ours else words[0]
-    return verb if verb in VERBS else None

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from tmkd_lightning.utils.configs import load_yaml, read_config
+from tmkd_lightning.utils.configs import load_yaml
 from tmkd_lightning.utils.secrets import redact
 
 
@@ -26,13 +26,9 @@ class Parser(ArgumentParser):
 
 def check_configs(words: Sequence[str]) -> None:
     """Raises ValueError for a config, of a run or a part of it, that cannot be read safely; skips missing files."""
-    words = [str(word) for word in words]
-    pairs = [*pairwise(words), *(tuple(word.split("=", 1)) for word in words if "=" in word)]
+    pairs = [*pairwise(words), *(word.split("=", 1) for word in words if "=" in word)]
     for option, value in pairs:
-        path = Path(os.path.expanduser(value))
-        if not option.startswith("-") or not os.path.isfile(path):
-            continue
-        if option in ("--config", "-c"):
-            read_config(path)
-        elif value.endswith((".yaml", ".yml")):
-            load_yaml(path)
+        is_config = option in ("--config", "-c") or (option.startswith("-") and value.endswith((".yaml", ".yml")))
+        path = os.path.expanduser(value)
+        if is_config and os.path.isfile(path):
+            load_yaml(Path(path))

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
-from tmkd_lightning.cli.parser import Parser
 from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
 from tmkd_lightning.export.predict import predict_folder
 from tmkd_lightning.modules.loading import load_datamodule, load_student
@@ -69,11 +65,6 @@ def predict(
     stream = sys.stderr if is_stream(Path(output).expanduser()) else sys.stdout  # which may be the output
     print(f"{printable(output)}: {count} images{left_out}{by_number}", file=stream)
     print(f"  prepared as {type(data).__name__} does for validation, {data.image_size} pixels", file=stream)
-
-
-def predict_command(args: Sequence[str]) -> None:
-    """Runs the verb on command-line arguments."""
-    auto_cli(predict, args=list(args), as_positional=False, prog="tmkd predict", parser_class=Parser)
 
 
 def _datamodule(config: dict[str, object], checkpoint: str) -> ImageDataModule:

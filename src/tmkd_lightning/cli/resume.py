@@ -11,31 +11,21 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tmkd_lightning.utils.secrets import redact
 
 _IDENTITY = ("class_path", "student.", "network.")  # another module or network is another run
-_SHOWN = 4  # differences in a message
+_MAX_DIFFERENCES = 4  # in a message
 
 
 def check_same_run(path: Path, config: Namespace, loaded: Namespace) -> None:
     """Warns where the checkpoint's settings of the module replace the config's, which Lightning does silently.
 
-    Args:
-        path: of the checkpoint.
-        config: ``model`` from config and command line.
-        loaded: ``model`` with the checkpoint's hyperparameters.
-
-    Raises:
-        ValueError: the checkpoint is of another module or network.
-
-    Example:
-        >>> model = Namespace(class_path="TMKDModule", init_args=Namespace(temperature=2.0))
-        >>> _settings(model)
-        {'class_path': 'TMKDModule', 'temperature': 2.0}
+    `config` is ``model`` from config and command line, `loaded` the same with the checkpoint's hyperparameters. Raises
+    ValueError for the checkpoint of another module or network.
     """
     ours, theirs = _settings(config), _settings(loaded)
     names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
     other = [name for name in names if name.startswith(_IDENTITY)]
     shown = [(name, redact(theirs.get(name), name), redact(ours.get(name), name)) for name in (other or names)]
-    text = ", ".join(f"{name} {saved!r} (config: {given!r})" for name, saved, given in shown[:_SHOWN])
-    text += f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    text = ", ".join(f"{name} {saved!r} (config: {given!r})" for name, saved, given in shown[:_MAX_DIFFERENCES])
+    text += f", and {len(shown) - _MAX_DIFFERENCES} more" if len(shown) > _MAX_DIFFERENCES else ""
     if other:
         raise ValueError(
             f"{path} is the checkpoint of another run than the config's: {text}; give the config of that run, another "
@@ -46,7 +36,7 @@ def check_same_run(path: Path, config: Namespace, loaded: Namespace) -> None:
 
 
 def _settings(model: Namespace) -> dict[str, Any]:
-    """Values by their names on the command line."""
+    """Settings by their names on the command line."""
     return {
         name.replace("init_args.", "").replace("dict_kwargs.", ""): list(value) if isinstance(value, tuple) else value
         for name, value in vars(model.as_flat()).items()

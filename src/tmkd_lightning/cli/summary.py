@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 
 from tmkd_lightning.utils.messages import printable
 
@@ -38,23 +37,8 @@ class RunSummary(Callback):
                 lines.append(f"  last epoch  {printable(name):<11} {value.item():.4f}")
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
-                score, path = checkpoint.best_model_score.item(), printable(_relative(checkpoint.best_model_path))
-                lines.append(f"  best epoch  {checkpoint.monitor:<11} {score:.4f}  {path}")
+                path = Path(checkpoint.best_model_path)
+                path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+                score = checkpoint.best_model_score.item()
+                lines.append(f"  best epoch  {checkpoint.monitor:<11} {score:.4f}  {printable(path)}")
         print("\n".join(lines), flush=True)
-
-
-def warn_of_existing_checkpoints(trainer: Trainer) -> None:
-    """Warns where a new run finds another run's checkpoint under its name, and Lightning will append a version."""
-    for callback in trainer.checkpoint_callbacks:
-        if not isinstance(callback, ModelCheckpoint) or not callback.dirpath or not callback._enable_version_counter:
-            continue
-        path = Path(callback.dirpath, f"{callback.filename}{callback.FILE_EXTENSION}")
-        if path.is_file():
-            rank_zero_warn(
-                f"{_relative(str(path))} is another run's, so this run writes {callback.filename}-v<n> beside it: "
-                "enable_version_counter: false for its ModelCheckpoint overwrites it"
-            )
-
-
-def _relative(path: str) -> str:
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path

@@ -26,7 +26,6 @@ from tmkd_lightning.utils.files import atomic_write, temporary_prefix
 from tmkd_lightning.utils.secrets import without_secrets
 
 _HPARAMS = [kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)]
-_ABANDONED = 600  # seconds without a write after which a temporary file is a leftover
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,34 +42,39 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Reads a checkpoint after verifying it; raises ValueError if it is damaged."""
+        """Verifies a local checkpoint, and reads it."""
         if "://" not in str(path):
             check_whole(Path(path))
         return super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a local checkpoint atomically; remote paths are left to Lightning."""
+        """Writes a local checkpoint atomically, and leaves remote paths to Lightning."""
         checkpoint = {name: without_secrets(part) if name in _HPARAMS else part for name, part in checkpoint.items()}
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        _remove_leftovers(Path(path))
-        with atomic_write(Path(path)) as file:
+        path = Path(path)
+        leftovers = f"{glob.escape(temporary_prefix(path.resolve()))}*"  # of killed runs; each as large as a checkpoint
+        for leftover in path.resolve().parent.glob(leftovers):
+            with suppress(FileNotFoundError):  # another process has just moved or removed it
+                if time.time() - leftover.stat().st_mtime > 600:
+                    leftover.unlink()
+        with atomic_write(path) as file:
             torch.save(checkpoint, file)
 
 
 def check_whole(path: Path) -> None:
-    """Raises ValueError for a damaged checkpoint, with the names of the whole ones in its folder."""
+    """Raises ValueError for a damaged checkpoint, and names the whole ones in its folder."""
     if not is_damaged(path):
         return
-    others = [other for other in sorted(path.parent.glob("*.ckpt")) if zipfile.is_zipfile(other)]
-    names = [other.name for other in others if not is_damaged(other)]
+    others = sorted(path.parent.glob("*.ckpt"))
+    names = [other.name for other in others if zipfile.is_zipfile(other) and not is_damaged(other)]
     remedy = f"resume from a whole checkpoint beside it, {' or '.join(names)}" if names else "start the run anew"
     raise ValueError(f"{path} is damaged or cut off: {remedy}")
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a zip archive was cut off, or one of its checksums does not match; other files are not damaged."""
+    """Whether a file is a zip archive that was cut off or has a wrong checksum."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -84,7 +88,7 @@ def is_damaged(path: Path) -> bool:
 
 
 def keep_folders(trainer: Trainer, path: Path) -> None:
-    """Lets each ``ModelCheckpoint`` without a `dirpath` save where it saved the checkpoint that is resumed from."""
+    """Lets each ``ModelCheckpoint`` without a `dirpath` save beside the checkpoint that it made and that is resumed."""
     states = read_checkpoint(path).get("callbacks", {})
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or callback.dirpath is not None:
@@ -92,12 +96,3 @@ def keep_folders(trainer: Trainer, path: Path) -> None:
         folder = states.get(callback.state_key, {}).get("dirpath")
         if folder is not None and Path(folder).resolve() == path.parent.resolve():
             callback.dirpath = folder
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Removes temporary files that killed runs left behind; each is as large as a checkpoint."""
-    path = path.resolve()  # temporary files are made next to the target of a link
-    for part in path.parent.glob(f"{glob.escape(temporary_prefix(path))}*"):
-        with suppress(FileNotFoundError):  # another process has just moved or removed it
-            if time.time() - part.stat().st_mtime > _ABANDONED:
-                part.unlink()

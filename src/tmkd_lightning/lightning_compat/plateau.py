@@ -12,12 +12,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-PLATEAU = "tmkd_plateau"
-"""Checkpoint key of the metrics that plateau schedulers monitor, by name."""
+PLATEAU = "tmkd_plateau"  # checkpoint key of the metrics that plateau schedulers monitor
 
 
 class PlateauStep(Callback):
-    """Makes the step of ``ReduceLROnPlateau`` that Lightning leaves out on resume. Our modules add it."""
+    """Makes the step of ``ReduceLROnPlateau`` that Lightning skips on resume. Our modules add it."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
@@ -25,21 +24,19 @@ class PlateauStep(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the monitored metrics."""
         names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
-        checkpoint[PLATEAU] = {
-            name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics
-        }
+        checkpoint[PLATEAU] = {n: value.item() for n, value in trainer.callback_metrics.items() if n in names}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Reads the monitored metrics; a checkpoint made without this callback has none."""
+        """Reads the monitored metrics, if the checkpoint was made with this callback."""
         self._metrics = checkpoint.get(PLATEAU, {})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps each scheduler that is a step behind the epochs, also in the epoch after one resumed in its middle."""
         metrics: dict[str, Any] = {**self._metrics, **trainer.callback_metrics}
         for config in trainer.lr_scheduler_configs:
-            scheduler, seen = config.scheduler, metrics.get(config.monitor or "")
-            if not isinstance(scheduler, ReduceLROnPlateau) or config.interval != "epoch" or seen is None:
+            scheduler, metric = config.scheduler, metrics.get(config.monitor or "")
+            if not isinstance(scheduler, ReduceLROnPlateau) or config.interval != "epoch" or metric is None:
                 continue
             if scheduler.last_epoch < trainer.current_epoch // config.frequency:
-                scheduler.step(seen)
+                scheduler.step(metric)
         self._metrics = {}

@@ -2,8 +2,8 @@
 
 Works around: a checkpoint does not hold which parameters are trained (``BaseFinetuning`` does not unfreeze them again)
 nor the size of the training data; float64 weights are loaded before the module is float64; ``max_steps`` resumes in
-another epoch (https://github.com/Lightning-AI/pytorch-lightning/issues/19617); a validation that was due when the
-checkpoint was made is left out; ``CSVLogger`` keeps up to 100 steps in memory.
+another epoch (https://github.com/Lightning-AI/pytorch-lightning/issues/19617); ``CSVLogger`` keeps up to
+100 steps in memory.
 Delete when: an interrupted run that is resumed by Lightning alone passes ``tests/integration/kill_and_resume.py``.
 """
 
@@ -20,12 +20,11 @@ from torch.utils.data import DataLoader
 
 T = TypeVar("T")
 
-RUN = "tmkd_run"
-"""Checkpoint key of the size of the training data and the names of what is frozen."""
+RUN = "tmkd_run"  # checkpoint key of the size of the training data and the names of what is frozen
 
 
 def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
-    """Adds to a checkpoint what resuming restores or compares, and writes the loggers' buffered rows first."""
+    """Adds to a checkpoint what resuming restores or compares, after writing the loggers' buffered rows."""
     loaded = module._trainer is not None and module.trainer.train_dataloader is not None
     for logger in module.trainer.loggers if loaded else ():
         logger.save()
@@ -37,7 +36,7 @@ def write_run(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def read_run(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Reads that from a checkpoint; makes a module of precision ``64-true`` float64 before its weights are loaded."""
+    """Reads that from a checkpoint, and makes a module of precision ``64-true`` float64 before weights are loaded."""
     module.run_before = checkpoint.get(RUN) or {}
     if module._trainer is not None and module.trainer.precision == "64-true":
         module.double()
@@ -62,8 +61,23 @@ def restore_run(module: Any) -> None:
             parameter.requires_grad = name not in module.run_before["frozen"]
         for name, norm in _norms(module):  # BaseFinetuning freezes running statistics like this
             norm.track_running_stats = name not in module.run_before["still"]
-    for warning in _differences(trainer, module.run_before.get("sizes")):
-        rank_zero_warn(warning)
+    before, now = module.run_before.get("sizes"), _sizes(trainer)
+    if before and before != now:
+        rank_zero_warn(
+            f"the checkpoint is of a run that trained on {_format(before)} in an epoch, and now there are "
+            f"{_format(now)}: from here on it is another run, and a schedule that counts steps goes on at another place"
+        )
+    if trainer.max_steps != -1:
+        rank_zero_warn(
+            "resuming a run with max_steps: Lightning then takes up another epoch than that of the checkpoint, so "
+            "that images are left out or seen twice; give the length of the run in max_epochs"
+        )
+    batches, summed = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.accumulate_grad_batches
+    if batches < trainer.num_training_batches and batches % summed:
+        rank_zero_warn(
+            f"the checkpoint was made after batch {batches - 1}, while gradients were summed over {summed} batches, "
+            "and holds none of them: the run is not exact; save or validate after a multiple of accumulate_grad_batches"
+        )
     for callback in trainer.early_stopping_callbacks:
         if callback.wait_count and callback.wait_count >= callback.patience:
             rank_zero_warn(
@@ -71,44 +85,6 @@ def restore_run(module: Any) -> None:
                 "and it ends again: to go on, leave the callback out"
             )
             trainer.should_stop = True
-
-
-def _differences(trainer: Trainer, before: Mapping[str, float] | None) -> Iterable[str]:
-    """What makes a resumed run differ from an uninterrupted one."""
-    now, loop = _sizes(trainer), trainer.fit_loop.epoch_loop
-    batches = loop.batch_progress.current.ready
-    if before and before != now:
-        yield (
-            f"the checkpoint is of a run that trained on {_format(before)} in an epoch, and now there are "
-            f"{_format(now)}: from here on it is another run, and a schedule that counts steps goes on at another place"
-        )
-    if trainer.max_steps != -1:
-        yield (
-            "resuming a run with max_steps: Lightning then takes up another epoch than that of the checkpoint, so "
-            "that images are left out or seen twice; give the length of the run in max_epochs"
-        )
-    if loop.restarted_on_train_batch_end and _validation_was_due(trainer, batches):
-        yield (
-            f"the checkpoint was made after batch {batches - 1} and before the validation that was due there, which "
-            "Lightning leaves out now: resume from a checkpoint that was made after one, and choose "
-            "every_n_train_steps so that the two do not meet"
-        )
-    if batches < trainer.num_training_batches and batches % trainer.accumulate_grad_batches:
-        yield (
-            f"the checkpoint was made after batch {batches - 1}, while gradients were summed over "
-            f"{trainer.accumulate_grad_batches} batches, and holds none of them: the run ends otherwise than an "
-            "undisturbed one; save or validate after a multiple of accumulate_grad_batches"
-        )
-
-
-def _validation_was_due(trainer: Trainer, batches: int) -> bool:
-    """Whether validation was due after so many batches of the epoch."""
-    if not trainer.enable_validation or trainer.val_check_batch is None:
-        return False
-    if trainer.check_val_every_n_epoch is None:
-        return trainer.fit_loop.epoch_loop.batch_progress.total.ready % trainer.val_check_batch == 0
-    finished = trainer.current_epoch + (batches < trainer.num_training_batches)  # a whole epoch is counted already
-    return finished % trainer.check_val_every_n_epoch == 0 and batches % trainer.val_check_batch == 0
 
 
 def _sizes(trainer: Trainer) -> dict[str, float]:

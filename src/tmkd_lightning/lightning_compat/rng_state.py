@@ -39,7 +39,7 @@ class StepSeeds(Callback):
         self._before: list[tuple[torch.Generator, Tensor]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Chooses a seed unless one is given, the same on all processes."""
+        """Chooses a seed for all processes unless one is given."""
         if self.seed is None:
             self.seed = trainer.strategy.broadcast(torch.initial_seed())
 

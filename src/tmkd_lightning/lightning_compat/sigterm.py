@@ -22,7 +22,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 EXIT_STATUS = 128 + signal.SIGTERM
-_GRACE = 20.0  # seconds that a process has for its clean-up, which may wait for a process that is gone
+_GRACE = 20.0  # seconds for a process to clean up, which may wait for a process that is gone
 
 
 class ExitOnSigterm(Callback):
@@ -81,8 +81,7 @@ def report_sigterm(trainer: Trainer) -> None:
         line = f"process {trainer.global_rank} of {trainer.world_size} {line}, and the others with it"
     if trainer.state.fn == "fit":
         callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-        paths = {Path(path) for one in callbacks for path in (one.last_model_path, one.best_model_path) if path}
-        written = max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
-        none_yet = "this run has not written a checkpoint yet"
-        line += f": {none_yet if written is None else f'its last checkpoint is {written}'}"
+        paths = [Path(path) for one in callbacks for path in (one.last_model_path, one.best_model_path)]
+        last = max(filter(Path.is_file, paths), key=lambda path: path.stat().st_mtime, default=None)
+        line += f": its last checkpoint is {last}" if last else ": this run has not written a checkpoint yet"
     print(line, file=sys.stderr, flush=True)

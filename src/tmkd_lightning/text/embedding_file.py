@@ -77,7 +77,7 @@ class EmbeddingFile:
 
     def _read(self) -> tuple[list[str], Tensor]:
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 names = file.files
                 texts, vectors = (file[name] if name in names else None for name in (self.prompts, self.embeddings))
         except Exception as error:  # on damaged bytes zipfile, zlib and numpy raise many kinds

@@ -11,28 +11,12 @@ import yaml
 
 from tmkd_lightning.utils.messages import printable
 
-RESOLVED_CONFIG = "resolved_config.yaml"
-"""File in which the command line saves a run's config beside its logs."""
-
-_DEEPEST = 100  # levels of nesting
-_MOST = 200_000  # values, counted again wherever an alias refers to them
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads a mapping in YAML; see `load_yaml`.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it holds no mapping, or cannot be read safely; the message names the file and the cause.
-    """
-    config = load_yaml(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not a config: it holds no mapping")
-    return config
+_MAX_LEVELS = 100
+_MAX_VALUES = 200_000  # counted again wherever an alias refers to them
 
 
 def load_yaml(path: Path) -> Any:
-    """Reads YAML in UTF-8 as plain types."""
+    """Reads YAML in UTF-8 as plain types; raises ValueError, with file and cause, if that is not safe."""
     loader = None
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
@@ -48,16 +32,16 @@ def load_yaml(path: Path) -> Any:
 
 
 def check_extent(value: Any) -> None:
-    """Raises a ValueError for plain values or a YAML node with too many levels, or too many values once unfolded."""
+    """Raises ValueError for plain values or a YAML node with too many levels, or too many values once unfolded."""
     level, seen = [value], 0
-    for _ in range(_DEEPEST):
-        level = list(islice(chain.from_iterable(map(_parts, level)), _MOST + 1))
+    for _ in range(_MAX_LEVELS):
+        level = list(islice(chain.from_iterable(map(_parts, level)), _MAX_VALUES + 1))
         seen += len(level)
-        if seen > _MOST:
-            raise ValueError(f"it unfolds to more than {_MOST:,} values")
+        if seen > _MAX_VALUES:
+            raise ValueError(f"it unfolds to more than {_MAX_VALUES:,} values")
         if not level:
             return
-    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+    raise ValueError(f"it is nested more than {_MAX_LEVELS} levels deep")
 
 
 def _parts(value: Any) -> Iterable[Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
 from tmkd_lightning.teacher.cache.array_file import ArrayFile, CacheError
@@ -88,6 +87,8 @@ class CacheFolder:
             raise CacheError(
                 f"the teacher cache cannot be written to {self.path} ({error}): name another directory"
             ) from error
+        from lightning.pytorch.utilities import rank_zero_info  # seconds to import, and `tmkd cache` does without
+
         rank_zero_info(f"Teacher cache: {what}")
 
     def read(self, rows: np.ndarray) -> dict[str, np.ndarray] | None:
