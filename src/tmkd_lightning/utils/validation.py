@@ -16,13 +16,7 @@ def check_positive(name: str, value: float) -> float:
 
 
 def check_weight(name: str, weight: float) -> float:
-    """Checks for a finite number of at least 0, as loss weights are.
-
-    Example:
-        >>> check_weight("ce_weight", -0.5)
-        Traceback (most recent call last):
-        ValueError: ce_weight must be at least 0 and finite, got -0.5
-    """
+    """Checks for a finite number of at least 0, as loss weights are."""
     if not (is_number(weight) and 0 <= weight < math.inf):
         raise ValueError(f"{name} must be at least 0 and finite, got {weight!r}")
     return weight
@@ -30,14 +24,14 @@ def check_weight(name: str, weight: float) -> float:
 
 def check_whole(name: str, value: int) -> int:
     """Checks for an integer."""
-    if not _is_whole(value):
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     return value
 
 
 def check_count(name: str, count: int) -> int:
     """Checks for an integer of at least 1."""
-    if not _is_whole(count) or count < 1:
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{name} must be a whole number, at least 1, got {count!r}")
     return count
 
@@ -52,7 +46,3 @@ def check_term(name: object) -> str:
 def is_number(value: object) -> bool:
     """Whether a value is a number of Python, NumPy or torch."""
     return isinstance(value, (Real, Tensor)) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
