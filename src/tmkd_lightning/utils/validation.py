@@ -24,14 +24,14 @@ def check_weight(name: str, weight: float) -> float:
 
 def check_whole(name: str, value: int) -> int:
     """Checks for an integer."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if not _is_whole(value):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     return value
 
 
 def check_count(name: str, count: int) -> int:
     """Checks for an integer of at least 1."""
-    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+    if not _is_whole(count) or count < 1:
         raise ValueError(f"{name} must be a whole number, at least 1, got {count!r}")
     return count
 
@@ -46,3 +46,7 @@ def check_term(name: object) -> str:
 def is_number(value: object) -> bool:
     """Whether a value is a number of Python, NumPy or torch."""
     return isinstance(value, (Real, Tensor)) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
