@@ -45,9 +45,7 @@ class EmbeddingFile:
         embeddings: name of the array of embeddings, ``(N, E)``; they are L2-normalised when read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read or holds other arrays, an embedding is zero or not finite, or a prompt is
-            missing (all raised by `encode`).
+        ValueError: by `encode`, if an array or a prompt is missing, or an embedding is zero or not finite.
     """
 
     def __init__(self, path: str | Path, prompts: str = "prompts", embeddings: str = "embeddings") -> None:

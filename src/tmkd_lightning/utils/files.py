@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-_MAX_LINKS = 40  # that lead to one another, as many as Linux follows
-_DESCRIPTORS = re.compile(r"/(proc/(self|\d+)(/task/\d+)?|dev)/fd")  # folder of a process's file descriptors
+_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}  # file descriptors
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -25,9 +23,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Several processes may write one path at once: the last to finish wins, and readers see one whole file. A link stays,
     and what it leads to is replaced. A pipe or a device, such as ``/dev/stdout``, is written to directly.
     """
-    target = _resolve(path)
     try:
-        with _open_stream(target) if is_stream(target) else _open_replacement(target) as file:
+        with _open_stream(path) if is_stream(path) else _open_replacement(Path(os.path.realpath(path))) as file:
             yield file
     except Exception as error:
         cause: BaseException | None = error  # torch.save hides that of a full disk behind one of its own
@@ -43,9 +40,9 @@ def check_writable(path: Path) -> None:
     """Raises an OSError if no file can be written there, before the work that would fill it; makes its folder."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file")
-    target = _resolve(path)
-    if is_stream(target):
+    if is_stream(path):
         return  # trying would begin to write
+    target = Path(os.path.realpath(path))
     file = next((parent for parent in target.parents if parent.is_file()), None)
     if file is not None:  # the system's message would be that it exists
         raise NotADirectoryError(f"{path} cannot be written ({file} is a file, not a folder): choose another place")
@@ -58,9 +55,8 @@ def check_writable(path: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path leads to a pipe, a device or a file descriptor of this process, which cannot be replaced."""
-    path = _resolve(path)
-    return _descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
+    """Whether a path leads to a pipe or a device, or is ``/dev/stdout``; these cannot be replaced."""
+    return str(path) in _STANDARD or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def temporary_prefix(path: Path) -> str:
@@ -96,20 +92,6 @@ def _open_replacement(path: Path) -> Iterator[IO[bytes]]:
 def _open_stream(path: Path) -> Iterator[IO[bytes]]:
     sys.stdout.flush()  # what was printed stands before
     sys.stderr.flush()
-    descriptor = _descriptor(path)  # opened anew, a file would be emptied that others write to
+    descriptor = _STANDARD.get(str(path))  # where it leads to a file, opening it anew would empty that
     with path.open("wb") if descriptor is None else os.fdopen(os.dup(descriptor), "wb") as file:
         yield file
-
-
-def _resolve(path: Path) -> Path:
-    """Follows the links of a path, even if nothing is there yet, up to a file descriptor of this process."""
-    for _ in range(_MAX_LINKS):
-        if _descriptor(path) is not None or not path.is_symlink():
-            return path
-        path = path.parent / path.readlink()
-    raise OSError(errno.ELOOP, f"{path} cannot be written: its links lead in a circle")
-
-
-def _descriptor(path: Path) -> int | None:
-    is_open = path.name.isdecimal() and _DESCRIPTORS.fullmatch(os.path.realpath(path.parent))
-    return int(path.name) if is_open else None
