@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tmkd_lightning.feature_extraction.hooks import FORWARD_LOCK, Capture, guard_hooks, is_compiled, unwrap_compiled
+from tmkd_lightning.feature_extraction.hooks import FORWARD_LOCK, Capture, unwrap_compiled
 from tmkd_lightning.feature_extraction.layer_discovery import LayerTrace, trace_layers
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
@@ -107,8 +107,7 @@ class Extractor(nn.Module):
             return self._num_classes
         if self.head_name is None:
             raise ValueError(
-                f"how many classes {self.name} has cannot be read off it, as it has no linear layer: pass "
-                "Extractor(network, num_classes=...)"
+                f"how many classes {self.name} has cannot be read off it: pass Extractor(network, num_classes=...)"
             )
         return self.head.out_features
 
@@ -143,16 +142,18 @@ class Extractor(nn.Module):
             check_images(image)
         if not self.confirmed or (compiling and self._shared is None):
             self._prepare(image, share=compiling)
-        image = self.normalize(image)
+        image, autocast = self.normalize(image), self.own_precision(image.device)
         head, map_layer = self._captured_layers()
         capture = Capture(head, map_layer) if self._shared is None else self._shared
         lock = FORWARD_LOCK if capture.shared and not compiling else nullcontext()
-        with lock, self.own_precision(image.device):
+        with lock, autocast:
             try:
                 logits = self.network(image)
             finally:
                 embedding, feature_map = capture.pop()
-        return Output(self._checked_logits(logits), embedding, feature_map, None if head is None else head.weight)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise self._wrong_logits(logits)
+        return Output(logits, embedding, feature_map, None if head is None else head.weight)
 
     def normalize(self, image: Tensor) -> Tensor:
         """Scales to [0, 1] where needed and subtracts and divides by the network's statistics, in its precision."""
@@ -179,7 +180,7 @@ class Extractor(nn.Module):
             if self.keep_map:
                 self._confirm_map(trace)
                 self._map_confirmed = True
-            if is_compiled(self.network):
+            if any(getattr(module, "_compiled_call_impl", None) is not None for module in self.network.modules()):
                 self.share_hooks()
             self._head_confirmed = True
 
@@ -194,7 +195,9 @@ class Extractor(nn.Module):
     def share_hooks(self) -> None:
         """Leaves the hooks on the network: compiled code must find the same ones at every forward."""
         self.remove_hooks()
-        guard_hooks()
+        if torch._dynamo.config.skip_nnmodule_hook_guards:  # by default, compiled code does not check for hooks
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
+            torch._dynamo.reset()
         self._shared = Capture(*self._captured_layers(), shared=True)
 
     def remove_hooks(self) -> None:
@@ -221,8 +224,8 @@ class Extractor(nn.Module):
             return
         if self.head_name is None or self.head.out_features != self.num_classes:
             raise ValueError(
-                f"{self.name} gives {self.num_classes} logits instead of {num_classes}, and they are not those of one "
-                f"linear layer, which could be replaced: build it for {num_classes} classes"
+                f"{self.name} gives {self.num_classes} logits instead of {num_classes}, and no linear layer that could "
+                f"be replaced gives them: build it for {num_classes} classes"
             )
         old = self.head
         options = {"device": old.weight.device, "dtype": old.weight.dtype}
@@ -236,9 +239,8 @@ class Extractor(nn.Module):
         """Puts the classes of the head into another order: `rows` has, for each new label, its present row."""
         if self.head_name not in self._trace_black_image().heads:
             raise ValueError(
-                f"the classes of {self.name} cannot be put into another order: its logits are not those of one linear "
-                f"layer, or it takes no image of {_CUSTOMARY_SIDES} pixels; pass a network whose forward puts them "
-                "into that of the data"
+                f"the classes of {self.name} cannot be put into another order, as no linear layer gives its logits, or "
+                f"it takes no image of {_CUSTOMARY_SIDES} pixels: pass a network that has them in the data's order"
             )
         for parameter in self.head.parameters():
             parameter.copy_(parameter[list(rows)])
@@ -287,14 +289,13 @@ class Extractor(nn.Module):
         return LayerTrace()
 
     def _confirm_head(self, trace: LayerTrace) -> None:
-        logits, heads = self._checked_logits(trace.output), list(trace.heads)
+        logits, heads = trace.output, list(trace.heads)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise self._wrong_logits(logits)
         if not logits.isfinite().all():
             raise ValueError(f"{self.name} returned logits that are not finite on the first batch")
         if not heads and (logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(()), atol=1e-2):
-            raise ValueError(
-                f"the output of {self.name} looks like a softmax: distillation needs the logits, remove it from the "
-                "network"
-            )
+            raise ValueError(f"the output of {self.name} looks like a softmax: remove it, logits are needed")
         if self.head_name is not None and self.head_name not in heads:
             self._why_no_head = f"{self.head_name!r} was taken for the head of {self.name}, but " + (
                 f"the output is that of {heads[-1]!r}: pass Extractor(network, head=...) with that name"
@@ -313,15 +314,13 @@ class Extractor(nn.Module):
                 f"Extractor(network, num_classes={classes})"
             )
 
-    def _checked_logits(self, logits: object) -> Tensor:
-        if not isinstance(logits, Tensor):
-            raise TypeError(
-                f"{self.name} returned a {type(logits).__name__}, expected one tensor of logits (batch, classes): wrap "
-                "it in a module whose forward picks the logits, and pass that"
-            )
-        if logits.ndim != 2:
-            raise ValueError(f"{self.name} returned shape {tuple(logits.shape)}, expected logits (batch, classes)")
-        return logits
+    def _wrong_logits(self, logits: object) -> Exception:
+        if isinstance(logits, Tensor):
+            return ValueError(f"{self.name} returned shape {tuple(logits.shape)}, expected logits (batch, classes)")
+        return TypeError(
+            f"{self.name} returned a {type(logits).__name__}, expected one tensor of logits (batch, classes): wrap it "
+            "in a module whose forward picks the logits, and pass that"
+        )
 
     def _confirm_map(self, trace: LayerTrace) -> None:
         maps = [] if self.head_name is None else trace.maps(self.head_name)

@@ -1,4 +1,4 @@
-"""Forward hooks that capture what passes through layers, and what compiled networks need to run them."""
+"""Forward hooks that capture what passes through layers, and the unwrapping of compiled networks."""
 
 from __future__ import annotations
 
@@ -62,15 +62,3 @@ def unwrap_compiled(network: nn.Module) -> tuple[nn.Module, list[str]]:
                 layer._modules[child] = wrapper = inner
                 names.append(uncompiled(f"{name}.{child}".removeprefix(".")))
     return network, names
-
-
-def is_compiled(network: nn.Module) -> bool:
-    """Whether a network, or a part of it, runs as compiled code."""
-    return any(getattr(module, "_compiled_call_impl", None) is not None for module in network.modules())
-
-
-def guard_hooks() -> None:
-    """Makes compiled code check for hooks, and discards what was compiled without them; torch's default does not."""
-    if torch._dynamo.config.skip_nnmodule_hook_guards:
-        torch._dynamo.config.skip_nnmodule_hook_guards = False
-        torch._dynamo.reset()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -40,12 +39,11 @@ class LayerTrace:
     # Maps are averaged on the spot: a later layer may change them in place.
 
     def _before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
-        value = args[0] if args else None
-        self._inputs[name] = (_pool(value), _area(value))
+        self._inputs[name] = _pool(args[0] if args else None)
 
     def _after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
         value = args[0] if args else None
-        after, area = _pool(output), _area(output)
+        after, area = _pool(output)
         before, area_before = self._inputs[name]
         if isinstance(output, Tensor) and isinstance(value, Tensor):
             if isinstance(module, nn.Linear):
@@ -74,34 +72,23 @@ def trace_layers(network: nn.Module, image: Tensor) -> LayerTrace:
     trace, device = LayerTrace(), image.device
     with ExitStack() as stack:
         for name, module in network.named_modules():
+            stack.callback(setattr, module, "training", module.training)
             if name and not isinstance(module, torch.jit.ScriptModule):  # which take no hooks
                 stack.callback(module.register_forward_pre_hook(partial(trace._before, name)).remove)
                 stack.callback(module.register_forward_hook(partial(trace._after, name)).remove)
-        stack.enter_context(_evaluating(network))
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code need not call these hooks
+        network.eval()
         trace.finish(network(image))
     return trace
 
 
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _pool(value: object) -> Tensor | None:
-    return value.mean((2, 3)) if isinstance(value, Tensor) and value.ndim == 4 else None
-
-
-def _area(value: object) -> int:
-    return value.shape[2] * value.shape[3] if isinstance(value, Tensor) and value.ndim == 4 else 0
+def _pool(value: object) -> tuple[Tensor | None, int]:
+    """Spatial mean and pixels of a map; None and 0 for other values."""
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return None, 0
+    return value.mean((2, 3)), value.shape[2] * value.shape[3]
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

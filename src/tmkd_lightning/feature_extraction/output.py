@@ -46,12 +46,7 @@ class Output:
     head_weight: Tensor | None = None
 
     def require(self, part: Part) -> Tensor:
-        """Returns a part, or raises a `MissingPartError` if this output does not have it.
-
-        Example:
-            >>> Output(torch.zeros(2, 3)).require("logits").shape
-            torch.Size([2, 3])
-        """
+        """Returns a part, or raises a `MissingPartError` if this output does not have it."""
         value: Tensor | None = getattr(self, part)
         if value is None:
             raise MissingPartError(f"this output has no {part} ({_WHAT[part]})")
