@@ -84,7 +84,7 @@ def test_survivors_are_told_from_the_caught(tmp_path: Path, capsys) -> None:
     fusion, hysteresis = "teacher/test_fusion.py", "views/test_hysteresis.py"
     for name, word, tests in (("a", "minus", fusion), ("b", "minus", hysteresis), ("c", "syntax", fusion)):
         text = (FOLDER / "weights_over_classes.patch").read_text().replace("teacher/test_fusion.py", tests)
-        (tmp_path / f"{name}.patch").write_text(text if word == "minus" else text.replace("dim=0)", "dim=0"))
+        (tmp_path / f"{name}.patch").write_text(text if word == "minus" else text.replace("(dim=0", "((dim=0"))
     assert main(["--folder", str(tmp_path), "--jobs", "1"]) == 1
     first, *lines, last = capsys.readouterr().out.splitlines()
     assert first.startswith("Without a mutant: 2 test files pass")
