@@ -81,13 +81,10 @@ def test_a_mutant_that_is_not_there(capsys) -> None:
 @pytest.mark.slow
 def test_survivors_are_told_from_the_caught(tmp_path: Path, capsys) -> None:
     """One that its tests notice, one that they do not, and one with which they cannot even start."""
-    for name, word, tests in (("a", "minus", "fusion"), ("b", "minus", "hysteresis"), ("c", "syntax", "fusion")):
-        text = (
-            (FOLDER / "weights_over_classes.patch")
-            .read_text()
-            .replace("tests/teacher/test_fusion.py", f"tests/test_{tests}.py")
-        )
-        (tmp_path / f"{name}.patch").write_text(text if word == "minus" else text.replace("dim=0)", "dim=0"))
+    fusion, hysteresis = "teacher/test_fusion.py", "views/test_hysteresis.py"
+    for name, word, tests in (("a", "minus", fusion), ("b", "minus", hysteresis), ("c", "syntax", fusion)):
+        text = (FOLDER / "weights_over_classes.patch").read_text().replace("teacher/test_fusion.py", tests)
+        (tmp_path / f"{name}.patch").write_text(text if word == "minus" else text.replace("(dim=0", "((dim=0"))
     assert main(["--folder", str(tmp_path), "--jobs", "1"]) == 1
     first, *lines, last = capsys.readouterr().out.splitlines()
     assert first.startswith("Without a mutant: 2 test files pass")

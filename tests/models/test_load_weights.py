@@ -162,26 +162,24 @@ def written(content: object, old: bool = False) -> bytes:
     return file.getvalue()
 
 
+NOT_OURS = "it is empty, cut off, or not a file of torch.save"
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (b"", "it is empty"),
-        (b"hello\nworld\n", "it is damaged, or not a checkpoint"),
-        (b"class,probability\ncat,1\n", "it is damaged, or not a checkpoint"),
-        (b'{"a": 1}', "it is damaged, or not a checkpoint"),
-        (bytes(5000), "it is damaged, or not a checkpoint"),
-        (written({"a": torch.ones(1000)})[:2000], "it is damaged or cut off"),
-        (written({"a": torch.ones(1000)})[:-50], "it is damaged or cut off"),
-        (
-            written({"a": torch.ones(1000)}, old=True)[:2000],
-            "it is damaged, or holds more than tensors and plain types",
-        ),
+        (b"", NOT_OURS),
+        (b"hello\nworld\n", NOT_OURS),
+        (bytes(5000), NOT_OURS),
+        (written({"a": torch.ones(1000)})[:2000], NOT_OURS),
+        (written({"a": torch.ones(1000)})[:-50], NOT_OURS),
+        (written({"a": torch.ones(1000)}, old=True)[:2000], NOT_OURS),
         (written({"a": Mine()}), "it would run code, test_load_weights.Mine"),
         (written({"a": Mine}, old=True), "it would run code, test_load_weights.Mine"),
-        (pickle.dumps({"a": Mine()}), "it is a pickle, which could run code, and not one of torch.save"),
+        (pickle.dumps({"a": Mine()}), NOT_OURS),
     ],
-    ids=["empty", "text", "csv", "json", "zeros", "begin", "all but the end", "begin of old", "ours", "old", "pickle"],
+    ids=["empty", "text", "zeros", "begin", "all but the end", "begin of old", "ours", "old", "pickle"],
 )
 def test_what_is_wrong_with_a_file_is_said_without_bad_advice(tmp_path: Path, content: bytes, cause: str) -> None:
     path = tmp_path / "last.ckpt"

@@ -78,19 +78,21 @@ def test_any_damaged_byte_is_one_kind_of_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prompts", "embeddings", "message"),
     [
-        (["a", "b"], np.array([["x", "y"], ["z", "w"]]), "'embeddings' of <U1, not texts and real numbers: make it"),
-        (["a", "b"], np.eye(2, dtype=complex), "'embeddings' of complex128, not texts"),
-        (["a", "b"], np.array([["2020-01-01"]] * 2, dtype="M8[D]"), r"'embeddings' of datetime64\[D\], not texts"),
-        (["a", "b"], np.zeros((2, 4), dtype=[("x", "f4")]), "not texts and real numbers"),
-        ([b"a", b"b"], np.eye(2), r"'prompts' of type \|S1 and .*, not texts"),
+        (
+            ["a", "b"],
+            np.array([["x", "y"], ["z", "w"]]),
+            r"'embeddings' \(2, 2\) of <U1, not texts \(N,\) and real numbers \(N, E\): make it",
+        ),
+        (["a", "b"], np.eye(2, dtype=complex), r"'embeddings' \(2, 2\) of complex128, not texts"),
+        (["a", "b"], np.array([["2020-01-01"]] * 2, dtype="M8[D]"), r"of datetime64\[D\], not texts"),
+        (["a", "b"], np.zeros((2, 4), dtype=[("x", "f4")]), "not texts"),
+        ([b"a", b"b"], np.eye(2), r"'prompts' \(2,\) of \|S1 and .*, not texts"),
         (["a", "b"], np.array([[1.0, 0.0], [np.nan, 1.0]]), r"of 'b' \(and of 0 more\) is zero or not finite"),
         (["a", "b"], np.array([[np.inf, 0.0], [0.0, 1e300]]), r"of 'a' \(and of 1 more\) is zero or not finite"),
         (["a", "b"], np.array([[1.0, 0.0], [0.0, 0.0]]), "of 'b' .* no direction: make the file again"),
-        (["a", "a"], np.eye(2), r"holds 'a' \(and 0 more\) more than once.*keep one of each text"),
-        (["a", "b"], np.ones((3, 4)), r"texts of shape \(2,\) do not fit embeddings of \(3, 4\)"),
-        (["a", "b"], np.ones(2), r"texts of shape \(2,\) do not fit"),
-        (["a", "b"], np.ones((2, 4, 1)), r"texts of shape \(2,\) do not fit"),
-        ("a", np.eye(2), r"texts of shape \(\) do not fit"),
+        (["a", "b"], np.ones((3, 4)), r"'prompts' \(2,\) of <U1 and 'embeddings' \(3, 4\) of float64, not texts"),
+        (["a", "b"], np.ones((2, 4, 1)), r"'embeddings' \(2, 4, 1\) of float64, not texts"),
+        ("a", np.eye(2), r"'prompts' \(\) of <U1"),
     ],
 )
 def test_file_with_values_that_are_no_embeddings(tmp_path: Path, prompts: object, embeddings, message: str) -> None:

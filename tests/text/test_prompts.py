@@ -54,17 +54,9 @@ def test_replaced_templates(replacement: dict[str, str] | str | None, chosen: di
     assert list(view_templates(VIEWS, replacement).items()) == list(chosen.items())
 
 
-@pytest.mark.parametrize(
-    ("replacement", "message"),
-    [
-        ({"edges": "a {class}"}, r"the view 'edges', but the views are \['rgb', 'edge'\]"),
-        ({"edge": "a drawing"}, "'a drawing' has no {class}"),
-        ("a drawing", "'a drawing' has no {class}"),
-    ],
-)
-def test_templates_that_are_refused(replacement: dict[str, str] | str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        view_templates(VIEWS, replacement)
+def test_templates_of_other_views_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"the view 'edges', but the views are \['rgb', 'edge'\]"):
+        view_templates(VIEWS, {"edges": "a {class}"})
 
 
 def test_bank_copies_and_concatenates() -> None:

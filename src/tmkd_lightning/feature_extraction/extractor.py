@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tmkd_lightning.feature_extraction.hooks import FORWARD_LOCK, Capture, guard_hooks, is_compiled, unwrap_compiled
+from tmkd_lightning.feature_extraction.hooks import FORWARD_LOCK, Capture, unwrap_compiled
 from tmkd_lightning.feature_extraction.layer_discovery import LayerTrace, trace_layers
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
@@ -31,18 +31,13 @@ class Extractor(nn.Module):
 
     Args:
         network: classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
-        mean: channel means on [0, 1] that the network expects to be subtracted; None for what it was trained with, if
-            it states that (timm's, open_clip's and `Pretrained` do), else ImageNet's.
-        std: channel standard deviations on [0, 1] that the network expects to be divided by; None likewise.
+        mean: channel means on [0, 1] to subtract; None for those of the network's training, if it states them (timm's,
+            open_clip's and `Pretrained` do; their parts must agree), else ImageNet's.
+        std: channel standard deviations on [0, 1] to divide by; None likewise.
         head: dotted name of the head, by default the last linear layer.
         feature_map: dotted name of the layer that gives the map, by default found on the first batch.
         keep_map: whether to return the map; without it, activations are freed earlier.
         num_classes: K, for a network that it cannot be read off; None for the width of its last linear layer.
-
-    Raises:
-        TypeError: `network` is not a module, or the named head is not a linear layer.
-        ValueError: the network has no layer of that name, K cannot be read off, or parts of the network were trained
-            with different statistics.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -108,12 +103,13 @@ class Extractor(nn.Module):
     @property
     def num_classes(self) -> int:
         """Number of classes K: as given, as measured, or read off the head."""
-        if self._num_classes is None and self.head_name is None:
+        if self._num_classes is not None:
+            return self._num_classes
+        if self.head_name is None:
             raise ValueError(
-                f"how many classes {self.name} has cannot be read off it, as it has no linear layer: pass "
-                "Extractor(network, num_classes=...)"
+                f"how many classes {self.name} has cannot be read off it: pass Extractor(network, num_classes=...)"
             )
-        return self.head.out_features if self._num_classes is None else self._num_classes
+        return self.head.out_features
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -140,28 +136,23 @@ class Extractor(nn.Module):
 
         Returns:
             The output, with None for what the network does not have.
-
-        Raises:
-            TypeError: the network does not return one tensor.
-            ValueError: the images are not in [0, 1], normalised perhaps; or the logits are not what they must be.
         """
         compiling = torch.compiler.is_compiling()
         if not checked and not compiling:
             check_images(image)
         if not self.confirmed or (compiling and self._shared is None):
             self._prepare(image, share=compiling)
-        image = self.normalize(image)
+        image, autocast = self.normalize(image), self.own_precision(image.device)
         head, map_layer = self._captured_layers()
         capture = Capture(head, map_layer) if self._shared is None else self._shared
         lock = FORWARD_LOCK if capture.shared and not compiling else nullcontext()
-        autocast = nullcontext() if image.dtype == torch.float32 else torch.autocast(image.device.type, enabled=False)
         with lock, autocast:
             try:
                 logits = self.network(image)
             finally:
                 embedding, feature_map = capture.pop()
         if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise _wrong_logits(logits, self.name)
+            raise self._wrong_logits(logits)
         return Output(logits, embedding, feature_map, None if head is None else head.weight)
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -177,11 +168,7 @@ class Extractor(nn.Module):
         """Finds the head and the map on a few images, as the first `forward` does; call it to fail earlier.
 
         Runs the network once in evaluation mode, and leaves its state, its modes and the random generators as they are.
-
-        Raises:
-            TypeError: the network does not return one tensor.
-            ValueError: the images are not in [0, 1]; the logits are a softmax, not finite, or of another number of
-                classes; or a head or map that was named is none.
+        Raises a TypeError or ValueError if its output is no logits, or a head or map that was named is none.
         """
         with FORWARD_LOCK:  # the network is in evaluation mode for a moment
             if self.confirmed:
@@ -193,7 +180,7 @@ class Extractor(nn.Module):
             if self.keep_map:
                 self._confirm_map(trace)
                 self._map_confirmed = True
-            if is_compiled(self.network):
+            if any(getattr(module, "_compiled_call_impl", None) is not None for module in self.network.modules()):
                 self.share_hooks()
             self._head_confirmed = True
 
@@ -208,7 +195,9 @@ class Extractor(nn.Module):
     def share_hooks(self) -> None:
         """Leaves the hooks on the network: compiled code must find the same ones at every forward."""
         self.remove_hooks()
-        guard_hooks()
+        if torch._dynamo.config.skip_nnmodule_hook_guards:  # by default, compiled code does not check for hooks
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
+            torch._dynamo.reset()
         self._shared = Capture(*self._captured_layers(), shared=True)
 
     def remove_hooks(self) -> None:
@@ -230,17 +219,13 @@ class Extractor(nn.Module):
             self._num_classes = output.shape[1]
 
     def resize_head(self, num_classes: int) -> None:
-        """Replaces the head by a fresh one of K rows, if the network was made for another number of classes.
-
-        Raises:
-            ValueError: it has no linear head that could be replaced.
-        """
+        """Replaces the head by a fresh one of K rows, if the network was made for another number of classes."""
         if self.num_classes == num_classes:
             return
         if self.head_name is None or self.head.out_features != self.num_classes:
             raise ValueError(
-                f"{self.name} gives {self.num_classes} logits instead of {num_classes}, and they are not those of one "
-                f"linear layer, which could be replaced: build it for {num_classes} classes"
+                f"{self.name} gives {self.num_classes} logits instead of {num_classes}, and no linear layer that could "
+                f"be replaced gives them: build it for {num_classes} classes"
             )
         old = self.head
         options = {"device": old.weight.device, "dtype": old.weight.dtype}
@@ -251,16 +236,11 @@ class Extractor(nn.Module):
 
     @torch.no_grad()
     def reorder_classes(self, rows: Sequence[int]) -> None:
-        """Puts the classes of the head into another order: `rows` has, for each new label, its present row.
-
-        Raises:
-            ValueError: the logits are not those of the head, or the network takes no image that would show it.
-        """
+        """Puts the classes of the head into another order: `rows` has, for each new label, its present row."""
         if self.head_name not in self._trace_black_image().heads:
             raise ValueError(
-                f"the classes of {self.name} cannot be put into another order: its logits are not those of one linear "
-                f"layer, or it takes no image of {_CUSTOMARY_SIDES} pixels; pass a network whose forward puts them "
-                "into that of the data"
+                f"the classes of {self.name} cannot be put into another order, as no linear layer gives its logits, or "
+                f"it takes no image of {_CUSTOMARY_SIDES} pixels: pass a network that has them in the data's order"
             )
         for parameter in self.head.parameters():
             parameter.copy_(parameter[list(rows)])
@@ -272,15 +252,13 @@ class Extractor(nn.Module):
                 f"{reader} reads {part}, which {self.name} does not have: {self._why_no_head}; take a network that "
                 "ends in a linear layer, or methods that read logits alone (with feature_weight=0, text_weight=0)"
             )
-        if part != "feature_map":
-            return
-        if not self.keep_map:
+        if part == "feature_map" and not self.keep_map:
             raise MissingPartError(f"{reader} reads feature_map, but the Extractor of {self.name} has keep_map=False")
-        if self.confirmed and self.map_name is None:
+        if part == "feature_map" and self.confirmed and self.map_name is None:
             raise MissingPartError(
                 f"{reader} reads feature_map, but {self.name} has no 4-D map whose spatial mean is the input of its "
                 f"head {self.head_name!r}: choose a network that ends in global average pooling and one linear layer, "
-                f"or a method that does not read maps"
+                "or a method that does not read maps"
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -303,56 +281,56 @@ class Extractor(nn.Module):
 
     def _trace_black_image(self) -> LayerTrace:
         """Traces a black image of the first customary size that the network takes; an empty trace if it takes none."""
-        waits = any(getattr(module, "pending", False) is True for module in self.network.modules())
-        for side in () if waits else _CUSTOMARY_SIDES:  # a forward would fetch pretrained weights
+        pending = any(getattr(module, "pending", False) is True for module in self.network.modules())
+        for side in () if pending else _CUSTOMARY_SIDES:  # a forward would fetch pretrained weights
             with suppress(Exception):  # whatever a network comes to on images of another size than its own
                 black = torch.zeros(1, 3, side, side, device=self.mean.device)
                 return trace_layers(self.network, self.normalize(black))
         return LayerTrace()
 
     def _confirm_head(self, trace: LayerTrace) -> None:
-        logits = trace.output
+        logits, heads = trace.output, list(trace.heads)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise _wrong_logits(logits, self.name)
+            raise self._wrong_logits(logits)
         if not logits.isfinite().all():
             raise ValueError(f"{self.name} returned logits that are not finite on the first batch")
-        if self.head_name not in trace.heads:
-            self._drop_head(list(trace.heads), logits)
+        if not heads and (logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(()), atol=1e-2):
+            raise ValueError(f"the output of {self.name} looks like a softmax: remove it, logits are needed")
+        if self.head_name is not None and self.head_name not in heads:
+            self._why_no_head = f"{self.head_name!r} was taken for the head of {self.name}, but " + (
+                f"the output is that of {heads[-1]!r}: pass Extractor(network, head=...) with that name"
+                if heads
+                else "no linear layer gives the network's output"
+            )
+            if self.named_head is not None:
+                raise ValueError(self._why_no_head)
+            self.head_name = None
         classes = logits.shape[1]
         if self.head_name is None and not self._classes_given:
             self._num_classes = classes  # the dropped layer's width was not their number
         if classes != self.num_classes:
             raise ValueError(
-                f"{self.name} gives {classes} logits, but was taken for a network of {self.num_classes} "
-                f"classes: pass Extractor(network, num_classes={classes})"
+                f"{self.name} gives {classes} logits, but was taken for a network of {self.num_classes} classes: pass "
+                f"Extractor(network, num_classes={classes})"
             )
 
-    def _drop_head(self, found: list[str], logits: Tensor) -> None:
-        """Leaves logits alone where another layer than the head, or none, gives the output; refuses a named head."""
-        if not found and (logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(()), atol=1e-2):
-            raise ValueError(
-                f"the output of {self.name} looks like a softmax: distillation needs the logits, remove it from the "
-                "network"
-            )
-        if self.head_name is None:
-            return
-        self._why_no_head = f"{self.head_name!r} was taken for the head of {self.name}, but " + (
-            f"the output is that of {found[-1]!r}: pass Extractor(network, head=...) with that name"
-            if found
-            else "no linear layer gives the network's output"
+    def _wrong_logits(self, logits: object) -> Exception:
+        if isinstance(logits, Tensor):
+            return ValueError(f"{self.name} returned shape {tuple(logits.shape)}, expected logits (batch, classes)")
+        return TypeError(
+            f"{self.name} returned a {type(logits).__name__}, expected one tensor of logits (batch, classes): wrap it "
+            "in a module whose forward picks the logits, and pass that"
         )
-        if self.named_head is not None:
-            raise ValueError(self._why_no_head)
-        self.head_name = None
 
     def _confirm_map(self, trace: LayerTrace) -> None:
         maps = [] if self.head_name is None else trace.maps(self.head_name)
         if self.map_name is None:
             self.map_name = maps[-1] if maps else None
         elif self.map_name not in maps:
+            known = f"these are: {maps}" if maps else "this network has none, leave the argument out"
             raise ValueError(
                 f"feature_map={self.map_name!r} of {self.name} is not a 4-D map whose spatial mean is the head's "
-                f"input; " + (f"these are: {maps}" if maps else "this network has none, leave the argument out")
+                f"input; {known}"
             )
 
 
@@ -372,12 +350,3 @@ def _check_layers(network: nn.Module, head: str | None, feature_map: str | None)
             raise ValueError(f"{argument}={layer!r}: {name} has no such layer; it has {known}") from None
         if argument == "head" and found is not None and not isinstance(found, nn.Linear):
             raise TypeError(f"head {head!r} of {name} is a {type(found).__name__}, not a linear layer")
-
-
-def _wrong_logits(logits: object, network: str) -> Exception:
-    if isinstance(logits, Tensor):
-        return ValueError(f"{network} returned shape {tuple(logits.shape)}, expected logits (batch, classes)")
-    return TypeError(
-        f"{network} returned a {type(logits).__name__}, expected one tensor of logits (batch, classes): wrap it in "
-        "a module whose forward picks the logits, and pass that"
-    )

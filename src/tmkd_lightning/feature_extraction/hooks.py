@@ -1,4 +1,4 @@
-"""Forward hooks that capture what passes through layers, and what compiled networks need to run them."""
+"""Forward hooks that capture what passes through layers, and the unwrapping of compiled networks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from threading import RLock, get_ident
 import torch
 from torch import Tensor, nn
 
+from tmkd_lightning.utils.state_dict import uncompiled
+
 FORWARD_LOCK = RLock()
 """Held while a network is confirmed, and by forwards that share hooks."""
-
-_WRAPPED = "_orig_mod"  # where torch.compile keeps the network
 
 
 class Capture:
     """Captures the input of one layer and the output of another during one forward of one thread.
 
-    So threads can share a network, and nothing is left on it. Compiled code must find the same hooks at every forward:
-    a `shared` capture stays attached and serves all threads, one forward at a time.
+    Compiled code must find the same hooks at every forward: a `shared` capture stays and serves all threads in turn.
     """
 
     def __init__(self, input_layer: nn.Module | None, output_layer: nn.Module | None, shared: bool = False) -> None:
@@ -26,11 +25,11 @@ class Capture:
         self.input: Tensor | None = None
         self.output: Tensor | None = None
         hooks = (input_layer, self._capture_input), (output_layer, self._capture_output)
-        self.handles = [layer.register_forward_hook(hook) for layer, hook in hooks if layer is not None]
+        self._handles = [layer.register_forward_hook(hook) for layer, hook in hooks if layer is not None]
 
     def detach(self) -> None:
         """Removes the hooks."""
-        for handle in self.handles:
+        for handle in self._handles:
             handle.remove()
 
     def pop(self) -> tuple[Tensor | None, Tensor | None]:
@@ -51,30 +50,15 @@ class Capture:
 
 
 def unwrap_compiled(network: nn.Module) -> tuple[nn.Module, list[str]]:
-    """Removes the wrappers of ``torch.compile`` from a network and its layers; returns it and the names of those parts.
-
-    In a wrapper, layers have longer names, which no checkpoint should have, and hooks come too late.
-    """
+    """Removes the wrappers of ``torch.compile``, in which hooks come too late; returns the names of those parts too."""
     names: list[str] = []
     if isinstance(network, torch.jit.ScriptModule):
         return network, names
-    while (inner := network._modules.get(_WRAPPED)) is not None:
+    while (inner := network._modules.get("_orig_mod")) is not None:
         network, names = inner, [""]
     for name, layer in list(network.named_modules()):
         for child, wrapper in list(layer._modules.items()):
-            while wrapper is not None and (inner := wrapper._modules.get(_WRAPPED)) is not None:
+            while wrapper is not None and (inner := wrapper._modules.get("_orig_mod")) is not None:
                 layer._modules[child] = wrapper = inner
-                names.append(f"{name}.{child}".removeprefix(".").replace(f"{_WRAPPED}.", ""))
+                names.append(uncompiled(f"{name}.{child}".removeprefix(".")))
     return network, names
-
-
-def is_compiled(network: nn.Module) -> bool:
-    """Whether a network, or a part of it, runs as compiled code."""
-    return any(getattr(module, "_compiled_call_impl", None) is not None for module in network.modules())
-
-
-def guard_hooks() -> None:
-    """Makes compiled code check for hooks, and discards what was compiled without them; torch's default does not."""
-    if torch._dynamo.config.skip_nnmodule_hook_guards:
-        torch._dynamo.config.skip_nnmodule_hook_guards = False
-        torch._dynamo.reset()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -12,30 +11,22 @@ from torch.nn.modules.batchnorm import _NormBase
 
 
 class LayerTrace:
-    """What passed through the layers of a network in one forward, by their dotted names.
-
-    Attributes:
-        output: what the network returned.
-        heads: input of each linear layer whose output is the network's output.
-    """
+    """What passed through the layers of a network in one forward, by their dotted names."""
 
     def __init__(self) -> None:
-        self.output: object = None
-        self.heads: dict[str, Tensor] = {}
+        self.output: object = None  # what the network returned
+        self.heads: dict[str, Tensor] = {}  # input of each linear layer whose output is the network's output
         self._linear: list[tuple[str, Tensor, Tensor]] = []
         self._inputs: dict[str, tuple[Tensor | None, int]] = {}
         self._last_area = 0  # pixels of the last map, before it was pooled
         self._pooled: list[tuple[str, Tensor | None, Tensor]] = []
-        self._identities: list[
-            tuple[int, Tensor]
-        ] = []  # inputs of untrained norms, each with the number of maps so far
+        self._identities: list[tuple[int, Tensor]] = []  # number of maps so far, and input of an untrained norm
 
     def maps(self, head: str) -> list[str]:
         """Layers whose output averages to the head's input, in order of calls.
 
-        A layer that only passes such a map on or pools it (its input averages to the same), or that works on single
-        pixels behind the pooling, does not count. Nor does a map that goes through an untrained norm, which changes
-        nothing yet but will in training.
+        A layer that only passes such a map on, pools it, or works on single pixels behind the pooling does not count.
+        Nor does a map that goes through an untrained norm, which changes nothing yet but will in training.
         """
         embedding = self.heads[head]
         first = max((count for count, passed in self._identities if _close(passed, embedding)), default=0)
@@ -48,12 +39,11 @@ class LayerTrace:
     # Maps are averaged on the spot: a later layer may change them in place.
 
     def _before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
-        value = args[0] if args else None
-        self._inputs[name] = (_pool(value), _area(value))
+        self._inputs[name] = _pool(args[0] if args else None)
 
     def _after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
         value = args[0] if args else None
-        after, area = _pool(output), _area(output)
+        after, area = _pool(output)
         before, area_before = self._inputs[name]
         if isinstance(output, Tensor) and isinstance(value, Tensor):
             if isinstance(module, nn.Linear):
@@ -69,7 +59,8 @@ class LayerTrace:
         if not (area == 1 < area_before and before is not None and _close(before, after)):  # unless this is the pooling
             self._last_area = area
 
-    def _finish(self, output: object) -> None:
+    def finish(self, output: object) -> None:
+        """Finds the heads by the output of the network."""
         self.output = output
         if isinstance(output, Tensor):
             self.heads = {name: given for name, given, result in self._linear if _close(result, output)}
@@ -78,38 +69,26 @@ class LayerTrace:
 @torch.no_grad()
 def trace_layers(network: nn.Module, image: Tensor) -> LayerTrace:
     """Runs a network once on normalised images ``(B, 3, H, W)`` in evaluation mode, and leaves it as it was."""
-    trace = LayerTrace()
-    device = image.device
+    trace, device = LayerTrace(), image.device
     with ExitStack() as stack:
         for name, module in network.named_modules():
+            stack.callback(setattr, module, "training", module.training)
             if name and not isinstance(module, torch.jit.ScriptModule):  # which take no hooks
                 stack.callback(module.register_forward_pre_hook(partial(trace._before, name)).remove)
                 stack.callback(module.register_forward_hook(partial(trace._after, name)).remove)
-        stack.enter_context(_evaluating(network))
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code need not call these hooks
-        trace._finish(network(image))
+        network.eval()
+        trace.finish(network(image))
     return trace
 
 
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _pool(value: object) -> Tensor | None:
-    return value.mean((2, 3)) if isinstance(value, Tensor) and value.ndim == 4 else None
-
-
-def _area(value: object) -> int:
-    return value.shape[2] * value.shape[3] if isinstance(value, Tensor) and value.ndim == 4 else 0
+def _pool(value: object) -> tuple[Tensor | None, int]:
+    """Spatial mean and pixels of a map; None and 0 for other values."""
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return None, 0
+    return value.mean((2, 3)), value.shape[2] * value.shape[3]
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

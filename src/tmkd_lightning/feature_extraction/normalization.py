@@ -20,9 +20,6 @@ def stated_statistics(network: nn.Module) -> tuple[Triple, Triple, str]:
 
     timm's networks and `Pretrained` have a ``pretrained_cfg``; open_clip's image towers, and networks whose weights
     were read from a file with statistics, ``image_mean`` and ``image_std``. torchvision's own networks state none.
-
-    Raises:
-        ValueError: parts of the network, side by side, state different ones.
     """
     found = _statements(network, "")
     if len(found) > 1:

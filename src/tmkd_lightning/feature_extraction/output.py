@@ -13,9 +13,8 @@ Part = Literal["logits", "embedding", "feature_map", "head_weight"]
 
 _WHAT: dict[str, str] = {
     "embedding": "the input of the network's linear head",
-    "feature_map": "a 4-D map whose spatial mean is the head's input; transformers and networks with several linear "
-    "layers or a norm behind the pooling have none, and Extractor(keep_map=False) leaves it out; a Distiller gets it "
-    "only if it names 'feature_map' in reads",
+    "feature_map": "a 4-D map whose spatial mean is the head's input, which transformers do not have and "
+    "Extractor(keep_map=False) leaves out; a Distiller gets it only if it names 'feature_map' in reads",
     "head_weight": "the weight of the network's linear head",
 }
 
@@ -47,15 +46,7 @@ class Output:
     head_weight: Tensor | None = None
 
     def require(self, part: Part) -> Tensor:
-        """Returns a part.
-
-        Raises:
-            MissingPartError: this output does not have it.
-
-        Example:
-            >>> Output(torch.zeros(2, 3)).require("logits").shape
-            torch.Size([2, 3])
-        """
+        """Returns a part, or raises a `MissingPartError` if this output does not have it."""
         value: Tensor | None = getattr(self, part)
         if value is None:
             raise MissingPartError(f"this output has no {part} ({_WHAT[part]})")
@@ -64,9 +55,6 @@ class Output:
     @property
     def cam(self) -> Tensor:
         """Class activation maps ``head_weight · feature_map``, without the bias, ``(B, K, h, w)``.
-
-        Raises:
-            MissingPartError: the output has no feature map or no head weight.
 
         Source: Zhou et al. 2016, Eq. 2.
         """
@@ -81,12 +69,9 @@ class Output:
             >>> Output(torch.zeros(4, 3)).map(lambda part: part[:2]).logits.shape
             torch.Size([2, 3])
         """
-        return Output(
-            logits=function(self.logits),
-            embedding=None if self.embedding is None else function(self.embedding),
-            feature_map=None if self.feature_map is None else function(self.feature_map),
-            head_weight=self.head_weight,
-        )
+        embedding = None if self.embedding is None else function(self.embedding)
+        feature_map = None if self.feature_map is None else function(self.feature_map)
+        return Output(function(self.logits), embedding, feature_map, self.head_weight)
 
     @classmethod
     def cat(cls, outputs: Sequence[Output]) -> Output:
@@ -96,12 +81,11 @@ class Output:
             >>> Output.cat([Output(torch.zeros(2, 5)), Output(torch.ones(1, 5))]).logits[:, 0].tolist()
             [0.0, 0.0, 1.0]
         """
-        first = outputs[0]
+        embeddings = [one.embedding for one in outputs if one.embedding is not None]
+        maps = [one.feature_map for one in outputs if one.feature_map is not None]
         return cls(
-            logits=torch.cat([one.logits for one in outputs]),
-            embedding=None if first.embedding is None else torch.cat([one.require("embedding") for one in outputs]),
-            feature_map=None
-            if first.feature_map is None
-            else torch.cat([one.require("feature_map") for one in outputs]),
-            head_weight=first.head_weight,
+            torch.cat([one.logits for one in outputs]),
+            torch.cat(embeddings) if embeddings else None,
+            torch.cat(maps) if maps else None,
+            outputs[0].head_weight,
         )

@@ -19,7 +19,6 @@ from tmkd_lightning.utils.state_dict import describe_mismatch, uncompiled
 from tmkd_lightning.utils.validation import is_number
 
 _MAX_DEPTH = 8  # of mappings and lists within each other
-Parts = list[tuple[str, dict[str, Tensor]]]  # of a file: dotted name, and the tensors that it holds by name
 
 
 def load_weights(
@@ -39,11 +38,6 @@ def load_weights(
         path: file that ``torch.save`` wrote, or a ``.safetensors`` file.
         replace_head: whether a head for another number of classes may be left out; if not, it is an error.
         key: part of the file that is meant, such as ``state_dict_ema``; parts within parts are joined by dots.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not a safe checkpoint, of another architecture, or with several networks that fit and no `key`; the
-            message names the keys.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -82,11 +76,7 @@ def load_weights(
 
 
 def read_statistics(path: str | Path, content: Any = None) -> tuple[Triple, Triple] | None:
-    """Mean and std in a checkpoint or an export of ours, None where it has none; `content` if it is read already.
-
-    Raises:
-        ValueError: the file cannot be read safely.
-    """
+    """Mean and std in a checkpoint or an export of ours, None where it has none; `content` if it is read already."""
     path = Path(path).expanduser()
     if path.suffix == ".safetensors":
         metadata = read_metadata(path)
@@ -104,8 +94,8 @@ def read_statistics(path: str | Path, content: Any = None) -> tuple[Triple, Trip
 
 def adopt_statistics(extractor: Extractor, statistics: tuple[Triple, Triple], path: str | Path) -> None:
     """Normalises as the network of a file was trained; warns instead where the user gave other statistics."""
-    own = extractor.mean.float().cpu(), extractor.std.float().cpu()
-    if all(torch.allclose(one, other) for one, other in zip(own, channel_statistics(*statistics), strict=True)):
+    mean, std = channel_statistics(*statistics)
+    if torch.allclose(extractor.mean.float().cpu(), mean) and torch.allclose(extractor.std.float().cpu(), std):
         return
     message = f"{path} was trained on images normalised with mean {statistics[0]} and std {statistics[1]}"
     if extractor.statistics_source == GIVEN:
@@ -140,36 +130,27 @@ class _Candidate(NamedTuple):
 
     part: str
     prefix: str
+    place: str  # part and prefix
     tensors: dict[str, Tensor]  # all of the part
     matches: dict[str, Tensor]  # those that the network has names for, by these
     weights: int  # of the network's parameters, found in the right shape
-
-    @property
-    def place(self) -> str:
-        """Part and prefix."""
-        return _join(self.part, self.prefix)
 
 
 def find_network(content: Any, expected: Mapping[str, Tensor], path: Path, key: str | None) -> dict[str, Tensor]:
     """Tensors of a file, at any depth, under the prefix that covers most of a network's names, without that prefix.
 
     `expected` is the network's state dict, with parameters as such.
-
-    Raises:
-        ValueError: the file has no tensors, none under `key`, or several networks that fit.
     """
     parts = list(_parts(content, "", 0, set()))
     if not parts:
         raise ValueError(f"{path} holds no tensors by name: neither a state dict nor a checkpoint with one")
     candidates = [one for part, tensors in parts for one in _candidates(part, tensors, expected)]
     if key is not None:
-        start = key.rstrip(".")
-        candidates = [
-            one for one in candidates if start == one.prefix.rstrip(".") or f"{one.place}.".startswith(f"{start}.")
-        ]
+        key = key.rstrip(".")
+        candidates = [one for one in candidates if key == one.prefix[:-1] or f"{one.place}.".startswith(f"{key}.")]
         if not candidates:
             known = sorted({part for part, _ in parts} - {""})
-            raise ValueError(f"{path} holds no weights under {key!r}" + f": its parts are {known}" * bool(known))
+            raise ValueError(f"{path} holds no weights under {key!r}: its parts are {known}")
     best = max(candidates, key=lambda one: (len(one.matches), one.weights))
     rivals = _rivals(best, candidates, expected)
     if len(rivals) > 1:
@@ -218,7 +199,7 @@ def _candidates(part: str, tensors: dict[str, Tensor], expected: Mapping[str, Te
     for prefix in sorted(prefixes):
         matches = {name: tensors[prefix + name] for name in expected if prefix + name in tensors}
         weights = sum(matches[name].shape == expected[name].shape for name in _trained(expected) if name in matches)
-        found.append(_Candidate(part, prefix, tensors, matches, weights))
+        found.append(_Candidate(part, prefix, _join(part, prefix), tensors, matches, weights))
     return found
 
 
@@ -235,12 +216,11 @@ def _rivals(best: _Candidate, candidates: list[_Candidate], expected: Mapping[st
     return different
 
 
-def _unnamed_copies(best: _Candidate, parts: Parts, expected: Mapping[str, Tensor]) -> list[str]:
+def _unnamed_copies(
+    best: _Candidate, parts: list[tuple[str, dict[str, Tensor]]], expected: Mapping[str, Tensor]
+) -> list[str]:
     """Places of other weights of the same shapes, in the same order, under names that are not the network's."""
-    orders = [
-        _trained(expected),
-        [name for name in expected if expected[name].ndim],
-    ]  # without and with norms' statistics
+    orders = [_trained(expected), [name for name in expected if expected[name].ndim]]  # without and with statistics
     places = []
     for part, tensors in parts:
         groups: dict[str, dict[str, Tensor]] = defaultdict(dict)

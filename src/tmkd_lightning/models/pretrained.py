@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,11 +14,10 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from tmkd_lightning.models.loading import head_keys, mismatched_head
+from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.state_dict import alias_submodule, describe_mismatch
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads beside the head, with which the Inceptions return tuples
-_MAX_MESSAGE = 400  # letters of a message that names every tensor of a network
-_TORCHVISION = "torchvision.models."
 _WITHOUT_WEIGHTS = {"pretrained": False, "checkpoint_path": None}  # arguments of timm's builders that read weights
 
 
@@ -30,11 +28,9 @@ class PretrainedWeightsError(RuntimeError):
 class Pretrained(nn.Module):
     """A classification network of torchvision, with ImageNet weights and a fresh head for your classes.
 
-    The weights are read when they are needed: by the modules when training starts, otherwise at the first forward.
-    They are not read at all if a checkpoint has been loaded before. If K is the weights' own number of classes, 1000,
-    their head is read too. Tensors have torchvision's names in state dicts.
-
-    An Extractor normalises images as the weights expect, which are in `pretrained_cfg` as in timm's networks.
+    The weights are read when they are needed: by the modules when training starts, otherwise at the first forward, and
+    not at all if a checkpoint has been loaded before. If K is the weights' own number of classes, 1000, their head is
+    read too. Tensors have torchvision's names in state dicts. An Extractor normalises images as the weights expect.
 
     Args:
         name: torchvision's name of the network, as in ``torchvision.models.list_models()``.
@@ -42,9 +38,6 @@ class Pretrained(nn.Module):
         weights: torchvision's name of the weights, ``DEFAULT`` for the best there are; None for random ones.
         options: other arguments of torchvision's builder, such as ``{"dropout": 0.5}``. The Inceptions have
             ``aux_logits`` off by default, with which they would return tuples.
-
-    Raises:
-        ValueError: an unknown network, unknown weights, no classes, or a network without a linear layer.
 
     Example:
         >>> network = Pretrained("resnet18", num_classes=5, weights=None)
@@ -60,7 +53,10 @@ class Pretrained(nn.Module):
         self, name: str, num_classes: int = 1000, weights: str | None = "DEFAULT", options: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
-        _check_name(name)
+        known = list_models(module=torchvision.models)
+        if name not in known:
+            similar = difflib.get_close_matches(name, known) or known
+            raise ValueError(f"torchvision has no classification network {name!r}: choose from {similar}")
         if weights is not None:
             _find_weights(name, weights)
         if num_classes < 1:
@@ -90,12 +86,7 @@ class Pretrained(nn.Module):
         return {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
 
     def load_pretrained(self) -> None:
-        """Reads the pretrained weights, if that is still to be done.
-
-        Raises:
-            PretrainedWeightsError: they cannot be fetched or read; the message says what would help.
-            ValueError: with these options the network is not the one that the weights belong to.
-        """
+        """Reads the pretrained weights, if that is still to be done."""
         if self.weights is None or not self.pending:
             return
         weights = _find_weights(self.name, self.weights)
@@ -122,11 +113,7 @@ class Pretrained(nn.Module):
 
 
 def load_pretrained(network: nn.Module) -> None:
-    """Reads the pretrained weights of every `Pretrained` in a network that still waits for them.
-
-    Raises:
-        PretrainedWeightsError: weights cannot be fetched or read; the message says what would help.
-    """
+    """Reads the pretrained weights of every `Pretrained` in a network that still waits for them."""
     for module in network.modules():
         if isinstance(module, Pretrained):
             module.load_pretrained()
@@ -137,13 +124,6 @@ def without_weights(config: Any) -> Any:
 
     It has `Pretrained`, which defers the reading, in place of torchvision's builders with ``weights``, and turns off
     timm's ``pretrained``. Other functions and classes are left alone.
-
-    Args:
-        config: as the command line writes it, with ``class_path`` and ``init_args``.
-
-    Example:
-        >>> without_weights({"class_path": "timm.create_model", "init_args": {"model_name": "x", "pretrained": True}})
-        {'class_path': 'timm.create_model', 'init_args': {'model_name': 'x', 'pretrained': False}}
     """
     if isinstance(config, list):
         return [without_weights(part) for part in config]
@@ -153,8 +133,8 @@ def without_weights(config: Any) -> Any:
     builder, arguments = str(config.get("class_path")), config.get("init_args", {})
     if builder.startswith("timm."):
         return {**config, "init_args": {name: _WITHOUT_WEIGHTS.get(name, value) for name, value in arguments.items()}}
-    name = builder.removeprefix(_TORCHVISION)
-    known = builder.startswith(_TORCHVISION) and name in list_models(torchvision.models)
+    package, _, name = builder.rpartition(".")
+    known = package == "torchvision.models" and name in list_models(torchvision.models)
     if not known or not arguments.get("weights"):
         return config
     options = {**arguments, **config.get("dict_kwargs", {})}
@@ -168,8 +148,7 @@ def without_weights(config: Any) -> Any:
 
 
 class _DeferredWeights:
-    """Whether pretrained weights are pending: no longer once others have been loaded. An object, not a closure, so that
-    a deep copy of the network has its own."""
+    """Whether pretrained weights are pending; an object, not a closure, so that a deep copy has its own."""
 
     def __init__(self, pending: bool) -> None:
         self.pending = pending
@@ -181,14 +160,6 @@ class _DeferredWeights:
         fitting = all(key in state and state[key].shape == value.shape for key, value in body.items())
         if fitting and any(state[key].data_ptr() != value.data_ptr() for key, value in body.items()):
             self.pending = False
-
-
-def _check_name(name: str) -> None:
-    known = list_models(module=torchvision.models)
-    if name not in known:
-        similar = difflib.get_close_matches(name, known)
-        remedy = f"did you mean {' or '.join(map(repr, similar))}?" if similar else f"choose from {known}"
-        raise ValueError(f"torchvision has no classification network {name!r}: {remedy}")
 
 
 def _find_weights(name: str, weights: str) -> WeightsEnum:
@@ -214,24 +185,19 @@ def _build_with_weights(name: str, weights: WeightsEnum, options: dict[str, Any]
         # torchvision unpickles what is in the file. It may: this reads plain tensors or fails.
         weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
     except Exception as error:  # the hub raises whatever sockets, disks and unpicklers come to
-        raise PretrainedWeightsError(_remedy(weights, path, error)) from error
+        if path.is_file():
+            raise PretrainedWeightsError(
+                f"{path}, the weights {weights!r}, cannot be read safely (weights_only=True): delete the file, and it "
+                f"is fetched anew from {weights.url}. What went wrong: {error}"
+            ) from error
+        raise PretrainedWeightsError(
+            f"the weights {weights!r} could not be fetched from {weights.url}, and the file {path} is not there. Any "
+            "of these helps: fetch it on another machine and copy it there under exactly that name; set TORCH_HOME to "
+            "a folder that has it under hub/checkpoints; or use random weights with weights=None. What went wrong: "
+            f"{error}"
+        ) from error
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             return get_model(name, weights=weights, **options)
     except RuntimeError as error:
-        problems = textwrap.shorten(str(error), _MAX_MESSAGE, placeholder=" ...")
-        raise ValueError(f"{path} does not fit {name} with the options {options}: {problems}") from error
-
-
-def _remedy(weights: WeightsEnum, path: Path, error: Exception) -> str:
-    if path.is_file():
-        return (
-            f"{path}, the weights {weights!r}, cannot be read safely (weights_only=True): delete the file, and it is "
-            f"fetched anew from {weights.url}. What went wrong: {error}"
-        )
-    return (
-        f"the weights {weights!r} could not be fetched from {weights.url}, and the file {path} is not there. Any of "
-        "these helps: fetch it on another machine and copy it there under exactly that name; set TORCH_HOME to a "
-        "folder that has it under hub/checkpoints; or use random weights with weights=None. "
-        f"What went wrong: {error}"
-    )
+        raise ValueError(f"{path} does not fit {name} with the options {options}: {short(error)}") from error

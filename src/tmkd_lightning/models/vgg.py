@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-_LARGE = 64  # pixels from which on there is a fourth pooling
-
 
 class VGG(nn.Module):
     """Five blocks of 3×3 convolutions with max-pooling between them, pooled to one vector.
@@ -17,9 +15,6 @@ class VGG(nn.Module):
     Args:
         widths: channels of each convolution in each of the five blocks.
         num_classes: K.
-
-    Raises:
-        ValueError: not five blocks, or one without a convolution.
 
     Source: Simonyan and Zisserman 2015, as RepDistiller defines it for distillation, with adaptive pooling.
 
@@ -43,7 +38,7 @@ class VGG(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Classifies normalised images ``(B, 3, H, W)`` of at least 8 pixels; returns logits ``(B, K)``."""
-        halvings = 4 if min(image.shape[2:]) >= _LARGE else 3
+        halvings = 4 if min(image.shape[2:]) >= 64 else 3
         feature_map = image
         for index, block in enumerate(self.blocks):
             feature_map = block(feature_map)

@@ -10,12 +10,9 @@ class WideResNet(nn.Module):
     """WRN-d-w: three groups of pre-activation blocks, pooled to one vector.
 
     Args:
-        depth: d, layers with weights along the path; ``6 * n + 4``.
+        depth: d, layers with weights along the path; ``6 * n + 4`` with n above 0.
         widen_factor: w, the groups are ``16w``, ``32w`` and ``64w`` wide.
         num_classes: K.
-
-    Raises:
-        ValueError: a depth that is not ``6 * n + 4`` with n above 0.
 
     Source: Zagoruyko and Komodakis 2016, as RepDistiller defines it for distillation, with adaptive pooling.
 

@@ -14,16 +14,7 @@ _MAX_DIFFERENCES = 2  # in a message
 
 
 def check_class_names(names: Sequence[object], num_classes: int | None) -> list[str]:
-    """Returns a user's class names as strings; `num_classes` is None where it is not known yet.
-
-    Raises:
-        TypeError: one word instead of a list, or a name that YAML reads as a boolean or null.
-        ValueError: another number of names, an empty name, or a name given twice.
-
-    Example:
-        >>> check_class_names(["cat", 2], num_classes=2)
-        ['cat', '2']
-    """
+    """Checks a user's class names and returns them as strings; `num_classes` is None where it is not known yet."""
     if isinstance(names, str):
         raise TypeError(f"class names must be a list, got the word {names!r}")
     not_words = [name for name in names if name is None or isinstance(name, bool)]
@@ -44,14 +35,7 @@ def check_class_names(names: Sequence[object], num_classes: int | None) -> list[
 
 
 def parse_class_names(value: object, num_classes: int) -> list[str] | None:
-    """Returns the names if a foreign object lists a different one for each class, else None.
-
-    Example:
-        >>> parse_class_names(("cat", 2), num_classes=2), parse_class_names(5, num_classes=2)
-        (['cat', '2'], None)
-        >>> parse_class_names({1: "dog", 0: "cat"}, num_classes=2)
-        ['cat', 'dog']
-    """
+    """Returns the names if a foreign object lists a different one for each class, else None."""
     if isinstance(value, Mapping) and set(value) == set(range(num_classes)):
         value = [value[label] for label in range(num_classes)]
     if isinstance(value, np.ndarray):
@@ -69,10 +53,7 @@ def datamodule_of(trainer: Any) -> Any:
 
 
 def find_class_names(module: Any, data: object = None) -> list[str] | None:
-    """Returns the names that a module's argument, its datamodule or its checkpoint gives, in this order.
-
-    `data` is by default the datamodule of the module's trainer.
-    """
+    """Returns the names of a module's argument, of `data` (by default its datamodule) or of its checkpoint."""
     if data is None and module._trainer is not None:
         data = datamodule_of(module._trainer)
     candidates = (module.class_names, getattr(data, "class_names", None), module.saved_class_names)
@@ -86,14 +67,7 @@ def resolve_class_names(
     known: Sequence[str] | None = None,
     source: str = "the checkpoint",
 ) -> list[str]:
-    """Returns the names that a user gives, else those that are known, else the numbers of the classes.
-
-    Given names may rename the known classes, but not reorder them; `source` says in the message who knows them.
-
-    Example:
-        >>> resolve_class_names(2, given=["kitten", "dog"], known=["cat", "dog"]), resolve_class_names(2)
-        (['kitten', 'dog'], ['0', '1'])
-    """
+    """Returns the given names, which may rename the known ones but not reorder them, else those, else numbers."""
     if given is None:
         return check_class_names(range(num_classes) if known is None else known, num_classes)
     names = check_class_names(given, num_classes)
@@ -103,14 +77,15 @@ def resolve_class_names(
 
 
 class ClassList(NamedTuple):
-    """Class names in the order of the labels, and their source, as in "class 0 is 'cat' in <source>"."""
+    """Class names in the order of the labels, and their source, for messages."""
 
     source: str
     names: Sequence[str]
 
     def same(self, other: ClassList) -> bool:
         """Whether both are equal but for case, blanks and underscores."""
-        return not self._differing(other)
+        ours, theirs = self._normalized(other)
+        return ours == theirs
 
     def reorders(self, other: ClassList) -> bool:
         """Whether a name in both lists has different labels."""
@@ -129,47 +104,29 @@ class ClassList(NamedTuple):
         return ClassList(self.source, [self.names[row] for row in rows])
 
     def against(self, other: ClassList) -> str:
-        """Describes the first labels whose names differ."""
-        labels = self._differing(other)
+        """Describes the first differences, as in "class 0 is 'cat' in the checkpoint and 'crow' in the data"."""
+        pairs = zip(*self._normalized(other), strict=True)
+        labels = [label for label, (ours, theirs) in enumerate(pairs) if ours != theirs]
         described = [
             f"class {label} is {self.names[label]!r} in {self.source} and {other.names[label]!r} in {other.source}"
             for label in labels[:_MAX_DIFFERENCES]
         ]
-        more = f" (and {len(labels) - _MAX_DIFFERENCES} more)" if len(labels) > _MAX_DIFFERENCES else ""
-        return ", ".join(described) + more
-
-    def _differing(self, other: ClassList) -> list[int]:
-        pairs = zip(*self._normalized(other), strict=True)
-        return [label for label, (ours, theirs) in enumerate(pairs) if ours != theirs]
+        return ", ".join(described) + f" (and {len(labels) - len(described)} more)" * (len(labels) > len(described))
 
     def _normalized(self, other: ClassList) -> tuple[list[str], list[str]]:
         """Names without differences of spelling, unless two classes of a list differ by spelling alone."""
-        plain = [[_plain(name) for name in each.names] for each in (self, other)]
-        if all(len(set(names)) == len(names) for names in plain):
-            return plain[0], plain[1]
-        return list(self.names), list(other.names)
+        ours, theirs = ([_normalize(name) for name in each.names] for each in (self, other))
+        if len(set(ours)) < len(ours) or len(set(theirs)) < len(theirs):
+            return list(self.names), list(other.names)
+        return ours, theirs
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 def check_same_classes(learned: Sequence[ClassList], given: ClassList | None, data: ClassList | None) -> None:
-    """Refuses data whose labels mean other classes than the network has learned.
-
-    `learned` are the names in the network's file, `given` those of the user, which may be other words for the same
-    classes, and `data` those of the dataset.
-
-    Raises:
-        ValueError: a name has two labels; or the data's names are neither learned nor given.
-
-    Example:
-        >>> learned = [ClassList("the checkpoint", ["cat", "dog"])]
-        >>> check_same_classes(learned, None, ClassList("the data", ["Cat", "dog"]))
-        >>> check_same_classes(learned, None, ClassList("the data", ["crow", "dog"]))
-        Traceback (most recent call last):
-        ValueError: the class names differ: class 0 is 'cat' in the checkpoint and 'crow' in the data; ...
-    """
+    """Refuses data whose labels mean other classes than the network has learned; `given` names may rename these."""
     known = [*learned, *([given] if given else [])]
     pairs = [*product(known, [data] if data else []), *product(learned, [given] if given else [])]
     for one, other in pairs:

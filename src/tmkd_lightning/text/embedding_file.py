@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,9 +45,7 @@ class EmbeddingFile:
         embeddings: name of the array of embeddings, ``(N, E)``; they are L2-normalised when read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read or holds other arrays, a text twice, or an embedding that is zero or not
-            finite, or a prompt is not in it (all raised by `encode`).
+        ValueError: by `encode`, if an array or a prompt is missing, or an embedding is zero or not finite.
     """
 
     def __init__(self, path: str | Path, prompts: str = "prompts", embeddings: str = "embeddings") -> None:
@@ -77,9 +74,9 @@ class EmbeddingFile:
 
     def _read(self) -> tuple[list[str], Tensor]:
         try:
-            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                names = file.files
-                texts, vectors = (file[name] if name in names else None for name in (self.prompts, self.embeddings))
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                names = arrays.files
+                texts, vectors = (arrays[name] if name in names else None for name in (self.prompts, self.embeddings))
         except Exception as error:  # on damaged bytes zipfile, zlib and numpy raise many kinds
             raise ValueError(f"{self.path} is not a readable file of text embeddings: {error}") from error
         if texts is None or vectors is None:
@@ -87,12 +84,11 @@ class EmbeddingFile:
                 f"{self.path} holds the arrays {names}, not {self.prompts!r} and {self.embeddings!r}: name them with "
                 "EmbeddingFile(path, prompts=..., embeddings=...)"
             )
-        if vectors.ndim != 2 or texts.shape != vectors.shape[:1]:
-            raise ValueError(f"{self.path}: texts of shape {texts.shape} do not fit embeddings of {vectors.shape}")
-        if texts.dtype.kind != "U" or vectors.dtype.kind not in "fiu":
+        kinds = texts.dtype.kind, vectors.dtype.kind
+        if kinds not in (("U", "f"), ("U", "i"), ("U", "u")) or vectors.ndim != 2 or texts.shape != vectors.shape[:1]:
             raise ValueError(
-                f"{self.path} holds {self.prompts!r} of type {texts.dtype} and {self.embeddings!r} of {vectors.dtype}, "
-                "not texts and real numbers: make it with `tmkd embed`"
+                f"{self.path} holds {self.prompts!r} {texts.shape} of {texts.dtype} and {self.embeddings!r} "
+                f"{vectors.shape} of {vectors.dtype}, not texts (N,) and real numbers (N, E): make it with `tmkd embed`"
             )
         with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, which is refused
             numbers = torch.from_numpy(vectors.astype(np.float32))
@@ -102,20 +98,10 @@ class EmbeddingFile:
                 f"{self.path}: the embedding of {wrong[0]!r} (and of {len(wrong) - 1} more) is zero or not finite, so "
                 "it has no direction: make the file again with `tmkd embed`, or leave these texts out"
             )
-        twice = [text for text, count in Counter(texts.tolist()).items() if count > 1]
-        if twice:
-            raise ValueError(
-                f"{self.path} holds {twice[0]!r} (and {len(twice) - 1} more) more than once: keep one of each text"
-            )
         return texts.tolist(), numbers
 
 
 def can_normalize(embeddings: Tensor) -> Tensor:
-    """Mask of the rows ``(N, E)`` that have a finite length above 0.
-
-    Example:
-        >>> can_normalize(torch.tensor([[0.0, 2.0], [0.0, 0.0], [float("nan"), 1.0]])).tolist()
-        [True, False, False]
-    """
+    """Mask ``(N,)`` of the rows ``(N, E)`` that have a finite length above 0."""
     length = torch.linalg.vector_norm(embeddings.float(), dim=1)
     return length.isfinite() & (length > 1e-12)

@@ -30,9 +30,8 @@ class OpenCLIPTextEncoder:
         batch_size: prompts in one forward.
 
     Raises:
-        ValueError: an unknown model or tag, or weights and architecture with different activations (raised by
-            `encode`).
-        TextWeightsError: weights or tokenizer cannot be downloaded or read (raised by `encode`).
+        ValueError: an unknown model or tag, or one of another activation than the architecture's (by `encode`).
+        TextWeightsError: weights or tokenizer cannot be downloaded or read (by `encode`).
 
     Source: CLIP ViT-B/32 as in the paper.
 

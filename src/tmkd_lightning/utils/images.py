@@ -13,17 +13,11 @@ from tmkd_lightning.utils.validation import is_number
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# A float image may leave [0, 1] by rounding (resizing, undoing a normalisation) but not by more than this.
-_TOLERANCE = 0.02
+_TOLERANCE = 0.02  # by which rounding (in resizing, in undoing a normalisation) may leave [0, 1]
 
 
 def to_unit_float(image: Tensor) -> Tensor:
-    """Scales uint8 images of any shape to float32 in [0, 1]; floating images stay, other types raise a TypeError.
-
-    Example:
-        >>> to_unit_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
-        [0.0, 1.0]
-    """
+    """Scales uint8 images of any shape to float32 in [0, 1]; floating images stay, other types raise a TypeError."""
     if image.dtype == torch.uint8:
         return image.float().div_(255)
     if image.is_floating_point():
@@ -39,11 +33,7 @@ def to_unit_batch(image: Tensor) -> Tensor:
 
 
 def channel_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of three channels as float32 tensors ``(3, 1, 1)``.
-
-    Raises:
-        ValueError: not three of each, a number that is not finite, or a standard deviation that is not positive.
-    """
+    """Mean and standard deviation of three channels as float32 tensors ``(3, 1, 1)``."""
     finite = all(is_number(value) and math.isfinite(value) for value in [*mean, *std])
     if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
         raise ValueError(
@@ -58,16 +48,9 @@ def denormalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = None, batch: str = "batch") -> None:
-    """Checks a batch of images; meant for the host, before the transfer.
+    """Checks shape, type and range of a batch, which arrives normalised if `normalized_with` has mean and std.
 
-    Args:
-        image: a batch as the DataLoader gave it.
-        normalized_with: mean and standard deviation, ``(3, 1, 1)`` each, if the batch arrives normalised.
-        batch: its name in messages, such as ``validation batch``.
-
-    Raises:
-        TypeError: not a tensor of uint8 or floating type.
-        ValueError: wrong shape, wrong number of channels, or values outside the range.
+    Meant for the host, before the transfer; `batch` is its name in messages, such as ``validation batch``.
     """
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(
@@ -87,20 +70,17 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
         mean, std = (part.to(image.device) for part in normalized_with)
         image = image * std + mean
     low, high = (value.item() for value in torch.aminmax(image))
+    if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
+        return
+    wrong = image.isnan() if math.isnan(low) else (image < -_TOLERANCE) | (image > 1 + _TOLERANCE)
+    place = f"image {int(wrong.flatten(1).any(1).int().argmax())} of a {batch} of {len(image)}"
     if math.isnan(low):
         raise ValueError(
-            f"{_first(image.isnan(), batch)} holds values that are not a number: look at what the transform "
-            "makes of it; a mean or a division over nothing gives NaN"
+            f"{place} holds values that are not a number: look at what the transform makes of it; a mean or a division "
+            "over nothing gives NaN"
         )
-    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-        what = "after undoing normalized_with " if normalized_with is not None else ""
-        place = _first((image < -_TOLERANCE) | (image > 1 + _TOLERANCE), batch)
-        raise ValueError(
-            f"images must lie in [0, 1] {what}but this batch spans [{low:.3g}, {high:.3g}] ({place} is the first "
-            "outside); if they arrive normalised, pass normalized_with=(mean, std) as your transform uses it; if they "
-            "are 0..255, hand them over as uint8"
-        )
-
-
-def _first(bad: Tensor, batch: str) -> str:
-    return f"image {int(bad.flatten(1).any(1).int().argmax())} of a {batch} of {len(bad)}"
+    raise ValueError(
+        f"images must lie in [0, 1] {'' if normalized_with is None else 'after undoing normalized_with '}but this "
+        f"batch spans [{low:.3g}, {high:.3g}] ({place} is the first outside); if they arrive normalised, pass "
+        "normalized_with=(mean, std) as your transform uses it; if they are 0..255, hand them over as uint8"
+    )

@@ -7,38 +7,21 @@ from functools import partial
 
 from torch import Tensor, nn
 
-_COMPILED = "_orig_mod."
-_LISTED = 5  # keys in a message
+_MAX_KEYS = 5  # in a message
 
 # The first two register hooks and do not override state_dict, so that they also act where the module is a part of
 # another (WeightAveraging, for one); the hooks hold no module, so that a deep copy carries them along.
 
 
 def alias_submodule(module: nn.Module, path: str, alias: str) -> None:
-    """Saves and loads the tensors of a submodule under another name.
-
-    An empty alias stands for the module's own name; the module must then have no tensors beside those.
-
-    Example:
-        >>> module = nn.Sequential(nn.Sequential(nn.Linear(1, 1, bias=False)))
-        >>> alias_submodule(module, path="0.0", alias="head")
-        >>> list(module.state_dict())
-        ['head.weight']
-    """
+    """Saves and loads the tensors of a submodule under another name; "" is for a module without other tensors."""
     inside, outside = f"{path}.", f"{alias}." if alias else ""
     module.register_state_dict_post_hook(partial(_rename, inside, outside))
     module.register_load_state_dict_pre_hook(partial(_rename, outside, inside))
 
 
 def exclude_from_state_dict(module: nn.Module, path: str) -> None:
-    """Neither saves nor loads the tensors of a submodule.
-
-    Example:
-        >>> module = nn.ModuleDict({"student": nn.Linear(1, 1, bias=False), "teacher": nn.Linear(1, 1)})
-        >>> exclude_from_state_dict(module, "teacher")
-        >>> list(module.state_dict())
-        ['student.weight']
-    """
+    """Neither saves nor loads the tensors of a submodule."""
     module.register_state_dict_post_hook(partial(_drop, path))
     module.register_load_state_dict_pre_hook(partial(_keep_own, path))
 
@@ -50,22 +33,12 @@ def parameter_names(module: nn.Module, *paths: str) -> list[str]:
 
 
 def uncompiled(name: str) -> str:
-    """The name of a tensor without the prefixes of ``torch.compile``.
-
-    Example:
-        >>> uncompiled("_orig_mod.layer1._orig_mod.weight")
-        'layer1.weight'
-    """
-    return name.replace(_COMPILED, "")
+    """The name of a tensor without the prefixes of ``torch.compile``."""
+    return name.replace("_orig_mod.", "")
 
 
 def describe_mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Describes missing keys, unknown keys and other shapes of a state dict; empty if it can be loaded.
-
-    Example:
-        >>> describe_mismatch(nn.Linear(2, 3).state_dict(), nn.Linear(2, 1, bias=False).state_dict())
-        ['unknown keys: bias', 'other shapes: weight is (3, 2) instead of (1, 2)']
-    """
+    """Describes missing keys, unknown keys and other shapes of a state dict; empty if it can be loaded."""
     shapes = {key: (tuple(found[key].shape), tuple(value.shape)) for key, value in expected.items() if key in found}
     problems = {
         "missing keys": [key for key in expected if key not in found],
@@ -73,7 +46,7 @@ def describe_mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor
         "other shapes": [f"{key} is {one} instead of {other}" for key, (one, other) in shapes.items() if one != other],
     }
     return [
-        f"{title}: {', '.join(keys[:_LISTED])}" + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
+        f"{title}: {', '.join(keys[:_MAX_KEYS])}" + f" and {len(keys) - _MAX_KEYS} more" * (len(keys) > _MAX_KEYS)
         for title, keys in problems.items()
         if keys
     ]

@@ -16,13 +16,7 @@ def check_positive(name: str, value: float) -> float:
 
 
 def check_weight(name: str, weight: float) -> float:
-    """Checks for a finite number of at least 0, as loss weights are.
-
-    Example:
-        >>> check_weight("ce_weight", -0.5)
-        Traceback (most recent call last):
-        ValueError: ce_weight must be at least 0 and finite, got -0.5
-    """
+    """Checks for a finite number of at least 0, as loss weights are."""
     if not (is_number(weight) and 0 <= weight < math.inf):
         raise ValueError(f"{name} must be at least 0 and finite, got {weight!r}")
     return weight
