@@ -25,10 +25,6 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     runpy.run_path(str(LOADER), run_name="__main__")
     result = json.loads((tmp_path / "runs" / "loader.json").read_text())
     assert [row["loader"] for row in result["rows"]] == ["bare", "ours", "ours, resized"]
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-4:]] == [
-        "loader",
-        "bare",
-        "ours",
-        "ours,",
-    ]
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert [line.split()[0] for line in lines] == ["loader", "bare", "ours", "ours,"]
     assert result["command"][1:] == sys.argv[1:]
