@@ -19,12 +19,13 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     make_cub(tmp_path / "birds", size=300)
     resize_folder(tmp_path / "birds", tmp_path / "small")
     monkeypatch.chdir(tmp_path)
-    options = f"--resized {tmp_path / 'small'} --workers 0 --batch_size 4 --rounds 1"
-    monkeypatch.setattr(sys, "argv", ["loader.py", "--root", str(tmp_path / "birds"), *options.split()])
+    roots = [str(tmp_path / name) for name in ("birds", "small")]
+    options = ["--workers", "0", "--batch_size", "4", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["loader.py", "--roots", *roots, *options])
     monkeypatch.syspath_prepend(LOADER.parent)  # as Python does for a script
     runpy.run_path(str(LOADER), run_name="__main__")
     result = json.loads((tmp_path / "runs" / "loader.json").read_text())
-    assert [row["loader"] for row in result["rows"]] == ["bare", "ours", "ours, resized"]
+    assert [row["loader"] for row in result["rows"]] == ["bare", *(f"ours, {root}" for root in roots)]
     lines = capsys.readouterr().out.splitlines()[-4:]
-    assert [line.split()[0] for line in lines] == ["loader", "bare", "ours", "ours,"]
+    assert [line.split()[0] for line in lines] == ["loader", "bare", "ours,", "ours,"]
     assert result["command"][1:] == sys.argv[1:]
