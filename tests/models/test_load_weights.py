@@ -219,9 +219,7 @@ def test_a_key_chooses(load, key: str, expected: dict[str, Tensor]) -> None:
     inner = {"deep": behind("_orig_mod.module.", RAW)}
     content = {"model": RAW, "model_ema": behind("module.", AVERAGE), "inner": inner}
     assert_loaded(load(content, key=key), expected)
-    with pytest.raises(
-        ValueError, match=r"no weights under 'model_e': its parts are \[.*'model', 'model_ema'\]"
-    ):
+    with pytest.raises(ValueError, match=r"no weights under 'model_e': its parts are \[.*'model', 'model_ema'\]"):
         load(content, key="model_e")
     both = {"state_dict": {**behind("ema.", AVERAGE), **behind("model.", RAW)}}
     for inside in ("ema", "ema.", "state_dict.ema"):
