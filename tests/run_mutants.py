@@ -100,6 +100,7 @@ def first_failure(tests: Iterable[str], mutant: Mutant | None = None) -> str | N
         signal.signal(signal.SIGALRM, _too_long)
         signal.alarm(SECONDS)
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "-o", "addopts="]
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before the fork
         with redirect_stdout(io.StringIO()) as said:
             status = pytest.main([*options, *tests], plugins=[noticed])
         signal.alarm(0)
