@@ -46,20 +46,11 @@ class PatchError(ValueError):
 
 @dataclass(frozen=True)
 class Mutant:
-    """One patch.
-
-    Args:
-        name: of the file, without its ending.
-        breaks: what it breaks, in a sentence.
-        tests: files or ids that shall notice, in the order in which they are run.
-        file: that it changes, from the project's folder.
-        before: lines that are there.
-        after: lines that come in their place.
-    """
+    """One patch: in `file`, the lines `after` come in place of the lines `before`."""
 
     name: str
     breaks: str
-    tests: tuple[str, ...]
+    tests: tuple[str, ...]  # files or ids that shall notice, in the order in which they are run
     file: str
     before: str
     after: str
@@ -96,11 +87,7 @@ class FirstFailure:
 
 
 def first_failure(tests: Iterable[str], mutant: Mutant | None = None) -> str | None:
-    """Runs tests on a copy of the source, in a process that has imported nothing of ours.
-
-    Returns:
-        Id of the first test that failed; None if all passed.
-    """
+    """The first test that fails on a copy of the source, in a process that has imported nothing of ours."""
     with TemporaryDirectory() as folder:
         src = Path(shutil.copytree(ROOT / "src", Path(folder) / "src", ignore=shutil.ignore_patterns("__pycache__")))
         if mutant is not None:

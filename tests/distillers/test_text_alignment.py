@@ -10,24 +10,28 @@ from tmkd_lightning.distillers.text_alignment import TextAlignment, sample_class
 LABEL = torch.tensor([0, 2, 2, 1, 0])
 
 
-ARGUMENTS = [
-    ("weight", -0.1, "at least 0 and finite"),
-    ("weight", float("nan"), "at least 0 and finite"),
-    ("temperature", 0.0, "above 0"),
-    ("negatives", 0, "at least 1"),
-    ("head_dim", 1.5, "at least 1"),
-]
-
-
-@pytest.mark.parametrize(("argument", "value", "message"), ARGUMENTS)
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("weight", -0.1, "at least 0 and finite"),
+        ("temperature", 0.0, "above 0"),
+        ("negatives", 0, "at least 1"),
+        ("head_dim", 1.5, "at least 1"),
+    ],
+)
 def test_arguments_that_are_refused(argument: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=f"{argument} must be .*{message}"):
         TextAlignment(student_dim=4, text_dim=6, **{argument: value})
 
 
-def affine(layer: torch.nn.Linear, rows: torch.Tensor) -> np.ndarray:
+def direction(layer: torch.nn.Linear, rows: torch.Tensor) -> np.ndarray:
     weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
-    return rows.double().numpy() @ weight.T + bias
+    result = rows.double().numpy() @ weight.T + bias
+    return result / np.linalg.norm(result, axis=1, keepdims=True)
+
+
+def scores(alignment: TextAlignment, image: torch.Tensor, text: torch.Tensor, temperature: float) -> np.ndarray:
+    return np.exp(direction(alignment.image_head, image) @ direction(alignment.text_head, text).T / temperature)
 
 
 @pytest.mark.parametrize(("temperature", "weight"), [(0.07, 0.8), (1.0, 2.0)])
@@ -35,20 +39,11 @@ def test_equations_9_to_11(temperature: float, weight: float) -> None:
     torch.manual_seed(0)
     alignment = TextAlignment(student_dim=4, text_dim=6, head_dim=3, temperature=temperature, weight=weight)
     embedding, texts = torch.randn(5, 4), torch.randn(3, 6)
-    image, text = affine(alignment.image_head, embedding), affine(alignment.text_head, texts)
-    image /= np.linalg.norm(image, axis=1, keepdims=True)
-    text /= np.linalg.norm(text, axis=1, keepdims=True)
-    score = np.exp(image @ text.T / temperature)
+    score = scores(alignment, embedding, texts, temperature)
     expected = weight * -np.log(score[np.arange(5), LABEL.numpy()] / score.sum(1)).mean()
     terms = alignment(embedding, texts, LABEL)
     assert list(terms) == ["text"]
     assert terms["text"].item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_defaults() -> None:
-    alignment = TextAlignment(student_dim=4, text_dim=6)
-    assert (alignment.temperature, alignment.weight) == (0.07, 0.8)
-    assert (alignment.image_head.weight.shape, alignment.text_head.weight.shape) == ((128, 4), (128, 6))
 
 
 # Sampled negatives
@@ -62,10 +57,7 @@ def test_the_classes_of_the_batch_are_always_there_and_others_differ_from_them(o
         assert len(chosen) == len(set(chosen.tolist())) == 5 + others
         assert set(chosen[:3].tolist()) == {3, 7, 29}
         assert excluded.tolist() == [False] * (3 + others) + [True] * 2
-
-
-def test_more_than_there_are_is_all_of_them() -> None:
-    chosen, excluded = sample_classes(torch.tensor([0, 0, 0, 1]), 5, negatives=4)
+    chosen, excluded = sample_classes(torch.tensor([0, 0, 0, 1]), 5, negatives=4)  # more than there are
     assert sorted(chosen.tolist()) == [0, 1, 2, 3, 4]
     assert not excluded.any()
 
@@ -91,10 +83,7 @@ def test_the_loss_is_that_of_the_classes_drawn() -> None:
     chosen, excluded = sample_classes(label, 40, 5)
     classes = chosen[~excluded].tolist()
     assert len(classes) == 7
-    image, text = affine(alignment.image_head, embedding), affine(alignment.text_head, texts)
-    image /= np.linalg.norm(image, axis=1, keepdims=True)
-    text /= np.linalg.norm(text, axis=1, keepdims=True)
-    score = np.exp(image @ text.T / 0.07)
+    score = scores(alignment, embedding, texts, 0.07)
     own = score[np.arange(3), label.numpy()]
     assert got == pytest.approx(0.8 * -np.log(own / score[:, classes].sum(1)).mean(), rel=1e-4)
 
@@ -104,6 +93,7 @@ def test_all_classes_are_all_classes_however_they_are_asked_for(negatives: int |
     """Bit for bit, and nothing is drawn."""
     torch.manual_seed(0)
     alignment, plain = TextAlignment(4, 6, negatives=negatives), TextAlignment(4, 6)
+    assert (plain.temperature, plain.weight, plain.image_head.weight.shape) == (0.07, 0.8, (128, 4))
     plain.load_state_dict(alignment.state_dict())
     embedding, texts = torch.randn(5, 4), torch.randn(40, 6)
     state = torch.get_rng_state()

@@ -149,7 +149,6 @@ OTHER = {"name": "other", "config": "digits_tmkd", "teacher": {"name": "digits_t
     ("change", "message"),
     [
         ({"seeds": [0, 0]}, "seeds must be a list of different whole numbers"),
-        ({"seeds": "three"}, "seeds must be a list of different whole numbers"),
         ({"methods": ["kd", "kd"]}, "'kd' stands there twice"),
         ({"methods": ["kdd"]}, r"no config .*methods/kdd.yaml"),
         ({"methods": [{"name": "kd", "fils": []}]}, r"methods: \['fils'\] not understood"),

@@ -215,23 +215,15 @@ def _lines(path: Path, lines: Sequence[str]) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder's files and can misbehave.
-
-    Attributes:
-        folder: what is served.
-        breaks: after how many bytes the next answers break off, one entry an answer.
-        pause: seconds between one piece of an answer and the next, of 4 KiB.
-        status: answered in place of 200.
-        asked: name of the file of each request.
-    """
+    """Serves a folder's files and can misbehave."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
-        self.breaks: list[int] = []
-        self.pause = 0.0
-        self.status = 200
-        self.asked: list[str] = []
+        self.breaks: list[int] = []  # after how many bytes the next answers break off, one entry an answer
+        self.pause = 0.0  # seconds between one piece of an answer and the next, of 4 KiB
+        self.status = 200  # answered if it is another
+        self.asked: list[str] = []  # name of the file of each request
 
     @property
     def url(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ class Net(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.fc(self.relu(self.bn(self.conv(image))).mean((2, 3)))
+
+
+def sgd(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.01)
 
 
 def make_images(count: int, size: int = 8, seed: int = 0) -> list[tuple[Tensor, int]]:

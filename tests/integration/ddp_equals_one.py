@@ -1,21 +1,26 @@
-"""Trains and measures in some processes, and writes what came out. Run by test_ddp.py, which does the same in one."""
+"""Trains and measures in some processes, and writes what came out. Run by test_ddp.py, which does the same in one.
+
+With a second argument: trains by each method ("methods", for test_every_method.py) or until it is killed ("killed").
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from helpers.tiny import CLASSES, Net, make_images
+from helpers.tiny import CLASSES, Net, make_images, sgd
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.data import ImageDataModule
-from tmkd_lightning.distillers import KD
+from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.text import HashingTextEncoder
 
 BATCH = 8  # of all processes together
@@ -114,10 +119,40 @@ def poisoned(processes: int, folder: Path) -> str:
     return "nothing"
 
 
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
+def each_method() -> dict[str, Any]:
+    """The student that each method ends with."""
+    students, methods = {}, {"alone": None, "kd": KD(), "rkd": RKD(), "sp": SP(), "cat_kd": CATKD(), "tekap": TeKAP()}
+    options = {"fusion": "mean", "text_weight": 0, "feature_weight": 0, "logit_weight": 0, "optimizer": sgd}
+    for name, method in methods.items():
+        seed_everything(0)
+        module = TMKDModule(Net(16), Net(), distiller=method, **options)
+        run = trainer(2, max_epochs=1)
+        run.fit(module, DataLoader(make_images(12), batch_size=3))
+        assert run.global_step == 2
+        students[name] = {key: value.clone() for key, value in module.student.state_dict().items()}
+    return students
+
+
+def all_of(place: Path) -> dict[str, Any]:
     found: dict[str, Any] = {name: train(2, place, name) for name in SETTINGS}
     found["uneven"] = train(2, place, "kd", images=21)  # 11 each, one of them twice: batches of 4, 4 and 3
-    found["metrics"] = measure(2)
-    found["poisoned"] = poisoned(2, place)
-    torch.save(found, place / f"rank{torch.distributed.get_rank()}.pt")
+    return {**found, "metrics": measure(2), "poisoned": poisoned(2, place)}
+
+
+class Tell(Callback):
+    """Writes which process this is, once it trains."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        path = Path(sys.argv[1]) / f"rank{trainer.global_rank}"
+        if trainer.global_step == 5:
+            path.with_suffix(".part").write_text(str(os.getpid()))
+            path.with_suffix(".part").rename(path)
+
+
+if __name__ == "__main__":
+    place, mode = Path(sys.argv[1]), sys.argv[2:]
+    if mode == ["killed"]:
+        run = trainer(2, callbacks=[Tell()], max_epochs=-1)
+        run.fit(build(**SETTINGS["kd"]), datamodule=Noise(24, 9, BATCH // 2))
+    result = each_method() if mode == ["methods"] else all_of(place)
+    torch.save(result, place / f"rank{torch.distributed.get_rank()}.pt")

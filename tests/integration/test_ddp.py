@@ -77,7 +77,7 @@ def test_a_process_that_is_told_to_end_ends_the_other(tmp_path, told) -> None:
     """Within a minute, and what happened stands in the log."""
     with (tmp_path / "log").open("w") as log:
         launched = subprocess.Popen(
-            [sys.executable, str(Path(script.__file__).with_name("ddp_killed.py")), str(tmp_path)],
+            [sys.executable, script.__file__, str(tmp_path), "killed"],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=log,
             stderr=log,

@@ -12,18 +12,14 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from helpers.subprocess_run import run_script
+from helpers.tiny import sgd
 from tmkd_lightning import Extractor, TMKDModule
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, Sum, TeKAP
-from tmkd_lightning.feature_extraction.output import MissingPartError, Output
-from tmkd_lightning.teacher.fusion import fuse
+from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Sum, TeKAP
+from tmkd_lightning.feature_extraction.output import MissingPartError
 
 METHODS = {"kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
 PLAIN = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 ROOT = Path(__file__).parents[2]
-
-
-def sgd(params):
-    return torch.optim.SGD(params, lr=0.01)
 
 
 class Terms(Callback):
@@ -63,20 +59,22 @@ def test_plain_is_the_method_and_nothing_else(net, fit, name) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("objective", ["label", "distillation"])
-def test_tmkd_on_top(net, fit, prompts, name, objective) -> None:
+@pytest.mark.parametrize(("objective", "precision"), [("label", "bf16-mixed"), ("distillation", "32-true")])
+def test_tmkd_on_top(net, fit, prompts, name, objective, precision) -> None:
     """KD and TeKAP take the place of the logit loss; the fused teacher reaches each method."""
     terms, seen = Terms(), []
     distiller = METHODS[name]()
     distiller.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     module = TMKDModule(net(16), net(), distiller=distiller, fusion_objective=objective, optimizer=sgd)
     before = [parameter.clone() for parameter in module.teacher.weight_net.parameters()]
-    fit(module, callbacks=[terms, prompts()], max_epochs=1)
+    fit(module, callbacks=[terms, prompts()], max_epochs=1, precision=precision)
+    assert all(torch.tensor(list(step.values())).isfinite().all() for step in terms.steps)
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
     own = {"ce", name, "feature", "text", "loss"} | ({"fusion"} if objective == "label" else set())
     assert all(step.keys() == own | (set() if name in ("kd", "tekap") else {"logit"}) for step in terms.steps)
     assert all(output.logits.requires_grad == (objective == "distillation") for output in seen)
-    head = module.teacher.extractor.head
-    torch.testing.assert_close(seen[0].logits, head(seen[0].embedding))
+    if precision == "32-true":
+        torch.testing.assert_close(seen[0].logits, module.teacher.extractor.head(seen[0].embedding))
     assert any(not old.equal(new) for old, new in zip(before, module.teacher.weight_net.parameters(), strict=True))
 
 
@@ -104,27 +102,39 @@ def test_a_pair_of_vits(fit, name) -> None:
     before = {key: value.clone() for key, value in module.state_dict().items()}
     if name in ("sp", "cat_kd"):
         reader = METHODS[name].__name__
-        with pytest.raises(MissingPartError, match=f"{reader} reads feature_map, but TinyViT has no 4-D map"):
-            fit(module)
+        nested = TMKDModule(TinyViT(), TinyViT(), distiller=[KD(), Sum(METHODS[name]())], optimizer=sgd, **PLAIN)
+        for one in (module, nested):  # named by itself in a list, too
+            with pytest.raises(MissingPartError, match=f"^{reader} reads feature_map, but TinyViT has no 4-D map"):
+                fit(one)
         assert all(value.equal(before[key]) for key, value in module.state_dict().items())
     else:
         assert fit(module).global_step == 8
 
 
-@pytest.mark.parametrize("name", ["rkd", "sp"])
-def test_batches_of_one_are_an_error_before_anything_is_trained(fit, loader, name) -> None:
-    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=METHODS[name](), **PLAIN)
-    before = [parameter.clone() for parameter in module.student.parameters()]
-    with pytest.raises(
-        ValueError, match=f"{METHODS[name].__name__} compares the images .* batch_size of at least [23]"
-    ):
-        fit(module, train=loader(batch_size=1))
-    assert all(old.equal(new) for old, new in zip(before, module.student.parameters(), strict=True))
-
-
 def without_batch_norm() -> nn.Module:
     """A network that may train on a single image."""
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("method", "batch_size", "message"),
+    [
+        (RKD(), 2, "RKD compares the images .* batch_size of at least 3"),
+        (SP(), 1, "SP compares the images .* batch_size of at least 2"),
+        (CATKD(resolution=7), 6, "maps of 6x6 cannot be pooled to 7x7"),
+    ],
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_what_a_method_cannot_compare_is_an_error_before_anything_is_trained(
+    fit, loader, method, batch_size, message, second
+) -> None:
+    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=method, optimizer=sgd, **PLAIN)
+    if second:  # after a run on larger batches and images
+        fit(module, train=loader(size=12), max_epochs=1)
+    before = [parameter.clone() for parameter in module.student.parameters()]
+    with pytest.raises(ValueError, match=message):
+        fit(module, train=loader(batch_size=batch_size))
+    assert all(old.equal(new) for old, new in zip(before, module.student.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["rkd", "sp"])
@@ -139,58 +149,11 @@ def test_a_last_batch_of_one_costs_nothing_and_is_told_once(fit, loader, name) -
     assert sum("batch of 1 is too small" in str(one.message) for one in caught) == 1
 
 
-def test_maps_too_small_for_the_resolution_stop_before_training(net, fit, loader) -> None:
-    module = TMKDModule(net(16), net(), distiller=CATKD(resolution=9), optimizer=sgd, **PLAIN)
-    before = [parameter.clone() for parameter in module.student.parameters()]
-    with pytest.raises(ValueError, match="maps of 8x8 cannot be pooled to 9x9"):
-        fit(module, train=loader(size=8))
-    assert all(old.equal(new) for old, new in zip(before, module.student.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_other_classes_stop_at_construction(net, name) -> None:
-    with pytest.raises(ValueError, match="teacher Net has 4 classes, student Net has 3"):
-        TMKDModule(net(16, num_classes=4), net(), distiller=METHODS[name]())
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_mixed_precision(net, fit, prompts, name) -> None:
-    terms = Terms()
-    module = TMKDModule(net(16), net(), distiller=METHODS[name](), optimizer=sgd)
-    fit(module, callbacks=[terms, prompts()], max_epochs=1, precision="bf16-mixed")
-    assert all(torch.tensor(list(step.values())).isfinite().all() for step in terms.steps)
-    assert all(parameter.isfinite().all() for parameter in module.parameters())
-
-
-def test_a_fused_teacher_is_a_teacher() -> None:
-    """What is fused still belongs together: logits are the head of the embedding, the embedding is the map's mean."""
-    weight, bias = torch.randn(5, 7), torch.randn(5)
-    maps = torch.randn(3 * 4, 7, 2, 2)
-    embedding = maps.mean((2, 3))
-    shares = torch.rand(4, 3).softmax(1)
-    fused = fuse(Output(embedding @ weight.T + bias, embedding, maps, weight), shares)
-    torch.testing.assert_close(fused.logits, fused.embedding @ weight.T + bias, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(fused.cam.mean((2, 3)) + bias, fused.logits, rtol=1e-6, atol=2e-6)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_terms_of_a_sum_are_those_of_its_parts(name) -> None:
-    student, teacher = (
-        Output(torch.randn(4, 3), torch.randn(4, width), torch.randn(4, width, 4, 4), torch.randn(3, width))
-        for width in (5, 6)
-    )
-    method: Distiller = METHODS[name]()
-    torch.manual_seed(3)
-    alone = method(student, teacher, torch.zeros(4))
-    torch.manual_seed(3)
-    assert Sum(method)(student, teacher, torch.zeros(4))[name].equal(alone[name])
-
-
 @pytest.mark.slow
 def test_two_processes_train_by_each_method(tmp_path) -> None:
     """Relations are those of the images on one device; the gradients are averaged, so both students stay the same, and
     each method leads elsewhere."""
-    run_script(Path(__file__).with_name("ddp_every_method.py"), tmp_path)
+    run_script(Path(__file__).with_name("ddp_equals_one.py"), tmp_path, "methods")
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0].keys() == {*METHODS, "alone"}
     ends = [state["fc.weight"] for state in ranks[0].values()]
@@ -210,31 +173,12 @@ def test_examples_of_extension_run_and_are_short(script, tmp_path, monkeypatch) 
 
 def test_a_list_of_methods_is_their_sum(net, fit) -> None:
     terms = Terms()
-    module = TMKDModule(net(16), net(), distiller=[KD(weight=0.9), RKD()], optimizer=sgd, views=["rgb"], text_weight=0)
+    methods = [KD(weight=0.9), CATKD(resolution=2), CATKD(resolution=4, name="cat_kd_4")]
+    module = TMKDModule(net(16), net(), distiller=methods, optimizer=sgd, views=["rgb"], text_weight=0)
     fit(module, callbacks=[terms], max_epochs=1)
-    assert terms.steps[0].keys() == {"ce", "kd", "rkd", "feature", "loss"}  # KD is the logit term
+    assert terms.steps[0].keys() == {"ce", "kd", "cat_kd", "cat_kd_4", "feature", "loss"}  # KD is the logit term
     with pytest.raises(TypeError, match="Sum takes Distillers, got str"):
         TMKDModule(net(16), net(), distiller=["kd"])
-
-
-def test_a_method_in_a_list_is_named_by_itself(fit) -> None:
-    module = TMKDModule(TinyViT(), TinyViT(), distiller=[KD(), Sum(SP())], optimizer=sgd, **PLAIN)
-    with pytest.raises(MissingPartError, match=r"^SP reads feature_map"):
-        fit(module)
-
-
-def test_two_methods_of_a_kind_have_names_of_their_own(net, fit) -> None:
-    terms = Terms()
-    methods = [CATKD(resolution=2), CATKD(resolution=4, name="cat_kd_4")]
-    fit(TMKDModule(net(16), net(), distiller=methods, optimizer=sgd, **PLAIN), callbacks=[terms], max_epochs=1)
-    assert terms.steps[0].keys() == {"ce", "cat_kd", "cat_kd_4", "loss"}
-
-
-def test_small_batches_are_refused_in_a_second_fit_too(net, fit, loader) -> None:
-    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=RKD(), optimizer=sgd, **PLAIN)
-    fit(module, max_epochs=1)
-    with pytest.raises(ValueError, match="RKD compares the images of a batch"):
-        fit(module, train=loader(batch_size=2), max_epochs=1)
 
 
 def test_the_teacher_is_done_before_the_student_begins(net) -> None:

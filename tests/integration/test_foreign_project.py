@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from helpers.tiny import make_images
 from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.cli.collect import collect
-from tmkd_lightning.distillers import KD, Distiller
+from tmkd_lightning.distillers import KD
 from tmkd_lightning.modules.loading import network_and_names
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -94,16 +94,31 @@ def test_head_that_is_not_the_last_linear_layer_is_found_and_named(fit, prompts)
     assert "head=" in str(error.value)
 
 
-def test_batches_of_another_form_say_how_to_unpack_them(fit) -> None:
-    module = TMKDModule(Pyramid(3), Pyramid(3), views=["rgb"], text_weight=0)
-    with pytest.raises(TypeError, match=r"a dict with the keys \['pixels', 'class_id'\].*override unpack"):
-        fit(module, train=their_loader())
+class TheirData(LightningDataModule):
+    """Has a hook of its own, which must not turn the checks off."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return their_loader()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
 
 
-def test_forgotten_normalisation_is_noticed_before_the_first_step(fit) -> None:
-    module = TheirModule(Pyramid(3), Pyramid(3), views=["rgb"], text_weight=0)
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\].*normalized_with"):
-        fit(module, train=their_loader())
+@pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in both")
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        (TMKDModule, TypeError, r"a dict with the keys \['pixels', 'class_id'\].*override unpack"),
+        (TheirModule, ValueError, r"must lie in \[0, 1\].*normalized_with"),
+    ],
+    ids=["another form", "forgotten normalisation"],
+)
+@pytest.mark.parametrize("data", [{"train": their_loader()}, {"datamodule": TheirData()}], ids=["loader", "hook"])
+def test_their_batches_as_they_are_stop_before_the_first_step(fit, kind, error, message, data) -> None:
+    module = kind(Pyramid(3), Pyramid(3), views=["rgb"], text_weight=0)
+    with pytest.raises(error, match=message):
+        fit(module, **data)
+    assert module.trainer.global_step == 0
 
 
 @pytest.mark.parametrize(
@@ -163,30 +178,6 @@ def test_networks_that_do_not_return_logits_are_refused_before_the_first_step(ne
     with pytest.raises(error, match=message):
         fit(module)
     assert module.trainer.global_step == 0
-
-
-@pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in both")
-def test_a_datamodule_with_a_transfer_hook_of_its_own_does_not_turn_the_checks_off(fit) -> None:
-    class Theirs(LightningDataModule):
-        def train_dataloader(self):
-            return their_loader()
-
-        def on_before_batch_transfer(self, batch, dataloader_idx):
-            return batch
-
-    module = TheirModule(Pyramid(3), Pyramid(3), views=["rgb"], text_weight=0)
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        fit(module, datamodule=Theirs())
-    assert module.trainer.global_step == 0
-
-
-def test_a_term_of_theirs_cannot_take_the_place_of_one_of_ours(net, fit) -> None:
-    class Clash(Distiller):
-        def forward(self, student, teacher, label):
-            return {"ce": student.logits.sum()}
-
-    with pytest.raises(ValueError, match="two loss terms are named 'ce'"):
-        fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0, distiller=Clash()))
 
 
 class TheirNumbers(LightningDataModule):

@@ -15,6 +15,7 @@ import re
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,21 +116,24 @@ def main(*args: str) -> None:
     tmkd([str(arg) for arg in args])
 
 
+def run_on(path: Path, verb: str, *options: object) -> None:
+    main(verb, "--checkpoint", path, "--output", path.with_name("output"), *options)
+
+
+def run_from(path: Path, verb: str) -> None:
+    main(verb, "--config", ROOT / "examples/digits_student.yaml", "--ckpt_path", path)
+
+
 CHECKPOINT_DOORS: dict[str, Callable[[Path], Any]] = {
     "load_weights": lambda path: load_weights(Net(), path),
     "restore": load_student,
     "rebuild": load_module,
-    "tmkd export": lambda path: main("export", "--checkpoint", path, "--output", path.with_name("student.onnx")),
-    "tmkd predict": lambda path: main(
-        "predict", "--checkpoint", path, "--images", path.parent, "--output", path.with_name("out.csv")
-    ),
-    "tmkd figures": lambda path: main("figures", "--checkpoint", path, "--output", path.with_name("figures")),
+    "tmkd export": partial(run_on, verb="export"),
+    "tmkd predict": lambda path: run_on(path, "predict", "--images", path.parent),
+    "tmkd figures": partial(run_on, verb="figures"),
     "clip": lambda path: OpenCLIPTextEncoder(pretrained=str(path)).encode(["a cat"]),
+    **{f"tmkd {verb} --ckpt_path": partial(run_from, verb=verb) for verb in ("fit", "validate", "test", "predict")},
 }
-for verb in ("fit", "validate", "test", "predict"):
-    CHECKPOINT_DOORS[f"tmkd {verb} --ckpt_path"] = lambda path, verb=verb: main(
-        verb, "--config", ROOT / "examples/digits_student.yaml", "--ckpt_path", path
-    )
 
 
 @pytest.mark.parametrize("door", CHECKPOINT_DOORS)
@@ -290,16 +294,10 @@ def test_configs_of_the_command_line(tmp_path, sprung, capsys, form, words) -> N
 
 # The code itself
 
-_CALLS = {"eval", "exec", "__import__", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load"}
-_CALLS |= {
-    "yaml.full_load",
-    "joblib.load",
-    "marshal.loads",
-    "shelve.open",
-    "pd.read_pickle",
-    "torch.jit.load",
-    "os.system",
-}
+CALLS = """
+    eval exec __import__ pickle.load pickle.loads yaml.load yaml.unsafe_load yaml.full_load joblib.load marshal.loads
+    shelve.open pd.read_pickle torch.jit.load os.system
+"""
 
 
 def unsafe(source: str) -> list[str]:
@@ -311,7 +309,7 @@ def unsafe(source: str) -> list[str]:
         name = ast.unparse(node.func)
         options = {option.arg: ast.unparse(option.value) for option in node.keywords}
         if (
-            name in _CALLS
+            name in CALLS.split()
             or (name == "torch.load" and options.get("weights_only") != "True")
             or (name.endswith("load_from_checkpoint") and options.get("weights_only") != "True")
             or (name in ("np.load", "numpy.load") and options.get("allow_pickle") != "False")
@@ -392,26 +390,19 @@ def test_archives_that_are_nested(tmp_path) -> None:
         download_and_unpack(tmp_path, [birds], download=False)
 
 
+UNSAFE = """torch.load(path)
+torch.load(path, weights_only=False)
+np.load(path, allow_pickle=True)
+yaml.load(text, Loader=yaml.Loader)
+pickle.loads(content)
+eval(text)
+tar.extractall(folder)
+subprocess.run(command, shell=True)
+TMKDModule.load_from_checkpoint(path)"""
+
+
 def test_no_code_of_ours_unpickles() -> None:
+    assert [unsafe(line) for line in UNSAFE.splitlines()] == [[line] for line in UNSAFE.splitlines()]
     files = [path for folder in ("src", "examples") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 100
     assert {str(path): calls for path in files if (calls := unsafe(path.read_text(encoding="utf-8")))} == {}
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "torch.load(path)",
-        "torch.load(path, weights_only=False)",
-        "np.load(path)",
-        "np.load(path, allow_pickle=True)",
-        "yaml.load(text, Loader=yaml.Loader)",
-        "pickle.loads(content)",
-        "eval(text)",
-        "tar.extractall(folder)",
-        "subprocess.run(command, shell=True)",
-        "TMKDModule.load_from_checkpoint(path)",
-    ],
-)
-def test_what_the_search_finds(line) -> None:
-    assert unsafe(line) == [line]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,9 @@ from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 HALF = (0.5, 0.5, 0.5)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 
 
 def used(extractor: Extractor) -> tuple[list[float], list[float]]:
@@ -45,10 +47,10 @@ class Wrapped(nn.Module):
 class Tower(nn.Module):
     """The image tower of an open_clip model says what its images are normalised with."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 3) -> None:
         super().__init__()
         self.image_mean, self.image_std = CLIP
-        self.fc = nn.Linear(3, 3)
+        self.fc = nn.Linear(3, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.fc(image.mean((2, 3)))
@@ -76,24 +78,30 @@ def test_in_a_module_teacher_and_student_each_have_their_own() -> None:
     )
 
 
-def test_open_clips_own_statistics() -> None:
-    extractor = Extractor(Wrapped(Tower()))
-    assert used(extractor)[0] == pytest.approx(CLIP[0])
-    assert used(extractor)[1] == pytest.approx(CLIP[1])
+def grey() -> Tower:
+    network = Tower()
+    network.image_mean = (0.5,)
+    return network
 
 
-def test_imagenets_where_nothing_is_said() -> None:
-    extractor = Extractor(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
-    assert used(extractor)[0] == pytest.approx(IMAGENET_MEAN)
-    assert used(extractor)[1] == pytest.approx(IMAGENET_STD)
-    assert extractor.statistics_source == "ImageNet's, as the network states none"
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (lambda: Wrapped(Tower()), CLIP),
+        (grey, (IMAGENET_MEAN, IMAGENET_STD)),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (IMAGENET_MEAN, IMAGENET_STD)),
+    ],
+    ids=["open_clip", "three values are needed", "none stated"],
+)
+def test_statistics_of_the_network_or_imagenets(network, expected) -> None:
+    assert used(Extractor(network())) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
 
 
 def test_what_is_given_wins() -> None:
-    extractor = Extractor(vit(), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    assert used(extractor)[0] == pytest.approx([0.1, 0.2, 0.3])
+    extractor = Extractor(vit(), mean=MEAN, std=STD)
+    assert used(extractor)[0] == pytest.approx(MEAN)
     assert extractor.statistics_source == "as given"
-    assert used(Extractor(vit(), mean=(0.1, 0.2, 0.3)))[1] == [0.5] * 3
+    assert used(Extractor(vit(), mean=MEAN))[1] == [0.5] * 3
 
 
 def test_parts_that_say_different_things_are_refused() -> None:
@@ -103,42 +111,42 @@ def test_parts_that_say_different_things_are_refused() -> None:
     assert used(Extractor(Wrapped(vit(), Tower()), mean=HALF, std=HALF))[0] == [0.5] * 3
 
 
-def test_a_greyscale_or_broken_statement_is_none() -> None:
-    network = Tower()
-    network.image_mean = (0.5,)
-    assert used(Extractor(network))[0] == pytest.approx(IMAGENET_MEAN)
-
-
 # Files that say it
 
 
-def trained(tmp_path: Path, **statistics: Any) -> Path:
-    """A checkpoint of a network that was trained on images normalised so."""
-    module = ClassifierModule(Extractor(Tower(), **statistics))
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A checkpoint of a network that was trained on images normalised with MEAN and STD."""
+    module = ClassifierModule(Extractor(Tower(), mean=MEAN, std=STD))
     torch.save({"state_dict": module.state_dict()}, tmp_path / "best.ckpt")
     return tmp_path / "best.ckpt"
 
 
-def plain() -> nn.Module:
-    network = Tower()
+def plain(num_classes: int = 3) -> nn.Module:
+    network = Tower(num_classes)
     del network.image_mean, network.image_std
     return network
 
 
-def test_a_teachers_checkpoint_says_with_what_it_was_trained(fit, tmp_path, caplog) -> None:
-    path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+def test_a_teachers_checkpoint_says_with_what_it_was_trained(fit, path, caplog) -> None:
     module = TMKDModule(plain(), plain(), teacher_checkpoint=str(path), views=["rgb"], feature_weight=0, text_weight=0)
     fit(module, max_epochs=1)
-    assert used(module.teacher.extractor)[0] == pytest.approx([0.1, 0.2, 0.3])
-    assert used(module.teacher.extractor)[1] == pytest.approx([0.4, 0.5, 0.6])
+    assert used(module.teacher.extractor) == (pytest.approx(MEAN), pytest.approx(STD))
     assert used(module.extractor)[0] == pytest.approx(IMAGENET_MEAN)  # the student's own
     assert "was trained on images normalised with mean (0.1, 0.2, 0.3)" in caplog.text
 
 
-def test_a_bare_network_says_it_to_the_extractor_that_comes_later(tmp_path) -> None:
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_a_file_says_it_to_a_bare_network_and_is_held_against_what_was_given(path, kind) -> None:
     network = plain()
-    load_weights(network, trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
-    assert used(Extractor(network))[0] == pytest.approx([0.1, 0.2, 0.3])
+    load_weights(network, path)
+    assert used(Extractor(network))[0] == pytest.approx(MEAN)
+    same, other = Extractor(plain(), mean=kind(MEAN), std=kind(STD)), Extractor(plain(), mean=kind(HALF), std=HALF)
+    load_weights(same, path)
+    assert same.statistics_source == "as given"
+    with pytest.warns(UserWarning, match=r"mean \(0.1, 0.2, 0.3\).*but the Extractor of Tower was given others"):
+        load_weights(other, path)
+    assert used(other)[0] == [0.5] * 3
 
 
 def test_an_export_says_it(tmp_path) -> None:
@@ -148,37 +156,17 @@ def test_an_export_says_it(tmp_path) -> None:
     assert used(Extractor(network))[0] == pytest.approx(CLIP[0])
 
 
-def test_statistics_that_were_given_stay_and_the_difference_is_said(tmp_path) -> None:
-    path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    extractor = Extractor(plain(), mean=HALF, std=HALF)
-    with pytest.warns(UserWarning, match=r"mean \(0.1, 0.2, 0.3\).*but the Extractor of Tower was given others"):
-        load_weights(extractor, path)
-    assert used(extractor)[0] == [0.5] * 3
-
-
 def test_the_look_at_the_teacher_says_what_is_used(fit, loader, caplog) -> None:
     module = TMKDModule(Tower(), plain(), views=["rgb"], feature_weight=0, text_weight=0)
     fit(module, val=loader(), max_epochs=1)
     assert "normalised with mean 0.4815, 0.4578, 0.4082 and std 0.2686, 0.2613, 0.2758 (from Tower)" in caplog.text
-    module = TMKDModule(plain(), plain(), views=["rgb"], feature_weight=0, text_weight=0)
-    fit(module, val=loader(), max_epochs=1)
-    assert "(ImageNet's, as the network states none)" in caplog.text
+    assert module.extractor.statistics_source == "ImageNet's, as the network states none"
 
 
-@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
-def test_statistics_in_whatever_form_are_those_of_the_file(tmp_path, kind, recwarn) -> None:
-    path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    extractor = Extractor(plain(), mean=kind([0.1, 0.2, 0.3]), std=kind([0.4, 0.5, 0.6]))
-    load_weights(extractor, path)
-    assert not [one for one in recwarn if "was given others" in str(one.message)]
-    assert extractor.statistics_source == "as given"
-
-
-def test_what_was_loaded_is_said_to_come_from_the_file(tmp_path) -> None:
-    path = trained(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+def test_what_was_loaded_is_said_to_come_from_the_file(path) -> None:
     module = ClassifierModule(plain())
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
-    assert used(module.extractor) == (pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0.4, 0.5, 0.6]))
+    assert used(module.extractor) == (pytest.approx(MEAN), pytest.approx(STD))
     assert module.extractor.statistics_source == "from its checkpoint"
 
 
@@ -198,38 +186,26 @@ def test_what_others_write_beside_weights_is_no_statement(tmp_path, mean) -> Non
     assert used(Extractor(network))[0] == pytest.approx(IMAGENET_MEAN)
 
 
-class Ten(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 10)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.fc(image.mean((2, 3)))
-
-
 def test_a_cache_knows_with_what_the_teacher_was_normalised(fit, tmp_path) -> None:
     """Also where only the teacher's file says it; two runs of one module share a cache."""
 
     def train(module: TMKDModule) -> None:
         data = DigitsDataModule(train_samples=10, batch_size=5, image_size=8, augmentation_replicas=1)
-        fit(
-            module,
-            datamodule=data,
-            max_epochs=1,
-            limit_val_batches=0,
-            callbacks=[TeacherCache(str(tmp_path / "cache"))],
-        )
+        cache = TeacherCache(str(tmp_path / "cache"))
+        fit(module, datamodule=data, max_epochs=1, limit_val_batches=0, callbacks=[cache])
 
     def made(teacher: nn.Module) -> TMKDModule:
-        return TMKDModule(teacher, Ten(), teacher_checkpoint=str(path), views=["rgb"], feature_weight=0, text_weight=0)
+        return TMKDModule(
+            teacher, plain(10), teacher_checkpoint=str(path), views=["rgb"], feature_weight=0, text_weight=0
+        )
 
     path = tmp_path / "best.ckpt"
-    torch.save({"state_dict": ClassifierModule(Extractor(Ten(), mean=HALF, std=HALF)).state_dict()}, path)
-    module = made(Ten())
+    torch.save({"state_dict": ClassifierModule(Extractor(plain(10), mean=HALF, std=HALF)).state_dict()}, path)
+    module = made(plain(10))
     for _ in range(2):
         train(module)
     (only,) = (tmp_path / "cache").iterdir()
     assert json.loads((only / "identity.json").read_text())["teacher"]["mean"] == [0.5] * 3
     with pytest.warns(UserWarning, match="was given others"):
-        train(made(Extractor(Ten(), mean=IMAGENET_MEAN, std=IMAGENET_STD)))
+        train(made(Extractor(plain(10), mean=IMAGENET_MEAN, std=IMAGENET_STD)))
     assert len(list((tmp_path / "cache").iterdir())) == 2

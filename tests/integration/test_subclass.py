@@ -15,6 +15,12 @@ class Free(TMKDModule):
         self.extra = extra
 
 
+class Grandchild(Free):
+    def __init__(self, deep: str = "sea", **kwargs) -> None:
+        super().__init__(extra=len(deep), **kwargs)
+        self.deep = deep
+
+
 class Decides(TMKDModule):
     """Sets an argument itself, which a checkpoint must not bring back."""
 
@@ -31,18 +37,12 @@ class Builds(ClassifierModule):
         self.temperature = temperature
 
 
-class Grandchild(Free):
-    def __init__(self, deep: str = "sea", **kwargs) -> None:
-        super().__init__(extra=len(deep), **kwargs)
-        self.deep = deep
-
-
 @pytest.fixture
 def kept(net, fit, tmp_path):
     """Attaches a module to a trainer, and saves it."""
 
     def run(module):
-        trainer = fit(ClassifierModule(net()), max_epochs=1)
+        trainer = fit(ClassifierModule(net()), max_epochs=0)
         trainer.strategy.connect(module)
         trainer.save_checkpoint(tmp_path / "a.ckpt")
         return tmp_path / "a.ckpt"
@@ -51,12 +51,19 @@ def kept(net, fit, tmp_path):
 
 
 def test_free_arguments_come_back(net, kept) -> None:
-    module = Free(3, teacher=net(), student=net(), fusion="mean", text_weight=0.0, temperature=2.5)
+    """Also those of a subclass of a subclass."""
+    options = {"fusion": "mean", "text_weight": 0.0, "temperature": 2.5}
+    path = kept(Grandchild("water", teacher=net(), student=net(), **options))
+    again = Grandchild.load_from_checkpoint(path, teacher=net(), student=net(), weights_only=True)
+    assert (again.deep, again.extra) == ("water", 5)
+    module = Free(3, teacher=net(), student=net(), **options)
     again = Free.load_from_checkpoint(kept(module), teacher=net(), student=net(), weights_only=True)
     assert (again.extra, again.text_alignment, again.teacher.weight_net) == (3, None, None)
     assert again.distiller.parts[0].temperature == 2.5
     assert all(value.equal(again.state_dict()[name]) for name, value in module.state_dict().items())
-    assert dict(again.hparams) == {"extra": 3, "fusion": "mean", "text_weight": 0.0, "temperature": 2.5}
+    assert dict(again.hparams) == {"extra": 3, **options}
+    assert TMKDModule(net(), net()).hparams.text_dim == 512  # defaults too, where nothing is passed on
+    assert {"teacher", "student", "optimizer"}.isdisjoint(TMKDModule(net(), net()).hparams)
 
 
 def test_what_a_subclass_sets_itself_is_not_passed_again(net, kept) -> None:
@@ -71,12 +78,6 @@ def test_a_subclass_that_builds_its_network(net, kept) -> None:
     assert (again.network.fc.in_features, again.temperature) == (4, 2.0)
 
 
-def test_a_subclass_of_a_subclass(net, kept) -> None:
-    path = kept(Grandchild(deep="water", teacher=net(), student=net(), fusion="mean", text_weight=0.0))
-    again = Grandchild.load_from_checkpoint(path, teacher=net(), student=net(), weights_only=True)
-    assert (again.deep, again.extra) == ("water", 5)
-
-
 def test_an_object_of_a_subclass_is_asked_for(net, kept) -> None:
     class Holds(ClassifierModule):
         def __init__(self, network, part=None) -> None:
@@ -86,10 +87,3 @@ def test_an_object_of_a_subclass_is_asked_for(net, kept) -> None:
     path = kept(Holds(net(), part=torch.nn.Linear(1, 1)))
     with pytest.raises(ValueError, match=r"made with \['part'\] of its own, which files do not hold: pass them again"):
         Holds.load_from_checkpoint(path, network=net(), weights_only=True)
-
-
-def test_our_own_arguments_are_all_kept(net) -> None:
-    module = TMKDModule(net(), net(), temperature=3.0)
-    assert module.hparams.temperature == 3.0
-    assert module.hparams.text_dim == 512
-    assert {"teacher", "student", "optimizer"}.isdisjoint(module.hparams)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
 
 from helpers.wandb_file import read_artifacts, read_run, run_id
 from tmkd_lightning import ClassifierModule
@@ -71,21 +72,14 @@ def test_a_resumed_run_goes_on_under_its_id_with_record_and_artifact(tmkd_fit, t
     assert entry.path == "student.ckpt"
 
 
-def test_an_artifact_needs_a_run_to_belong_to(net, loader) -> None:
+def test_an_artifact_needs_a_run_to_belong_to_and_a_checkpoint(net, loader, tmp_path) -> None:
     trainer = Trainer(logger=False, max_epochs=1, accelerator="cpu", callbacks=[StudentArtifact()])
     with pytest.raises(ValueError, match="StudentArtifact needs a WandbLogger"):
         trainer.fit(ClassifierModule(net()), loader(), loader())
-
-
-def test_an_artifact_needs_a_checkpoint(tmkd_fit, tmp_path, monkeypatch) -> None:
-    from lightning.pytorch.loggers import WandbLogger
-
-    logger = WandbLogger(offline=True, save_dir=str(tmp_path))
-    trainer = Trainer(
-        logger=logger, max_epochs=1, accelerator="cpu", callbacks=[StudentArtifact()], enable_checkpointing=False
-    )
+    options = {"logger": WandbLogger(offline=True, save_dir=str(tmp_path)), "enable_checkpointing": False}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[StudentArtifact()], **options)
     with pytest.raises(ValueError, match="needs a WandbLogger and a ModelCheckpoint"):
-        StudentArtifact().setup(trainer, ClassifierModule(torch.nn.Linear(2, 2)), "fit")
+        StudentArtifact().setup(trainer, ClassifierModule(net()), "fit")
 
 
 def test_csv_and_tensorboard_at_once(tmp_path, monkeypatch) -> None:

@@ -53,13 +53,6 @@ def test_contrast_by_loops(temperature: float) -> None:
     assert text_contrast(student, text, torch.tensor(label), temperature).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_contrast_does_not_see_lengths() -> None:
-    student, text, label = fill((4, 6), 0.3, 1), fill((3, 6), 1.0, 1), torch.tensor([0, 1, 2, 0])
-    scale = torch.tensor([[1e-3], [1.0], [7.0], [1e3]], dtype=torch.float64)
-    plain = text_contrast(student, text, label, 0.07)
-    torch.testing.assert_close(text_contrast(student * scale, text * 40, label, 0.07), plain)
-
-
 def test_contrast_of_dead_embeddings() -> None:
     """All texts are as near to zeros as any other; the library's normalisation would give gradients of 1e12."""
     student, text = torch.eye(2), torch.eye(2, 2)
@@ -72,13 +65,6 @@ def test_contrast_of_dead_embeddings() -> None:
     for gradient in (student.grad, text.grad):
         assert gradient[1].abs().sum() == 0
         assert gradient.abs().max() < 10
-
-
-@pytest.mark.parametrize("classes", [2, 10])
-def test_contrast_of_equal_texts_is_chance(classes: int) -> None:
-    text = fill((1, 6), 1.0, 1).expand(classes, 6)
-    value = text_contrast(fill((4, 6), 0.3, 1), text, torch.tensor([0, 1, 1, 0]), 0.07)
-    assert value.item() == pytest.approx(math.log(classes), rel=1e-9)
 
 
 def test_direction_of_the_divergence() -> None:

@@ -5,14 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers.golden_values import (
-    Loss,
-    Operations,
-    check_moderate,
-    check_nothing,
-    fill,
-    gradients,
-)
+from helpers.golden_values import Loss, Operations, check_moderate, check_nothing, fill, gradients
 from tmkd_lightning.losses import rkd_angle, rkd_distance
 
 BOTH = pytest.mark.parametrize("loss", [rkd_distance, rkd_angle])
@@ -144,10 +137,11 @@ def edge(name: str, width: int) -> Tensor:
 @BOTH
 @pytest.mark.parametrize("name", ["duplicates", "collapsed", "dead", "one dead", "large", "tiny"])
 def test_edges(loss: Loss, name: str) -> None:
-    plain = torch.randn(6, 5)
-    check_moderate(loss, edge(name, 4), plain)
-    check_moderate(loss, plain, edge(name, 4))
-    check_moderate(loss, edge(name, 4), edge(name, 3))
+    plain, student = torch.randn(6, 5), edge(name, 4)
+    for pair in ((student, plain), (plain, student), (student, edge(name, 3))):
+        check_moderate(loss, *pair)
+    if name != "one dead":  # rounding between the others differs there
+        check_nothing(loss, student, student)
 
 
 @BOTH
@@ -161,13 +155,6 @@ def test_smallest_batches(loss: Loss, batch: int) -> None:
 @BOTH
 def test_one_sample_has_no_relations(loss: Loss) -> None:
     check_nothing(loss, torch.randn(1, 5), torch.randn(1, 4))
-
-
-@BOTH
-@pytest.mark.parametrize("name", ["plain", "duplicates", "collapsed", "dead", "large", "tiny"])
-def test_equal_embeddings_cost_exactly_nothing(loss: Loss, name: str) -> None:
-    x = torch.randn(6, 5) if name == "plain" else edge(name, 5)
-    check_nothing(loss, x, x)
 
 
 def test_memory_of_angles() -> None:

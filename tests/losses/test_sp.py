@@ -7,12 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.golden_values import (
-    check_moderate,
-    check_nothing,
-    fill,
-    gradients,
-)
+from helpers.golden_values import check_moderate, check_nothing, fill, gradients
 from tmkd_lightning.losses import similarity_preserving
 
 STUDENT, TEACHER = fill((4, 3, 2, 2), 0.3, 1), fill((4, 5, 2, 2), 1.1, 1)
@@ -42,13 +37,6 @@ def test_by_loops(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     assert similarity_preserving(*pair).item() == pytest.approx(by_loops(*pair), rel=1e-9)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 40.0, 1e3])
-def test_scale_changes_nothing(scale: float) -> None:
-    plain = similarity_preserving(STUDENT, TEACHER).item()
-    assert similarity_preserving(scale * STUDENT, TEACHER).item() == pytest.approx(plain, rel=1e-9)
-    assert similarity_preserving(STUDENT, scale * TEACHER).item() == pytest.approx(plain, rel=1e-9)
-
-
 def edge(name: str, channels: int) -> Tensor:
     maps = torch.randn(4, channels, 3, 3)
     return {
@@ -69,6 +57,7 @@ def test_edges(name: str) -> None:
     for pair in ((student, plain), (plain, teacher), (student, teacher)):
         check_moderate(similarity_preserving, *pair)
         assert similarity_preserving(*pair).item() == pytest.approx(by_loops(*pair), rel=1e-4, abs=1e-12)
+    check_nothing(similarity_preserving, student, student)
 
 
 def test_a_dead_sample_can_come_back() -> None:
@@ -80,12 +69,6 @@ def test_a_dead_sample_can_come_back() -> None:
 
 def test_one_sample_has_no_relations() -> None:
     check_nothing(similarity_preserving, torch.randn(1, 4, 3, 3), torch.randn(1, 5, 2, 2))
-
-
-@pytest.mark.parametrize("name", ["two samples", "duplicates", "one dead", "dead", "large"])
-def test_equal_maps_cost_exactly_nothing(name: str) -> None:
-    maps = edge(name, 4)
-    check_nothing(similarity_preserving, maps, maps)
 
 
 def test_different_numbers_of_samples() -> None:

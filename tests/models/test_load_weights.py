@@ -107,28 +107,23 @@ def test_training_mode_and_gradients_stay(load) -> None:
 @pytest.mark.parametrize(
     ("state", "parts"),
     [
+        ({}, ["holds no tensors by name"]),
+        ({"state_dict": {}, "epoch": 3, 0: 1}, ["holds no tensors by name"]),
+        (torch.ones(3), ["holds no tensors by name"]),
         (network(width=5).state_dict(), ["other shapes", "0.weight is (5, 3, 3, 3) instead of (4, 3, 3, 3)"]),
         ({"conv.weight": torch.ones(2), "3.bias": torch.ones(2)}, ["missing keys: 0.weight", "unknown keys: conv.wei"]),
         ({key: value for key, value in saved().items() if key != "3.bias"}, ["missing keys: 3.bias"]),
         ({**saved(), "3.more": torch.ones(2, 2)}, ["unknown keys: 3.more"]),
         ({"other.weight": torch.ones(1)}, ["keys: 0.weight, 0.bias, 1.weight, 1.bias, 1.running_mean and 4 more"]),
     ],
-    ids=["width", "names", "a key less", "a key more", "long lists are cut"],
+    ids=["empty", "no state dict", "a tensor", "width", "names", "a key less", "a key more", "long lists are cut"],
 )
 @pytest.mark.parametrize("prefix", ["", "model."])
-def test_another_architecture(load, state: dict[str, Tensor], parts: list[str], prefix: str) -> None:
-    with pytest.raises(ValueError, match=r"last\.ckpt does not fit Sequential") as caught:
-        load({"state_dict": behind(prefix, state)})
+def test_another_architecture(load, state: object, parts: list[str], prefix: str) -> None:
+    with pytest.raises(ValueError, match=r"last\.ckpt (does not fit Sequential|holds no)") as caught:
+        load({"state_dict": behind(prefix, state)} if "tensors" not in parts[0] else state)
     for part in parts:
         assert part in str(caught.value)  # the names are the network's own, without the prefix
-
-
-@pytest.mark.parametrize(
-    "content", [None, {}, {"epoch": 3}, {"state_dict": {}}, [1, 2], torch.ones(3), 3, "abc", {0: 1}], ids=repr
-)
-def test_no_tensors_by_name(load, content: object) -> None:
-    with pytest.raises(ValueError, match=r"last\.ckpt holds no tensors by name"):
-        load(content)
 
 
 # Files that cannot be read
@@ -145,11 +140,6 @@ def test_malicious_files_are_refused(load, tmp_path: Path, place: str) -> None:
     with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
         load(content)
     assert not hacked.exists()
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"no checkpoint at {tmp_path / 'last.ckpt'}"):
-        load_weights(network(), tmp_path / "last.ckpt")
 
 
 class Mine:
@@ -184,30 +174,22 @@ NOT_OURS = "it is empty, cut off, or not a file of torch.save"
 def test_what_is_wrong_with_a_file_is_said_without_bad_advice(tmp_path: Path, content: bytes, cause: str) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="read safely") as caught:
+    message = rf"{path} is not a checkpoint that can be read safely \(weights_only=True\): {cause}$"
+    with pytest.raises(ValueError, match=message):
         load_weights(network(), path)
-    assert str(caught.value) == f"{path} is not a checkpoint that can be read safely (weights_only=True): {cause}"
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint at {path}"):
+        load_weights(network(), path)
 
 
 # Several networks
-
-
-def test_two_networks_that_fit_are_named(load) -> None:
-    both = {"state_dict": {**behind("ema.", AVERAGE), **behind("model.", RAW)}}
-    with pytest.raises(ValueError, match=r"several networks that fit, under \['ema\.', 'model\.'\]"):
-        load(both)
-    for key in ("ema", "ema.", "state_dict.ema"):
-        assert_loaded(load(both, key=key), AVERAGE)
 
 
 @pytest.mark.parametrize(
     ("content", "places"),
     [
         ({"state_dict": RAW, "state_dict_ema": AVERAGE}, ["state_dict", "state_dict_ema"]),  # timm
-        (
-            {"model": RAW, "model_ema": {**behind("module.", AVERAGE), "n_averaged": torch.ones(())}},
-            None,
-        ),  # torchvision
+        ({"model": RAW, "model_ema": {**behind("module.", AVERAGE), "n": torch.ones(())}}, None),  # torchvision
         ({"state_dict": RAW, "teacher_ema": AVERAGE}, ["state_dict", "teacher_ema"]),
         ({"student": behind("module.", RAW), "teacher": AVERAGE}, ["student.module", "teacher"]),  # DINO
         ({"model": RAW, "ema": {"decay": 0.9, "shadow": WEIGHTS}}, ["model", "ema.shadow"]),  # without statistics
@@ -217,6 +199,9 @@ def test_two_networks_that_fit_are_named(load) -> None:
             ["state_dict", "callbacks.StochasticWeightAveraging.average_model_state"],
         ),
         ({**RAW, "ema": AVERAGE}, ["", "ema"]),
+        ({"model": RAW, "model_ema": {**RAW, "1.running_mean": RAW["1.running_mean"] + 1}}, None),
+        ({"model": RAW, "model_ema": {key: value.double() for key, value in RAW.items()}}, None),
+        ({"model": of_classes(5), "model_ema": {**of_classes(5), "0.bias": torch.ones(4)}}, ["model", "model_ema"]),
         ({"state_dict": {**behind("net.", RAW), **behind("teacher_ema.", AVERAGE)}}, ["net.", "teacher_ema."]),
     ],
 )
@@ -232,27 +217,13 @@ def test_raw_and_averaged_weights_are_both_named(load, content: dict, places: li
 )
 def test_a_key_chooses(load, key: str, expected: dict[str, Tensor]) -> None:
     inner = {"deep": behind("_orig_mod.module.", RAW)}
-    assert_loaded(load({"model": RAW, "model_ema": behind("module.", AVERAGE), "inner": inner}, key=key), expected)
-
-
-def test_a_key_that_is_not_there(load) -> None:
-    with pytest.raises(ValueError, match=r"no weights under 'model_e': its parts are \['model', 'model_ema'\]"):
-        load({"model": RAW, "model_ema": AVERAGE}, key="model_e")
-
-
-def test_an_average_that_differs_in_its_statistics_alone_is_another(load) -> None:
-    with pytest.raises(ValueError, match="several networks that fit"):
-        load({"model": RAW, "model_ema": {**RAW, "1.running_mean": RAW["1.running_mean"] + 1}})
-
-
-def test_an_average_in_another_precision_is_another(load) -> None:
-    with pytest.raises(ValueError, match="several networks that fit"):
-        load({"model": RAW, "model_ema": {key: value.double() for key, value in RAW.items()}})
-
-
-def test_raw_and_averaged_weights_of_other_classes(load) -> None:
-    with pytest.raises(ValueError, match=r"under \['model', 'model_ema'\]"):
-        load({"model": of_classes(5), "model_ema": {**of_classes(5), "0.bias": torch.ones(4)}})
+    content = {"model": RAW, "model_ema": behind("module.", AVERAGE), "inner": inner}
+    assert_loaded(load(content, key=key), expected)
+    with pytest.raises(ValueError, match=r"no weights under 'model_e': its parts are \[.*'model', 'model_ema'\]"):
+        load(content, key="model_e")
+    both = {"state_dict": {**behind("ema.", AVERAGE), **behind("model.", RAW)}}
+    for inside in ("ema", "ema.", "state_dict.ema"):
+        assert_loaded(load(both, key=inside), AVERAGE)
 
 
 @pytest.mark.parametrize(
@@ -336,24 +307,13 @@ def test_other_classes_excuse_nothing_else(load, state: dict[str, Tensor], part:
         load(state)
 
 
-def test_a_teachers_head_must_fit(load) -> None:
-    with pytest.raises(ValueError, match=r"other shapes: 3\.weight is \(5, 4\) instead of \(2, 4\)"):
-        load(of_classes(5), replace_head=False)
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_head_that_fits_is_loaded_in_silence(load) -> None:
-    assert_loaded(load(saved()), saved())
-
-
 def test_only_the_last_linear_layer_is_a_head(load) -> None:
     target = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     with pytest.warns(UserWarning, match="the head '1'"):
         load(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 7)).state_dict(), target)
     with pytest.raises(ValueError, match=r"0\.weight is \(5, 2\)"):
         load(nn.Sequential(nn.Linear(2, 5), nn.Linear(5, 2)).state_dict(), target)
-
-
-def test_a_network_that_is_all_head_is_not_left_as_it_was(load) -> None:
-    with pytest.raises(ValueError, match=r"weight is \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"weight is \(5, 4\)"):  # all head: nothing would be read
         load(nn.Linear(4, 5).state_dict(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"other shapes: 3\.weight is \(5, 4\) instead of \(2, 4\)"):  # a teacher's
+        load(of_classes(5), replace_head=False)

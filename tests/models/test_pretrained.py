@@ -23,7 +23,6 @@ from helpers.fake_datasets import Trap
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained, load_weights
 from tmkd_lightning.models.pretrained import without_weights
-from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest to build
 PLAIN = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}  # or they say it takes long
@@ -77,13 +76,7 @@ def legacy(key: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [
-        ("resnet18", "fc"),
-        ("mobilenet_v3_small", "classifier.3"),
-        ("densenet121", "classifier"),
-        ("googlenet", "fc"),
-        ("inception_v3", "fc"),
-    ],
+    [("mobilenet_v3_small", "classifier.3"), ("densenet121", "classifier"), ("inception_v3", "fc")],
 )
 def test_all_is_read_but_the_head(name: str, head: str, put: Put) -> None:
     stand_in = put(name, rename=legacy)
@@ -105,6 +98,9 @@ def test_as_many_classes_as_the_weights_give_torchvisions_own_network(name: str,
     stand_in = put(name)
     image = torch.randn(2, 3, 64, 64)
     network = Pretrained(name, num_classes=1000).eval()
+    own = get_model(name, init_weights=False, aux_logits=False) if name == "googlenet" else get_model(name)
+    assert list(network.state_dict()) == list(own.state_dict())
+    assert list(nn.Sequential(nn.ReLU(), network).state_dict()) == [f"1.{key}" for key in own.state_dict()]
     torch.testing.assert_close(network(image), get_model(name, weights="DEFAULT").eval()(image))
     assert network.state_dict()["fc.weight"].equal(stand_in["fc.weight"])
 
@@ -126,13 +122,6 @@ def test_the_first_forward_reads_and_no_other(put: Put, hub: Path) -> None:
         network.network.fc.bias += 1
     network.load_pretrained()
     assert network(torch.ones(1, 3, 32, 32)).equal(first + 1)
-
-
-def test_without_weights_nothing_is_read() -> None:
-    network = Pretrained(SMALL, num_classes=3, weights=None)
-    assert not network.pending
-    network.load_pretrained()
-    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 3)
 
 
 def test_the_extractor_confirms_the_pretrained_network(put: Put) -> None:
@@ -184,11 +173,6 @@ def changed(network: nn.Module) -> dict[str, Tensor]:
     return {key: value + 1 for key, value in network.state_dict().items()}
 
 
-def load_into_parent(network: Pretrained, folder: Path) -> None:
-    parent = nn.ModuleDict({"one": nn.Linear(1, 1), "two": nn.Sequential(network)})
-    parent.load_state_dict(changed(parent))
-
-
 def load_into_module(network: Pretrained, folder: Path) -> None:
     module = ClassifierModule(network)
     assert "network.conv5.0.weight" in module.state_dict()
@@ -200,7 +184,7 @@ def load_file(network: Pretrained, folder: Path) -> None:
     load_weights(network, folder / "weights.pt")
 
 
-def load_file_of_other_classes(network: Pretrained, folder: Path) -> None:
+def load_other_file(network: Pretrained, folder: Path) -> None:
     torch.save(Pretrained(SMALL, num_classes=9, weights=None).state_dict(), folder / "weights.pt")
     with pytest.warns(UserWarning, match="has 9 classes and .* 3.* the head 'fc'"):
         load_weights(network, folder / "weights.pt")
@@ -211,10 +195,9 @@ def load_file_of_other_classes(network: Pretrained, folder: Path) -> None:
     [
         lambda network, _: network.load_state_dict(changed(network)),
         lambda network, _: network.network.load_state_dict(changed(network)),
-        load_into_parent,
         load_into_module,
         load_file,
-        load_file_of_other_classes,
+        load_other_file,
     ],
 )
 def test_loaded_weights_are_not_overwritten(load: Callable[..., None], put: Put, tmp_path: Path) -> None:
@@ -267,7 +250,7 @@ def test_copies_are_pending_on_their_own(put: Put) -> None:
     assert read.state_dict().keys() == stand_in.keys()  # the names were copied too
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_the_same_network_with_and_without_weights(name: str) -> None:
     """A checkpoint of the one means the same in the other."""
     size = 75 if name == "inception_v3" else 64
@@ -279,24 +262,7 @@ def test_the_same_network_with_and_without_weights(name: str) -> None:
         assert networks[0](image).equal(networks[1](image))
 
 
-def test_modules_normalise_as_the_weights_expect() -> None:
-    assert Pretrained("resnet18", 3, weights=None).pretrained_cfg == {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    module = ClassifierModule(Pretrained("efficientnet_v2_l", 3, weights=None))
-    assert module.network.pretrained_cfg == {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    assert module.extractor.mean.flatten().tolist() == [0.5, 0.5, 0.5]
-
-
 # Names
-
-
-def test_names_are_torchvisions() -> None:
-    theirs = get_model(SMALL, num_classes=3).state_dict()
-    network = Pretrained(SMALL, num_classes=3)
-    assert list(network.state_dict()) == list(theirs)
-    network.load_state_dict(theirs)
-    assert all(value.equal(theirs[key]) for key, value in network.state_dict().items())
-    get_model(SMALL, num_classes=3).load_state_dict(network.state_dict())
-    assert list(nn.Sequential(nn.ReLU(), network).state_dict()) == [f"1.{key}" for key in theirs]
 
 
 # Refusing
@@ -308,10 +274,7 @@ def test_names_are_torchvisions() -> None:
         ({"name": "resnet81"}, "no classification network 'resnet81': choose from .*'resnet18'"),
         ({"name": "xyz"}, "no classification network 'xyz': choose from .*'alexnet'"),
         ({"name": "fcn_resnet50"}, "no classification network 'fcn_resnet50'"),
-        (
-            {"name": "resnet50", "weights": "V2"},
-            r"resnet50 has no weights 'V2': .*\['IMAGENET1K_V1', 'IMAGENET1K_V2', 'DEFAULT'\], or None",
-        ),
+        ({"name": "resnet50", "weights": "V2"}, r"no weights 'V2': .*\['IMAGENET1K_V1', .*'DEFAULT'\], or None"),
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"name": "squeezenet1_1"}, "squeezenet1_1 has no linear layer as its head"),
     ],
@@ -319,11 +282,6 @@ def test_names_are_torchvisions() -> None:
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Pretrained(**{"name": "resnet18", "num_classes": 3, **arguments})
-
-
-def test_options_reach_the_builder() -> None:
-    network = Pretrained("mobilenet_v3_small", 3, options={"dropout": 0.75})
-    assert network.network.classifier[2].p == 0.75
 
 
 @pytest.mark.parametrize(
@@ -361,25 +319,18 @@ def test_without_internet_the_message_names_a_file_that_helps(put: Put, hub: Pat
     assert not network.pending
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: b"<html>", lambda content: b""])
-def test_damaged_files_are_named(damage: Callable[[bytes], bytes], put: Put, hub: Path) -> None:
-    put()
+@pytest.mark.parametrize("damage", ["cut off", "<html>", "", "zip", "legacy"])
+def test_damaged_and_malicious_files_are_refused(damage: str, put: Put, hub: Path, tmp_path: Path) -> None:
+    state, hacked = put(), tmp_path / "hacked"
     (path,) = hub.iterdir()
-    path.write_bytes(damage(path.read_bytes()))
+    if damage in ("zip", "legacy"):
+        torch.save({**state, "payload": Trap(hacked)}, path, _use_new_zipfile_serialization=damage == "zip")
+    else:
+        path.write_bytes(path.read_bytes()[:-100] if damage == "cut off" else damage.encode())
     network = Pretrained(SMALL, num_classes=3)
     with pytest.raises(PretrainedWeightsError, match=rf"{path}.* cannot be read safely .*: delete the file"):
         network.load_pretrained()
     assert network.pending
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_malicious_files_are_refused(put: Put, hub: Path, tmp_path: Path, zipped: bool) -> None:
-    state = put()
-    hacked = tmp_path / "hacked"
-    (path,) = hub.iterdir()
-    torch.save({**state, "payload": Trap(hacked)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(PretrainedWeightsError, match="cannot be read safely"):
-        Pretrained(SMALL, num_classes=3).load_pretrained()
     assert not hacked.exists()
 
 

@@ -11,20 +11,9 @@ SMALL = [[4], [4], [8], [8], [8]]
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((8, 8), (1, 1)),
-        ((32, 32), (4, 4)),
-        ((48, 40), (6, 5)),
-        ((63, 63), (7, 7)),
-        ((64, 63), (8, 7)),
-        ((64, 64), (4, 4)),
-        ((65, 200), (4, 12)),
-    ],
+    ("size", "expected"), [((8, 8), (1, 1)), ((63, 63), (7, 7)), ((64, 63), (8, 7)), ((64, 64), (4, 4))]
 )
-def test_the_fourth_pooling_is_for_images_of_64_pixels_and_more(
-    size: tuple[int, int], expected: tuple[int, int]
-) -> None:
+def test_the_fourth_pooling_is_for_images_of_64_pixels_and_more(size: tuple, expected: tuple) -> None:
     extractor = Extractor(VGG(SMALL, num_classes=5)).eval()
     output = extractor(torch.rand(3, 3, *size))
     assert output.logits.shape == (3, 5)

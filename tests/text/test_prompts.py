@@ -81,6 +81,8 @@ def test_bank_is_empty_once_resized() -> None:
     bank.resize(5)
     assert (bank.filled, bank.embeddings.shape, bank.anchors.shape) == (False, (2, 5, 4), (5, 4))
     assert bank.state_dict() == {}
+    assert list(bank.parameters()) == []
+    assert bank.to(torch.float64).anchors.dtype == torch.float64
 
 
 @pytest.mark.parametrize(
@@ -99,11 +101,3 @@ def test_embeddings_that_do_not_fit(views: tuple[int, ...], anchors: tuple[int, 
         bank.fill(torch.ones(views), torch.ones(anchors))
     assert not bank.filled
     assert not bank.embeddings.any()
-
-
-def test_bank_moves_with_the_module_but_is_not_saved() -> None:
-    bank = PromptBank(views=2, num_classes=3, text_dim=4)
-    assert bank.state_dict() == {}
-    assert list(bank.parameters()) == []
-    assert {name for name, _ in bank.to(torch.float64).named_buffers()} == {"embeddings", "anchors"}
-    assert bank.anchors.dtype == torch.float64

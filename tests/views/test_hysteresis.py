@@ -52,8 +52,10 @@ def spiral(side: int) -> Tensor:
 def test_random_maps(shape: tuple[int, int], density: float) -> None:
     weak = torch.rand(6, *shape) < density
     strong = torch.rand(6, *shape) < 0.02  # some are not even weak: they are no edge and start none
+    before = weak.clone(), strong.clone()
     expected = [flood(one.numpy(), other.numpy()) for one, other in zip(weak, strong, strict=True)]
     assert hysteresis(weak, strong).equal(torch.from_numpy(np.stack(expected)))
+    assert (weak.equal(before[0]), strong.equal(before[1])) == (True, True)
 
 
 def test_spiral_through_the_whole_image() -> None:
@@ -72,21 +74,6 @@ def test_a_gap_ends_the_edge(gap: int) -> None:
     assert hysteresis(weak, order == 0).equal((order >= 0) & (order < gap))
 
 
-def test_nothing_spreads_between_images_and_channels() -> None:
-    weak = torch.ones(2, 3, 4, 5, dtype=torch.bool)
-    strong = torch.zeros_like(weak)
-    strong[1, 2, 0, 0] = True
-    assert hysteresis(weak, strong).equal(strong.any(-1, keepdim=True).any(-2, keepdim=True).expand_as(weak))
-
-
-def test_diagonals_connect() -> None:
-    weak = torch.eye(12, dtype=torch.bool)
-    strong = torch.zeros_like(weak)
-    strong[-1, -1] = True
-    assert hysteresis(weak, strong).equal(weak)
-    assert hysteresis(weak.flip(0), strong.flip(0)).equal(weak.flip(0))
-
-
 @pytest.mark.parametrize(("weak", "strong"), [(False, False), (True, False), (False, True), (True, True)])
 def test_flat_maps(weak: bool, strong: bool) -> None:
     shape = (2, 9, 10)
@@ -95,15 +82,6 @@ def test_flat_maps(weak: bool, strong: bool) -> None:
 
 
 def test_non_contiguous_maps() -> None:
-    weak = torch.rand(20, 30, 4) < 0.5
-    strong = weak & (torch.rand(20, 30, 4) < 0.05)
-    result = hysteresis(weak.permute(2, 1, 0)[..., ::2], strong.permute(2, 1, 0)[..., ::2])
-    plain = hysteresis(weak.permute(2, 1, 0)[..., ::2].contiguous(), strong.permute(2, 1, 0)[..., ::2].contiguous())
-    assert result.equal(plain)
-
-
-def test_arguments_are_not_changed() -> None:
-    weak, strong = torch.ones(5, 5, dtype=torch.bool), torch.eye(5, dtype=torch.bool)
-    hysteresis(weak, strong)
-    assert weak.all()
-    assert strong.equal(torch.eye(5, dtype=torch.bool))
+    weak = (torch.rand(20, 30, 4) < 0.5).permute(2, 1, 0)[..., ::2]
+    strong = weak & (torch.rand(20, 30, 4) < 0.05).permute(2, 1, 0)[..., ::2]
+    assert hysteresis(weak, strong).equal(hysteresis(weak.contiguous(), strong.contiguous()))
