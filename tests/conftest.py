@@ -28,8 +28,9 @@ torch.set_num_threads(1)  # tiny tensors: handing them to more threads costs mor
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(sys, "argv", ["tmkd"])  # Lightning's command line warns of arguments, here pytest's
 
 
 @pytest.fixture

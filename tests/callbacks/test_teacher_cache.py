@@ -18,12 +18,12 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.transforms import v2
 
+from helpers.methods import METHODS
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.cli.main import run_verb
 from tmkd_lightning.data import DigitsDataModule
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import wide_resnet as wrn
 from tmkd_lightning.modules import tmkd
 from tmkd_lightning.teacher.cache import CacheError
@@ -32,7 +32,6 @@ from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text import HashingTextEncoder
 
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
-METHODS = {"kd": KD, "rkd": RKD, "cat_kd": CATKD, "sp": SP, "tekap": TeKAP}
 REPLICAS = 2
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.golden_values import fill
+from helpers.methods import METHODS as EVERY
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, FeatureKL, Sum, TeKAP
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output
 from tmkd_lightning.losses import (
@@ -94,7 +95,7 @@ def test_feature_kl_trains_student_projector_and_teacher_side() -> None:
 
 
 Feature = partial(FeatureKL, 4, 6)
-METHODS = {"kd": KD, "feature": Feature, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
+METHODS = {**EVERY, "feature": Feature}
 
 
 @pytest.mark.parametrize(

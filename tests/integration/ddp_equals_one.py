@@ -16,11 +16,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from helpers.methods import METHODS
 from helpers.tiny import CLASSES, Net, make_images, sgd
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.data import ImageDataModule
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
+from tmkd_lightning.distillers import KD
 from tmkd_lightning.text import HashingTextEncoder
 
 BATCH = 8  # of all processes together
@@ -121,7 +122,7 @@ def poisoned(processes: int, folder: Path) -> str:
 
 def each_method() -> dict[str, Any]:
     """The student that each method ends with."""
-    students, methods = {}, {"alone": None, "kd": KD(), "rkd": RKD(), "sp": SP(), "cat_kd": CATKD(), "tekap": TeKAP()}
+    students, methods = {}, {"alone": None} | {name: method() for name, method in METHODS.items()}
     options = {"fusion": "mean", "text_weight": 0, "feature_weight": 0, "logit_weight": 0, "optimizer": sgd}
     for name, method in methods.items():
         seed_everything(0)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.golden_values import Operations
+from helpers.methods import METHODS
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 from tmkd_lightning.models import resnet18, resnet50, shufflenet_v2, vgg8, wrn_16_2
 
-METHODS = {"none": None, "kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
+WITHOUT_AND_WITH = {"none": None, **METHODS}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"views": ["rgb"], "feature_weight": 0, "logit_weight": 1, "text_weight": 0},
     "label": {"fusion_objective": "label"},
@@ -41,9 +41,9 @@ def refused(step: Callable[[], Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITHOUT_AND_WITH)
 def test_no_method_needs_what_torch_refuses(net, fit, prompts, name: str, kind: str) -> None:
-    method = METHODS[name]
+    method = WITHOUT_AND_WITH[name]
     module = TMKDModule(net(16), net(), distiller=method and method(), **KINDS[kind])
     assert refused(lambda: fit(module, callbacks=[prompts()], max_epochs=1, limit_train_batches=1)) == set()
 
@@ -86,9 +86,9 @@ def check_repeats(make: Callable[[], nn.Module], train: Callable[[nn.Module], An
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITHOUT_AND_WITH)
 def test_runs_repeat_on_a_gpu(net, fit, prompts, name: str, kind: str, precision: str) -> None:
-    method = METHODS[name]
+    method = WITHOUT_AND_WITH[name]
 
     def make() -> TMKDModule:
         return TMKDModule(net(16), net(), distiller=method and method(), **KINDS[kind])

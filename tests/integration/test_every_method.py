@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from helpers.methods import METHODS
 from helpers.subprocess_run import run_script
 from helpers.tiny import sgd
 from tmkd_lightning import Extractor, TMKDModule
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Sum, TeKAP
+from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Sum
 from tmkd_lightning.feature_extraction.output import MissingPartError
 
-METHODS = {"kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
 PLAIN = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def test_tmkd_on_top(net, fit, prompts, name, objective, precision) -> None:
     assert all(torch.tensor(list(step.values())).isfinite().all() for step in terms.steps)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
     own = {"ce", name, "feature", "text", "loss"} | ({"fusion"} if objective == "label" else set())
-    assert all(step.keys() == own | (set() if name in ("kd", "tekap") else {"logit"}) for step in terms.steps)
+    assert all(step.keys() == own | (set() if METHODS[name].is_logit_term else {"logit"}) for step in terms.steps)
     assert all(output.logits.requires_grad == (objective == "distillation") for output in seen)
     if precision == "32-true":
         torch.testing.assert_close(seen[0].logits, module.teacher.extractor.head(seen[0].embedding))

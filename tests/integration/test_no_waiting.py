@@ -10,9 +10,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from helpers.methods import METHODS
 from helpers.waiting import Reads, Waits
 from tmkd_lightning import ClassifierModule, TMKDModule
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
+from tmkd_lightning.distillers import CATKD
 from tmkd_lightning.views import edge
 
 
@@ -56,7 +57,7 @@ def test_what_would_wait_is_seen() -> None:
 
 
 @pytest.mark.parametrize("objective", ["label", "distillation"])
-@pytest.mark.parametrize("method", [None, KD, RKD, SP, CATKD, TeKAP])
+@pytest.mark.parametrize("method", [None, *METHODS.values()])
 def test_no_step_waits(net, prompts, fit, method, objective) -> None:
     module = TMKDModule(
         net(16),
