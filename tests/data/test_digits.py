@@ -146,7 +146,7 @@ def test_no_evaluation_image_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
+        ({"batch_size": 1}, "batch_size must be a whole number, at least 2, got 1"),
         ({"batch_size": 0}, "batch_size must be at least 2"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),

@@ -1,7 +1,5 @@
 """Archives of data sets: downloaded, checked by their md5, and unpacked, each step as a whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Sequence

@@ -22,10 +22,8 @@ def plot_cam(collected: CollectedOutputs, source: str = "") -> Figure:
     images, labels, outputs = collected.example_images, collected.example_labels, collected.example_outputs
     without = [name for name, output in outputs.items() if output.feature_map is None]
     if without:
-        raise NothingToPlotError(
-            f"{' and '.join(without)} has no class activation maps: they need a network that ends in global average "
-            "pooling and one linear layer"
-        )
+        needs = "they need a network that ends in global average pooling and one linear layer"
+        raise NothingToPlotError(f"{' and '.join(without)} has no class activation maps: {needs}")
     names = shorten(collected.class_names, 32)
     figure = new_figure(max(2.4, 1.3 + len(outputs)), 0.7 + 1.15 * len(images))
     axes = figure.subplots(len(images), 1 + len(outputs), squeeze=False)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MAX_CLASSES = 5000  # the heat map has the square of that, and a page some hundred pixels a side
-
 
 @styled()
 def plot_logits(collected: CollectedOutputs, source: str = "") -> Figure:
@@ -24,10 +22,8 @@ def plot_logits(collected: CollectedOutputs, source: str = "") -> Figure:
     `source` ends the caption.
     """
     classes = len(collected.class_names)
-    if classes > _MAX_CLASSES:
-        raise NothingToPlotError(
-            f"a map of {classes} by {classes} mean logits cannot be read; it takes {_MAX_CLASSES} at most"
-        )
+    if classes > 5000:  # the heat map has the square of that, and a page some hundred pixels a side
+        raise NothingToPlotError(f"a map of {classes} by {classes} mean logits cannot be read; it takes 5000 at most")
     means = {name: class_means(output.logits, collected.labels) for name, output in collected.outputs.items()}
     first = next(iter(means))
     hardest = hardest_class(collected.outputs[first].logits, collected.labels)
