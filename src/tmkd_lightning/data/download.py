@@ -3,9 +3,9 @@
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import HTTPError
 
 from filelock import FileLock
@@ -15,8 +15,7 @@ from torchvision.datasets.utils import check_integrity, download_url
 from tmkd_lightning.data.errors import DataError
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """An archive that a data set is published in, ``.zip`` or any kind of tar.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.figures.collect import CollectedOutputs
-from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, new_figure, shorten, styled, wrap
+from tmkd_lightning.figures.drawing import COLORS, NothingToPlotError, finish, new_figure, shorten, styled, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def plot_logits(collected: CollectedOutputs, source: str = "") -> Figure:
     for index, (name, mean) in enumerate(means.items()):
         width = 0.8 / len(means)
         places = [place + (index - (len(means) - 1) / 2) * width for place in range(len(top))]
-        bars.bar(places, mean[hardest, top].tolist(), width, color=COLOURS[index], label=name)
+        bars.bar(places, mean[hardest, top].tolist(), width, color=COLORS[index], label=name)
     labels = [names[label] for label in top]
     bars.set_xticks(range(len(top)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
     for tick, label in zip(bars.get_xticklabels(), top, strict=True):

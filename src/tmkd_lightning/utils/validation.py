@@ -22,8 +22,8 @@ def check_weight(name: str, weight: float) -> float:
 
 def check_count(name: str, count: int, minimum: int = 1) -> int:
     """Checks for an integer of at least `minimum`."""
-    given: object = count  # of a user, so that its type need not be the one declared
-    if not isinstance(given, Integral) or isinstance(given, bool) or count < minimum:
+    given: object = count  # a user's may be of another type
+    if isinstance(given, bool) or not isinstance(given, Integral) or count < minimum:
         raise ValueError(f"{name} must be a whole number, at least {minimum}, got {count!r}")
     return count
 
