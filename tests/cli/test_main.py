@@ -250,7 +250,7 @@ def test_clip_out_of_reach_says_what_would_help(here, monkeypatch) -> None:
     [
         (["--model.views", "[rgb, depth]"], "unknown view 'depth'"),
         (["--model.student.num_classes", "7"], "student WideResNet has 7"),
-        (["--data.batch_size", "1"], "batch_size must be at least 2"),
+        (["--data.batch_size", "1"], "batch_size must be a whole number, at least 2"),
     ],
 )
 def test_bad_settings_stop_before_anything_runs(tmkd_run, option, message, capsys) -> None:

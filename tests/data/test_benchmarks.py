@@ -139,7 +139,7 @@ def test_official_validation_is_for_those_that_have_one(kind: type[BenchmarkData
         ({"val": "train"}, "val must be one of"),
         ({"val_fraction": 0.0}, "val_fraction must be above 0"),
         ({"val_fraction": 1.0}, "val_fraction must be above 0"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"batch_size": 1}, "batch_size must be a whole number, at least 2"),
     ],
 )
 def test_wrong_arguments_need_no_files(
@@ -339,7 +339,7 @@ def test_what_is_held_out_is_the_same_for_all_seeds(tmp_path: Path) -> None:
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="seed must be a whole number, at least 0, got -1"):
         CUB200DataModule(str(tmp_path), seed=-1)
 
 

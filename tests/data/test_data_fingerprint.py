@@ -175,5 +175,5 @@ def test_a_folder_of_images_has_one_too(tmp_path: Path) -> None:
 
 
 def test_a_negative_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="augmentation_replicas must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="augmentation_replicas must be a whole number, at least 0, got -1"):
         DigitsDataModule(augmentation_replicas=-1)

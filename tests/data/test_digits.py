@@ -146,16 +146,16 @@ def test_no_evaluation_image_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
-        ({"batch_size": 0}, "batch_size must be at least 2"),
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"image_size": 0}, "image_size must be at least 1, got 0"),
-        ({"batch_size": 2.5}, "^batch_size must be a whole number, got 2.5"),
-        ({"batch_size": "4"}, "^batch_size must be a whole number, got '4'"),
-        ({"num_workers": 1.5}, "^num_workers must be a whole number, got 1.5"),
-        ({"image_size": float("nan")}, "^image_size must be a whole number, got nan"),
-        ({"seed": 1.5}, "^seed must be a whole number, got 1.5"),
-        ({"augmentation_replicas": True}, "^augmentation_replicas must be a whole number, got True"),
+        ({"batch_size": 1}, "batch_size must be a whole number, at least 2, got 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 2"),
+        ({"num_workers": -1}, "num_workers must be a whole number, at least 0, got -1"),
+        ({"image_size": 0}, "image_size must be a whole number, at least 1, got 0"),
+        ({"batch_size": 2.5}, "^batch_size must be a whole number, at least 2, got 2.5"),
+        ({"batch_size": "4"}, "^batch_size must be a whole number, at least 2, got '4'"),
+        ({"num_workers": 1.5}, "^num_workers must be a whole number, at least 0, got 1.5"),
+        ({"image_size": float("nan")}, "^image_size must be a whole number, at least 1, got nan"),
+        ({"seed": 1.5}, "^seed must be a whole number, at least 0, got 1.5"),
+        ({"augmentation_replicas": True}, "^augmentation_replicas must be a whole number, at least 0, got True"),
     ],
 )
 def test_wrong_numbers(options: dict[str, object], message: str) -> None:

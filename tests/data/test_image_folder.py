@@ -271,7 +271,7 @@ def test_wrong_fraction(root: Path, fraction: float) -> None:
 
 @pytest.mark.parametrize("batch_size", [0, 1])
 def test_wrong_batch_size(root: Path, batch_size: int) -> None:
-    with pytest.raises(ValueError, match=f"batch_size must be at least 2, got {batch_size}"):
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number, at least 2, got {batch_size}"):
         module(root, batch_size=batch_size)
 
 

@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE, trustworthiness
 
 from helpers.figure_data import make_outputs
 from tmkd_lightning.figures import NothingToPlotError, plot_tsne
-from tmkd_lightning.figures.drawing import COLOURS
+from tmkd_lightning.figures.drawing import COLORS
 from tmkd_lightning.figures.tsne import balanced_indices
 
 LABELS = [0, 2, 3, 2, 0, 3, 2, 2, 0, 3, 3, 0]
@@ -24,7 +24,7 @@ def test_points_are_scikit_learns() -> None:
     assert [axis.get_title() for axis in figure.axes] == ["student", "teacher"]
     for axis, output in zip(figure.axes, collected.outputs.values(), strict=True):
         points = TSNE(perplexity=11 / 3, init="pca", random_state=5).fit_transform(output.embedding.numpy())
-        for dots, label, colour in zip(axis.collections, [0, 2, 3], COLOURS, strict=False):
+        for dots, label, colour in zip(axis.collections, [0, 2, 3], COLORS, strict=False):
             assert dots.get_offsets().data.tolist() == points[collected.labels == label].tolist()
             assert to_hex(dots.get_facecolor()[0]).upper() == colour
     (legend,) = figure.legends

@@ -65,5 +65,5 @@ def test_equal_logits_without_noise_cost_exactly_nothing(half: torch.dtype | Non
 
 @pytest.mark.parametrize("shape", [(4, 10), (3, 4, 9), (3, 1, 10), (10,)])
 def test_noise_of_another_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"noise .* must be \(copies, \*\(4, 10\)\), as the teacher's logits"):
+    with pytest.raises(ValueError, match=r"noise .* must be \(copies, \*\(4, 10\)\), like the logits"):
         tekap_kl(STUDENT, TEACHER, 4.0, torch.zeros(shape))

@@ -1,13 +1,11 @@
 """Archives of data sets: downloaded, checked by their md5, and unpacked, each step as a whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import HTTPError
 
 from filelock import FileLock
@@ -17,8 +15,7 @@ from torchvision.datasets.utils import check_integrity, download_url
 from tmkd_lightning.data.errors import DataError
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """An archive that a data set is published in, ``.zip`` or any kind of tar.
 
     Args:

@@ -1,7 +1,5 @@
 """The error of unusable data."""
 
-from __future__ import annotations
-
 from tmkd_lightning.utils.messages import printable
 
 

@@ -1,7 +1,5 @@
 """Fingerprints training images by their content, so that a teacher cache of other images is not used."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from concurrent.futures import ThreadPoolExecutor

@@ -17,7 +17,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tmkd_lightning.data.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # PIL runs other programs for some formats
-MAX_ASPECT_RATIO = 50  # resized by its shorter side, a longer image would take gigabytes
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -83,11 +82,9 @@ class ImageFiles(Dataset[tuple[Any, int]]):
             if problem := file_problem(path):
                 raise ValueError(f"it {problem}")
             with Image.open(path, formats=FORMATS) as image:
-                if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+                if max(image.size) > 50 * min(image.size):  # resized by its shorter side, it would take gigabytes
                     size = f"{image.width}x{image.height}"
-                    raise ValueError(
-                        f"it has {size} pixels, and a side may be at most {MAX_ASPECT_RATIO} times the other"
-                    )
+                    raise ValueError(f"it has {size} pixels, and a side may be at most 50 times the other")
                 return _to_rgb(image), label
         except Exception as error:  # on damaged files, decoders raise errors of any kind
             reason = str(error) or repr(error)

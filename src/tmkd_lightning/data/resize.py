@@ -1,7 +1,5 @@
 """A smaller copy of a data set: decoding a large photo costs more than everything that is done to it later."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Seeds each sample from (seed, epoch, index) and each order from (seed, epoch), so resuming is exact."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any

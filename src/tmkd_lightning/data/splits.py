@@ -1,7 +1,5 @@
 """Stratified split into training and validation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

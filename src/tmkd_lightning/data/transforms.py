@@ -1,7 +1,5 @@
 """Default transforms of photos for training and evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The base class of distillation methods, and the sum of several."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import cast, get_args
 
@@ -54,11 +52,7 @@ class Sum(Distiller):
     """Several methods at once; their terms are added.
 
     Args:
-        distillers: the methods.
-
-    Raises:
-        TypeError: an argument is not a Distiller.
-        ValueError: `reads` of one names what is no part of an Output; or, when computed, two terms have one name.
+        distillers: the methods, whose terms have different names.
 
     Example:
         >>> import torch
@@ -79,10 +73,8 @@ class Sum(Distiller):
         for part in parts:
             unknown = sorted(part.reads - set(get_args(Part)))
             if unknown:
-                raise ValueError(
-                    f"{type(part).__name__} names {unknown[0]!r} in reads, which is no part of an Output: choose from "
-                    f"{list(get_args(Part))}"
-                )
+                wrong = f"{type(part).__name__} names {unknown[0]!r} in reads, which is no part of an Output"
+                raise ValueError(f"{wrong}: choose from {list(get_args(Part))}")
         self.distillers = nn.ModuleList(parts)
         self.reads = frozenset[Part]().union(*(part.reads for part in parts))
         self.is_logit_term = any(part.is_logit_term for part in parts)

@@ -1,7 +1,5 @@
 """Class attention transfer: matches class activation maps (Guo et al. 2023)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from torch import Tensor
@@ -20,9 +18,6 @@ class CATKD(Distiller):
         resolution: side of the pooled maps, at least 1 and at most that of either network's maps.
         normalize: whether each pooled map is divided by its L2 norm; the weight must then be much larger.
         name: name of the term in logs.
-
-    Raises:
-        ValueError: a weight below 0 or not finite, or a resolution that is no whole number from 1 on.
 
     Source: Guo et al. 2023, Eq. 5 and 6; the weight is the paper's, resolution 2 is that of their code.
 

@@ -1,7 +1,5 @@
 """Feature-level distillation from a slightly perturbed teacher (Eq. 6 and 7)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +18,6 @@ class FeatureKL(Distiller):
         temperature: T of both distributions, above 0.
         noise_scale: λ, standard deviation of the noise on the teacher's embedding, at least 0; fresh noise each step.
         weight: factor of the loss, at least 0.
-
-    Raises:
-        ValueError: a temperature that is not positive, or a factor below 0 or not finite.
 
     Source: Eq. 6 and 7; the defaults are customary in the code that the paper builds on.
 

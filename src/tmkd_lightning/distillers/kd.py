@@ -1,7 +1,5 @@
 """Knowledge distillation: matches the softened logits (Hinton et al. 2015)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
@@ -17,9 +15,6 @@ class KD(Distiller):
         temperature: T, above 0. 4 is customary in the code that the paper builds on.
         weight: factor of the loss, at least 0. 0.9 beside a cross-entropy weight of 0.1 is a common pair.
         name: name of the term in logs.
-
-    Raises:
-        ValueError: a temperature that is not positive, or a weight below 0 or not finite.
 
     Source: Hinton et al. 2015; Eq. 8.
 

@@ -1,7 +1,5 @@
 """Relational knowledge distillation: matches distances and angles between samples (Park et al. 2019)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
@@ -17,9 +15,6 @@ class RKD(Distiller):
         distance_weight: factor of the distance loss, at least 0.
         angle_weight: factor of the angle loss, at least 0.
         name: name of the term in logs.
-
-    Raises:
-        ValueError: a weight below 0 or not finite.
 
     Source: Park et al. 2019, Eq. 5 to 8; the weights are those of their code and of RepDistiller.
 

@@ -1,7 +1,5 @@
 """Similarity-preserving distillation: matches the similarities between samples (Tung and Mori 2019)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
@@ -17,11 +15,7 @@ class SP(Distiller):
         weight: factor of the loss, at least 0.
         name: name of the term in logs.
 
-    Raises:
-        ValueError: a weight below 0 or not finite.
-
-    Source: Tung and Mori 2019, Eq. 4, on the last map before the pooling; the weight is that of their code and of
-    RepDistiller.
+    Source: Tung and Mori 2019, Eq. 4, on the last map before the pooling; the weight as in their code and RepDistiller.
 
     Example:
         >>> import torch

@@ -1,7 +1,5 @@
 """Teacher knowledge augmentation: KD from one teacher and noisy copies of it (Hossain et al. 2025)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -22,10 +20,6 @@ class TeKAP(Distiller):
         noise_share: factor of the standard normal noise in a copy, at least 0.
         copies_weight: factor of the copies' losses, at least 0.
         name: name of the term in logs.
-
-    Raises:
-        ValueError: a temperature that is not positive, a factor below 0 or not finite, or copies that are no whole
-            number from 1 on.
 
     Source: Hossain et al. 2025, at the level of the logits; the defaults are those of their code.
 

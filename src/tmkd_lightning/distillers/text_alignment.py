@@ -1,7 +1,5 @@
 """Aligns the student's embedding with the texts of the classes (Eq. 9 to 11)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

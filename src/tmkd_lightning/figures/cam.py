@@ -1,19 +1,12 @@
 """Class activation maps over images (the paper's Figure 3)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tmkd_lightning.figures.collect import CollectedOutputs
-from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, new_figure, shorten, styled, wrap
+from tmkd_lightning.figures.drawing import COLORS, Figure, NothingToPlotError, finish, new_figure, shorten, styled, wrap
 from tmkd_lightning.figures.views import show_image
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @styled()
@@ -22,10 +15,8 @@ def plot_cam(collected: CollectedOutputs, source: str = "") -> Figure:
     images, labels, outputs = collected.example_images, collected.example_labels, collected.example_outputs
     without = [name for name, output in outputs.items() if output.feature_map is None]
     if without:
-        raise NothingToPlotError(
-            f"{' and '.join(without)} has no class activation maps: they need a network that ends in global average "
-            "pooling and one linear layer"
-        )
+        needs = "they need a network that ends in global average pooling and one linear layer"
+        raise NothingToPlotError(f"{' and '.join(without)} has no class activation maps: {needs}")
     names = shorten(collected.class_names, 32)
     figure = new_figure(max(2.4, 1.3 + len(outputs)), 0.7 + 1.15 * len(images))
     axes = figure.subplots(len(images), 1 + len(outputs), squeeze=False)
@@ -44,7 +35,7 @@ def plot_cam(collected: CollectedOutputs, source: str = "") -> Figure:
             answer = f"{'✓' if correct else '✗'} {names[guesses[row]]} {probabilities[row]:.0%}"
             if maps[row].amax() - maps[row].amin() < 1e-3:  # any other map reaches from 0 to 1
                 answer += " (uniform map)"
-            axis.set_xlabel(wrap(answer, 18, lines=3), fontsize=6.5, labelpad=1.5, color=COLOURS[0 if correct else 1])
+            axis.set_xlabel(wrap(answer, 18, lines=3), fontsize=6.5, labelpad=1.5, color=COLORS[0 if correct else 1])
     caption = (
         "Class activation maps of the true class, enlarged bilinearly, each from its lowest (dark) to its highest "
         "value (bright). Below: the predicted class and its probability."

@@ -1,7 +1,5 @@
 """Collects the outputs of networks on the same images: the data of all figures but the curves."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

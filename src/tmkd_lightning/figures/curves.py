@@ -1,18 +1,12 @@
 """View weights and accuracy over the epochs (the paper's Figure 6), and how they are read from logs."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tmkd_lightning.figures.drawing import COLORS, Figure, NothingToPlotError, finish, new_figure, styled
 
 FUSION = "fusion/"  # prefix of the views' weights in logs
 ACCURACIES = ("val/top1", "val/top1/dataloader_idx_0")  # the second where there are several validation sets
@@ -44,7 +38,7 @@ def plot_curves(runs: Mapping[str, History], source: str = "") -> Figure:
     figure = new_figure(3.4 * len(panels), 2.3)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (_, label, lines, factor) in zip(axes, panels, strict=True):
-        styles = zip(itertools.cycle(COLOURS), itertools.cycle(("-", "--", "-.", ":")), strict=False)
+        styles = zip(itertools.cycle(COLORS), itertools.cycle(("-", "--", "-.", ":")), strict=False)
         for (line, values), (colour, style) in zip(lines.items(), styles, strict=False):
             x, y = [epoch + 1 for epoch in values], [factor * value for value in values.values()]
             marker = "." if len(values) == 1 else ""

@@ -1,7 +1,5 @@
 """Style, captions, pages and files that all figures share."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections import Counter
@@ -16,10 +14,13 @@ from PIL import Image
 from tmkd_lightning.utils.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
+else:
+    Axes = Figure = Any  # matplotlib need not be installed, and is slow to import
 
 # Eight colours that everybody can tell apart (Okabe and Ito 2008), the ones with most contrast to white first
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 FORMATS = ("png", "pdf")
 _DPI = 200
 _STYLE: dict[Any, Any] = {

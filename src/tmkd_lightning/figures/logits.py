@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from tmkd_lightning.figures.collect import CollectedOutputs
-from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, new_figure, shorten, styled, wrap
+from tmkd_lightning.figures.drawing import COLORS, NothingToPlotError, finish, new_figure, shorten, styled, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_MAX_CLASSES = 5000  # the heat map has the square of that, and a page some hundred pixels a side
 
 
 @styled()
@@ -24,10 +22,8 @@ def plot_logits(collected: CollectedOutputs, source: str = "") -> Figure:
     `source` ends the caption.
     """
     classes = len(collected.class_names)
-    if classes > _MAX_CLASSES:
-        raise NothingToPlotError(
-            f"a map of {classes} by {classes} mean logits cannot be read; it takes {_MAX_CLASSES} at most"
-        )
+    if classes > 5000:  # the heat map has the square of that, and a page some hundred pixels a side
+        raise NothingToPlotError(f"a map of {classes} by {classes} mean logits cannot be read; it takes 5000 at most")
     means = {name: class_means(output.logits, collected.labels) for name, output in collected.outputs.items()}
     first = next(iter(means))
     hardest = hardest_class(collected.outputs[first].logits, collected.labels)
@@ -44,7 +40,7 @@ def plot_logits(collected: CollectedOutputs, source: str = "") -> Figure:
     for index, (name, mean) in enumerate(means.items()):
         width = 0.8 / len(means)
         places = [place + (index - (len(means) - 1) / 2) * width for place in range(len(top))]
-        bars.bar(places, mean[hardest, top].tolist(), width, color=COLOURS[index], label=name)
+        bars.bar(places, mean[hardest, top].tolist(), width, color=COLORS[index], label=name)
     labels = [names[label] for label in top]
     bars.set_xticks(range(len(top)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
     for tick, label in zip(bars.get_xticklabels(), top, strict=True):

@@ -1,22 +1,16 @@
 """All figures of a run by name."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from tmkd_lightning.figures.cam import plot_cam
 from tmkd_lightning.figures.collect import CollectedOutputs
 from tmkd_lightning.figures.curves import History, plot_curves
-from tmkd_lightning.figures.drawing import NothingToPlotError
+from tmkd_lightning.figures.drawing import Figure, NothingToPlotError
 from tmkd_lightning.figures.logits import plot_logits
 from tmkd_lightning.figures.tsne import plot_tsne
 from tmkd_lightning.figures.views import plot_views
 from tmkd_lightning.views import MultiView
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FIGURES = ("views", "cam", "tsne", "logits", "curves")
 """Names of all figures."""

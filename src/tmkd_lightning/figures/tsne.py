@@ -1,17 +1,10 @@
 """t-SNE of embeddings (the paper's Figure 4)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from tmkd_lightning.figures.collect import CollectedOutputs
-from tmkd_lightning.figures.drawing import COLOURS, NothingToPlotError, finish, new_figure, shorten, styled, wrap
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tmkd_lightning.figures.drawing import COLORS, Figure, NothingToPlotError, finish, new_figure, shorten, styled, wrap
 
 
 @styled()
@@ -38,7 +31,7 @@ def plot_tsne(collected: CollectedOutputs, seed: int = 0, source: str = "") -> F
         axis.set_box_aspect(1)
         for place, name in enumerate(names):
             x, y = points[label_places == place].T.numpy()
-            colour, marker = COLOURS[place % len(COLOURS)], "o^s"[place // len(COLOURS)]
+            colour, marker = COLORS[place % len(COLORS)], "o^s"[place // len(COLORS)]
             axis.scatter(x, y, s=7, linewidths=0, alpha=0.85, color=colour, marker=marker, label=name)
     handles, _ = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", markerscale=1.6, fontsize=6, labelspacing=0.3)

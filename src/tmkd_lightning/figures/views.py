@@ -1,18 +1,10 @@
 """Example images in all views, as the teacher gets them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from tmkd_lightning.figures.collect import CollectedOutputs
-from tmkd_lightning.figures.drawing import NothingToPlotError, finish, new_figure, shorten, styled, wrap
+from tmkd_lightning.figures.drawing import Axes, Figure, NothingToPlotError, finish, new_figure, shorten, styled, wrap
 from tmkd_lightning.views import MultiView
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @styled()

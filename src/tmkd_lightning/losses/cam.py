@@ -1,7 +1,5 @@
 """Class attention loss: differences of pooled class activation maps (CAT-KD)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,9 +19,6 @@ def class_attention(student_cam: Tensor, teacher_cam: Tensor, resolution: int, n
     Returns:
         Scalar, at least 0.
 
-    Raises:
-        ValueError: different samples or classes, or a map smaller than the resolution.
-
     Source: Guo et al. 2023, Eq. 5 and 6.
 
     Example:
@@ -31,9 +26,8 @@ def class_attention(student_cam: Tensor, teacher_cam: Tensor, resolution: int, n
         1.0
     """
     if student_cam.shape[:2] != teacher_cam.shape[:2]:
-        raise ValueError(
-            f"student {tuple(student_cam.shape)} and teacher {tuple(teacher_cam.shape)} differ in samples or classes"
-        )
+        shapes = f"student {tuple(student_cam.shape)} and teacher {tuple(teacher_cam.shape)}"
+        raise ValueError(f"{shapes} differ in samples or classes")
     student = pool(student_cam, resolution, "student").flatten(2)
     teacher = pool(teacher_cam, resolution, "teacher").flatten(2)
     if normalize:  # without the mask, a map of zeros would multiply its gradient by 1e12

@@ -1,7 +1,5 @@
 """Temperature-scaled KL divergence between logits, and between embeddings (Eq. 7 and 8)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,9 +17,6 @@ def logit_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     Returns:
         Scalar, at least 0.
-
-    Raises:
-        ValueError: different shapes, or a temperature that is not positive.
 
     Source: Hinton et al. 2015; Eq. 8. T 4 is customary in the code that the paper builds on.
 
@@ -51,9 +46,6 @@ def feature_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     Returns:
         Scalar, at least 0.
-
-    Raises:
-        ValueError: different shapes, or a temperature that is not positive.
 
     Source: Eq. 7; T 4 is customary in the code that the paper builds on.
 

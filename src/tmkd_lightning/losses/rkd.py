@@ -1,7 +1,5 @@
 """Relational losses: pairwise distances and angles of a batch's embeddings (RKD)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,9 +23,6 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Returns:
         Scalar, at least 0.
-
-    Raises:
-        ValueError: different numbers of samples, none, or other than 2-D tensors.
 
     Source: Park et al. 2019, Eq. 5 and 6.
 
@@ -54,9 +49,6 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar, at least 0.
 
-    Raises:
-        ValueError: different numbers of samples, none, or other than 2-D tensors.
-
     Source: Park et al. 2019, Eq. 7 and 8.
 
     Example:
@@ -68,16 +60,10 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     squared = _squared_distances(student), _squared_distances(teacher)
     batch = len(student)
     size = max(_MIN_CORNERS_PER_CHUNK, _COSINES_PER_CHUNK // batch**2)
-    parts = [
-        checkpoint(
-            _angle_differences,
-            *squared,
-            slice(start, start + size),
-            student.dtype,
-            use_reentrant=False,
-            preserve_rng_state=False,  # nothing is drawn
-        )
-        for start in range(0, batch, size)
+    chunks = [slice(start, start + size) for start in range(0, batch, size)]
+    parts = [  # nothing is drawn, so the state of the generators need not be saved
+        checkpoint(_angle_differences, *squared, chunk, student.dtype, use_reentrant=False, preserve_rng_state=False)
+        for chunk in chunks
     ]
     return torch.stack(parts).sum() / batch**3
 

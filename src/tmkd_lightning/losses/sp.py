@@ -1,7 +1,5 @@
 """Similarity-preserving loss: pairwise similarities of the samples' feature maps."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,9 +19,6 @@ def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
     Returns:
         Scalar, at least 0.
-
-    Raises:
-        ValueError: different numbers of samples.
 
     Source: Tung and Mori 2019, Eq. 4.
 

@@ -1,7 +1,5 @@
 """KL divergence from one teacher and noisy copies of its logits (TeKAP)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -33,9 +31,6 @@ def tekap_kl(
     Returns:
         Scalar, at least 0.
 
-    Raises:
-        ValueError: different shapes, or a temperature that is not positive.
-
     Source: Hossain et al. 2025; the shares, the weight and T 4 as in the authors' code.
 
     Example:
@@ -44,9 +39,7 @@ def tekap_kl(
         0.58235...
     """
     if noise.shape[1:] != teacher.shape:
-        raise ValueError(
-            f"noise {tuple(noise.shape)} must be (copies, *{tuple(teacher.shape)}), as the teacher's logits"
-        )
+        raise ValueError(f"noise {tuple(noise.shape)} must be (copies, *{tuple(teacher.shape)}), like the logits")
     dtype = torch.promote_types(torch.result_type(student, teacher), torch.float32)
     student, teacher = student.to(dtype), teacher.to(dtype)
     copies = teacher_share * teacher + noise_share * noise

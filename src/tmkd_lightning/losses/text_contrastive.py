@@ -1,7 +1,5 @@
 """InfoNCE between images and the texts of their classes (Eq. 11)."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -23,9 +21,6 @@ def text_contrast(
 
     Returns:
         Scalar, at least 0: the mean over the batch.
-
-    Raises:
-        ValueError: different widths, or a temperature that is not positive.
 
     Source: Eq. 9 to 11; InfoNCE is our choice, the paper calls its loss CRD; τ 0.07 is customary.
 

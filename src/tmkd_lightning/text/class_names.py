@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MAX_DIFFERENCES = 2  # in a message
-
 
 def check_class_names(names: Sequence[object], num_classes: int | None) -> list[str]:
     """Checks a user's class names and returns them as strings; `num_classes` is None where it is not known yet."""
@@ -21,9 +19,8 @@ def check_class_names(names: Sequence[object], num_classes: int | None) -> list[
     if not_words:
         raise TypeError(f"class names must be words, got {not_words[0]}: put quotes around it in YAML")
     if num_classes is not None and len(names) != num_classes:
-        raise ValueError(
-            f"{len(names)} class names for a network of {num_classes} classes (first names: {list(names[:3])})"
-        )
+        first = f"(first names: {list(names[:3])})"
+        raise ValueError(f"{len(names)} class names for a network of {num_classes} classes {first}")
     words = [str(name) for name in names]
     empty = [index for index, word in enumerate(words) if not word.strip()]
     if empty:
@@ -109,7 +106,7 @@ class ClassList(NamedTuple):
         labels = [label for label, (ours, theirs) in enumerate(pairs) if ours != theirs]
         described = [
             f"class {label} is {self.names[label]!r} in {self.source} and {other.names[label]!r} in {other.source}"
-            for label in labels[:_MAX_DIFFERENCES]
+            for label in labels[:2]
         ]
         return ", ".join(described) + f" (and {len(labels) - len(described)} more)" * (len(labels) > len(described))
 

@@ -1,7 +1,5 @@
 """Text embeddings in one portable file, for machines without internet."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,10 +78,9 @@ class EmbeddingFile:
         except Exception as error:  # on damaged bytes zipfile, zlib and numpy raise many kinds
             raise ValueError(f"{self.path} is not a readable file of text embeddings: {error}") from error
         if texts is None or vectors is None:
-            raise ValueError(
-                f"{self.path} holds the arrays {names}, not {self.prompts!r} and {self.embeddings!r}: name them with "
-                "EmbeddingFile(path, prompts=..., embeddings=...)"
-            )
+            remedy = "name them with EmbeddingFile(path, prompts=..., embeddings=...)"
+            expected = f"{self.prompts!r} and {self.embeddings!r}"
+            raise ValueError(f"{self.path} holds the arrays {names}, not {expected}: {remedy}")
         kinds = texts.dtype.kind, vectors.dtype.kind
         if kinds not in (("U", "f"), ("U", "i"), ("U", "u")) or vectors.ndim != 2 or texts.shape != vectors.shape[:1]:
             raise ValueError(

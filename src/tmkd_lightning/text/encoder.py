@@ -1,7 +1,5 @@
 """The interface of text encoders, and an encoder that needs no download."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 

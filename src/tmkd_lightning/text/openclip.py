@@ -1,7 +1,5 @@
 """CLIP's text tower, through open_clip."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Prompt templates of views (Table 1), and the bank of the prompts' embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

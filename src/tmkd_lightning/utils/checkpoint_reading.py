@@ -1,7 +1,5 @@
 """Checkpoints, read without running code in them."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile
@@ -35,9 +33,10 @@ def read_checkpoint(path: Path, tensors: bool = True) -> Any:
         mapped = not tensors and zipfile.is_zipfile(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # on foreign bytes an unpickler raises whatever it comes to
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely (weights_only=True): {_cause(error)}"
-        ) from error
+        # torch's own message advises to read it unsafely
+        code = re.search(r"GLOBAL ([\w.]+) (?:was not|whose)", str(error))
+        cause = f"it would run code, {code[1]}" if code else "it is empty, cut off, or not a file of torch.save"
+        raise ValueError(f"{path} is not a checkpoint that can be read safely (weights_only=True): {cause}") from error
     for name in _HPARAMS if isinstance(content, Mapping) else ():
         try:
             check_extent(content.get(name))
@@ -69,9 +68,3 @@ def check_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
             raise ValueError(f"{path} is damaged, or of other code: its {name} should be a mapping and is {found}")
     if not all(isinstance(key, str) for key in checkpoint["state_dict"]):
         raise ValueError(f"{path} is damaged, or of other code: its state_dict has keys that are no names")
-
-
-def _cause(error: Exception) -> str:
-    """Says what is wrong with a file; torch's own message advises to read it unsafely."""
-    code = re.search(r"GLOBAL ([\w.]+) (?:was not|whose)", str(error))
-    return f"it would run code, {code[1]}" if code else "it is empty, cut off, or not a file of torch.save"

@@ -1,7 +1,5 @@
 """YAML configs, read without running code or unfolding endless aliases."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path

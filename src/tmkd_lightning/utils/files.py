@@ -1,7 +1,5 @@
 """Atomic writing of files, and their digests."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

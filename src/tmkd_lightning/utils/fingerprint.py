@@ -1,7 +1,5 @@
 """Fingerprints of objects and functions: the same in every process, and another when what they hold or do changes."""
 
-from __future__ import annotations
-
 import copyreg
 import hashlib
 import inspect

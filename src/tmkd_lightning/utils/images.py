@@ -1,7 +1,5 @@
 """Images ``(B, 3, H, W)``, uint8 or float in [0, 1]: conversion, normalisation and the check of a batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -36,9 +34,7 @@ def channel_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Ten
     """Mean and standard deviation of three channels as float32 tensors ``(3, 1, 1)``."""
     finite = all(is_number(value) and math.isfinite(value) for value in [*mean, *std])
     if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
-        raise ValueError(
-            f"mean and std need three values each, std above 0, all finite; got {tuple(mean)} and {tuple(std)}"
-        )
+        raise ValueError(f"mean and std need three finite values each, std above 0, got {tuple(mean)}, {tuple(std)}")
     return torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
 
 
@@ -53,14 +49,10 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
     Meant for the host, before the transfer; `batch` is its name in messages, such as ``validation batch``.
     """
     if image.ndim != 4 or image.shape[1] != 3:
-        raise ValueError(
-            f"images must be (batch, 3, height, width), got {tuple(image.shape)}; "
-            "convert greyscale images with torchvision.transforms.v2.RGB()"
-        )
+        remedy = "convert greyscale images with torchvision.transforms.v2.RGB()"
+        raise ValueError(f"images must be (batch, 3, height, width), got {tuple(image.shape)}; {remedy}")
     if image.numel() == 0:
-        raise ValueError(
-            f"a {batch} holds no image, its shape is {tuple(image.shape)}: have the DataLoader leave empty batches out"
-        )
+        raise ValueError(f"a {batch} holds no image, its shape is {tuple(image.shape)}: leave empty batches out")
     if image.dtype == torch.uint8:
         if normalized_with is not None:
             raise TypeError("normalized_with is set, but the images are uint8: normalised images are floating")
@@ -75,10 +67,7 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
     wrong = image.isnan() if math.isnan(low) else (image < -_TOLERANCE) | (image > 1 + _TOLERANCE)
     place = f"image {int(wrong.flatten(1).any(1).int().argmax())} of a {batch} of {len(image)}"
     if math.isnan(low):
-        raise ValueError(
-            f"{place} holds values that are not a number: look at what the transform makes of it; a mean or a division "
-            "over nothing gives NaN"
-        )
+        raise ValueError(f"{place} holds values that are not a number: look at what the transform makes of it")
     raise ValueError(
         f"images must lie in [0, 1] {'' if normalized_with is None else 'after undoing normalized_with '}but this "
         f"batch spans [{low:.3g}, {high:.3g}] ({place} is the first outside); if they arrive normalised, pass "

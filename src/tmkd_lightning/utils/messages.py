@@ -1,7 +1,5 @@
 """Foreign text in messages: without control characters, and not endless."""
 
-from __future__ import annotations
-
 import textwrap
 
 _DUMPS = (  # beginnings of lines in which jsonargparse repeats what it was given and what else it has tried

@@ -1,7 +1,5 @@
 """Float32 or better for softmaxes and metrics, and a warning where bfloat16 is slow."""
 
-from __future__ import annotations
-
 import platform
 
 import torch
@@ -20,7 +18,5 @@ def warn_of_slow_precision(precision: str | int | None, device: torch.device) ->
     if device.type != "cpu" or not str(precision).startswith("bf16") or not x86:
         return
     if not torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported():
-        rank_zero_warn(
-            f"this CPU has no instructions for bfloat16 (avx512_bf16 or amx), so precision={precision} is several "
-            "times slower than 32-true: use 32-true"
-        )
+        slow = "this CPU has no instructions for bfloat16 (avx512_bf16 or amx), so"
+        rank_zero_warn(f"{slow} precision={precision} is several times slower than 32-true: use 32-true")

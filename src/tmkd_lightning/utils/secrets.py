@@ -1,7 +1,5 @@
 """Redaction of keys and passwords in configs, commands and messages."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Names of tensors in state dicts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Checks of arguments; each returns the value, or raises a ValueError that names the argument."""
 
-from __future__ import annotations
-
 import math
 from numbers import Integral, Real
 
@@ -22,17 +20,11 @@ def check_weight(name: str, weight: float) -> float:
     return weight
 
 
-def check_whole(name: str, value: int) -> int:
-    """Checks for an integer."""
-    if not _is_whole(value):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    return value
-
-
-def check_count(name: str, count: int) -> int:
-    """Checks for an integer of at least 1."""
-    if not _is_whole(count) or count < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, got {count!r}")
+def check_count(name: str, count: int, minimum: int = 1) -> int:
+    """Checks for an integer of at least `minimum`."""
+    given: object = count  # a user's may be of another type
+    if isinstance(given, bool) or not isinstance(given, Integral) or count < minimum:
+        raise ValueError(f"{name} must be a whole number, at least {minimum}, got {count!r}")
     return count
 
 
@@ -46,7 +38,3 @@ def check_term(name: object) -> str:
 def is_number(value: object) -> bool:
     """Whether a value is a number of Python, NumPy or torch."""
     return isinstance(value, (Real, Tensor)) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

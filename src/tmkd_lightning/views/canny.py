@@ -1,7 +1,5 @@
 """Canny edges of each colour channel, on the device of the batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,9 +28,6 @@ def canny(
 
     Returns:
         ``(B, C, H, W)``, 1 on edges and 0 elsewhere, float32 for integer images and else of the image's type.
-
-    Raises:
-        ValueError: thresholds that are not ``0 < low <= high``, or an image that is not 4-D.
 
     Source: Eq. 1; Canny 1986. The thresholds are OpenCV's customary 100 and 200 (our choice).
 

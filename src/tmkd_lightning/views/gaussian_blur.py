@@ -1,7 +1,5 @@
 """Gaussian blur of each colour channel, on the device of the batch."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch
@@ -31,8 +29,7 @@ def gaussian_blur(image: Tensor, kernel_size: int = 5, sigma: float = 1.0) -> Te
     if min(image.shape[-2:]) <= radius:
         raise ValueError(f"images of {tuple(image.shape[-2:])} are too small for a blur over {kernel_size} pixels")
     weights = _kernel(kernel_size, sigma)
-    wide = image.to(torch.promote_types(image.dtype, torch.float32))
-    smooth = F.pad(wide, (radius,) * 4, mode="reflect")
+    smooth = F.pad(image.to(torch.promote_types(image.dtype, torch.float32)), (radius,) * 4, mode="reflect")
     for dim in (2, 3):
         smooth = _weighted_sum(smooth, weights, dim)
     return smooth.to(image.dtype)

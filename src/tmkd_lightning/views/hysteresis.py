@@ -1,7 +1,5 @@
 """Hysteresis, the last step of Canny, on 64 pixels at a time."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Views of an image that the teacher sees: plain, edges, high frequencies (Eq. 1 and 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,9 +32,6 @@ def edge_view(
     Returns:
         ``clip(image + alpha * canny(image), 0, 1)``, ``(B, C, H, W)``, floating.
 
-    Raises:
-        ValueError: images that are not 4-D, or thresholds that `canny` refuses.
-
     Source: Eq. 1; alpha 0.5 is our choice.
 
     Example:
@@ -61,9 +56,6 @@ def high_frequency_view(image: Tensor, beta: float = 1.0, kernel_size: int = 5, 
     Returns:
         ``clip(image + beta * (image - blur(image)), 0, 1)``, ``(B, C, H, W)``, floating.
 
-    Raises:
-        ValueError: an even kernel, a sigma that is not positive, or an image too small for the kernel or not 4-D.
-
     Source: Eq. 2; the numbers are our choice.
 
     Example:
@@ -85,9 +77,6 @@ class View:
         function: from images ``(B, 3, H, W)`` in [0, 1] to images of the same shape in [0, 1].
         template: prompt with ``{class}`` where the class goes.
 
-    Raises:
-        ValueError: a name that is no identifier, or a template without ``{class}``.
-
     Example:
         >>> negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
         >>> negative(torch.ones(1, 3, 2, 2)).sum().item()
@@ -105,25 +94,14 @@ class View:
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """Computes the view without gradients and in full precision.
-
-        Args:
-            image: ``(B, 3, H, W)``, uint8 or float in [0, 1].
-
-        Returns:
-            ``(B, 3, H, W)``, floating in [0, 1].
-
-        Raises:
-            ValueError: the function changed the shape.
-        """
+        """Computes the view of uint8 or [0, 1] float images ``(B, 3, H, W)``, without gradients, in full precision."""
         if not image.is_floating_point():
             image = to_unit_float(image)
         with torch.autocast(image.device.type, enabled=False):
             result = self.function(image)
         if result.shape != image.shape:
-            raise ValueError(
-                f"view {self.name!r} turned {tuple(image.shape)} into {tuple(result.shape)}; a view keeps the shape"
-            )
+            turned = f"{tuple(image.shape)} into {tuple(result.shape)}"
+            raise ValueError(f"view {self.name!r} turned {turned}; a view keeps the shape")
         return result
 
 
@@ -137,20 +115,9 @@ def _identity(image: Tensor) -> Tensor:
 
 
 def edge(
-    alpha: float = 0.5,
-    low_threshold: float = 100 / 255,
-    high_threshold: float = 200 / 255,
-    rounds: int | None = None,
+    alpha: float = 0.5, low_threshold: float = 100 / 255, high_threshold: float = 200 / 255, rounds: int | None = None
 ) -> View:
-    """Makes the view ``edge``; arguments as in `edge_view`.
-
-    Raises:
-        ValueError: thresholds that `canny` refuses.
-
-    Example:
-        >>> edge(alpha=0.25).name
-        'edge'
-    """
+    """Makes the view ``edge``; arguments as in `edge_view`."""
     check_thresholds(low_threshold, high_threshold)
     function = partial(
         edge_view, alpha=alpha, low_threshold=low_threshold, high_threshold=high_threshold, rounds=rounds
@@ -159,15 +126,7 @@ def edge(
 
 
 def high_frequency(beta: float = 1.0, kernel_size: int = 5, sigma: float = 1.0) -> View:
-    """Makes the view ``high_frequency``; arguments as in `high_frequency_view`.
-
-    Raises:
-        ValueError: an even kernel, or a sigma that is not positive.
-
-    Example:
-        >>> high_frequency(beta=2.0).name
-        'high_frequency'
-    """
+    """Makes the view ``high_frequency``; arguments as in `high_frequency_view`."""
     check_kernel(kernel_size, sigma)
     function = partial(high_frequency_view, beta=beta, kernel_size=kernel_size, sigma=sigma)
     return View("high_frequency", function, TEMPLATES["high_frequency"])
@@ -182,12 +141,8 @@ class MultiView(nn.Module):
     Args:
         views: names of built-in views (``rgb``, ``edge``, ``high_frequency``) or views of your own, in order.
 
-    Raises:
-        TypeError: one word instead of a list.
-        ValueError: no view, an unknown name, or two views of one name.
-
     Example:
-        >>> MultiView(["rgb", "edge"])(torch.rand(4, 3, 8, 8)).shape
+        >>> MultiView(["rgb", edge(alpha=0.25)])(torch.rand(4, 3, 8, 8)).shape
         torch.Size([2, 4, 3, 8, 8])
     """
 

@@ -1,7 +1,5 @@
 """Base class of the datamodules: transforms, loaders and the order of samples; subclasses define the samples."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +14,7 @@ from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
 from tmkd_lightning.data.sampling import DeferredLoader, EpochSampler, SeededDataset, collate
 from tmkd_lightning.data.transforms import Transform, eval_transform, train_transform
-from tmkd_lightning.utils.validation import check_whole
+from tmkd_lightning.utils.validation import check_count
 
 Loader = DataLoader[tuple[Any, ...]]
 
@@ -51,11 +49,11 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         if _given_hyperparameters.get() is not None:  # of the command line, whose config goes into checkpoints
             self.save_hyperparameters(logger=False)
-        self.batch_size = _at_least(2, "batch_size", batch_size)
-        self.num_workers = _at_least(0, "num_workers", num_workers)
-        self.image_size = _at_least(1, "image_size", image_size)
-        self.seed = _at_least(0, "seed", seed)
-        self.augmentation_replicas = _at_least(0, "augmentation_replicas", augmentation_replicas)
+        self.batch_size = check_count("batch_size", batch_size, minimum=2)
+        self.num_workers = check_count("num_workers", num_workers, minimum=0)
+        self.image_size = check_count("image_size", image_size)
+        self.seed = check_count("seed", seed, minimum=0)
+        self.augmentation_replicas = check_count("augmentation_replicas", augmentation_replicas, minimum=0)
         self.train_transform = train_transform or self.default_train_transform()
         self.eval_transform = eval_transform or self.default_eval_transform()
         self._datasets: dict[str, SeededDataset] = {}
@@ -183,9 +181,3 @@ def check_class_names(names: Sequence[object]) -> None:
         if word in first:
             raise DataError(f"classes {first[word]!r} and {name!r} would both be called {word!r}: rename one of them")
         first[word] = name
-
-
-def _at_least(minimum: int, name: str, value: int) -> int:
-    if check_whole(name, value) < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return value

@@ -1,7 +1,5 @@
 """Base class of the published datasets: splits and downloads."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path

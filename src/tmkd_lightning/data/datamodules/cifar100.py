@@ -16,6 +16,8 @@ from tmkd_lightning.data.download import Archive, download_and_unpack
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.transforms import Transform
 
+_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+
 
 class CIFAR100DataModule(BenchmarkDataModule):
     """Small images of 100 classes, 32×32 pixels: 50,000 for training, 10,000 for testing.
@@ -34,12 +36,7 @@ class CIFAR100DataModule(BenchmarkDataModule):
 
     published_classes = 100
     archives: ClassVar[tuple[Archive, ...]] = (
-        Archive(
-            "cifar-100-python.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-            md5="eb9058c3a382ffc7106e4002c42a8d85",
-            holds=("cifar-100-python",),
-        ),
+        Archive("cifar-100-python.tar.gz", _URL, md5="eb9058c3a382ffc7106e4002c42a8d85", holds=("cifar-100-python",)),
     )
 
     def __init__(self, root: str, *, image_size: int = 32, **kwargs: Any) -> None:

@@ -1,7 +1,5 @@
 """Datamodule of scikit-learn's 1,797 handwritten digits, which need no download."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Datamodule of the Describable Textures Dataset."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +9,8 @@ from tmkd_lightning.data.datasets.listed import read_lines
 from tmkd_lightning.data.download import Archive, download_and_unpack
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles
+
+_URL = "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz"
 
 
 class DTDDataModule(BenchmarkDataModule):
@@ -30,12 +30,7 @@ class DTDDataModule(BenchmarkDataModule):
     published_classes = 47
     vals = ("official", "held_out", "test")
     archives: ClassVar[tuple[Archive, ...]] = (
-        Archive(
-            "dtd-r1.0.1.tar.gz",
-            "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
-            md5="fff73e5086ae6bdbea199a49dfb8a4c1",
-            holds=("dtd",),
-        ),
+        Archive("dtd-r1.0.1.tar.gz", _URL, md5="fff73e5086ae6bdbea199a49dfb8a4c1", holds=("dtd",)),
     )
 
     def __init__(self, root: str, *, partition: int = 1, val: Val = "official", **kwargs: Any) -> None:

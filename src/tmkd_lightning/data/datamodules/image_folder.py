@@ -1,7 +1,5 @@
 """Datamodule of your own images, in one folder a class."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

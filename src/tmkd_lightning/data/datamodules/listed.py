@@ -1,7 +1,5 @@
 """Datamodules of the datasets that are published with lists of their images."""
 
-from __future__ import annotations
-
 from torchvision.transforms import v2
 
 from tmkd_lightning.data.datamodules.benchmark import BenchmarkDataModule

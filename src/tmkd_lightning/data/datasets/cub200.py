@@ -1,12 +1,12 @@
 """CUB-200-2011: 200 species of birds."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 from tmkd_lightning.data.datasets.listed import ListedImages, read_table
 from tmkd_lightning.data.download import Archive
+
+_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1"
 
 
 class CUB200(ListedImages):
@@ -20,14 +20,7 @@ class CUB200(ListedImages):
     Source: Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, 2011; https://data.caltech.edu/records/65de6-vp158.
     """
 
-    archives = (
-        Archive(
-            "CUB_200_2011.tgz",
-            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
-            md5="97eceeb196236b17998738112f37df78",
-            holds=("CUB_200_2011",),
-        ),
-    )
+    archives = (Archive("CUB_200_2011.tgz", _URL, md5="97eceeb196236b17998738112f37df78", holds=("CUB_200_2011",)),)
 
     def read(self) -> tuple[list[str], list[tuple[Path, int]]]:
         """Joins the lists by image number."""

@@ -1,7 +1,5 @@
 """Datasets that are published as images and lists of them: a base class, and a reader of lists."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """RAF-DB: basic emotions in faces."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tmkd_lightning.data.datasets.listed import ListedImages, read_table

@@ -1,7 +1,5 @@
 """Stanford Dogs: 120 breeds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tmkd_lightning.data.datasets.listed import ListedImages
