@@ -19,7 +19,7 @@ from helpers.tiny import Net, make_images
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import figures
-from tmkd_lightning.cli.collect import collect
+from tmkd_lightning.cli.figures import collect
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.export import export_student, predict_folder

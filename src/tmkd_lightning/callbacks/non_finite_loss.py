@@ -36,21 +36,18 @@ class NonFiniteLossCheck(Callback):
         """Notes where training is: the step's number counts on before the batch ends."""
         self._place = (trainer.global_step, trainer.current_epoch, batch_idx)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Notes on the device whether this is the first batch with a bad term."""
-        module: Any = pl_module
-        losses, module.logged_losses = module.logged_losses, {}
+        losses, pl_module.logged_losses = pl_module.logged_losses, {}
         if losses:
             self._names = list(losses)
             bad = ~torch.stack(list(losses.values())).isfinite()
-            first = self._note(module)
+            first = self._note(pl_module)
             now = torch.stack([*(torch.full_like(first[0], number) for number in self._place), bad.int().argmax()])
             self._first = torch.where(bad.any() & (first[0] < 0), now, first)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (batch_idx + 1) % every == 0:
-            self.check(trainer, module)
+            self.check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the rest of the epoch."""
@@ -82,10 +79,9 @@ class NonFiniteLossCheck(Callback):
 
 
 def check_finite_weights(module: nn.Module) -> None:
-    """Refuses trained parameters and buffers that are not finite, as gradients can make them although losses were.
+    """Refuses trained parameters and norms' statistics that are not finite, and other buffers that hold NaN.
 
-    Masks and observers of quantization hold infinities on purpose, so of buffers only a norm's statistics must be
-    finite, and others free of NaN. Waits for the device once.
+    Masks and observers of quantization hold infinities on purpose. Waits for the device once.
     """
     good: dict[str, Tensor] = {}
     saved = module.state_dict(keep_vars=True)

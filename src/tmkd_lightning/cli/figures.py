@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
+from lightning.fabric.utilities.seed import max_seed_value
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from torch.utils._pytree import tree_leaves
 
-from tmkd_lightning.cli.collect import collect
-from tmkd_lightning.cli.finished import FinishedRun
+from tmkd_lightning.callbacks import StepSeeds
+from tmkd_lightning.callbacks.validation_batches import spread_over
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.figures import FIGURES, CollectedOutputs, History, join_figures, plot_all, save_figures
-from tmkd_lightning.figures.curves import run_name
-from tmkd_lightning.figures.drawing import FORMATS, check_choice, check_files, check_matplotlib
+from tmkd_lightning.figures import FIGURES, CollectedOutputs, OutputCollector, join_figures, plot_all, save_figures
+from tmkd_lightning.figures.curves import History, read_history, run_folder, run_name
+from tmkd_lightning.figures.drawing import FORMATS, NothingToPlotError, check_choice, check_files, check_matplotlib
 from tmkd_lightning.models import load_weights
-from tmkd_lightning.modules.loading import describe_order, load_module, teacher_order
-from tmkd_lightning.text.class_names import ClassList, learned_classes
+from tmkd_lightning.modules.base import BaseModule
+from tmkd_lightning.modules.loading import describe_order, load_datamodule, load_module, teacher_order
+from tmkd_lightning.text.class_names import ClassList, find_class_names, learned_classes, resolve_class_names
+from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.messages import printable
 
 
@@ -128,3 +132,93 @@ def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extr
         print(describe_order(str(path), rows))
         extractor.reorder_classes(rows)
     return {title: module.extractor, "teacher": extractor, **networks}
+
+
+class FinishedRun:
+    """The run that saved a checkpoint: its name and seed, its datamodule, and its metrics."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint, self.folder = checkpoint, run_folder(checkpoint)
+        content = read_checkpoint(checkpoint)
+        self._data = content.get("datamodule_hyper_parameters") or {}
+        self._step = content.get("global_step", "unknown")
+        seed = (content.get("callbacks") or {}).get(StepSeeds().state_key, {}).get("seed")
+        self.seed: int | None = seed if seed is not None and seed <= max_seed_value else None  # above it: no seed given
+
+    @property
+    def source(self) -> str:
+        """Run, checkpoint, step and seed, for captions."""
+        seed = "unknown" if self.seed is None else self.seed
+        return f"run {run_name(self.folder)}, checkpoint {self.checkpoint.name} (step {self._step}), seed {seed}"
+
+    def data(self) -> LightningDataModule:
+        """Builds the datamodule of the run."""
+        if "_class_path" not in self._data:
+            raise ValueError(f"{self.checkpoint} does not name its data: name them with data")
+        return load_datamodule(self._data, self.checkpoint, "name another with data")
+
+    def history(self, run: Path | None = None) -> History:
+        """Reads the metrics that the run logged to its folder, or to `run`."""
+        place = self.folder if run is None else run
+        if place.is_dir() and not [*place.glob("metrics.csv"), *place.glob("version_*/metrics.csv")]:
+            raise NothingToPlotError(
+                f"no metrics.csv in {place} or its version_<n>: train with Lightning's CSVLogger, or name it with run"
+            )
+        return read_history(place)
+
+
+class _Collect(Callback):
+    """Passes every batch of the first loader to a collector."""
+
+    def __init__(self, collector: OutputCollector) -> None:
+        self.collector = collector
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Updates the collector."""
+        if dataloader_idx == 0:
+            self.collector.update(*pl_module.preprocess_labelled(batch))
+
+    on_test_batch_end = on_validation_batch_end
+
+
+def collect(
+    module: BaseModule,
+    networks: Mapping[str, Extractor],
+    data: LightningDataModule,
+    split: Literal["val", "test"] = "val",
+    examples: int = 4,
+    batches: int | None = None,
+    accelerator: str = "auto",
+) -> CollectedOutputs:
+    """Runs networks on a split of a datamodule through Lightning's loop, so that its hooks and checks apply.
+
+    At most `batches` batches are read, spread over the first loader where its images have an index; None for all.
+    """
+    names = resolve_class_names(module.num_classes, known=find_class_names(module, data))
+    collector = OutputCollector(networks, names, examples)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=batches,
+        limit_test_batches=batches,
+        callbacks=[_Collect(collector)],
+    )
+    name = f"{split}_dataloader"
+    loaders = getattr(data, name)
+
+    def first_loader() -> Any:
+        loader = next(iter(tree_leaves(loaders())), None)
+        return loader if batches is None else spread_over(loader, batches) or loader
+
+    vars(data)[name] = first_loader  # for this call, before the class's method
+    try:
+        {"val": trainer.validate, "test": trainer.test}[split](module, datamodule=data, verbose=False)
+    finally:
+        del vars(data)[name]
+    return collector.compute()

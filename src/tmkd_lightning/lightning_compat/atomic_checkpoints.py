@@ -25,8 +25,6 @@ from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import atomic_write, temporary_prefix
 from tmkd_lightning.utils.secrets import without_secrets
 
-_HPARAMS = [kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)]
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically, without secrets in their hyperparameters, and refuses to read damaged ones.
@@ -49,7 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes a local checkpoint atomically, and leaves remote paths to Lightning."""
-        checkpoint = {name: without_secrets(part) if name in _HPARAMS else part for name, part in checkpoint.items()}
+        hparams = {kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)}
+        checkpoint = {name: without_secrets(part) if name in hparams else part for name, part in checkpoint.items()}
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
