@@ -73,10 +73,8 @@ class TeacherCache(Callback):
             self.folder = without if LOGITS in without.files else self.folder
         self.complete = self._files_made = self.folder.complete
         rows = identity["data"]["images"] * identity["data"]["replicas"]
-        rank_zero_info(
-            f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there"
-            + (": the teacher will not run" if self.complete else "")
-        )
+        ending = ": the teacher will not run" if self.complete else ""
+        rank_zero_info(f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there{ending}")
         if self.complete and EMBEDDING in self.folder.dtypes:
             state = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}
             pl_module.teacher.extractor.head.load_state_dict(state)

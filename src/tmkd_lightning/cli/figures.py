@@ -192,10 +192,7 @@ def collect(
     batches: int | None = None,
     accelerator: str = "auto",
 ) -> CollectedOutputs:
-    """Runs networks on a split of a datamodule through Lightning's loop, so that its hooks and checks apply.
-
-    At most `batches` batches are read, spread over the first loader where its images have an index; None for all.
-    """
+    """Runs networks on `batches` batches of a split (None: all) through Lightning's loop, with its hooks and checks."""
     names = resolve_class_names(module.num_classes, known=find_class_names(module, data))
     collector = OutputCollector(networks, names, examples)
     trainer = Trainer(

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.parsing import AttributeDict
 
 from tmkd_lightning.callbacks import RunRecord
-from tmkd_lightning.cli.parser import Parser, check_configs
+from tmkd_lightning.cli.main import Parser, check_configs
 from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO, check_whole, keep_folders
 from tmkd_lightning.lightning_compat.sigterm import exit_outside_loops
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
@@ -62,11 +62,8 @@ class TMKDCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would optimise the teacher too
             save_config_callback=SaveMaskedConfig,
-            save_config_kwargs={  # not config.yaml, which may be the one that was read
-                "config_filename": "resolved_config.yaml",
-                "overwrite": True,
-                "save_to_log_dir": False,
-            },
+            # not config.yaml, which may be the one that was read
+            save_config_kwargs={"config_filename": "resolved_config.yaml", "overwrite": True, "save_to_log_dir": False},
             trainer_defaults={"callbacks": [RunRecord(command)]},
             seed_everything_default=0,
             args=None if args is None else list(args),
@@ -96,10 +93,7 @@ class TMKDCLI(LightningCLI):
         """Refuses the checkpoint of another run, and reads checkpoints with ``weights_only`` by default."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and self._model_config is not None:
-            try:
-                check_same_run(Path(config.ckpt_path), self._model_config, config.model)
-            except ValueError as error:
-                self.parser.error(str(error))
+            check_same_run(self.parser, config.ckpt_path, self._model_config, config.model)
         if config.weights_only is None:
             config.weights_only = True
 
@@ -180,7 +174,7 @@ class RunSummary(Callback):
         print("\n".join(lines), flush=True)
 
 
-def check_same_run(path: Path, config: Namespace, loaded: Namespace) -> None:
+def check_same_run(parser: LightningArgumentParser, path: str, config: Namespace, loaded: Namespace) -> None:
     """Warns where the checkpoint's settings of the module replace the config's; refuses another module or network."""
     ours, theirs = _settings(config), _settings(loaded)
     names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
@@ -189,7 +183,7 @@ def check_same_run(path: Path, config: Namespace, loaded: Namespace) -> None:
     text = ", ".join(f"{name} {saved!r} (config: {given!r})" for name, saved, given in shown[:4])
     text += f", and {len(shown) - 4} more" if len(shown) > 4 else ""
     if other:
-        raise ValueError(
+        parser.error(
             f"{path} is the checkpoint of another run than the config's: {text}; give the config of that run, another "
             "--ckpt_path, or none"
         )

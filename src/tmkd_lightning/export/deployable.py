@@ -23,8 +23,7 @@ class DeployableClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Classifies images ``(B, 3, H, W)``, uint8 or float in [0, 1]; returns logits ``(B, K)``."""
-        logits: Tensor = self.extractor.network(self.extractor.normalize(image))
-        return logits
+        return self.extractor.network(self.extractor.normalize(image))
 
 
 @torch.no_grad()
@@ -34,8 +33,8 @@ def predict_logits(network: Extractor | DeployableClassifier, images: Tensor) ->
     try:
         output = network(images)
     except Exception as error:  # the network's own code may raise anything
-        size = f"{images.shape[-2]}x{images.shape[-1]}"
-        raise ValueError(f"{name} does not take images of {size} pixels: {short(error)}") from error
+        height, width = images.shape[-2:]
+        raise ValueError(f"{name} does not take images of {height}x{width} pixels: {short(error)}") from error
     logits: Tensor = output.logits if isinstance(network, Extractor) else output
     if not logits.isfinite().all():
         raise ValueError(f"{name} gives logits that are not finite: look at its weights")

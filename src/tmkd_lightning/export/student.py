@@ -64,7 +64,17 @@ def export_student(
         (torch.Size([4, 2]), '["0", "1"]')
     """
     path = Path(output).expanduser()
-    kind = _check_arguments(format, input, image_size, path)
+    for name, value, known in (("format", format, FORMATS), ("input", input, _INPUTS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    kind = FORMATS[format]
+    if path.suffix != kind.suffix:
+        raise ValueError(f"a file of the format {format} must end in {kind.suffix}, got {path}")
+    missing = [package for package in kind.packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if input == "uint8" and format == "state_dict":
+        raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
     extractor, names = network_and_names(network, class_names)
     classifier = DeployableClassifier(extractor)
     metadata = {
@@ -94,21 +104,6 @@ def export_student(
                     f"by up to {difference:.2g} of {largest:.2g}"
                 )
     return metadata
-
-
-def _check_arguments(format: str, input: str, image_size: int, path: Path) -> Format:
-    for name, value, known in (("format", format, FORMATS), ("input", input, _INPUTS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    kind = FORMATS[format]
-    if path.suffix != kind.suffix:
-        raise ValueError(f"a file of the format {format} must end in {kind.suffix}, got {path}")
-    missing = [package for package in kind.packages if find_spec(package) is None]
-    if missing:
-        raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    if input == "uint8" and format == "state_dict":
-        raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
-    return kind
 
 
 def _rounded(statistics: Tensor) -> list[float]:
@@ -145,8 +140,7 @@ def _write_onnx(classifier: DeployableClassifier, example: Tensor, metadata: Map
         node.ClearField("metadata_props")  # paths and lines of the code on this machine
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
-    content: bytes = model.SerializeToString()
-    return content
+    return model.SerializeToString()
 
 
 def _run_onnx(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
@@ -169,15 +163,14 @@ def _write_program(classifier: DeployableClassifier, example: Tensor, metadata: 
 
 def _run_program(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
     with path.open("rb") as file:  # torch warns of paths with another suffix, as unfinished files have
-        logits: Tensor = torch.export.load(file).module()(images)
-    return logits
+        return torch.export.load(file).module()(images)
 
 
 def _write_state_dict(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
     from safetensors.torch import save
 
-    weights = classifier.extractor.network.state_dict()
-    return save({name: value.clone() for name, value in weights.items()}, {"format": "pt", **metadata})  # none shared
+    weights = {name: value.clone() for name, value in classifier.extractor.network.state_dict().items()}  # none shared
+    return save(weights, {"format": "pt", **metadata})
 
 
 def _run_state_dict(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
