@@ -65,8 +65,7 @@ class NonFiniteLossCheck(Callback):
             gathered = [torch.empty_like(own) for _ in range(trainer.world_size)]
             torch.distributed.all_gather(gathered, own)
         notes = torch.stack(gathered).tolist()
-        bad = [(*note, process) for process, note in enumerate(notes) if note[0] >= 0]
-        if bad:
+        if bad := [(*note, process) for process, note in enumerate(notes) if note[0] >= 0]:
             step, epoch, batch, term, process = min(bad)
             where = f"batch {batch} of epoch {epoch}" + (f" in process {process}" if len(notes) > 1 else "")
             term_name = self._names[term]
@@ -96,6 +95,4 @@ def check_finite_weights(module: nn.Module) -> None:
         name = next(name for name, fine in good.items() if not fine)
         trained = isinstance(saved[name], nn.Parameter)
         what, cause = ("parameter", "its gradients") if trained else ("buffer", "what its layer was given")
-        raise FloatingPointError(
-            f"{what} {name!r} is not finite, although all losses were: {cause} overflowed; {_REMEDY}"
-        )
+        raise FloatingPointError(f"{what} {name!r} is not finite, although losses were: {cause} overflowed; {_REMEDY}")

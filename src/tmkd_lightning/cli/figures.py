@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.utilities.seed import max_seed_value
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils._pytree import tree_leaves
 
 from tmkd_lightning.callbacks import StepSeeds
@@ -103,9 +104,7 @@ def draw(
 def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:
     """The networks of runs of the same classes, with the first one's teacher if there are weights for it."""
     title, module = next(iter(modules.items()))
-    first, *others = (
-        [ClassList(f"run {name}", one.names) for one in learned_classes(each)] for name, each in modules.items()
-    )
+    first, *others = ([ClassList(f"run {run}", its.names) for its in learned_classes(modules[run])] for run in modules)
     for second in others:
         if first and second and not any(one.same(other) for one, other in itertools.product(first, second)):
             differences = first[0].against(second[0])
@@ -167,22 +166,6 @@ class FinishedRun:
         return read_history(place)
 
 
-class _Collect(Callback):
-    """Passes every batch of the first loader to a collector."""
-
-    def __init__(self, collector: OutputCollector) -> None:
-        self.collector = collector
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Updates the collector."""
-        if dataloader_idx == 0:
-            self.collector.update(*pl_module.preprocess_labelled(batch))
-
-    on_test_batch_end = on_validation_batch_end
-
-
 def collect(
     module: BaseModule,
     networks: Mapping[str, Extractor],
@@ -195,6 +178,10 @@ def collect(
     """Runs networks on `batches` batches of a split (None: all) through Lightning's loop, with its hooks and checks."""
     names = resolve_class_names(module.num_classes, known=find_class_names(module, data))
     collector = OutputCollector(networks, names, examples)
+
+    def update(trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
+        collector.update(*module.preprocess_labelled(batch))
+
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,
@@ -204,7 +191,7 @@ def collect(
         enable_model_summary=False,
         limit_val_batches=batches,
         limit_test_batches=batches,
-        callbacks=[_Collect(collector)],
+        callbacks=[LambdaCallback(on_validation_batch_end=update, on_test_batch_end=update)],
     )
     name = f"{split}_dataloader"
     loaders = getattr(data, name)

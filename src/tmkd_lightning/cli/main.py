@@ -90,7 +90,11 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         check_configs(words)
-        run_verb(verb, words[1:])
+        module = import_module(f"tmkd_lightning.cli.{verb}")
+        functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
+        if len(functions) == 1:
+            (functions,) = functions.values()
+        auto_cli(functions, args=words[1:], as_positional=False, prog=f"tmkd {verb}", parser_class=Parser)
     except Exception as error:
         ours = type(error).__module__.startswith("tmkd_lightning.")  # such as CacheError
         if args is not None or not (ours or isinstance(error, (ValueError, OSError, ImportError))):
@@ -98,15 +102,6 @@ def main(args: Sequence[str] | None = None) -> None:
         message = redact(printable(error, keep="\n"))
         print(f"tmkd {verb}: error: {message}", file=sys.stderr)
         sys.exit(2)
-
-
-def run_verb(verb: str, args: Sequence[str]) -> None:
-    """Calls the function of a verb of ours with command-line arguments."""
-    module = import_module(f"tmkd_lightning.cli.{verb}")
-    functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
-    if len(functions) == 1:
-        (functions,) = functions.values()
-    auto_cli(functions, args=list(args), as_positional=False, prog=f"tmkd {verb}", parser_class=Parser)
 
 
 def _usage() -> str:

@@ -76,8 +76,7 @@ def predict_folder(
     folder, path = Path(images).expanduser(), Path(output).expanduser()
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: name one that holds images, at any depth")
-    files = find_images(folder)
-    if not files:
+    if not (files := find_images(folder)):
         raise DataError(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})")
     check_writable(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
