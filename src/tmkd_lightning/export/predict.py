@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tmkd_lightning.data import DataError
 from tmkd_lightning.data.image_files import ImageFiles, find_images
 from tmkd_lightning.data.transforms import Transform
-from tmkd_lightning.export.deployable import DeployableClassifier, predict_logits
+from tmkd_lightning.export.student import DeployableClassifier, predict_logits
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import BaseModule, Normalization
 from tmkd_lightning.modules.loading import network_and_names
