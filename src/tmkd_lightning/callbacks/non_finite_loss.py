@@ -95,4 +95,6 @@ def check_finite_weights(module: nn.Module) -> None:
         name = next(name for name, fine in good.items() if not fine)
         trained = isinstance(saved[name], nn.Parameter)
         what, cause = ("parameter", "its gradients") if trained else ("buffer", "what its layer was given")
-        raise FloatingPointError(f"{what} {name!r} is not finite, although losses were: {cause} overflowed; {_REMEDY}")
+        raise FloatingPointError(
+            f"{what} {name!r} is not finite, although all losses were: {cause} overflowed; {_REMEDY}"
+        )
