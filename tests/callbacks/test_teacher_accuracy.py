@@ -258,7 +258,7 @@ def test_a_network_asked_by_itself_does_not_take_the_blame(net) -> None:
 
 
 def test_figures_of_a_finished_run_are_from_all_over_the_split(net) -> None:
-    from tmkd_lightning.cli.collect import collect
+    from tmkd_lightning.cli.figures import collect
 
     module = ClassifierModule(net())
     data = Foreign(DataLoader(Rows(), 4))

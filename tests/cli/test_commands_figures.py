@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tmkd_lightning import Extractor
 from tmkd_lightning.cli import figures as verb
-from tmkd_lightning.cli.finished import FinishedRun
+from tmkd_lightning.cli.figures import FinishedRun
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.figures import FIGURES
 from tmkd_lightning.figures.curves import run_folder, run_name

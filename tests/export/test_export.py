@@ -20,7 +20,7 @@ from torchvision.models import resnet18 as torchvision_resnet18
 
 from helpers.tiny import CLASSES, Net, make_images
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, models
-from tmkd_lightning.export import export_student, formats, student
+from tmkd_lightning.export import export_student, student
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -264,8 +264,8 @@ def test_a_file_that_says_something_else_is_not_written(refused, format) -> None
 
 def test_the_tolerance_is_one_ten_thousandth(refused, tmp_path, monkeypatch) -> None:
     off = 9e-5
-    plain = formats.FORMATS["torch_export"]
-    monkeypatch.setitem(formats.FORMATS, "torch_export", plain._replace(run=lambda *args: plain.run(*args) + off))
+    plain = student.FORMATS["torch_export"]
+    monkeypatch.setitem(student.FORMATS, "torch_export", plain._replace(run=lambda *args: plain.run(*args) + off))
     export_student(Extractor(Net()), tmp_path / "student.pt2", format="torch_export", image_size=8)
     off = 1.2e-4
     refused(Extractor(Net()), r"gives other logits than the module, by up to 0\.00012")

@@ -19,7 +19,7 @@ from helpers.tiny import Net, make_images
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import figures
-from tmkd_lightning.cli.collect import collect
+from tmkd_lightning.cli.figures import collect
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.export import export_student, predict_folder
@@ -168,19 +168,19 @@ def test_prompts_and_the_data(fit: Callable[..., Trainer], prompts: Callable[...
 
 def test_figures_hold_runs_and_data_against_each_other(checkpoint: Path) -> None:
     runs = [ClassifierModule.load_from_checkpoint(checkpoint, network=Net(), weights_only=True) for _ in range(2)]
-    figures._check_same_classes({"a": runs[0], "b": runs[1]})
+    figures._networks({"a": runs[0], "b": runs[1]}, teacher=False)
     with pytest.raises(ValueError, match="class 0 is 'cat' in the checkpoint and 'emu' in the data"):
         collect(runs[0], {"a": runs[0].extractor}, Data(PERMUTED), accelerator="cpu")
     runs[1].saved_class_names = runs[1].trained_class_names = PERMUTED
     with pytest.raises(ValueError, match="other classes: class 0 is 'cat' in run a and 'emu' in run b"):
-        figures._check_same_classes({"a": runs[0], "b": runs[1]})
+        figures._networks({"a": runs[0], "b": runs[1]}, teacher=False)
 
 
 def test_figures_put_the_teacher_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher, path = teacher_file(tmp_path, ["dog", "emu", "cat"])
     module = taught(path)
     module.saved_class_names = ANIMALS  # as its checkpoint says
-    assert figures._teacher(module, path).head.weight.equal(teacher.fc.weight[[2, 0, 1]])
+    assert figures._networks({"a": module}, str(path))["teacher"].head.weight.equal(teacher.fc.weight[[2, 0, 1]])
     assert "3 of 3 classes move" in capsys.readouterr().out
 
 

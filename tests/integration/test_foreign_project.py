@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from helpers.tiny import make_images
 from tmkd_lightning import Extractor, TMKDModule
-from tmkd_lightning.cli.collect import collect
+from tmkd_lightning.cli.figures import collect
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.modules.loading import network_and_names
 

@@ -161,7 +161,8 @@ def test_every_path_is_among_those() -> None:
     modules = [importlib.import_module(f"tmkd_lightning.{name}") for name in PLACES.split()]
     public = {one for module in modules for one in map(module.__dict__.get, getattr(module, "__all__", ()))}
     verbs = [importlib.import_module(f"tmkd_lightning.cli.{name}") for name in VERBS.split()]
-    public |= {one for verb in verbs for one in vars(verb).values() if getattr(one, "__module__", "") == verb.__name__}
+    functions = [one for verb in verbs for one in vars(verb).values() if inspect.isfunction(one)]
+    public |= {one for one in functions if one.__module__ in {verb.__name__ for verb in verbs}}
     found = set()
     for one in public | {load_student, load_module}:
         error = isinstance(one, type) and issubclass(one, Exception)

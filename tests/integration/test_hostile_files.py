@@ -29,7 +29,7 @@ from helpers.fake_datasets import Trap, make_dogs, md5
 from helpers.tiny import Net, make_images
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings
-from tmkd_lightning.cli.finished import FinishedRun
+from tmkd_lightning.cli.figures import FinishedRun
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DataError, ImageFolderDataModule, StanfordDogsDataModule
 from tmkd_lightning.data.download import Archive, download_and_unpack

@@ -9,14 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Subset
 
-from tmkd_lightning.text.class_names import (
-    check_module_classes,
-    check_same_classes,
-    data_classes,
-    datamodule_of,
-    given_classes,
-    learned_classes,
-)
+from tmkd_lightning.text import class_names
 
 
 class ClassNamesCheck(Callback):
@@ -26,46 +19,42 @@ class ClassNamesCheck(Callback):
     blanks and underscores. Another order, or other names that the module's `class_names` do not explain, raise a
     ValueError; training on other data without ``ckpt_path`` only warns, as the network then learns their classes.
     Modules of this library add this callback themselves.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[ClassNamesCheck()], logger=False, enable_checkpointing=False)
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compares the data with the module's argument, before a checkpoint is loaded."""
-        check_same_classes([], given_classes(pl_module), data_classes(pl_module, datamodule_of(trainer)))
+        data = class_names.data_classes(pl_module, class_names.datamodule_of(trainer))
+        class_names.check_same_classes([], class_names.given_classes(pl_module), data)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Stores the classes that are learned from now on."""
-        module: Any = pl_module  # of ours
         source = _data(trainer, trainer.fit_loop._data_source.instance)  # the loader is set up later
-        data = data_classes(module, source)
+        data = class_names.data_classes(pl_module, source)
         if trainer.ckpt_path:
-            check_module_classes(module, source)
+            class_names.check_module_classes(pl_module, source)
         if data is None:
             return
         if not trainer.ckpt_path:
-            other = [learned for learned in learned_classes(module) if not learned.same(data)]
+            other = [learned for learned in class_names.learned_classes(pl_module) if not learned.same(data)]
             if other:
                 rank_zero_warn(
                     f"the network has learned other classes than it is trained on now: {other[-1].against(data)}; to "
                     "go on with the classes that it knows, name and sort the data's as they were in training"
                 )
-            module.saved_class_names = None
-        module.trained_class_names = list(data.names)
+            pl_module.saved_class_names = None
+        pl_module.trained_class_names = list(data.names)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares the data with the network's classes."""
         loaders = getattr(trainer, f"{trainer.state.stage.dataloader_prefix}_dataloaders")  # type: ignore[union-attr]
-        check_module_classes(pl_module, _data(trainer, loaders))
+        class_names.check_module_classes(pl_module, _data(trainer, loaders))
 
     on_test_start = on_predict_start = on_validation_start
 
 
 def _data(trainer: Trainer, loaders: Any) -> object:
     """Returns the datamodule, or else the dataset of the first loader."""
-    data = datamodule_of(trainer)
+    data = class_names.datamodule_of(trainer)
     first = next((loader for loader in tree_leaves(loaders) if loader is not None), None)
     dataset = getattr(first, "dataset", None)
     while isinstance(dataset, Subset):

@@ -36,21 +36,18 @@ class NonFiniteLossCheck(Callback):
         """Notes where training is: the step's number counts on before the batch ends."""
         self._place = (trainer.global_step, trainer.current_epoch, batch_idx)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Notes on the device whether this is the first batch with a bad term."""
-        module: Any = pl_module
-        losses, module.logged_losses = module.logged_losses, {}
+        losses, pl_module.logged_losses = pl_module.logged_losses, {}
         if losses:
             self._names = list(losses)
             bad = ~torch.stack(list(losses.values())).isfinite()
-            first = self._note(module)
+            first = self._note(pl_module)
             now = torch.stack([*(torch.full_like(first[0], number) for number in self._place), bad.int().argmax()])
             self._first = torch.where(bad.any() & (first[0] < 0), now, first)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (batch_idx + 1) % every == 0:
-            self.check(trainer, module)
+            self.check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the rest of the epoch."""
@@ -68,8 +65,7 @@ class NonFiniteLossCheck(Callback):
             gathered = [torch.empty_like(own) for _ in range(trainer.world_size)]
             torch.distributed.all_gather(gathered, own)
         notes = torch.stack(gathered).tolist()
-        bad = [(*note, process) for process, note in enumerate(notes) if note[0] >= 0]
-        if bad:
+        if bad := [(*note, process) for process, note in enumerate(notes) if note[0] >= 0]:
             step, epoch, batch, term, process = min(bad)
             where = f"batch {batch} of epoch {epoch}" + (f" in process {process}" if len(notes) > 1 else "")
             term_name = self._names[term]
@@ -82,10 +78,9 @@ class NonFiniteLossCheck(Callback):
 
 
 def check_finite_weights(module: nn.Module) -> None:
-    """Refuses trained parameters and buffers that are not finite, as gradients can make them although losses were.
+    """Refuses trained parameters and norms' statistics that are not finite, and other buffers that hold NaN.
 
-    Masks and observers of quantization hold infinities on purpose, so of buffers only a norm's statistics must be
-    finite, and others free of NaN. Waits for the device once.
+    Masks and observers of quantization hold infinities on purpose. Waits for the device once.
     """
     good: dict[str, Tensor] = {}
     saved = module.state_dict(keep_vars=True)

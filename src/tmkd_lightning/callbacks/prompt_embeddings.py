@@ -9,21 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
 from tmkd_lightning.text import EmbeddingFile, OpenCLIPTextEncoder, TextEncoder, write_embeddings
-from tmkd_lightning.text.class_names import (
-    ClassList,
-    check_class_names,
-    check_same_classes,
-    datamodule_of,
-    parse_class_names,
-)
+from tmkd_lightning.text import class_names as classes
 from tmkd_lightning.text.embedding_file import can_normalize
-from tmkd_lightning.text.prompts import TEMPLATES, PromptBank, prompts_of, view_templates
+from tmkd_lightning.text.prompts import TEMPLATES, prompts_of, view_templates
 
 
 class PromptEmbeddings(Callback):
@@ -53,16 +47,18 @@ class PromptEmbeddings(Callback):
         self.encoder = encoder
         self.class_names = class_names
         self.templates = templates
-        self.cache_dir = _default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+        default = None if home.parts[:1] == ("~",) else home / "tmkd_lightning"  # a container's user may have no home
+        self.cache_dir = default if cache_dir is None else Path(cache_dir).expanduser()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Fills the bank before training, if the module has one."""
-        module: Any = pl_module  # with a prompt_bank, views and class_names
-        bank: PromptBank | None = module.prompt_bank
+        bank = pl_module.prompt_bank
         if stage != "fit" or bank is None:
             return
-        names = check_class_names(self._class_names(datamodule_of(trainer), module), len(bank.anchors))
-        views = module.views.templates
+        names = self._class_names(classes.datamodule_of(trainer), pl_module)
+        names = classes.check_class_names(names, len(bank.anchors))
+        views = pl_module.views.templates
         templates = view_templates({"rgb": TEMPLATES["rgb"], **views}, self.templates)
         prompts = [prompt for view in [*views, "rgb"] for prompt in prompts_of(templates[view], names)]
         embeddings = self._embeddings(prompts).unflatten(0, (-1, len(names)))
@@ -70,10 +66,11 @@ class PromptEmbeddings(Callback):
 
     def _class_names(self, data: object, module: Any) -> Sequence[object]:
         if self.class_names is not None:
-            given = ClassList("PromptEmbeddings", [str(name) for name in self.class_names])
+            given = classes.ClassList("PromptEmbeddings", [str(name) for name in self.class_names])
             for source, known in (("TMKDModule", module.class_names), ("the data", getattr(data, "class_names", None))):
-                names = parse_class_names(known, len(given.names))
-                check_same_classes([ClassList(source, names)] if names else [], given, None)  # may rename, not reorder
+                names = classes.parse_class_names(known, len(given.names))
+                learned = [classes.ClassList(source, names)] if names else []
+                classes.check_same_classes(learned, given, None)  # may rename, not reorder
             return self.class_names
         of_data = (getattr(data, attribute, None) for attribute in ("class_phrases", "class_names"))
         for names in (module.class_names, *of_data, module.saved_class_names):
@@ -110,8 +107,3 @@ class PromptEmbeddings(Callback):
             rank_zero_warn(f"The text embeddings could not be cached, so the next run encodes them anew: {error}")
         row = {prompt: index for index, prompt in enumerate(unique)}
         return F.normalize(new.float()[[row[prompt] for prompt in prompts]], dim=1)  # the same bits as from the file
-
-
-def _default_cache_dir() -> Path | None:
-    folder = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
-    return None if folder.parts[:1] == ("~",) else folder / "tmkd_lightning"  # a container's user may have no home

@@ -15,8 +15,6 @@ from torch.utils import collect_env
 import tmkd_lightning
 from tmkd_lightning.utils.files import atomic_write
 
-_PACKAGES = ("torchvision", "lightning", "kornia", "open_clip_torch", "numpy")
-
 
 class RunRecord(Callback):
     """Records how a training run was made, in ``run_record.json`` beside its logs and in each logger under ``run``.
@@ -44,7 +42,7 @@ class RunRecord(Callback):
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "git": {"working_folder": commit(Path.cwd()), "library": commit(library.parent, library.name)},
             "versions": {"tmkd_lightning": tmkd_lightning.__version__, "torch": str(torch.__version__)}
-            | {name: version(name) for name in _PACKAGES},
+            | {name: version(name) for name in ("torchvision", "lightning", "kornia", "open_clip_torch", "numpy")},
             "hardware": {
                 "accelerator": type(trainer.accelerator).__name__,
                 "devices": trainer.num_devices,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -32,8 +33,7 @@ class StudentArtifact(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the artifact."""
-        checkpoint = trainer.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)  # as setup has seen
+        checkpoint: Any = trainer.checkpoint_callback  # a ModelCheckpoint, as setup has seen
         if not Path(checkpoint.best_model_path).is_file():
             rank_zero_warn("StudentArtifact has nothing to log: no checkpoint was saved")
             return

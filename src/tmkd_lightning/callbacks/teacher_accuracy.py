@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -33,15 +33,14 @@ class TeacherAccuracyCheck(Callback):
         self.batches = batches
 
     @torch.no_grad()
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Measures and prints."""
-        module: Any = pl_module  # with a teacher (or None), views and num_classes
-        if module.teacher is None or self.batches == 0 or not module.runs_teacher:
+        if pl_module.teacher is None or self.batches == 0 or not pl_module.runs_teacher:
             return
         with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
             batches, spread = validation_batches(trainer, self.batches)
-            measured = [_predict(module, batch) for batch in batches]
-        extractor = module.teacher.extractor
+            measured = [_predict(pl_module, batch) for batch in batches]
+        extractor = pl_module.teacher.extractor
         if not measured:
             rank_zero_info(f"Teacher {extractor.name} was not measured: there are no validation batches")
             return
@@ -57,8 +56,21 @@ class TeacherAccuracyCheck(Callback):
             f"top-1: {', '.join(f'{view} {value:.1%}' for view, value in accuracy.items())}; normalised with mean "
             f"{_format(extractor.mean)} and std {_format(extractor.std)} ({extractor.statistics_source})"
         )
+        plain, guessing = accuracy["rgb"], 1 / pl_module.num_classes
         collapsed = len(predictions["rgb"].unique()) == 1 < len(labels.unique())
-        _warn(accuracy, module.num_classes, int(predictions["rgb"][0]) if collapsed else None)
+        if collapsed or plain < min(2 * guessing, (1 + guessing) / 2):
+            collapse = f", and it says class {int(predictions['rgb'][0])} to every image" if collapsed else ""
+            rank_zero_warn(
+                f"The teacher is hardly better than guessing (top-1 {plain:.1%}, guessing {guessing:.1%}{collapse}): "
+                "were its weights loaded (teacher_checkpoint), and are its normalisation and the class order right?"
+            )
+            return
+        for name, value in accuracy.items():
+            if name != _MEAN and value < 0.8 * plain:
+                rank_zero_warn(
+                    f"The view {name!r} takes the teacher from {plain:.1%} to {value:.1%}: train the teacher on its "
+                    "views (ClassifierModule(views=...)), weaken the view, or leave it out"
+                )
 
 
 def _predict(module: Any, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
@@ -75,20 +87,3 @@ def _predict(module: Any, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
 
 def _format(values: Tensor) -> str:
     return ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
-
-
-def _warn(accuracy: dict[str, float], num_classes: int, only_class: int | None) -> None:
-    plain = accuracy["rgb"]
-    if only_class is not None or plain < min(2 / num_classes, (1 + 1 / num_classes) / 2):
-        collapse = "" if only_class is None else f", and it says class {only_class} to every image"
-        rank_zero_warn(
-            f"The teacher is hardly better than guessing (top-1 {plain:.1%}, guessing {1 / num_classes:.1%}{collapse})"
-            ": were its weights loaded (teacher_checkpoint), and are its normalisation and the class order right?"
-        )
-        return
-    for name, value in accuracy.items():
-        if name != _MEAN and value < 0.8 * plain:
-            rank_zero_warn(
-                f"The view {name!r} takes the teacher from {plain:.1%} to {value:.1%}: train the teacher on its views "
-                "(ClassifierModule(views=...)), weaken the view, or leave it out"
-            )

@@ -27,8 +27,7 @@ class TeacherCache(Callback):
 
     Needs a datamodule with ``augmentation_replicas`` R of at least 1. In the first R epochs the teacher runs, and its
     outputs are written; from then on they are read. A cache that an earlier run completed with the same teacher, views,
-    images and augmentation serves from the first step, and a ``teacher_checkpoint`` is not even loaded. If any of them
-    differs, it is another cache. Fusion, perturbation and losses act on outputs that are read as on computed ones.
+    images and augmentation serves from the first step, and a ``teacher_checkpoint`` is not even loaded.
 
     Each batch is read if all of it is there, and else computed and written: a run that was killed resumes with what is
     there, processes fill one cache together, and damaged rows are computed again. Only what the method reads is stored:
@@ -58,30 +57,27 @@ class TeacherCache(Callback):
         """Returns itself: a copy of the module shares the cache and its open files."""
         return self
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Finds the cache of this teacher, these views and these images."""
-        module: Any = pl_module  # a TMKDModule
         if stage != "fit":
             return
         self._reset()
         self.complete = False
-        if module.teacher is None or not module.reads_teacher:
+        if pl_module.teacher is None or not pl_module.reads_teacher:
             rank_zero_warn("TeacherCache has nothing to keep: no term of the loss reads a teacher")
             return
-        identity = self._identity(trainer, module)
-        self.folder = CacheFolder(self.directory, identity, self._dtypes(module.teacher, has_head=True))
+        identity = self._identity(trainer, pl_module)
+        self.folder = CacheFolder(self.directory, identity, self._dtypes(pl_module.teacher, has_head=True))
         if EMBEDDING not in self.folder.files:
-            without = CacheFolder(self.directory, identity, self._dtypes(module.teacher, has_head=False))
+            without = CacheFolder(self.directory, identity, self._dtypes(pl_module.teacher, has_head=False))
             self.folder = without if LOGITS in without.files else self.folder
         self.complete = self._files_made = self.folder.complete
         rows = identity["data"]["images"] * identity["data"]["replicas"]
-        rank_zero_info(
-            f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there"
-            + (": the teacher will not run" if self.complete else "")
-        )
+        ending = ": the teacher will not run" if self.complete else ""
+        rank_zero_info(f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there{ending}")
         if self.complete and EMBEDDING in self.folder.dtypes:
-            head = module.teacher.extractor.head
-            head.load_state_dict({name: torch.from_numpy(value) for name, value in self.folder.read_head().items()})
+            state = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}
+            pl_module.teacher.extractor.head.load_state_dict(state)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reopens the files, to which other processes may have written."""
@@ -92,19 +88,16 @@ class TeacherCache(Callback):
             except CacheError as error:
                 self._stop(error)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Notes the rows of the batch."""
-        module: Any = pl_module
         if self.folder is not None:
-            self._rows = module.sample_ids(batch)
+            self._rows = pl_module.sample_ids(batch)
 
     def read_or_compute(self, teacher: MultiViewTeacher, image: Tensor) -> Output:
         """Reads the output of ``V * B`` rows for a batch ``(B, 3, H, W)``, or computes and stores it."""
         if self.folder is None:
             return teacher.forward_views(image)
-        arrays = self._read(self.folder, image)
-        if arrays is None:
-            arrays = self._compute(self.folder, teacher, image)
+        arrays = self._read(self.folder, image) or self._compute(self.folder, teacher, image)
         return serialization.from_arrays(arrays, teacher.frozen, image, views=teacher.num_views)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -159,8 +152,7 @@ class TeacherCache(Callback):
         pixels = stored.pop(PIXELS)
         if self._check_images:  # once an epoch: it waits for the device
             self._check_images = False
-            differing = int((pixels != serialization.image_checksums(image)).sum())
-            if differing:
+            if differing := int((pixels != serialization.image_checksums(image)).sum()):
                 raise CacheError(
                     f"{differing} of {len(image)} images are not those that {folder.path} was filled with: something "
                     "changes them behind the dataset (a transfer hook, an unpack or preprocess of your own, random "
@@ -199,5 +191,6 @@ class TeacherCache(Callback):
         """Goes on without the cache; each process warns, as only its own disk may be full."""
         self._stopped = True
         if not self.complete:
-            message = f"The teacher cache is not filled any further, and the teacher goes on running: {error}"
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(
+                f"The cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2
+            )

@@ -14,10 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 
 def validation_batches(trainer: Trainer, count: int | None) -> tuple[Iterator[Any], bool]:
-    """At most `count` batches of the first validation loader, on the device, and whether they are spread over the data.
-
-    They cannot be spread, and are the first ones, where the images have no index. ``limit_val_batches`` holds.
-    """
+    """At most `count` batches of the first validation loader, on the device, and whether they are from all over it."""
     loader = next((one for one in tree_leaves(trainer.val_dataloaders) if one is not None), None)
     limit = min([math.inf if count is None else count, *trainer.num_val_batches[:1]])
     if loader is None or limit == 0:
@@ -32,11 +29,6 @@ def spread_over(loader: Any, count: float) -> Iterable[Any] | None:
 
     Returns the loader itself if it has no more batches, and None if its images have no index, its length is unknown, or
     its batches are made by a dataset or sampler of the user's own.
-
-    Example:
-        >>> batches = spread_over(DataLoader(range(100), batch_size=2), 3)
-        >>> [min(batch.tolist()) // 33 for batch in batches]
-        [0, 1, 2]
     """
     indexed = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
     if not indexed or loader.batch_size is None or isinstance(loader.dataset, IterableDataset):

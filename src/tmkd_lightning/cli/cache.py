@@ -44,16 +44,16 @@ def check_caches(directory: str, key: str = "") -> None:
     for folder in _folders(directory, key):
         for path, file in _arrays(folder):
             if isinstance(file, CacheError):
-                state, damaged = str(file), 1
+                state = str(file)
+                damages += 1
             else:
                 rows = file.damaged()
                 file.erase(rows)
                 file.close()
                 state = f"{path.name}: {file.written} rows are whole"
                 state += f", DAMAGED and erased: {reprlib.repr(rows)}" if rows else ""
-                damaged = len(rows)
+                damages += len(rows)
             print(printable(f"{folder.name}  {state}"))
-            damages += damaged
     if damages:
         raise SystemExit(f"{damages} damage(s) found")
 

@@ -31,9 +31,7 @@ def embed(
     """
     if sum(source is not None for source in (class_names, class_names_file, data)) != 1:
         raise ValueError("give the classes once: by class_names, class_names_file or data")
-    names = class_names or []
-    if data is not None:
-        names = data.class_phrases
+    names = (class_names or []) if data is None else data.class_phrases
     if class_names_file is not None:
         lines = Path(class_names_file).expanduser().read_text().splitlines()
         names = [line.strip() for line in lines if line.strip()]

@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
+from lightning.fabric.utilities.seed import max_seed_value
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+from torch.utils._pytree import tree_leaves
 
-from tmkd_lightning.cli.collect import collect
-from tmkd_lightning.cli.finished import FinishedRun
+from tmkd_lightning.callbacks import StepSeeds
+from tmkd_lightning.callbacks.validation_batches import spread_over
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.figures import FIGURES, CollectedOutputs, History, join_figures, plot_all, save_figures
-from tmkd_lightning.figures.curves import run_name
-from tmkd_lightning.figures.drawing import FORMATS, check_choice, check_files, check_matplotlib
+from tmkd_lightning.figures import FIGURES, CollectedOutputs, OutputCollector, join_figures, plot_all, save_figures
+from tmkd_lightning.figures.curves import History, read_history, run_folder, run_name
+from tmkd_lightning.figures.drawing import FORMATS, NothingToPlotError, check_choice, check_files, check_matplotlib
 from tmkd_lightning.models import load_weights
-from tmkd_lightning.modules.loading import describe_order, load_module, teacher_order
-from tmkd_lightning.text.class_names import ClassList, learned_classes
+from tmkd_lightning.modules.base import BaseModule
+from tmkd_lightning.modules.loading import describe_order, load_datamodule, load_module, teacher_order
+from tmkd_lightning.text.class_names import ClassList, find_class_names, learned_classes, resolve_class_names
+from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.messages import printable
 
 
@@ -99,9 +104,7 @@ def draw(
 def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extractor]:
     """The networks of runs of the same classes, with the first one's teacher if there are weights for it."""
     title, module = next(iter(modules.items()))
-    first, *others = (
-        [ClassList(f"run {name}", one.names) for one in learned_classes(each)] for name, each in modules.items()
-    )
+    first, *others = ([ClassList(f"run {run}", its.names) for its in learned_classes(modules[run])] for run in modules)
     for second in others:
         if first and second and not any(one.same(other) for one, other in itertools.product(first, second)):
             differences = first[0].against(second[0])
@@ -128,3 +131,78 @@ def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extr
         print(describe_order(str(path), rows))
         extractor.reorder_classes(rows)
     return {title: module.extractor, "teacher": extractor, **networks}
+
+
+class FinishedRun:
+    """The run that saved a checkpoint: its name and seed, its datamodule, and its metrics."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint, self.folder = checkpoint, run_folder(checkpoint)
+        content = read_checkpoint(checkpoint)
+        self._data = content.get("datamodule_hyper_parameters") or {}
+        self._step = content.get("global_step", "unknown")
+        seed = (content.get("callbacks") or {}).get(StepSeeds().state_key, {}).get("seed")
+        self.seed: int | None = seed if seed is not None and seed <= max_seed_value else None  # above it: no seed given
+
+    @property
+    def source(self) -> str:
+        """Run, checkpoint, step and seed, for captions."""
+        seed = "unknown" if self.seed is None else self.seed
+        return f"run {run_name(self.folder)}, checkpoint {self.checkpoint.name} (step {self._step}), seed {seed}"
+
+    def data(self) -> LightningDataModule:
+        """Builds the datamodule of the run."""
+        if "_class_path" not in self._data:
+            raise ValueError(f"{self.checkpoint} does not name its data: name them with data")
+        return load_datamodule(self._data, self.checkpoint, "name another with data")
+
+    def history(self, run: Path | None = None) -> History:
+        """Reads the metrics that the run logged to its folder, or to `run`."""
+        place = self.folder if run is None else run
+        if place.is_dir() and not [*place.glob("metrics.csv"), *place.glob("version_*/metrics.csv")]:
+            raise NothingToPlotError(
+                f"no metrics.csv in {place} or its version_<n>: train with Lightning's CSVLogger, or name it with run"
+            )
+        return read_history(place)
+
+
+def collect(
+    module: BaseModule,
+    networks: Mapping[str, Extractor],
+    data: LightningDataModule,
+    split: Literal["val", "test"] = "val",
+    examples: int = 4,
+    batches: int | None = None,
+    accelerator: str = "auto",
+) -> CollectedOutputs:
+    """Runs networks on `batches` batches of a split (None: all) through Lightning's loop, with its hooks and checks."""
+    names = resolve_class_names(module.num_classes, known=find_class_names(module, data))
+    collector = OutputCollector(networks, names, examples)
+
+    def update(trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
+        collector.update(*module.preprocess_labelled(batch))
+
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=batches,
+        limit_test_batches=batches,
+        callbacks=[LambdaCallback(on_validation_batch_end=update, on_test_batch_end=update)],
+    )
+    name = f"{split}_dataloader"
+    loaders = getattr(data, name)
+
+    def first_loader() -> Any:
+        loader = next(iter(tree_leaves(loaders())), None)
+        return loader if batches is None else spread_over(loader, batches) or loader
+
+    vars(data)[name] = first_loader  # for this call, before the class's method
+    try:
+        {"val": trainer.validate, "test": trainer.test}[split](module, datamodule=data, verbose=False)
+    finally:
+        del vars(data)[name]
+    return collector.compute()

@@ -7,25 +7,29 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.parsing import AttributeDict
 
 from tmkd_lightning.callbacks import RunRecord
-from tmkd_lightning.cli.parser import Parser, check_configs
-from tmkd_lightning.cli.resume import check_same_run
-from tmkd_lightning.cli.save_config import SaveMaskedConfig
-from tmkd_lightning.cli.summary import LogEveryEpoch, RunSummary
+from tmkd_lightning.cli.main import Parser, check_configs
 from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO, check_whole, keep_folders
 from tmkd_lightning.lightning_compat.sigterm import exit_outside_loops
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
+from tmkd_lightning.utils.files import atomic_write
+from tmkd_lightning.utils.messages import printable
 from tmkd_lightning.utils.secrets import redact, redact_words
 
 
@@ -58,11 +62,8 @@ class TMKDCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would optimise the teacher too
             save_config_callback=SaveMaskedConfig,
-            save_config_kwargs={  # not config.yaml, which may be the one that was read
-                "config_filename": "resolved_config.yaml",
-                "overwrite": True,
-                "save_to_log_dir": False,
-            },
+            # not config.yaml, which may be the one that was read
+            save_config_kwargs={"config_filename": "resolved_config.yaml", "overwrite": True, "save_to_log_dir": False},
             trainer_defaults={"callbacks": [RunRecord(command)]},
             seed_everything_default=0,
             args=None if args is None else list(args),
@@ -92,10 +93,7 @@ class TMKDCLI(LightningCLI):
         """Refuses the checkpoint of another run, and reads checkpoints with ``weights_only`` by default."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and self._model_config is not None:
-            try:
-                check_same_run(Path(config.ckpt_path), self._model_config, config.model)
-            except ValueError as error:
-                self.parser.error(str(error))
+            check_same_run(self.parser, config.ckpt_path, self._model_config, config.model)
         if config.weights_only is None:
             config.weights_only = True
 
@@ -122,3 +120,80 @@ class TMKDCLI(LightningCLI):
         if self.config.fit.trainer.log_every_n_steps is None:
             warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
             self.trainer.callbacks.insert(0, LogEveryEpoch())  # type: ignore[attr-defined]
+
+
+class SaveMaskedConfig(SaveConfigCallback):
+    """Saves the resolved config beside the logs and logs it, with keys and passwords masked."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Saves once."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes and logs the config; runs on rank zero only."""
+        text = self.parser.dump(self.config, skip_none=False)
+        whole = yaml.safe_load(text)
+        config = redact(whole)
+        if config != whole:
+            text = yaml.safe_dump(config, sort_keys=False)
+        with atomic_write(self._folder / self.config_filename) as file:
+            file.write(text.encode())
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config)
+
+
+class LogEveryEpoch(Callback):
+    """Logs at least once an epoch, which may have fewer batches than the default ``log_every_n_steps`` of 50."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shortens the interval to the batches of an epoch."""
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        trainer.log_every_n_steps = int(min(every, trainer.num_training_batches))  # type: ignore[attr-defined]
+
+
+class RunSummary(Callback):
+    """Prints the last and the best epoch when training ends, from the process that trained (see ``ddp_fork``)."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints it."""
+        seconds = time.monotonic() - self._start
+        lines = [f"\n{trainer.current_epoch} epochs, {trainer.global_step} steps, {seconds:.0f} s"]
+        for name, value in sorted(trainer.callback_metrics.items()):
+            if "val/" in name:
+                lines.append(f"  last epoch  {printable(name):<11} {value.item():.4f}")
+        for checkpoint in trainer.checkpoint_callbacks:
+            if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
+                path, score = Path(checkpoint.best_model_path), checkpoint.best_model_score.item()
+                path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+                lines.append(f"  best epoch  {checkpoint.monitor:<11} {score:.4f}  {printable(path)}")
+        print("\n".join(lines), flush=True)
+
+
+def check_same_run(parser: LightningArgumentParser, path: str, config: Namespace, loaded: Namespace) -> None:
+    """Warns where the checkpoint's settings of the module replace the config's; refuses another module or network."""
+    ours, theirs = _settings(config), _settings(loaded)
+    names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+    other = [name for name in names if name.startswith(("class_path", "student.", "network."))]
+    shown = [(name, redact(theirs.get(name), name), redact(ours.get(name), name)) for name in (other or names)]
+    text = ", ".join(f"{name} {saved!r} (config: {given!r})" for name, saved, given in shown[:4])
+    text += f", and {len(shown) - 4} more" if len(shown) > 4 else ""
+    if other:
+        parser.error(
+            f"{path} is the checkpoint of another run than the config's: {text}; give the config of that run, another "
+            "--ckpt_path, or none"
+        )
+    if names:
+        rank_zero_warn(f"the settings in {path} hold, and not the config's: {text}")
+
+
+def _settings(model: Namespace) -> dict[str, Any]:
+    """Settings by their names on the command line."""
+    return {
+        name.replace("init_args.", "").replace("dict_kwargs.", ""): list(value) if isinstance(value, tuple) else value
+        for name, value in vars(model.as_flat()).items()
+    }

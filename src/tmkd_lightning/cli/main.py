@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 
-from tmkd_lightning.cli.parser import Parser, check_configs
+from tmkd_lightning.utils.configs import load_yaml
 from tmkd_lightning.utils.messages import printable
 from tmkd_lightning.utils.secrets import redact
 
@@ -35,12 +38,25 @@ _FUNCTIONS: dict[str, list[str]] = {  # of a verb whose module has others than o
     "data": ["check", "resize"],
     "cache": ["list_caches", "check_caches", "remove_caches"],
 }
-_NOISE = (  # warnings of libraries about themselves or each other
-    r"(?s).*Jsonargparse.*",
-    r"(?s).*was deprecated in v4\.\d+\.0 and will be removed in v5.*",
-    r".*isinstance\(treespec, LeafSpec\).*",
-    r".*does not have many workers.*",
-)
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, with keys and passwords masked in errors, which repeat what was given."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the error and exits with status 2."""
+        message = re.sub(r"NestedArg\(key='([^']*)', val=", r"NestedArg(\1=", message)
+        super().error(redact(message), ex)
+
+
+def check_configs(words: Sequence[str]) -> None:
+    """Raises ValueError for a config, of a run or a part of it, that cannot be read safely; skips missing files."""
+    pairs = [*pairwise(words), *(word.split("=", 1) for word in words if "=" in word)]
+    for option, value in pairs:
+        is_config = option in ("--config", "-c") or (option.startswith("-") and value.endswith((".yaml", ".yml")))
+        path = os.path.expanduser(value)
+        if is_config and os.path.isfile(path):
+            load_yaml(Path(path))
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -49,7 +65,12 @@ def main(args: Sequence[str] | None = None) -> None:
     A verb of ours that fails on the process's arguments exits with status 2 and one message. Lightning's verbs, in
     which a user's code may be at fault, and calls with `args` leave exceptions as they are.
     """
-    for message in _NOISE:
+    for message in (  # of libraries about themselves or each other
+        r"(?s).*Jsonargparse.*",
+        r"(?s).*was deprecated in v4\.\d+\.0 and will be removed in v5.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*does not have many workers.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     if os.getcwd() not in sys.path:  # a class_path may name a module of the user's project
@@ -69,7 +90,11 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         check_configs(words)
-        run_verb(verb, words[1:])
+        module = import_module(f"tmkd_lightning.cli.{verb}")
+        functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
+        if len(functions) == 1:
+            (functions,) = functions.values()
+        auto_cli(functions, args=words[1:], as_positional=False, prog=f"tmkd {verb}", parser_class=Parser)
     except Exception as error:
         ours = type(error).__module__.startswith("tmkd_lightning.")  # such as CacheError
         if args is not None or not (ours or isinstance(error, (ValueError, OSError, ImportError))):
@@ -77,15 +102,6 @@ def main(args: Sequence[str] | None = None) -> None:
         message = redact(printable(error, keep="\n"))
         print(f"tmkd {verb}: error: {message}", file=sys.stderr)
         sys.exit(2)
-
-
-def run_verb(verb: str, args: Sequence[str]) -> None:
-    """Calls the function of a verb of ours with command-line arguments."""
-    module = import_module(f"tmkd_lightning.cli.{verb}")
-    functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
-    if len(functions) == 1:
-        (functions,) = functions.values()
-    auto_cli(functions, args=list(args), as_positional=False, prog=f"tmkd {verb}", parser_class=Parser)
 
 
 def _usage() -> str:

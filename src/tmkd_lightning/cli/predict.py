@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from lightning.pytorch import LightningDataModule
+
 from tmkd_lightning.data import ImageDataModule, ImageFolderDataModule
 from tmkd_lightning.export.predict import predict_folder
 from tmkd_lightning.modules.loading import load_datamodule, load_student
@@ -40,10 +42,15 @@ def predict(
         device: where to compute, such as cpu or cuda; by default a GPU if there is one.
     """
     restored = load_student(checkpoint)
-    if image_size is None:
-        data = _datamodule(restored.data or {}, checkpoint)
+    config, remedy = restored.data or {}, "pass --image_size, and images are resized and cropped to it"
+    if image_size is not None:
+        data: LightningDataModule = ImageFolderDataModule(images, image_size=image_size)
+    elif "_class_path" in config:
+        data = load_datamodule(config, checkpoint, remedy)
     else:
-        data = ImageFolderDataModule(images, image_size=image_size)
+        raise ValueError(f"{checkpoint} does not say how its images were prepared: {remedy}")
+    if not isinstance(data, ImageDataModule):
+        raise ValueError(f"{config['_class_path']} does not say how its images are prepared: {remedy}")
     names = restored.names(class_names)
     count, unreadable = predict_folder(
         restored.extractor,
@@ -65,14 +72,3 @@ def predict(
     stream = sys.stderr if is_stream(Path(output).expanduser()) else sys.stdout  # which may be the output
     print(f"{printable(output)}: {count} images{left_out}{by_number}", file=stream)
     print(f"  prepared as {type(data).__name__} does for validation, {data.image_size} pixels", file=stream)
-
-
-def _datamodule(config: dict[str, object], checkpoint: str) -> ImageDataModule:
-    """Builds the datamodule of the run, for its transform."""
-    remedy = "pass --image_size, and images are resized and cropped to it"
-    if "_class_path" not in config:
-        raise ValueError(f"{checkpoint} does not say how its images were prepared: {remedy}")
-    data = load_datamodule(config, checkpoint, remedy)
-    if not isinstance(data, ImageDataModule):
-        raise ValueError(f"{config['_class_path']} does not say how its images are prepared: {remedy}")
-    return data

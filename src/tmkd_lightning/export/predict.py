@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tmkd_lightning.data import DataError
 from tmkd_lightning.data.image_files import ImageFiles, find_images
 from tmkd_lightning.data.transforms import Transform
-from tmkd_lightning.export.deployable import DeployableClassifier, predict_logits
+from tmkd_lightning.export.student import DeployableClassifier, predict_logits
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import BaseModule, Normalization
 from tmkd_lightning.modules.loading import network_and_names
@@ -76,8 +76,7 @@ def predict_folder(
     folder, path = Path(images).expanduser(), Path(output).expanduser()
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: name one that holds images, at any depth")
-    files = find_images(folder)
-    if not files:
+    if not (files := find_images(folder)):
         raise DataError(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})")
     check_writable(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

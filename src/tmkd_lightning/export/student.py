@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tmkd_lightning import __version__
-from tmkd_lightning.export.deployable import DeployableClassifier, predict_logits
-from tmkd_lightning.export.formats import FORMATS, Format
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.modules.loading import network_and_names
@@ -64,7 +64,17 @@ def export_student(
         (torch.Size([4, 2]), '["0", "1"]')
     """
     path = Path(output).expanduser()
-    kind = _check_arguments(format, input, image_size, path)
+    for name, value, known in (("format", format, FORMATS), ("input", input, _INPUTS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    kind = FORMATS[format]
+    if path.suffix != kind.suffix:
+        raise ValueError(f"a file of the format {format} must end in {kind.suffix}, got {path}")
+    missing = [package for package in kind.packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if input == "uint8" and format == "state_dict":
+        raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
     extractor, names = network_and_names(network, class_names)
     classifier = DeployableClassifier(extractor)
     metadata = {
@@ -96,21 +106,6 @@ def export_student(
     return metadata
 
 
-def _check_arguments(format: str, input: str, image_size: int, path: Path) -> Format:
-    for name, value, known in (("format", format, FORMATS), ("input", input, _INPUTS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    kind = FORMATS[format]
-    if path.suffix != kind.suffix:
-        raise ValueError(f"a file of the format {format} must end in {kind.suffix}, got {path}")
-    missing = [package for package in kind.packages if find_spec(package) is None]
-    if missing:
-        raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    if input == "uint8" and format == "state_dict":
-        raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
-    return kind
-
-
 def _rounded(statistics: Tensor) -> list[float]:
     return [float(f"{value:.7g}") for value in statistics.flatten().tolist()]  # as it was written before float32
 
@@ -118,3 +113,109 @@ def _rounded(statistics: Tensor) -> list[float]:
 def _images(count: int, size: int, input: str) -> Tensor:
     values = torch.randint(256, (count, 3, size, size), generator=torch.Generator().manual_seed(count))
     return values.to(torch.uint8) if input == "uint8" else values / 255
+
+
+class DeployableClassifier(nn.Module):
+    """A copy of a network behind its normalisation, on the CPU, in float32 and evaluation mode."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        super().__init__()
+        self.extractor = copy.deepcopy(extractor)
+        self.extractor.to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
+        self.extractor.keep_map = False
+        self.eval().requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Classifies images ``(B, 3, H, W)``, uint8 or float in [0, 1]; returns logits ``(B, K)``."""
+        return self.extractor.network(self.extractor.normalize(image))
+
+
+@torch.no_grad()
+def predict_logits(network: Extractor | DeployableClassifier, images: Tensor) -> Tensor:
+    """Logits ``(B, K)`` of images; raises ValueError if the network does not take them, or gives NaN or infinity."""
+    name = network.name if isinstance(network, Extractor) else network.extractor.name
+    try:
+        output = network(images)
+    except Exception as error:  # the network's own code may raise anything
+        height, width = images.shape[-2:]
+        raise ValueError(f"{name} does not take images of {height}x{width} pixels: {short(error)}") from error
+    logits: Tensor = output.logits if isinstance(network, Extractor) else output
+    if not logits.isfinite().all():
+        raise ValueError(f"{name} gives logits that are not finite: look at its weights")
+    return logits
+
+
+class Format(NamedTuple):
+    """A file format: its suffix, the packages that it needs, and how it is written and run."""
+
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable[[DeployableClassifier, Tensor, Mapping[str, str]], bytes]  # of two images and the metadata
+    run: Callable[[Path, DeployableClassifier, Tensor], Tensor]  # images (B, 3, H, W) to logits (B, K)
+
+
+def _write_onnx(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
+    program = torch.onnx.export(
+        classifier,
+        (example,),
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None  # with dynamo=True
+    model = program.model_proto
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # paths and lines of the code on this machine
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    return model.SerializeToString()
+
+
+def _run_onnx(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": images.numpy()})
+    return torch.from_numpy(logits)
+
+
+def _write_program(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
+    shapes = {"image": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(classifier, (example,), dynamic_shapes=shapes, strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths and lines of the code on this machine
+    content = BytesIO()
+    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(dict(metadata))})
+    return content.getvalue()
+
+
+def _run_program(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
+    with path.open("rb") as file:  # torch warns of paths with another suffix, as unfinished files have
+        return torch.export.load(file).module()(images)
+
+
+def _write_state_dict(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
+    from safetensors.torch import save
+
+    weights = {name: value.clone() for name, value in classifier.extractor.network.state_dict().items()}  # none shared
+    return save(weights, {"format": "pt", **metadata})
+
+
+def _run_state_dict(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
+    """Loads a file into a copy of the network whose own weights are zeroed."""
+    from safetensors.torch import load_file
+
+    other = DeployableClassifier(classifier.extractor)
+    for value in other.extractor.network.state_dict().values():
+        value.zero_()
+    other.extractor.network.load_state_dict(load_file(path))
+    return predict_logits(other, images)
+
+
+FORMATS = {
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _run_onnx),
+    "torch_export": Format(".pt2", (), _write_program, _run_program),
+    "state_dict": Format(".safetensors", ("safetensors",), _write_state_dict, _run_state_dict),
+}

@@ -25,8 +25,6 @@ from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import atomic_write, temporary_prefix
 from tmkd_lightning.utils.secrets import without_secrets
 
-_HPARAMS = [kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)]
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically, without secrets in their hyperparameters, and refuses to read damaged ones.
@@ -49,17 +47,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes a local checkpoint atomically, and leaves remote paths to Lightning."""
-        checkpoint = {name: without_secrets(part) if name in _HPARAMS else part for name, part in checkpoint.items()}
+        hparams = {kind.CHECKPOINT_HYPER_PARAMS_KEY for kind in (LightningModule, LightningDataModule)}
+        checkpoint = {name: without_secrets(part) if name in hparams else part for name, part in checkpoint.items()}
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
-        leftovers = f"{glob.escape(temporary_prefix(path.resolve()))}*"  # of killed runs; each as large as a checkpoint
-        for leftover in path.resolve().parent.glob(leftovers):
+        target = Path(path).resolve()
+        leftovers = f"{glob.escape(temporary_prefix(target))}*"  # of killed runs; each as large as a checkpoint
+        for leftover in target.parent.glob(leftovers):
             with suppress(FileNotFoundError):  # another process has just moved or removed it
                 if time.time() - leftover.stat().st_mtime > 600:
                     leftover.unlink()
-        with atomic_write(path) as file:
+        with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
@@ -91,8 +90,7 @@ def keep_folders(trainer: Trainer, path: Path) -> None:
     """Lets each ``ModelCheckpoint`` without a `dirpath` save beside the checkpoint that it made and that is resumed."""
     states = read_checkpoint(path).get("callbacks", {})
     for callback in trainer.checkpoint_callbacks:
-        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is not None:
-            continue
-        folder = states.get(callback.state_key, {}).get("dirpath")
-        if folder is not None and Path(folder).resolve() == path.parent.resolve():
-            callback.dirpath = folder
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            folder = states.get(callback.state_key, {}).get("dirpath")
+            if folder is not None and Path(folder).resolve() == path.parent.resolve():
+                callback.dirpath = folder

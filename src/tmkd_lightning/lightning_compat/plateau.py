@@ -35,8 +35,7 @@ class PlateauStep(Callback):
         metrics: dict[str, Any] = {**self._metrics, **trainer.callback_metrics}
         for config in trainer.lr_scheduler_configs:
             scheduler, metric = config.scheduler, metrics.get(config.monitor or "")
-            if not isinstance(scheduler, ReduceLROnPlateau) or config.interval != "epoch" or metric is None:
-                continue
-            if scheduler.last_epoch < trainer.current_epoch // config.frequency:
+            by_epoch = isinstance(scheduler, ReduceLROnPlateau) and config.interval == "epoch"
+            if by_epoch and metric is not None and scheduler.last_epoch < trainer.current_epoch // config.frequency:
                 scheduler.step(metric)
         self._metrics = {}

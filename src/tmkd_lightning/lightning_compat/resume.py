@@ -10,15 +10,13 @@ Delete when: an interrupted run that is resumed by Lightning alone passes ``test
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
-from typing import Any, TypeVar
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
-
-T = TypeVar("T")
 
 RUN = "tmkd_run"  # checkpoint key of the size of the training data and the names of what is frozen
 
@@ -94,7 +92,7 @@ def _sizes(trainer: Trainer) -> dict[str, float]:
     return {"batches": trainer.num_training_batches} | ({"images": sum(sizes)} if sizes else {})
 
 
-def _own(named: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+def _own(named: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """All but the teacher's."""
     return [(name, part) for name, part in named if not name.startswith("teacher.frozen.")]
 

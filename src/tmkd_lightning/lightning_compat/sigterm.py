@@ -22,7 +22,6 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 EXIT_STATUS = 128 + signal.SIGTERM
-_GRACE = 20.0  # seconds for a process to clean up, which may wait for a process that is gone
 
 
 class ExitOnSigterm(Callback):
@@ -43,7 +42,7 @@ class ExitOnSigterm(Callback):
             report_sigterm(trainer)
             if trainer.strategy.launcher is not None:
                 trainer.strategy.launcher.kill(signal.Signals(number))
-            timer = threading.Timer(_GRACE, os._exit, args=(EXIT_STATUS,))
+            timer = threading.Timer(20.0, os._exit, args=(EXIT_STATUS,))  # cleaning up may wait for one that is gone
             timer.daemon = True
             timer.start()
             raise SIGTERMException(EXIT_STATUS)
@@ -66,8 +65,7 @@ class ExitOnSigterm(Callback):
 
 def exit_outside_loops(trainer: Trainer) -> None:
     """Exits where Lightning's loops are not running, such as while data are prepared, and ends launched processes."""
-    launcher = trainer.strategy.launcher
-    if launcher is not None:
+    if (launcher := trainer.strategy.launcher) is not None:
         launcher.kill(signal.SIGTERM)
     if not (isinstance(launcher, _MultiProcessingLauncher) and launcher.procs):  # those report for themselves
         report_sigterm(trainer)
