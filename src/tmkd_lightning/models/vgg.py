@@ -44,8 +44,7 @@ class VGG(nn.Module):
             feature_map = block(feature_map)
             if index < halvings:
                 feature_map = self.halve(feature_map)
-        logits: Tensor = self.fc(self.pool(feature_map).flatten(1))
-        return logits
+        return self.fc(self.pool(feature_map).flatten(1))
 
 
 def _block(width_in: int, widths: Sequence[int]) -> nn.Sequential:
