@@ -131,12 +131,9 @@ def without_weights(config: Any) -> Any:
     if not known or not arguments.get("weights"):
         return config
     options = {**arguments, **config.get("dict_kwargs", {})}
-    settings = {
-        "name": name,
-        "num_classes": options.pop("num_classes", 1000),
-        "weights": str(options.pop("weights")).rpartition(".")[2],
-        "options": {key: value for key, value in options.items() if key != "progress"},
-    }
+    weights = str(options.pop("weights")).rpartition(".")[2]
+    settings = {"name": name, "num_classes": options.pop("num_classes", 1000), "weights": weights}
+    settings["options"] = {key: value for key, value in options.items() if key != "progress"}
     return {"class_path": "tmkd_lightning.models.Pretrained", "init_args": settings}
 
 

@@ -35,7 +35,11 @@ class WideResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[3], num_classes)
-        _init_weights(self)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """Classifies normalised images ``(B, 3, H, W)``; returns logits ``(B, K)``."""
@@ -62,14 +66,6 @@ class _Block(nn.Module):
 
 def _group(blocks: int, width_in: int, width: int, stride: int) -> nn.Sequential:
     return nn.Sequential(_Block(width_in, width, stride), *(_Block(width, width, 1) for _ in range(blocks - 1)))
-
-
-def _init_weights(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
 
 
 def wrn_40_2(num_classes: int = 100) -> WideResNet:

@@ -98,9 +98,8 @@ class BaseModule(LightningModule):
         if isinstance(batch, (list, tuple)) and len(batch) == 3 and _holds_sample_ids(batch[2:]):
             return batch[2]
         raise TypeError(
-            f"a TeacherCache must know which images a batch holds: expected (images, labels, rows), got "
-            f"{validation.describe(batch)}; use a datamodule of ours with augmentation_replicas, or override "
-            "sample_ids(self, batch)"
+            "a TeacherCache must know which images a batch holds: expected (images, labels, rows), got "
+            f"{validation.describe(batch)}; set augmentation_replicas of our datamodules, or override sample_ids"
         )
 
     def preprocess(self, batch: Any) -> tuple[Tensor, Tensor | None]:

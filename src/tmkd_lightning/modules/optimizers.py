@@ -72,10 +72,8 @@ def _run_length(trainer: Any) -> float:
         raise ValueError(f"there is no training batch: the training set is empty, or {zero}")
     if steps > 0:
         return steps
-    rank_zero_warn(
-        "the training data have no length, so the learning rate stays as it is, without warm-up and decay: give "
-        "max_steps or limit_train_batches, or an lr_scheduler of your own"
-    )
+    remedy = "give max_steps or limit_train_batches, or an lr_scheduler of your own"
+    rank_zero_warn(f"the training data have no length, so the learning rate stays as it is, without decay: {remedy}")
     return math.inf
 
 
