@@ -1,7 +1,5 @@
 """Any classifier as a source of `Output`: finds its head and feature map, and normalises its images."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress

@@ -1,7 +1,5 @@
 """Forward hooks that capture what passes through layers, and the unwrapping of compiled networks."""
 
-from __future__ import annotations
-
 from threading import RLock, get_ident
 
 import torch

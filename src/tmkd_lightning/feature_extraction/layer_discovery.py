@@ -1,7 +1,5 @@
 """Finds, in one forward pass, which linear layers give a network's output and which maps average to their input."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from functools import partial
 

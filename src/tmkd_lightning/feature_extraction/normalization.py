@@ -1,7 +1,5 @@
 """Reads off a network with which channel means and deviations it was trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Loads a network's weights from files of ours and of others, read without running what is in them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path

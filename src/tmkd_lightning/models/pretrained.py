@@ -1,7 +1,5 @@
 """torchvision's classification networks with ImageNet weights, read late and safely, and a head of your own."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from pathlib import Path

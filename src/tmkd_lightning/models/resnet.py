@@ -1,7 +1,5 @@
 """Residual networks (He et al. 2016) for small images: torchvision's but for their first layers, as in RepDistiller."""
 
-from __future__ import annotations
-
 import torchvision
 from torch import nn
 from torchvision.models import ResNet

@@ -1,7 +1,5 @@
 """ShuffleNetV2 for small images: torchvision's, but for its first layers (Ma et al. 2018)."""
 
-from __future__ import annotations
-
 from torch import nn
 from torchvision.models import ShuffleNetV2, shufflenet_v2_x1_0
 

@@ -1,7 +1,5 @@
 """VGG for small images: convolutions with batch normalisation, one linear head (Simonyan and Zisserman 2015)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Wide residual networks for small images (Zagoruyko and Komodakis 2016)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

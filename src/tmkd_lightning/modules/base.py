@@ -1,7 +1,5 @@
 """What both modules share: batches to images and labels, loss logging, metrics, optimizer and checkpoints."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Trains one classifier: a teacher, or a student alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

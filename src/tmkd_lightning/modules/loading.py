@@ -1,7 +1,5 @@
 """Rebuilds modules and networks from the checkpoints of ``tmkd fit``, and matches a teacher's classes by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Metrics of a classifier: loss, top-1, top-5 and macro recall, for each DataLoader."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Optimizer and schedule: the paper's warm-up and step decay by default, scaled to the length of the run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """TMKD: a frozen teacher sees several views, text decides how they are fused, a student learns from the result."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal

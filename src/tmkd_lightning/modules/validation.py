@@ -1,7 +1,5 @@
 """Checks of a module's networks, arguments and data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A network that is never trained: evaluation mode, no gradients, its own precision."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Text-guided fusion: class prompts decide how much each view of the teacher counts (Eq. 3 to 5)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The teacher of TMKD: several views of each image, one frozen network, one fused output."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Fingerprints of a teacher and of its views: of all that decides its outputs, beside the images."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from pathlib import Path

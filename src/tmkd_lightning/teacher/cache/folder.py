@@ -1,7 +1,5 @@
 """A folder of arrays that belong to one teacher, its views and one set of images."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Conversion between a teacher's output and the arrays that are stored of it."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 
