@@ -323,7 +323,7 @@ def test_one_object_as_both_is_refused(net) -> None:
         ({"fusion_hidden": True}, "^fusion_hidden must be a whole number, at least 1, got True"),
         ({"teacher_chunk": 2.5}, "^teacher_chunk must be a whole number, at least 1, got 2.5"),
         ({"optimizer": 5}, "^optimizer must be a function from parameter groups to an optimizer, got 5"),
-        ({"lr_scheduler": 5}, "^lr_scheduler must be a function from an optimizer to a scheduler or None, got 5"),
+        ({"lr_scheduler": 5}, "^lr_scheduler must be a function from an optimizer to a scheduler, got 5"),
     ],
     ids=str,
 )

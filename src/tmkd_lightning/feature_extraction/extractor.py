@@ -1,7 +1,5 @@
 """Any classifier as a source of `Output`: finds its head and feature map, and normalises its images."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -17,7 +15,6 @@ from tmkd_lightning.feature_extraction.output import MissingPartError, Output, P
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.validation import check_count
 
-_CONFIRMING_IMAGES = 8  # enough to tell one tensor from another, cheap for any network
 _CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384)  # of images, in pixels
 
 
@@ -25,9 +22,8 @@ class Extractor(nn.Module):
     """Runs a classifier and returns its logits with the parts of the network behind them.
 
     The head is the linear layer whose output is the network's output; the embedding is its input. The feature map is
-    the 4-D output whose spatial mean is the embedding. Both are found on the first batch, without touching the
-    network's state; no network is rewritten. A network whose logits are not those of one linear layer (an ensemble, a
-    zero-shot CLIP, one that ends in a convolution) has logits alone, which is all that many methods read.
+    the 4-D output whose spatial mean is the embedding. Both are found on the first batch, without touching the network.
+    One whose logits are not those of a linear layer (an ensemble, a zero-shot CLIP) has logits alone.
 
     Args:
         network: classifier from normalised images ``(B, 3, H, W)`` to logits ``(B, K)``.
@@ -87,8 +83,7 @@ class Extractor(nn.Module):
         """The linear layer whose output is the network's output."""
         if self.head_name is None:
             raise MissingPartError(f"{self.name} has no head: {self._why_no_head}")
-        head: nn.Linear = self.network.get_submodule(self.head_name)  # type: ignore[assignment]
-        return head
+        return self.network.get_submodule(self.head_name)  # type: ignore[return-value]
 
     @property
     def confirmed(self) -> bool:
@@ -106,9 +101,8 @@ class Extractor(nn.Module):
         if self._num_classes is not None:
             return self._num_classes
         if self.head_name is None:
-            raise ValueError(
-                f"how many classes {self.name} has cannot be read off it: pass Extractor(network, num_classes=...)"
-            )
+            unknown = f"how many classes {self.name} has cannot be read off it"
+            raise ValueError(f"{unknown}: pass Extractor(network, num_classes=...)")
         return self.head.out_features
 
     @property
@@ -138,7 +132,7 @@ class Extractor(nn.Module):
             The output, with None for what the network does not have.
         """
         compiling = torch.compiler.is_compiling()
-        if not checked and not compiling:
+        if not (checked or compiling):
             check_images(image)
         if not self.confirmed or (compiling and self._shared is None):
             self._prepare(image, share=compiling)
@@ -168,12 +162,11 @@ class Extractor(nn.Module):
         """Finds the head and the map on a few images, as the first `forward` does; call it to fail earlier.
 
         Runs the network once in evaluation mode, and leaves its state, its modes and the random generators as they are.
-        Raises a TypeError or ValueError if its output is no logits, or a head or map that was named is none.
         """
         with FORWARD_LOCK:  # the network is in evaluation mode for a moment
             if self.confirmed:
                 return
-            image = image[:_CONFIRMING_IMAGES]
+            image = image[:8]  # enough to tell one tensor from another, cheap for any network
             check_images(image)
             trace = trace_layers(self.network, self.normalize(image))
             self._confirm_head(trace)
@@ -227,10 +220,9 @@ class Extractor(nn.Module):
                 f"{self.name} gives {self.num_classes} logits instead of {num_classes}, and no linear layer that could "
                 f"be replaced gives them: build it for {num_classes} classes"
             )
-        old = self.head
-        options = {"device": old.weight.device, "dtype": old.weight.dtype}
-        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None, **options)
-        new.requires_grad_(old.weight.requires_grad).train(old.training)
+        old, weight = self.head, self.head.weight
+        new = nn.Linear(old.in_features, num_classes, old.bias is not None, device=weight.device, dtype=weight.dtype)
+        new.requires_grad_(weight.requires_grad).train(old.training)
         self.network.set_submodule(self.head_name, new)
         self._num_classes = num_classes
 
@@ -257,8 +249,7 @@ class Extractor(nn.Module):
         if part == "feature_map" and self.confirmed and self.map_name is None:
             raise MissingPartError(
                 f"{reader} reads feature_map, but {self.name} has no 4-D map whose spatial mean is the input of its "
-                f"head {self.head_name!r}: choose a network that ends in global average pooling and one linear layer, "
-                "or a method that does not read maps"
+                f"head {self.head_name!r}: take a network that pools globally before it, or a method without maps"
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -1,7 +1,5 @@
 """Forward hooks that capture what passes through layers, and the unwrapping of compiled networks."""
 
-from __future__ import annotations
-
 from threading import RLock, get_ident
 
 import torch
@@ -9,19 +7,14 @@ from torch import Tensor, nn
 
 from tmkd_lightning.utils.state_dict import uncompiled
 
-FORWARD_LOCK = RLock()
-"""Held while a network is confirmed, and by forwards that share hooks."""
+FORWARD_LOCK = RLock()  # held while a network is confirmed, and by forwards that share hooks
 
 
 class Capture:
-    """Captures the input of one layer and the output of another during one forward of one thread.
-
-    Compiled code must find the same hooks at every forward: a `shared` capture stays and serves all threads in turn.
-    """
+    """Captures a layer's input and another's output in a thread's forward; if shared, in all, for compiled code."""
 
     def __init__(self, input_layer: nn.Module | None, output_layer: nn.Module | None, shared: bool = False) -> None:
-        self.shared = shared
-        self.thread = get_ident()
+        self.shared, self.thread = shared, get_ident()
         self.input: Tensor | None = None
         self.output: Tensor | None = None
         hooks = (input_layer, self._capture_input), (output_layer, self._capture_output)

@@ -1,7 +1,5 @@
 """Finds, in one forward pass, which linear layers give a network's output and which maps average to their input."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from functools import partial
 
@@ -23,12 +21,9 @@ class LayerTrace:
         self._identities: list[tuple[int, Tensor]] = []  # number of maps so far, and input of an untrained norm
 
     def maps(self, head: str) -> list[str]:
-        """Layers whose output averages to the head's input, in order of calls.
-
-        A layer that only passes such a map on, pools it, or works on single pixels behind the pooling does not count.
-        Nor does a map that goes through an untrained norm, which changes nothing yet but will in training.
-        """
+        """Layers whose output averages to the head's input, in order of calls, without those that only pass it on."""
         embedding = self.heads[head]
+        # a map that goes through an untrained norm, which changes nothing yet but will in training, does not count
         first = max((count for count, passed in self._identities if _close(passed, embedding)), default=0)
         return [
             name
@@ -36,10 +31,8 @@ class LayerTrace:
             if _close(after, embedding) and not (before is not None and _close(before, embedding))
         ]
 
-    # Maps are averaged on the spot: a later layer may change them in place.
-
     def _before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
-        self._inputs[name] = _pool(args[0] if args else None)
+        self._inputs[name] = _pool(args[0] if args else None)  # on the spot: a later layer may change maps in place
 
     def _after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
         value = args[0] if args else None

@@ -1,7 +1,5 @@
 """Reads off a network with which channel means and deviations it was trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,17 +8,11 @@ from torch import nn
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 Triple = tuple[float, ...]
-
-GIVEN = "as given"
-"""Source of statistics that a user passed."""
+GIVEN = "as given"  # source of statistics that a user passed
 
 
 def stated_statistics(network: nn.Module) -> tuple[Triple, Triple, str]:
-    """Mean and std on [0, 1] that a network was trained with, and their source; ImageNet's if it states none.
-
-    timm's networks and `Pretrained` have a ``pretrained_cfg``; open_clip's image towers, and networks whose weights
-    were read from a file with statistics, ``image_mean`` and ``image_std``. torchvision's own networks state none.
-    """
+    """Mean and std on [0, 1] that a network was trained with, and their source; ImageNet's if it states none."""
     found = _statements(network, "")
     if len(found) > 1:
         listed = "; ".join(f"{mean} and {std} ({source})" for (mean, std), source in found.items())
@@ -35,8 +27,8 @@ def stated_statistics(network: nn.Module) -> tuple[Triple, Triple, str]:
 
 def _statements(module: nn.Module, name: str) -> dict[tuple[Triple, Triple], str]:
     """Sources by the statistics that a module states, else its parts: it feeds what lies within."""
-    config: Any = getattr(module, "pretrained_cfg", None)  # foreign networks: most have none
-    pair = getattr(module, "image_mean", None), getattr(module, "image_std", None)
+    config: Any = getattr(module, "pretrained_cfg", None)  # timm's and `Pretrained`
+    pair = getattr(module, "image_mean", None), getattr(module, "image_std", None)  # open_clip's, and by load_weights
     if pair == (None, None) and isinstance(config, Mapping):
         pair = config.get("mean"), config.get("std")
     triples = [tuple(map(float, part)) for part in pair if isinstance(part, (tuple, list)) and len(part) == 3]

@@ -1,7 +1,5 @@
 """Loads a network's weights from files of ours and of others, read without running what is in them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,26 +16,21 @@ from tmkd_lightning.utils.images import channel_statistics
 from tmkd_lightning.utils.state_dict import describe_mismatch, uncompiled
 from tmkd_lightning.utils.validation import is_number
 
-_MAX_DEPTH = 8  # of mappings and lists within each other
-
 
 def load_weights(
     network: nn.Module | Extractor, path: str | Path, *, replace_head: bool = True, key: str | None = None
 ) -> None:
     """Loads a network's weights from a checkpoint of ours, any Lightning checkpoint, or a plain state dict.
 
-    In a checkpoint with more in it, the network is found by its keys, whatever stands before them. Of several that fit,
-    such as the raw weights and their average, `key` must say which is meant. Weights for another number of classes are
-    loaded but for the head (an Extractor's, else the last linear layer), which stays as it is, with a warning.
-
-    A file of ours holds the mean and std that the network was trained with. The network has them as ``image_mean`` and
-    ``image_std`` from then on, and an Extractor around it normalises with them unless it was given others.
+    In a checkpoint with more in it, the network is found by its keys, whatever stands before them. A file of ours holds
+    the mean and std that the network was trained with: it has them as ``image_mean`` and ``image_std`` from then on,
+    and an Extractor around it normalises with them unless it was given others.
 
     Args:
         network: where the weights go, or an Extractor around it; unchanged if they do not fit.
         path: file that ``torch.save`` wrote, or a ``.safetensors`` file.
-        replace_head: whether a head for another number of classes may be left out; if not, it is an error.
-        key: part of the file that is meant, such as ``state_dict_ema``; parts within parts are joined by dots.
+        replace_head: whether a head for another number of classes stays as it is, with a warning; else it is an error.
+        key: part of the file, such as ``state_dict_ema``, needed if several fit; parts within parts are joined by dots.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -137,10 +130,7 @@ class _Candidate(NamedTuple):
 
 
 def find_network(content: Any, expected: Mapping[str, Tensor], path: Path, key: str | None) -> dict[str, Tensor]:
-    """Tensors of a file, at any depth, under the prefix that covers most of a network's names, without that prefix.
-
-    `expected` is the network's state dict, with parameters as such.
-    """
+    """Tensors of a file, at any depth, under the prefix that covers most of the expected names, without that prefix."""
     parts = list(_parts(content, "", 0, set()))
     if not parts:
         raise ValueError(f"{path} holds no tensors by name: neither a state dict nor a checkpoint with one")
@@ -177,7 +167,7 @@ def _parts(content: Any, part: str, depth: int, seen: set[int]) -> Iterator[tupl
     """Every mapping that holds tensors by name; what stands in several places is entered once."""
     if isinstance(content, (list, tuple)):
         content = dict(enumerate(content))
-    if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(content, Mapping) or depth > 8:  # mappings and lists within each other
         return
     named = {str(name): value for name, value in content.items()}
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}

@@ -1,7 +1,5 @@
 """torchvision's classification networks with ImageNet weights, read late and safely, and a head of your own."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +14,6 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 from tmkd_lightning.models.loading import head_keys, mismatched_head
 from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.state_dict import alias_submodule, describe_mismatch
-
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads beside the head, with which the Inceptions return tuples
-_WITHOUT_WEIGHTS = {"pretrained": False, "checkpoint_path": None}  # arguments of timm's builders that read weights
 
 
 class PretrainedWeightsError(RuntimeError):
@@ -61,8 +56,7 @@ class Pretrained(nn.Module):
             _find_weights(name, weights)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.name = name
-        self.weights = weights
+        self.name, self.weights = name, weights
         self.options = {**_default_options(name, weights), **(options or {})}
         self.network = get_model(name, weights=None, num_classes=num_classes, **self.options)
         if not head_keys(self.network):
@@ -94,7 +88,8 @@ class Pretrained(nn.Module):
         options = {key: value for key, value in self.options.items() if key != "aux_logits" or value}
         own = self.network.state_dict()
         found = _build_with_weights(self.name, weights, options).state_dict()
-        found = {key: value for key, value in found.items() if key in own or not key.startswith(_AUXILIARY)}
+        auxiliary = ("aux1.", "aux2.", "AuxLogits.")  # heads beside the head, with which the Inceptions return tuples
+        found = {key: value for key, value in found.items() if key in own or not key.startswith(auxiliary)}
         found |= mismatched_head(self.network, found)
         problems = describe_mismatch(found, own)
         if problems:
@@ -108,8 +103,7 @@ class Pretrained(nn.Module):
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102
             if self.pending:
                 torch.compiler.disable(self.load_pretrained)()  # a compiler would trace the reading of files
-        logits: Tensor = self.network(image)
-        return logits
+        return self.network(image)
 
 
 def load_pretrained(network: nn.Module) -> None:
@@ -120,11 +114,7 @@ def load_pretrained(network: nn.Module) -> None:
 
 
 def without_weights(config: Any) -> Any:
-    """A config of networks, at any depth, that builds the same layers without reading pretrained weights.
-
-    It has `Pretrained`, which defers the reading, in place of torchvision's builders with ``weights``, and turns off
-    timm's ``pretrained``. Other functions and classes are left alone.
-    """
+    """A config of networks, at any depth, for the same layers without reading torchvision's or timm's weights."""
     if isinstance(config, list):
         return [without_weights(part) for part in config]
     if not isinstance(config, Mapping):
@@ -132,18 +122,16 @@ def without_weights(config: Any) -> Any:
     config = {name: without_weights(part) for name, part in config.items()}
     builder, arguments = str(config.get("class_path")), config.get("init_args", {})
     if builder.startswith("timm."):
-        return {**config, "init_args": {name: _WITHOUT_WEIGHTS.get(name, value) for name, value in arguments.items()}}
+        unread = {"pretrained": False, "checkpoint_path": None}
+        return {**config, "init_args": {name: unread.get(name, value) for name, value in arguments.items()}}
     package, _, name = builder.rpartition(".")
     known = package == "torchvision.models" and name in list_models(torchvision.models)
     if not known or not arguments.get("weights"):
         return config
     options = {**arguments, **config.get("dict_kwargs", {})}
-    settings = {
-        "name": name,
-        "num_classes": options.pop("num_classes", 1000),
-        "weights": str(options.pop("weights")).rpartition(".")[2],
-        "options": {key: value for key, value in options.items() if key != "progress"},
-    }
+    weights = str(options.pop("weights")).rpartition(".")[2]
+    settings = {"name": name, "num_classes": options.pop("num_classes", 1000), "weights": weights}
+    settings["options"] = {key: value for key, value in options.items() if key != "progress"}
     return {"class_path": "tmkd_lightning.models.Pretrained", "init_args": settings}
 
 
@@ -191,10 +179,9 @@ def _build_with_weights(name: str, weights: WeightsEnum, options: dict[str, Any]
                 f"is fetched anew from {weights.url}. What went wrong: {error}"
             ) from error
         raise PretrainedWeightsError(
-            f"the weights {weights!r} could not be fetched from {weights.url}, and the file {path} is not there. Any "
-            "of these helps: fetch it on another machine and copy it there under exactly that name; set TORCH_HOME to "
-            "a folder that has it under hub/checkpoints; or use random weights with weights=None. What went wrong: "
-            f"{error}"
+            f"the weights {weights!r} could not be fetched from {weights.url}, and the file {path} is not there: fetch "
+            "it elsewhere and copy it there under exactly that name, set TORCH_HOME to a folder that has it under "
+            f"hub/checkpoints, or use random weights with weights=None. What went wrong: {error}"
         ) from error
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):

@@ -1,11 +1,4 @@
-"""Residual networks for small images: torchvision's, but for their first layers.
-
-For large images, `Pretrained` gives torchvision's own networks with ImageNet weights.
-
-Source: He et al. 2016, as RepDistiller defines them for distillation.
-"""
-
-from __future__ import annotations
+"""Residual networks (He et al. 2016) for small images: torchvision's but for their first layers, as in RepDistiller."""
 
 import torchvision
 from torch import nn

@@ -1,16 +1,11 @@
 """ShuffleNetV2 for small images: torchvision's, but for its first layers (Ma et al. 2018)."""
 
-from __future__ import annotations
-
 from torch import nn
 from torchvision.models import ShuffleNetV2, shufflenet_v2_x1_0
 
 
 def shufflenet_v2(num_classes: int = 100) -> ShuffleNetV2:
     """ShuffleNetV2 that keeps the resolution of small images at first: 1.36 million parameters at 100 classes.
-
-    The map before its head is 1024 wide; that of its last stage, before the last convolution, is 464 wide. For large
-    images, `Pretrained` gives torchvision's own network with ImageNet weights.
 
     Source: Ma et al. 2018, as RepDistiller defines it for distillation.
     """

@@ -1,7 +1,5 @@
 """VGG for small images: convolutions with batch normalisation, one linear head (Simonyan and Zisserman 2015)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -34,7 +32,13 @@ class VGG(nn.Module):
         self.halve = nn.MaxPool2d(2)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(ends[-1], num_classes)
-        _init_weights(self)
+        for module in self.modules():  # as RepDistiller does; batch normalisation starts at 1 and 0 by itself
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """Classifies normalised images ``(B, 3, H, W)`` of at least 8 pixels; returns logits ``(B, K)``."""
@@ -44,8 +48,7 @@ class VGG(nn.Module):
             feature_map = block(feature_map)
             if index < halvings:
                 feature_map = self.halve(feature_map)
-        logits: Tensor = self.fc(self.pool(feature_map).flatten(1))
-        return logits
+        return self.fc(self.pool(feature_map).flatten(1))
 
 
 def _block(width_in: int, widths: Sequence[int]) -> nn.Sequential:
@@ -53,17 +56,6 @@ def _block(width_in: int, widths: Sequence[int]) -> nn.Sequential:
     for before, width in zip([width_in, *widths], widths, strict=False):
         layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
-
-
-def _init_weights(network: nn.Module) -> None:
-    """Draws as RepDistiller does; batch normalisation starts at 1 and 0 by itself."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def vgg8(num_classes: int = 100) -> VGG:

@@ -1,7 +1,5 @@
 """Wide residual networks for small images (Zagoruyko and Komodakis 2016)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,20 +28,21 @@ class WideResNet(nn.Module):
         blocks = (depth - 4) // 6
         widths = [16, *(base * widen_factor for base in (16, 32, 64))]
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
-        self.groups = nn.Sequential(
-            *(_group(blocks, widths[i], widths[i + 1], stride=1 if i == 0 else 2) for i in range(3))
-        )
+        self.groups = nn.Sequential(*(_group(blocks, widths[i], widths[i + 1], 1 if i == 0 else 2) for i in range(3)))
         self.bn = nn.BatchNorm2d(widths[3])
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[3], num_classes)
-        _init_weights(self)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """Classifies normalised images ``(B, 3, H, W)``; returns logits ``(B, K)``."""
         feature_map = self.relu(self.bn(self.groups(self.conv1(image))))
-        logits: Tensor = self.fc(self.pool(feature_map).flatten(1))
-        return logits
+        return self.fc(self.pool(feature_map).flatten(1))
 
 
 class _Block(nn.Module):
@@ -60,21 +59,11 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))
         inner = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        result: Tensor = inner + (x if self.shortcut is None else self.shortcut(active))
-        return result
+        return inner + (x if self.shortcut is None else self.shortcut(active))
 
 
 def _group(blocks: int, width_in: int, width: int, stride: int) -> nn.Sequential:
-    first = _Block(width_in, width, stride)
-    return nn.Sequential(first, *(_Block(width, width, 1) for _ in range(blocks - 1)))
-
-
-def _init_weights(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+    return nn.Sequential(_Block(width_in, width, stride), *(_Block(width, width, 1) for _ in range(blocks - 1)))
 
 
 def wrn_40_2(num_classes: int = 100) -> WideResNet:

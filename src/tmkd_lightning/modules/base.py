@@ -1,7 +1,5 @@
 """What both modules share: batches to images and labels, loss logging, metrics, optimizer and checkpoints."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,14 +22,8 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, restore_run, write_run
 from tmkd_lightning.lightning_compat.sigterm import ExitOnSigterm
 from tmkd_lightning.models import PretrainedWeightsError, load_pretrained
-from tmkd_lightning.modules import validation
+from tmkd_lightning.modules import optimizers, validation
 from tmkd_lightning.modules.metrics import LoaderMetrics
-from tmkd_lightning.modules.optimizers import (
-    LRSchedulerCallable,
-    OptimizerCallable,
-    configure_optimizers,
-    cover_added_groups,
-)
 from tmkd_lightning.text.class_names import check_class_names, datamodule_of, find_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize, to_unit_float
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
@@ -46,27 +38,19 @@ CLASS_NAMES = "tmkd_class_names"  # or None where the run knew none
 TRAINED_CLASS_NAMES = "tmkd_trained_class_names"  # as the training data call the classes, or None
 _PASSED_ANEW = {"teacher", "student", "network", "optimizer", "lr_scheduler"}  # arguments that every caller passes
 _STAGES = {"train": "training batch", "val": "validation batch", "test": "test batch", "predict": "prediction batch"}
-_INTENDED = (  # warnings of Lightning about a teacher in evaluation mode and a hook that sees all batches
-    r"Found \d+ module\(s\) in eval mode",
-    r"You have overridden `on_before_batch_transfer` in `LightningModule`",
-)
 
 
 class BaseModule(LightningModule):
-    """A classifier in Lightning: everything but the training step.
-
-    Validation and test log ``loss``, ``top1``, ``top5`` and ``recall`` (macro) of the classifier, for each DataLoader.
-    """
+    """A classifier in Lightning, all but the training step; logs loss, top1, top5 and macro recall in evaluation."""
 
     def __init__(
         self,
         network: nn.Module,
-        *,
         num_classes: NumClasses,
         class_names: Sequence[str] | None,
         normalized_with: Normalization | None,
-        optimizer: OptimizerCallable,
-        lr_scheduler: LRSchedulerCallable | None,
+        optimizer: optimizers.OptimizerCallable,
+        lr_scheduler: optimizers.LRSchedulerCallable | None,
         head_lr_factor: float,
         compile: bool,
     ) -> None:
@@ -97,31 +81,23 @@ class BaseModule(LightningModule):
     # Batches
 
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """Takes images and labels out of a batch; override it for batches of another form.
-
-        Returns:
-            Images ``(B, 3, H, W)`` and labels ``(B,)``, or None for labels where there are none (prediction).
-        """
+        """Images ``(B, 3, H, W)`` and labels ``(B,)`` or None of a batch; override it for batches of another form."""
         if isinstance(batch, Tensor):
             return batch, None
         if isinstance(batch, (list, tuple)) and len(batch) in (2, 3) and _holds_sample_ids(batch[2:]):
             images, labels = batch[:2]
             if isinstance(images, Tensor) and isinstance(labels, Tensor):
                 return images, labels
-        raise TypeError(
-            f"expected a batch (images, labels), got {validation.describe(batch)}: subclass the module and override "
-            "unpack(self, batch) to return the two"
-        )
+        got = validation.describe(batch)
+        raise TypeError(f"expected a batch (images, labels), got {got}: override unpack(self, batch) to return the two")
 
     def sample_ids(self, batch: Any) -> np.ndarray:
         """Rows ``(B,)`` of a `TeacherCache` for a batch, ``replica * images + index``; override it with `unpack`."""
         if isinstance(batch, (list, tuple)) and len(batch) == 3 and _holds_sample_ids(batch[2:]):
-            ids: np.ndarray = batch[2]
-            return ids
+            return batch[2]
         raise TypeError(
-            f"a TeacherCache must know which images a batch holds: expected (images, labels, rows), got "
-            f"{validation.describe(batch)}; use a datamodule of ours with augmentation_replicas, or override "
-            "sample_ids(self, batch)"
+            "a TeacherCache must know which images a batch holds: expected (images, labels, rows), got "
+            f"{validation.describe(batch)}; set augmentation_replicas of our datamodules, or override sample_ids"
         )
 
     def preprocess(self, batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -206,8 +182,8 @@ class BaseModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Prepares the networks for training."""
-        for message in _INTENDED:
-            warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # the teacher is meant to be
+        warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule`")
         validation.check_data_classes(self.trainer, self.extractor)
         if stage != "fit":
             return
@@ -262,11 +238,11 @@ class BaseModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The network at the base learning rate, everything beside it at `head_lr_factor` times that."""
-        return configure_optimizers(self)
+        return optimizers.configure_optimizers(self)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Steps a scheduler, over parameter groups that were added since too."""
-        cover_added_groups(scheduler)
+        optimizers.cover_added_groups(scheduler)
         super().lr_scheduler_step(scheduler, metric)
 
     def teardown(self, stage: str) -> None:
@@ -311,10 +287,7 @@ class BaseModule(LightningModule):
     # Checkpoints and classes
 
     def _save_hparams(self) -> None:
-        """Saves the plain arguments of the constructor that is running, or the whole config of a CLI.
-
-        Files are opened with ``weights_only=True``, so they hold no networks, callables or other objects.
-        """
+        """Saves the constructor's plain arguments or a CLI's config; objects cannot be read with weights_only."""
         given = _given_hyperparameters.get()
         frame: Any = inspect.currentframe()
         arguments = collect_init_args(frame, [], classes=(BaseModule,))[-1]  # of the outermost class
@@ -335,9 +308,8 @@ class BaseModule(LightningModule):
         """Asks for objects that the checkpoint could not hold; takes its number of classes where none is known."""
         missing = [name for name in checkpoint.get(LEFT_OUT, []) if name not in self.unsaved_arguments]
         if missing:
-            raise ValueError(
-                f"the checkpoint was made with {missing} of its own, which files do not hold: pass them again"
-            )
+            own = f"{missing} of its own"
+            raise ValueError(f"the checkpoint was made with {own}, which files do not hold: pass them again")
         self.saved_class_names = checkpoint.get(CLASS_NAMES)
         self.trained_class_names = checkpoint.get(TRAINED_CLASS_NAMES)
         read_run(self, checkpoint)
@@ -347,10 +319,8 @@ class BaseModule(LightningModule):
         if self._trainer is None:
             self.resize_classes(saved)
         elif self.num_classes != saved:
-            raise ValueError(
-                f"the checkpoint was made for {saved} classes, but the data have {self.num_classes}: are they the "
-                "data that it was trained on?"
-            )
+            trained = f"the checkpoint was made for {saved} classes"
+            raise ValueError(f"{trained}, but the data have {self.num_classes}: are they those that it was trained on?")
 
     def resize_classes(self, num_classes: int) -> None:
         """Gives a network made for another number of classes a fresh head."""

@@ -1,7 +1,5 @@
 """Trains one classifier: a teacher, or a student alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +18,7 @@ from tmkd_lightning.views import MultiView, View
 class ClassifierModule(BaseModule):
     """Trains a classifier by cross-entropy, on images or on views of them.
 
-    A network trained on photos alone reads photos with edges drawn in poorly; with `views`, each training image
-    is seen in one view, drawn by `view_shares`. Validation and test use the plain images.
+    With `views`, each training image is seen in one view, drawn by `view_shares`; validation and test use none.
 
     Args:
         network: classifier from normalised images to logits, or an Extractor around one.
@@ -32,8 +29,7 @@ class ClassifierModule(BaseModule):
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
         compile: whether to compile the network before the first step.
         optimizer: makes the optimizer from parameter groups; the paper's SGD by default.
-        lr_scheduler: makes a scheduler from the optimizer, or Lightning's dict around one; None for warm-up and step
-            decay. OneCycleLR and CyclicLR are stepped after every step, others once an epoch.
+        lr_scheduler: makes a scheduler, or Lightning's dict, from the optimizer, as for a `TMKDModule`.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -55,16 +51,7 @@ class ClassifierModule(BaseModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.001, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(
-            network,
-            num_classes=num_classes,
-            class_names=class_names,
-            normalized_with=normalized_with,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            head_lr_factor=1.0,
-            compile=compile,
-        )
+        super().__init__(network, num_classes, class_names, normalized_with, optimizer, lr_scheduler, 1.0, compile)
         self._save_hparams()
         self.views = MultiView(("rgb",) if views is None else views)
         shares = [1.0] * len(self.views) if view_shares is None else list(view_shares)

@@ -1,12 +1,9 @@
 """Rebuilds modules and networks from the checkpoints of ``tmkd fit``, and matches a teacher's classes by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import instantiate_module
@@ -14,38 +11,20 @@ from torch import nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models.pretrained import without_weights
-from tmkd_lightning.modules.base import (
-    CLASS_NAMES,
-    LEFT_OUT,
-    NUM_CLASSES,
-    TRAINED_CLASS_NAMES,
-    BaseModule,
-    Normalization,
-    as_extractor,
-)
-from tmkd_lightning.text.class_names import (
-    ClassList,
-    check_same_classes,
-    data_classes,
-    find_class_names,
-    given_classes,
-    learned_classes,
-    parse_class_names,
-    resolve_class_names,
-)
+from tmkd_lightning.modules import base
+from tmkd_lightning.modules.base import BaseModule
+from tmkd_lightning.text import class_names as classes
 from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint, read_metadata
 from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.state_dict import describe_mismatch
 
-_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # of modules that the command line has trained
 _CALLS = {  # argument that holds the network: how the module is loaded in Python
     "student": "TMKDModule.load_from_checkpoint({path!r}, teacher=..., student=..., weights_only=True)",
     "network": "ClassifierModule.load_from_checkpoint({path!r}, network=..., weights_only=True)",
 }
 
 
-@dataclass(frozen=True)
-class LoadedStudent:
+class LoadedStudent(NamedTuple):
     """The student of a `TMKDModule`, or the network of a `ClassifierModule`, with what its run knew.
 
     Args:
@@ -57,7 +36,7 @@ class LoadedStudent:
 
     extractor: Extractor
     class_names: list[str] | None
-    normalized_with: Normalization | None
+    normalized_with: base.Normalization | None
     data: dict[str, Any] | None
 
     @property
@@ -70,7 +49,7 @@ class LoadedStudent:
         """The given names of the classes, which may rename those of the run but not reorder them, else the run's."""
         if given is None:
             return self.class_names
-        return resolve_class_names(self.extractor.num_classes, given, self.class_names)
+        return classes.resolve_class_names(self.extractor.num_classes, given, self.class_names)
 
 
 def load_student(checkpoint: str | Path) -> LoadedStudent:
@@ -80,17 +59,13 @@ def load_student(checkpoint: str | Path) -> LoadedStudent:
     one is imported and called, as ``tmkd fit`` did: open checkpoints of people whom you trust.
 
     Args:
-        checkpoint: file of a run of ``tmkd fit``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read safely, or its network cannot be built here; the message says what would help.
+        checkpoint: file of a run of ``tmkd fit``; a ValueError says what would help where it cannot be built here.
     """
     path = Path(checkpoint).expanduser()
     content = read_checkpoint(path)
     role = _role(content, path)
     settings = content["hyper_parameters"]
-    extractor = as_extractor(_build_network(settings[role], path), content.get(NUM_CLASSES))
+    extractor = base.as_extractor(_build_network(settings[role], path), content.get(base.NUM_CLASSES))
     prefixes = {"extractor.": "", f"{role}.": "network."}
     found = {
         new + key.removeprefix(old): value
@@ -106,7 +81,7 @@ def load_student(checkpoint: str | Path) -> LoadedStudent:
     extractor.load_state_dict(own)
     return LoadedStudent(
         extractor.eval(),
-        class_names=content.get(CLASS_NAMES) or settings.get("class_names"),
+        class_names=content.get(base.CLASS_NAMES) or settings.get("class_names"),
         normalized_with=settings.get("normalized_with"),
         data=content.get("datamodule_hyper_parameters"),
     )
@@ -120,10 +95,6 @@ def load_module(checkpoint: str | Path) -> BaseModule:
 
     Args:
         checkpoint: file of a run of ``tmkd fit``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or was not made by the command line, or a part of it cannot be built.
     """
     path = Path(checkpoint).expanduser()
     content = read_checkpoint(path)
@@ -132,7 +103,7 @@ def load_module(checkpoint: str | Path) -> BaseModule:
     check_parts(content, path)
     config = content.get("hyper_parameters") or {}
     class_path = config.get("_class_path")
-    if class_path is None or config.get("_instantiator") != _INSTANTIATOR:
+    if class_path is None or config.get("_instantiator") != "lightning.pytorch.cli.instantiate_module":
         raise ValueError(
             f"{path} does not say how its module is built, so tmkd did not make it: in Python, use "
             "load_from_checkpoint(path, ...) of its class, with its networks"
@@ -169,11 +140,7 @@ def load_datamodule(config: Mapping[str, Any], checkpoint: str | Path, remedy: s
 def network_and_names(
     network: BaseModule | Extractor, class_names: Sequence[str] | None
 ) -> tuple[Extractor, list[str]]:
-    """Finds the network of a module, and names for its classes.
-
-    Without `class_names`, they are those that the module, its datamodule or its checkpoint knows, or else the numbers
-    of the classes. Others rename the classes, and do not reorder them.
-    """
+    """The network, and its class names: those given, else those of module, datamodule or checkpoint, else numbers."""
     extractor = network.extractor if isinstance(network, BaseModule) else network
     if not isinstance(extractor, Extractor):
         raise TypeError(
@@ -182,10 +149,10 @@ def network_and_names(
         )
     known: Sequence[str] | None = None
     if isinstance(network, BaseModule):  # its argument, then what it was trained on, then the last data it was given
-        learned, given = learned_classes(network), given_classes(network)
-        check_same_classes(learned, given, None)
-        known = next((one.names for one in (given, *learned) if one is not None), find_class_names(network))
-    return extractor, resolve_class_names(extractor.num_classes, class_names, known, "the module")
+        learned, given = classes.learned_classes(network), classes.given_classes(network)
+        classes.check_same_classes(learned, given, None)
+        known = next((one.names for one in (given, *learned) if one is not None), classes.find_class_names(network))
+    return extractor, classes.resolve_class_names(extractor.num_classes, class_names, known, "the module")
 
 
 def teacher_order(module: Any, path: str | Path | None, data: object) -> list[int] | None:
@@ -194,9 +161,10 @@ def teacher_order(module: Any, path: str | Path | None, data: object) -> list[in
     `path` is the file with the teacher's weights, None if it came with its own; `data` the student's datamodule.
     """
     resumed = module._trainer is not None and module._trainer.training and module._trainer.ckpt_path
-    learned = reversed(learned_classes(module)) if resumed or module._trainer is None else ()
+    learned = reversed(classes.learned_classes(module)) if resumed or module._trainer is None else ()
     # The most trusted first: what is on the disk, what the user says, what the student's checkpoint knew.
-    ours = [each for each in (data_classes(module, data), given_classes(module), *learned) if each is not None]
+    known = (classes.data_classes(module, data), classes.given_classes(module), *learned)
+    ours = [each for each in known if each is not None]
     theirs = [] if not ours else module.teacher_classes if path is None else _classes_in(Path(path), module.num_classes)
     for here in ours:
         for there in theirs:
@@ -204,40 +172,36 @@ def teacher_order(module: Any, path: str | Path | None, data: object) -> list[in
             if rows is not None:
                 return None if rows == sorted(rows) else rows
     if ours and theirs:
-        where = "" if path is None else f"{path}: "
         raise ValueError(
-            f"{where}the teacher knows other classes than the student learns: {theirs[0].against(ours[0])}; take a "
-            "teacher of these classes, or, if they are other names of the same ones, say so with class_names=[...], "
-            "the teacher's names in the order of the data"
+            f"{'' if path is None else f'{path}: '}the teacher knows other classes than the student learns: "
+            f"{theirs[0].against(ours[0])}; take a teacher of these classes, or, if they are other names of the same "
+            "ones, say so with class_names=[...], the teacher's names in the order of the data"
         )
     return None
 
 
 def describe_order(teacher: str, rows: Sequence[int]) -> str:
     """Says that a teacher's head is put in another order."""
-    moved = sum(row != label for label, row in enumerate(rows))
-    return (
-        f"{teacher} has the classes of the data in another order: the teacher's head is put in that of the data, "
-        f"{moved} of {len(rows)} classes move"
-    )
+    moved = f"{sum(row != label for label, row in enumerate(rows))} of {len(rows)} classes move"
+    return f"{teacher} has the classes of the data in another order: its head is put in that of the data, {moved}"
 
 
-def _classes_in(path: Path, num_classes: int) -> list[ClassList]:
+def _classes_in(path: Path, num_classes: int) -> list[classes.ClassList]:
     """Class names in a teacher's file: those of its training data, and its own."""
     if path.suffix == ".safetensors":
         names = [read_metadata(path).get("class_names")]
     else:
         content = read_checkpoint(path, tensors=False)
-        keys = (TRAINED_CLASS_NAMES, CLASS_NAMES) if isinstance(content, Mapping) else ()
+        keys = (base.TRAINED_CLASS_NAMES, base.CLASS_NAMES) if isinstance(content, Mapping) else ()
         names = [content.get(key) for key in keys]
-    parsed = (parse_class_names(each, num_classes) for each in names)
+    parsed = (classes.parse_class_names(each, num_classes) for each in names)
     numbers = [str(label) for label in range(num_classes)]  # as exports call classes without names
-    return [ClassList("the teacher's file", each) for each in parsed if each is not None and each != numbers]
+    return [classes.ClassList("the teacher's file", each) for each in parsed if each not in (None, numbers)]
 
 
 def _role(checkpoint: Any, path: Path) -> str:
     """The constructor's argument that holds the network, ``student`` or ``network``."""
-    if not isinstance(checkpoint, Mapping) or LEFT_OUT not in checkpoint:
+    if not isinstance(checkpoint, Mapping) or base.LEFT_OUT not in checkpoint:
         raise ValueError(
             f"{path} is no checkpoint of a TMKDModule or ClassifierModule: build its network in Python, read the file "
             "with tmkd_lightning.models.load_weights, and pass Extractor(network) on"
@@ -259,13 +223,12 @@ def _build_network(config: Mapping[str, Any], path: Path) -> nn.Module:
     try:
         config = without_weights(config)
         arguments = {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
-        network: nn.Module = instantiate_module(nn.Module, {"_class_path": config["class_path"], **arguments})
+        return instantiate_module(nn.Module, {"_class_path": config["class_path"], **arguments})
     except Exception as error:  # whatever the network's own code raises
         raise ValueError(
             f"the network of {path}, {config.get('class_path')}, cannot be built here: is what it comes from "
             f"installed, in the same version, or in the current folder? ({short(error)})"
         ) from error
-    return network
 
 
 def _misfit(path: Path, network: str, problems: Sequence[str]) -> ValueError:

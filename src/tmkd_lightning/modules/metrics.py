@@ -1,7 +1,5 @@
 """Metrics of a classifier: loss, top-1, top-5 and macro recall, for each DataLoader."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -12,12 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 
 class LoaderMetrics(nn.Module):
-    """One set of metrics for each DataLoader, logged as ``val/top1``, with Lightning's suffix where there are several.
-
-    Args:
-        num_classes: K.
-        prefix: of the names, ``val/`` or ``test/``.
-    """
+    """A set of metrics for each DataLoader, logged by prefix as ``val/top1``, with Lightning's suffix if several."""
 
     def __init__(self, num_classes: int, prefix: str) -> None:
         super().__init__()
@@ -39,20 +32,14 @@ class LoaderMetrics(nn.Module):
 
 
 def classification_metrics(num_classes: int) -> MetricCollection:
-    """Loss, top-1 and top-5 over all images, and recall as the mean over classes; nothing waits for the device.
-
-    torchmetrics' own count pairs of classes for the recall, ``K * K``, and make one-hot rows for top-5. Its compute
-    groups would let metrics share the counts of the first batch whenever these happen to be equal.
-    """
-    return MetricCollection(
-        {
-            "loss": MeanCrossEntropy(0.0),
-            "top1": TopAccuracy(1),
-            "top5": TopAccuracy(min(5, num_classes)),
-            "recall": MeanRecall(num_classes),
-        },
-        compute_groups=False,
-    )
+    """Loss, top-1, top-5 and mean recall, leaner than torchmetrics' own ``K * K`` counts and one-hot rows."""
+    metrics: dict[str, Metric | MetricCollection] = {
+        "loss": MeanCrossEntropy(0.0),
+        "top1": TopAccuracy(1),
+        "top5": TopAccuracy(min(5, num_classes)),
+        "recall": MeanRecall(num_classes),
+    }
+    return MetricCollection(metrics, compute_groups=False)  # groups share counts that are equal on the first batch
 
 
 class _ImageMean(Metric):
@@ -102,10 +89,7 @@ class TopAccuracy(_ImageMean):
 
 
 class MeanRecall(Metric):
-    """Recall as the mean over the classes that occur, among the labels or the predictions; three counts a class.
-
-    Source: the definition of torchmetrics' ``MulticlassRecall(average="macro")``.
-    """
+    """Mean recall of classes among labels or predictions, as torchmetrics' ``MulticlassRecall(average="macro")``."""
 
     higher_is_better = True
     full_state_update = False
@@ -120,8 +104,7 @@ class MeanRecall(Metric):
 
     def update(self, logits: Tensor, label: Tensor) -> None:
         """Adds a batch."""
-        answer = logits.argmax(1)
-        one = torch.ones_like(label)
+        answer, one = logits.argmax(1), torch.ones_like(label)
         self.right = self.right.index_add(0, label, (answer == label).long())  # bincount waits for the device
         self.labelled = self.labelled.index_add(0, label, one)
         self.answered = self.answered.index_add(0, answer, one)

@@ -1,7 +1,5 @@
 """Optimizer and schedule: the paper's warm-up and step decay by default, scaled to the length of the run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,23 +16,17 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | di
 # In epochs of the paper's 120: linear warm-up, then a tenth at each milestone (our choice; the paper says "warm-up and
 # stepwise decay" and no more).
 _EPOCHS, _WARM_UP, _MILESTONES = 120, 5, (75, 90, 105)
-_MONITORS = {"min": "val/loss", "max": "val/top1"}  # by the mode of a ReduceLROnPlateau
 _BY_GROUP = ("base_lrs", "max_lrs", "lr_lambdas", "base_momentums", "max_momentums")  # lists that schedulers keep
 
 
 def configure_optimizers(module: Any) -> dict[str, Any]:
-    """Makes a module's optimizer and schedule, as ``configure_optimizers`` returns them.
-
-    The network trains at the base learning rate, everything beside it at `head_lr_factor` times that. The base rate is
-    the optimizer's own, or the module's ``lr`` where that is set.
-    """
+    """Makes optimizer and schedule; the base learning rate is the optimizer's own, or the module's ``lr`` if set."""
     network = {id(parameter) for parameter in module.extractor.parameters()}
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     of_network = [parameter for parameter in trained if id(parameter) in network]
     beside = [parameter for parameter in trained if id(parameter) not in network]
     optimizer: Optimizer = module.optimizer([{"params": group} for group in (of_network, beside) if group])
-    groups = optimizer.param_groups
-    module.configured_lr = module.lr
+    groups, module.configured_lr = optimizer.param_groups, module.lr
     if module.lr is not None:
         base = groups[0]["lr"]
         for group in groups:
@@ -57,11 +49,7 @@ def configure_optimizers(module: Any) -> dict[str, Any]:
 
 
 def learning_rate_factor(step: int, steps: float) -> float:
-    """Learning-rate factor in (0, 1] of the step after `step` others, by warm-up and step decay over `steps`.
-
-    Infinite `steps` stand for a run of unknown length, which has neither.
-
-    Source: warm-up and step decay as in the paper; the numbers are our choice.
+    """Learning-rate factor in (0, 1] of the step after `step` others; 1 for a run of unknown length, infinite `steps`.
 
     Example:
         >>> [round(learning_rate_factor(step, steps=120), 6) for step in (0, 4, 74, 75, 90, 119)]
@@ -78,16 +66,12 @@ def _run_length(trainer: Any) -> float:
     """Optimizer steps of a run, at least 1; infinite for data without a length, of which Lightning says -1."""
     steps: float = trainer.estimated_stepping_batches
     if steps == 0:
-        raise ValueError(
-            "there is no training batch: the training set is empty, or limit_train_batches, max_epochs or max_steps is "
-            "0"
-        )
+        zero = "limit_train_batches, max_epochs or max_steps is 0"
+        raise ValueError(f"there is no training batch: the training set is empty, or {zero}")
     if steps > 0:
         return steps
-    rank_zero_warn(
-        "the training data have no length, so the learning rate stays as it is, without warm-up and decay: give "
-        "max_steps or limit_train_batches, or an lr_scheduler of your own"
-    )
+    remedy = "give max_steps or limit_train_batches, or an lr_scheduler of your own"
+    rank_zero_warn(f"the training data have no length, so the learning rate stays as it is, without decay: {remedy}")
     return math.inf
 
 
@@ -98,7 +82,8 @@ def _scheduler_config(made: Any, trainer: Any) -> dict[str, Any]:
         raise ValueError(f"lr_scheduler returned a dict without the key 'scheduler': it has {list(config)}")
     scheduler = config["scheduler"]
     if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau) and config.get("monitor") is None:
-        config["monitor"] = getattr(scheduler, "monitor", _MONITORS[scheduler.mode])  # the command line's has its own
+        default = {"min": "val/loss", "max": "val/top1"}[scheduler.mode]
+        config["monitor"] = getattr(scheduler, "monitor", default)  # the command line's has its own
     if isinstance(scheduler, (OneCycleLR, CyclicLR)):
         config.setdefault("interval", "step")
     if isinstance(scheduler, OneCycleLR):
@@ -123,11 +108,7 @@ def _check_length(total: int, config: dict[str, Any], trainer: Any) -> None:
 
 
 def cover_added_groups(scheduler: LRScheduler) -> None:
-    """Extends a scheduler to parameter groups that its optimizer was given later, as by ``BaseFinetuning``.
-
-    A group keeps the learning rate that it came with, and from there on changes in proportion to the first group's.
-    torch's own schedulers know the groups of their first step alone, and many fail with more.
-    """
+    """Lets groups that ``BaseFinetuning`` adds change in proportion to the first; torch's schedulers fail with more."""
     first, *others = scheduler.optimizer.param_groups
     ratios = [1.0, *(group["lr"] / first["lr"] if first["lr"] else 1.0 for group in others)]
     for group, ratio in zip(others, ratios[1:], strict=True):

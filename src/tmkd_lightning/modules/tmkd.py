@@ -1,7 +1,5 @@
 """TMKD: a frozen teacher sees several views, text decides how they are fused, a student learns from the result."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -53,7 +51,7 @@ class TMKDModule(BaseModule):
         temperature: T of L_logit.
         feature_temperature: T of L_feat.
         text_temperature: τ of L_text.
-        text_negatives: number of other classes, drawn anew at every step, that L_text contrasts with; None for all.
+        text_negatives: number of other classes, drawn at every step, that L_text contrasts with; None for all.
         noise_scale: λ, how strongly the teacher's embedding is perturbed in L_feat.
         num_classes: K; networks made for another number get fresh heads. ``data`` is the datamodule's, None theirs.
         class_names: names of the classes in the order of the labels; by default the datamodule's.
@@ -115,14 +113,7 @@ class TMKDModule(BaseModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
-            student,
-            num_classes=num_classes,
-            class_names=class_names,
-            normalized_with=normalized_with,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            head_lr_factor=head_lr_factor,
-            compile=compile,
+            student, num_classes, class_names, normalized_with, optimizer, lr_scheduler, head_lr_factor, compile
         )
         self._save_hparams()
         distiller = Sum(*distiller) if isinstance(distiller, (list, tuple)) else distiller

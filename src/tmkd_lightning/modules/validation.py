@@ -1,7 +1,5 @@
 """Checks of a module's networks, arguments and data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,9 +27,8 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> No
     if measured_classes(teacher, student.num_classes) != student.num_classes:
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
-            f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: both must "
-            "have those of the data; if another layer is the head, name it with Extractor(network, head=...), and if "
-            "none is, say Extractor(network, num_classes=...)"
+            f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: if another "
+            "layer is the head, name it with Extractor(network, head=...), if none is, say num_classes=... there"
         )
 
 
@@ -71,8 +68,7 @@ def check_arguments(num_classes: object, optimizer: object, lr_scheduler: object
     if not callable(optimizer):
         raise TypeError(f"optimizer must be a function from parameter groups to an optimizer, got {optimizer!r}")
     if lr_scheduler is not None and not callable(lr_scheduler):
-        expected = "a function from an optimizer to a scheduler or None"
-        raise TypeError(f"lr_scheduler must be {expected}, got {lr_scheduler!r}")
+        raise TypeError(f"lr_scheduler must be a function from an optimizer to a scheduler, got {lr_scheduler!r}")
 
 
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:
@@ -114,8 +110,8 @@ def check_labels(labels: Tensor, images: int, num_classes: int) -> None:
         raise ValueError(f"labels must be {images} integers, got shape {tuple(labels.shape)} of {labels.dtype}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        wrong = low if low < 0 else high
-        raise ValueError(f"label {wrong} is outside 0..{num_classes - 1}: the network has {num_classes} classes")
+        wrong = f"label {low if low < 0 else high} is outside 0..{num_classes - 1}"
+        raise ValueError(f"{wrong}: the network has {num_classes} classes")
 
 
 def has_batch_norm(network: nn.Module) -> bool:
@@ -127,6 +123,4 @@ def describe(batch: Any) -> str:
     """Describes a batch in messages."""
     if isinstance(batch, dict):
         return f"a dict with the keys {list(batch)}"
-    if isinstance(batch, (list, tuple)):
-        return f"a {type(batch).__name__} of {len(batch)}"
-    return f"a {type(batch).__name__}"
+    return f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (list, tuple)) else "")

@@ -1,7 +1,5 @@
 """A network that is never trained: evaluation mode, no gradients, its own precision."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Self
 
@@ -18,11 +16,7 @@ _CPU_PIXELS = 2**19  # in one forward: ten images of 224 pixels
 
 
 class FrozenTeacher(nn.Module):
-    """Runs an Extractor in evaluation mode and without gradients, whatever mode its owner is in.
-
-    `chunk` is the largest number of images in one forward, which bounds the memory of large networks; None is for all
-    at once, or on a CPU for pieces of at most one view, which is faster.
-    """
+    """Runs an Extractor in evaluation mode without gradients, `chunk` images at once; None fits the device."""
 
     def __init__(self, extractor: Extractor, chunk: int | None = None) -> None:
         super().__init__()
@@ -39,10 +33,7 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, views: int = 1, checked: bool = False) -> Output:
-        """Runs the network on images ``(B, 3, H, W)``, uint8 or float in [0, 1], `views` views one after the other.
-
-        `checked` says that the range of the images has been checked.
-        """
+        """Runs the network on images ``(B, 3, H, W)``, uint8 or float in [0, 1], `views` views one after the other."""
         if not checked and not torch.compiler.is_compiling():
             check_images(image)
         pieces = image.split(self._at_once(len(image), views, image))
@@ -54,13 +45,9 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def from_embedding(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
-        """The output that belongs to embeddings ``(V * B, D)`` and maps ``(V * B, D, h, w)`` read from a cache.
-
-        The head runs on pieces of the sizes that `forward` would use on `image`, ``(B, 3, H, W)`` of each view, so that
-        it rounds in the same way.
-        """
+        """The output of embeddings ``(V * B, D)`` and maps ``(V * B, D, h, w)`` that a cache holds of a batch."""
         head = self.extractor.head
-        pieces = embedding.split(self._at_once(len(embedding), views, image))
+        pieces = embedding.split(self._at_once(len(embedding), views, image))  # as in `forward`: it rounds likewise
         with self.extractor.own_precision(image.device):
             return Output(torch.cat([head(piece) for piece in pieces]), embedding, feature_map, head.weight)
 

@@ -1,7 +1,5 @@
 """Text-guided fusion: class prompts decide how much each view of the teacher counts (Eq. 3 to 5)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -38,15 +36,11 @@ class WeightNet(nn.Module):
 def fuse(output: Output, weights: Tensor) -> Output:
     """Averages the teacher's output over the views, with weights for each image.
 
-    A convex combination commutes with an affine head: fused logits are the head of the fused embedding, and the fused
-    map's CAM is the fused CAM. So one call gives a complete teacher.
+    A convex combination commutes with an affine head: fused logits and CAM are those of the fused embedding and map.
 
     Args:
         output: of V views of B images, in the order of views, ``V * B`` rows.
-        weights: of the views for each image, ``(B, V)``, each row summing to 1.
-
-    Returns:
-        The fused output of B rows. Gradients flow into the weights.
+        weights: of the views for each image, ``(B, V)``, each row summing to 1; gradients flow into them.
 
     Source: Eq. 5.
 
@@ -61,7 +55,6 @@ def fuse(output: Output, weights: Tensor) -> Output:
 
     def mean_over_views(part: Tensor) -> Tensor:
         per_view = part.unflatten(0, (views, batch))
-        shape = (views, batch, *[1] * (part.ndim - 1))
-        return (weights.T.reshape(shape) * per_view).sum(0)
+        return (weights.T.reshape(views, batch, *[1] * (part.ndim - 1)) * per_view).sum(0)
 
     return output.map(mean_over_views)

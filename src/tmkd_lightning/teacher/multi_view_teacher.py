@@ -1,7 +1,5 @@
 """The teacher of TMKD: several views of each image, one frozen network, one fused output."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -25,8 +23,7 @@ class MultiViewTeacher(nn.Module):
         prompt_bank: embeddings of those prompts; needed with a `weight_net`.
 
     Attributes:
-        cache: reads the outputs of all views of a batch from a `TeacherCache`, or computes and writes them; None to
-            compute them.
+        cache: reads the outputs of all views of a batch from a `TeacherCache`, or fills it; None to compute them.
         mean_weights: weight of each view in the last batch, by the view's name.
 
     Source: Fig. 2, Eq. 3 to 5.
@@ -60,10 +57,7 @@ class MultiViewTeacher(nn.Module):
         return self.frozen.extractor
 
     def forward(self, images: Tensor, labels: Tensor) -> Output:
-        """Fuses the outputs of all views of images ``(B, 3, H, W)`` in [0, 1], weighed by the class in labels ``(B,)``.
-
-        Gradients flow into the WeightNet alone.
-        """
+        """Fuses the outputs of all views of images ``(B, 3, H, W)`` in [0, 1], weighed by the classes ``(B,)``."""
         outputs = self.forward_views(images) if self.cache is None else self.cache(self, images)
         if self.num_views == 1:
             return outputs
@@ -73,16 +67,13 @@ class MultiViewTeacher(nn.Module):
 
     def forward_views(self, images: Tensor) -> Output:
         """Runs the network on all views of images ``(B, 3, H, W)``: ``V * B`` rows in the order of views."""
-        output: Output = self.frozen(self.views(images).flatten(0, 1), views=self.num_views, checked=True)
-        return output
+        return self.frozen(self.views(images).flatten(0, 1), views=self.num_views, checked=True)
 
     def view_weights(self, labels: Tensor) -> Tensor:
         """Weights ``(B, V)`` of the views for the class of each image, each row summing to 1 (Eq. 3 and 4)."""
         if self.weight_net is None or self.prompt_bank is None:
             return torch.full((len(labels), self.num_views), 1 / self.num_views, device=labels.device)
-        weights: Tensor
         if len(labels) < len(self.prompt_bank.anchors):  # fewer images than classes
-            weights = self.weight_net(self.prompt_bank.concat_views(labels))
-            return weights
+            return self.weight_net(self.prompt_bank.concat_views(labels))
         weights = self.weight_net(self.prompt_bank.concat_views())
         return weights[labels]

@@ -19,9 +19,8 @@ class CacheError(RuntimeError):
 class ArrayFile:
     """Two files in NumPy's format: the rows, and a checksum a row, which is 0 until the row is written.
 
-    A row is written before its checksum and counts only if the two agree, so what a killed process or a full disk left
-    half written is not there. Rows are read and written at their offset: through mapped memory, a full disk or a
-    truncated file would kill the process, and machines that share a file would overwrite each other's neighbours.
+    A row is written before its checksum and counts only if the two agree, so that nothing half written is read. No
+    mapped memory: a full disk would kill the process, and machines that share a file overwrite each other's rows.
 
     Args:
         path: of the array, ``.npy``.

@@ -1,7 +1,5 @@
 """Fingerprints of a teacher and of its views: of all that decides its outputs, beside the images."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from pathlib import Path
@@ -45,10 +43,7 @@ def _seen_by(view: View) -> str:
         # rounded to 8 bits: machines differ in the last digit
         once, again = (view(images).mul(255).round().byte().numpy().tobytes() for _ in range(2))
     if once != again:
-        raise CacheError(
-            f"view {view.name!r} makes another image each time: what a teacher says of it cannot be kept; leave "
-            "TeacherCache or the view out"
-        )
+        raise CacheError(f"view {view.name!r} makes another image each time: leave TeacherCache or the view out")
     return hashlib.sha256(once).hexdigest()
 
 
@@ -61,10 +56,7 @@ def _probe_images(side: int) -> Tensor:
 
 
 def _network_fingerprint(teacher: Extractor) -> list[str]:
-    """What the network holds, and what a float64 copy of it with made-up weights answers.
-
-    Its own weights may still lie in a checkpoint; so may those that a hook computes, as that of weight_norm does.
-    """
+    """What the network holds, and what a float64 copy of it with made-up weights answers, as its own may come later."""
     hooked = [layer for layer in teacher.network.modules() if layer._forward_pre_hooks]
     computed = [part for layer in hooked for part in vars(layer).values() if isinstance(part, Tensor)]
     copies = {id(part): part.detach().clone() for part in computed}

@@ -1,7 +1,5 @@
 """A folder of arrays that belong to one teacher, its views and one set of images."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -23,8 +21,6 @@ _FORMAT = 3  # of these files and of the code that computes their content; anoth
 
 class CacheFolder:
     """Stored outputs of a teacher, named by the digest of `identity`, which also lies in the folder as JSON.
-
-    Runs that read other parts of the same outputs share the folder; each part is a file of its own.
 
     Args:
         directory: where such folders are.
@@ -76,17 +72,15 @@ class CacheFolder:
             if rows * row - taken > free:
                 raise CacheError(
                     f"the teacher cache needs {what}, but {self.path} has {tqdm.format_sizeof(free, 'B')} left: take "
-                    "fewer augmentation_replicas, float16 instead of float32, another directory, or a method that "
-                    "reads no maps"
+                    "fewer augmentation_replicas, float16, another directory, or a method that reads no maps"
                 )
             with atomic_write(self.path / MANIFEST) as file:
                 file.write(json.dumps(self.identity, indent=2, sort_keys=True).encode())
             for name, shape in shapes.items():
                 self.files[name] = ArrayFile.create(self.file(name), rows, shape, self.dtypes[name])
         except OSError as error:
-            raise CacheError(
-                f"the teacher cache cannot be written to {self.path} ({error}): name another directory"
-            ) from error
+            message = f"the teacher cache cannot be written to {self.path} ({error}): name another directory"
+            raise CacheError(message) from error
         from lightning.pytorch.utilities import rank_zero_info  # seconds to import, and `tmkd cache` does without
 
         rank_zero_info(f"Teacher cache: {what}")

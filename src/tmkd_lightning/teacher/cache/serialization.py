@@ -1,7 +1,5 @@
 """Conversion between a teacher's output and the arrays that are stored of it."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 
@@ -26,12 +24,11 @@ def array_dtypes(has_head: bool, reads_map: bool, map_size: int | None, dtype: s
 
 def to_arrays(output: Output, views: int, dtypes: Mapping[str, str]) -> dict[str, Tensor]:
     """Takes ``(B, V, ...)`` by array name, without the pixels, from an output of ``V * B`` rows, view by view."""
-    arrays = {}
-    for name, dtype in dtypes.items():
-        if name != PIXELS:
-            part = output.require(_PARTS.get(name, "feature_map"))
-            arrays[name] = part.unflatten(0, (views, -1)).transpose(0, 1).to(getattr(torch, dtype))
-    return arrays
+    parts = {name: output.require(_PARTS.get(name, "feature_map")) for name in dtypes if name != PIXELS}
+    return {
+        name: part.unflatten(0, (views, -1)).transpose(0, 1).to(getattr(torch, dtypes[name]))
+        for name, part in parts.items()
+    }
 
 
 def from_arrays(arrays: Mapping[str, Tensor], teacher: FrozenTeacher, image: Tensor, views: int) -> Output:
