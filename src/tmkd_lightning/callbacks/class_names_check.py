@@ -1,7 +1,5 @@
 """Compares the class names of a network with those of the data before each run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer

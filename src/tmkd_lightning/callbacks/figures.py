@@ -1,7 +1,5 @@
 """Draws figures during training: to files, and to the loggers that take images."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Sequence

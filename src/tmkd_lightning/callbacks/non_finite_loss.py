@@ -1,7 +1,5 @@
 """Stops a run whose losses or weights are not finite."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Fills the module's PromptBank before training; the text encoder is not in memory after that."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

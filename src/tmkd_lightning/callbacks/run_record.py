@@ -1,7 +1,5 @@
 """Records what a run was made with: command, commits, versions and hardware."""
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import UTC, datetime

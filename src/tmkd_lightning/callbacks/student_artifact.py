@@ -1,7 +1,5 @@
 """Uploads the trained student to Weights & Biases as an artifact, offline too."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The teacher's accuracy before training: a weak one, or one that cannot read a view, costs a whole run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Stores the teacher's outputs on disk in the first epochs, and reads them instead of running it in the later ones."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any, Literal, Self

@@ -1,7 +1,5 @@
 """A few validation batches, outside of Lightning's validation loop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, pairwise

@@ -1,7 +1,5 @@
 """``tmkd cache``: lists, checks and removes teacher caches."""
 
-from __future__ import annotations
-
 import reprlib
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """``tmkd data``: checks every image of a data set before a run does, and makes smaller copies."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """``tmkd embed``: writes text embeddings to one file, for machines without internet."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tmkd_lightning.data import ImageDataModule

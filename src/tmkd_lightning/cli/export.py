@@ -1,7 +1,5 @@
 """``tmkd export``: exports the student of a checkpoint to one file."""
 
-from __future__ import annotations
-
 import sys
 
 from tmkd_lightning.export.student import FormatName, Input, export_student

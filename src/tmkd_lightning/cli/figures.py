@@ -1,7 +1,5 @@
 """``tmkd figures``: figures of trained runs."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Lightning's command line for our modules: fit, validate, test and predict."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

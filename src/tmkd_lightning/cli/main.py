@@ -1,7 +1,5 @@
 """``tmkd``: chooses the verb, and imports only what that verb needs."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

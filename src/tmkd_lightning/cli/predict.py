@@ -1,7 +1,5 @@
 """``tmkd predict --images``: predictions of the student of a checkpoint for the images in a folder."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Classifies the images of a folder and writes a CSV file."""
 
-from __future__ import annotations
-
 import csv
 import re
 import sys

@@ -1,7 +1,5 @@
 """Exports a student with its normalisation to one file, and verifies it by running that file."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence

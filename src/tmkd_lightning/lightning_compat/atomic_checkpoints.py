@@ -7,8 +7,6 @@ Works around: Lightning saves through the system's temporary folder, and moving 
 Delete when: ``TorchCheckpointIO`` writes next to the target and verifies what it reads, and resuming keeps `dirpath`.
 """
 
-from __future__ import annotations
-
 import glob
 import time
 import zipfile

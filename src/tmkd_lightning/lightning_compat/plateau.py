@@ -5,8 +5,6 @@ the run is resumed (https://github.com/Lightning-AI/pytorch-lightning/pull/14702
 Delete when: a resumed run makes that step, or checkpoints are saved after it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer

@@ -7,8 +7,6 @@ another epoch (https://github.com/Lightning-AI/pytorch-lightning/issues/19617); 
 Delete when: an interrupted run that is resumed by Lightning alone passes ``tests/integration/kill_and_resume.py``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 

@@ -5,8 +5,6 @@ Works around: Lightning does not restore random generators when a run is resumed
 Delete when: checkpoints hold the generators' states of every process, and resuming restores them before each step.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -6,8 +6,6 @@ does not end prediction, and waits forever for processes that were not signalled
 Delete when: both issues are closed in the lowest version that pyproject.toml allows.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
