@@ -21,7 +21,7 @@ def logit_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Source: Hinton et al. 2015; Eq. 8. T 4 is customary in the code that the paper builds on.
 
     Example:
-        >>> logit_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 3.0]]).log1p(), temperature=1.0).item()
+        >>> logit_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 4.0]]).log(), temperature=1.0).item()
         0.19274...
     """
     if student.shape != teacher.shape:

@@ -41,7 +41,7 @@ class TMKDModule(BaseModule):
         student: likewise, with the same classes.
         distiller: base method, or several whose terms are added; None for TMKD's own terms alone.
         views: names of built-in views or views of your own that the teacher sees.
-        fusion: ``text`` lets a WeightNet weigh the views by their prompts, ``mean`` weighs them equally.
+        fusion: ``text`` lets a WeightNet weigh the views by their prompts, ``mean`` uses_weight_net them equally.
         fusion_objective: what trains the WeightNet: the ``label``, by the cross-entropy of the fused logits, which are
             detached for the student, or the ``distillation`` losses, as in the paper.
         ce_weight: factor of the cross-entropy with the label.
@@ -136,29 +136,29 @@ class TMKDModule(BaseModule):
         self.teacher_key = teacher_key
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 
-        own: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
+        tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
             for extractor in (self.extractor, teacher):
                 extractor.require("embedding", reader="L_feat")
             dims = self.extractor.embedding_dim, teacher.embedding_dim
-            own.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
-        self.distiller = Sum(*own) if distiller is None else Sum(distiller, *own)
+            tmkd_terms.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
+        self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
         self.reads_teacher = len(self.distiller.parts) > 0
         frozen.map_size = self.distiller.map_size
         for extractor in (self.extractor, teacher):
             extractor.keep_map = "feature_map" in self.distiller.reads
 
         multi_view = MultiView(views)
-        weighs = fusion == "text" and len(multi_view) > 1 and self.reads_teacher
-        weight_net = WeightNet(text_dim, len(multi_view), fusion_hidden) if weighs else None
+        uses_weight_net = fusion == "text" and len(multi_view) > 1 and self.reads_teacher
+        weight_net = WeightNet(text_dim, len(multi_view), fusion_hidden) if uses_weight_net else None
         self.text_alignment: TextAlignment | None = None
         if text_weight:
             self.extractor.require("embedding", reader="L_text")
             options = (text_dim, text_head_dim, text_temperature, text_weight, text_negatives)
             self.text_alignment = TextAlignment(self.extractor.embedding_dim, *options)
-        if weighs or text_weight:
+        if uses_weight_net or text_weight:
             self.prompt_bank = PromptBank(len(multi_view), self.num_classes, text_dim)
-        self.teacher = MultiViewTeacher(frozen, multi_view, weight_net, self.prompt_bank if weighs else None)
+        self.teacher = MultiViewTeacher(frozen, multi_view, weight_net, self.prompt_bank if uses_weight_net else None)
 
         alias_submodule(self, "extractor.network", "student")
         exclude_from_state_dict(self, "teacher.frozen")
@@ -194,11 +194,12 @@ class TMKDModule(BaseModule):
             return self._zero_loss()
         if len(labels) < self.distiller.min_batch:
             validation.warn_small_batch(self.distiller, images=len(labels))
-        teacher = self.teacher(images, labels) if self.reads_teacher else None  # first: it leaves no activations behind
+        teacher = self.teacher(images, labels) if self.reads_teacher else None  # first: it keeps no activations
         student = self.student_extractor(images, checked=True)
         losses = {"ce": self.ce_weight * cross_entropy(student.logits, labels)}
         if teacher is not None:
-            losses |= self.fusion_loss(teacher, labels) | self.distiller(student, self.target(teacher), labels)
+            losses |= self.fusion_loss(teacher, labels)
+            losses |= self.distiller(student, self.target(teacher), labels)
         if self.text_alignment is not None:
             losses |= self.text_alignment(student.embedding, self.prompt_bank.anchors, labels)
         return self.log_losses(losses)

@@ -55,7 +55,7 @@ class FrozenTeacher(nn.Module):
         """Number of images in one forward."""
         if self.chunk is not None or image.device.type != "cpu":
             return self.chunk or images
-        # What is larger leaves the cache, and memory above 32 MB is fetched anew for every layer.
+        # Larger activations do not fit the caches of the CPU, and above 32 MB each layer allocates its memory anew.
         return min(images // views, max(1, _CPU_PIXELS // image.shape[-2:].numel()))
 
 

@@ -36,7 +36,7 @@ class WeightNet(nn.Module):
 def fuse(output: Output, weights: Tensor) -> Output:
     """Averages the teacher's output over the views, with weights for each image.
 
-    A convex combination commutes with an affine head: fused logits and CAM are those of the fused embedding and map.
+    The weights sum to 1 and the head is affine, so fused logits and CAM are those of the fused embedding and map.
 
     Args:
         output: of V views of B images, in the order of views, ``V * B`` rows.
