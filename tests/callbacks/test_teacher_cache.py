@@ -22,7 +22,7 @@ from helpers.methods import METHODS
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
-from tmkd_lightning.cli.main import run_verb
+from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.models import wide_resnet as wrn
 from tmkd_lightning.modules import tmkd
@@ -281,9 +281,9 @@ def test_damage_in_a_complete_cache_is_noticed_and_mended(run, filled, capsys) -
     with pytest.raises(CacheError, match=r"was complete and is damaged now.*tmkd cache check"):
         run(make(), TeacherCache(str(directory)))
     with pytest.raises(SystemExit, match="1 damage"):
-        run_verb("cache", ["check", "--directory", str(directory)])
+        main(["cache", "check", "--directory", str(directory)])
     assert "87 rows are whole, DAMAGED and erased: [43]" in capsys.readouterr().out
-    run_verb("cache", ["check", "--directory", str(directory)])
+    main(["cache", "check", "--directory", str(directory)])
     losses, _ = run(make(), TeacherCache(str(directory)))
     assert losses.values == expected.values
     assert sum(losses.asked) == 1

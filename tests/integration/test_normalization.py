@@ -174,7 +174,7 @@ def test_what_was_loaded_is_said_to_come_from_the_file(path) -> None:
     "wrong", [{"mean": (0.5, 0.5)}, {"std": (0.5,)}, {"std": (0.5, 0.5, 0.0)}, {"mean": (0.0,) * 4}, {"mean": []}]
 )
 def test_wrong_statistics(wrong) -> None:
-    with pytest.raises(ValueError, match="mean and std need three values each, std above 0"):
+    with pytest.raises(ValueError, match="mean and std need three finite values each, std above 0"):
         Extractor(plain(), **wrong)
 
 
