@@ -193,3 +193,26 @@ def test_a_module_without_a_teacher_is_guarded_too(net, fit) -> None:
     module = ClassifierModule(net(), optimizer=lambda params: torch.optim.SGD(params, lr=1e38))
     with pytest.raises(FloatingPointError, match=r"loss term 'ce' was not finite at step \d \(batch \d of epoch 0\)"):
         fit(module, log_every_n_steps=1)
+
+
+def test_files_of_weights_alone_are_not_written_after_a_bad_loss(net, fit, tmp_path) -> None:
+    """Lightning asks no callback before it writes them; without a learning rate the weights stay finite."""
+    module = TMKDModule(
+        net(16), net(), distiller=Poison(2, INF), views=["rgb"], text_weight=0, feature_weight=0, optimizer=still
+    )
+    saving = ModelCheckpoint(tmp_path, save_weights_only=True, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    with pytest.raises(FloatingPointError, match="step 1 "):
+        fit(module, callbacks=[saving], enable_checkpointing=True, log_every_n_steps=50)
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=1.ckpt"]
+
+
+def still(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.0)
+
+
+def test_losses_that_are_logged_twice_in_a_step(net) -> None:
+    module = ClassifierModule(net())
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    module.log_losses({"ce": torch.tensor(INF)})
+    module.log_losses({"ce": torch.tensor(1.0)})
+    assert module.logged_losses == {"ce": INF}

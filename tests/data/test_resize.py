@@ -173,3 +173,13 @@ def test_datamodules_read_copies(root: Path, tmp_path: Path, capsys: Any) -> Non
     small = CUB200DataModule(str(tmp_path / "small"))
     small.prepare_data()
     assert {image.size for image, _ in map(small.samples("test").__getitem__, range(6))} == {(SIDE, SIDE)}
+
+
+def test_an_image_that_was_replaced_is_copied_again(tmp_path: Path) -> None:
+    path = photo(tmp_path / "in" / "train" / "a" / "one.png")
+    resize_folder(tmp_path / "in", tmp_path / "out", side=20, workers=1)
+    Image.new("RGB", (80, 48), "blue").save(path)
+    later = path.stat().st_mtime + 10
+    os.utime(path, (later, later))
+    resize_folder(tmp_path / "in", tmp_path / "out", side=20, workers=1)
+    assert read(tmp_path / "out" / "train" / "a" / "one.png").getpixel((0, 0)) == (0, 0, 255)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.distillers import KD
@@ -87,3 +90,22 @@ def test_an_object_of_a_subclass_is_asked_for(net, kept) -> None:
     path = kept(Holds(net(), part=torch.nn.Linear(1, 1)))
     with pytest.raises(ValueError, match=r"made with \['part'\] of its own, which files do not hold: pass them again"):
         Holds.load_from_checkpoint(path, network=net(), weights_only=True)
+
+
+def test_arguments_of_a_subclass_that_names_its_base(net, fit, tmp_path) -> None:
+    """Not by super(), from a method beside the constructor, and with an argument deleted on the way."""
+
+    class Named(ClassifierModule):
+        def __init__(self, width: int = 1, **options: Any) -> None:
+            self.begin(options)
+            self.width = width
+            del width
+
+        def begin(self, options: dict[str, Any]) -> None:
+            ClassifierModule.__init__(self, net(), **options)
+
+    module = Named(width=9, class_names=["a", "b", "c"])
+    saving = {"callbacks": [ModelCheckpoint(tmp_path, filename="last")], "enable_checkpointing": True}
+    fit(module, max_steps=1, **saving)
+    again = Named.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert (again.width, again.class_names) == (9, ["a", "b", "c"])

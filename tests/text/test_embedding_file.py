@@ -122,3 +122,9 @@ def test_identity_follows_the_content(file: Path, tmp_path: Path) -> None:
     write_embeddings(file, PROMPTS, torch.ones(3, 16), "hashing")
     assert EmbeddingFile(moved).identity() != EmbeddingFile(file).identity()
     assert EmbeddingFile(moved, embeddings="other").identity() != EmbeddingFile(moved).identity()
+
+
+def test_a_text_with_two_embeddings(tmp_path: Path) -> None:
+    np.savez(tmp_path / "two.npz", prompts=["cat", "cat"], embeddings=np.eye(2, dtype=np.float32))
+    with pytest.raises(ValueError, match="several embeddings for one text"):
+        EmbeddingFile(tmp_path / "two.npz").encode(["cat"])

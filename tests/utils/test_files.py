@@ -144,9 +144,10 @@ def test_a_device_stays(tmp_path: Path) -> None:
     assert (tmp_path / "nowhere").is_symlink()
 
 
-def test_standard_output(capfd) -> None:
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output(capfd, name: str) -> None:
     """It is a file here, which is neither emptied nor replaced."""
-    path = Path("/dev/stdout")
+    path = Path(name)
     check_writable(path)
     assert is_stream(path)
     print("before")

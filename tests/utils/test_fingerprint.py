@@ -233,7 +233,6 @@ def test_use_does_not_change_a_function_or_a_network() -> None:
     before = [fingerprint(part, "thing") for part in (ring, layer)]
     for _ in range(1000):
         ring(1)
-    layer.register_forward_hook(lambda *_: None)
     layer.compile()
     assert [fingerprint(part, "thing") for part in (ring, layer)] == before
 
@@ -259,3 +258,28 @@ def test_what_cannot_be_pickled_is_named() -> None:
         warnings.simplefilter("error")
         one, again, other = (fingerprint(Careful(path), "the view") for path in "aab")
     assert one == again != other
+
+
+def test_code_without_a_file_counts_whole() -> None:
+    """As in a notebook: constants, attributes that are read, and functions inside."""
+    sources = ("lambda x: x.clamp(max=6.)", "lambda x: x.clamp(max=60.)", "lambda x: x.relu()", "lambda x: x.tanh()")
+    nested = ("lambda x: (lambda y: y * 1)(x)", "lambda x: (lambda y: y * 2)(x)")
+    made = [eval(source, {"__name__": "notebook"}) for source in sources + nested]
+    assert len({fingerprint(one, "a lambda") for one in made}) == len(made)
+
+
+@pytest.mark.parametrize("limit", [50, 100])
+def test_hooks_count(limit: int) -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    before = fingerprint(network, "a network")
+    network[0].register_forward_hook(lambda module, args, output: output.clamp(max=limit))
+    other = nn.Sequential(nn.Linear(2, 2))
+    other.load_state_dict(network.state_dict())
+    other[0].register_forward_hook(lambda module, args, output: output.clamp(max=limit + 1))
+    assert len({before, fingerprint(network, "a network"), fingerprint(other, "a network")}) == 3
+
+
+def test_what_a_class_holds_counts() -> None:
+    members = [{"LIMIT": [1]}, {"LIMIT": [2]}, {"scale": staticmethod(lambda: 1)}, {"scale": staticmethod(lambda: 2)}]
+    made = [type("Mine", (), {"__module__": "notebook", **each}) for each in members]
+    assert len({fingerprint(one, "a class") for one in made}) >= 3  # lambdas of one line of this file are one to it

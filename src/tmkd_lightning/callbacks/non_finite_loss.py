@@ -51,10 +51,6 @@ class NonFiniteLossCheck(Callback):
         """Checks the rest of the epoch."""
         self.check(trainer, pl_module)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the last good checkpoint."""
-        self.check(trainer, pl_module)
-
     def check(self, trainer: Trainer, module: LightningModule) -> None:
         """Reads the notes of all processes: bad gradients of one are in the weights of all."""
         own = self._note(module)

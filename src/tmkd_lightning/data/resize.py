@@ -50,7 +50,7 @@ def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 def _copy(path: Path, target: Path, side: int) -> str:
     """Copies one file, and gives an error message if it cannot be read."""
-    if target.exists():
+    if target.exists() and target.stat().st_mtime >= path.stat().st_mtime:  # not of an image that was replaced
         return ""
     if problem := file_problem(path):
         return f"{path} {problem}"

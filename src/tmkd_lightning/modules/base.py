@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -136,7 +135,8 @@ class BaseModule(LightningModule):
     def log_losses(self, losses: dict[str, Tensor]) -> Tensor:
         """Logs weighted loss terms by name, and returns their sum."""
         values = torch.stack(list(losses.values()))
-        self.logged_losses = dict(zip(losses, values.detach(), strict=True))
+        for name, value in zip(losses, values.detach(), strict=True):
+            self.logged_losses[name] = self.logged_losses.get(name, 0) + value
         loss = values.sum(dtype=torch.promote_types(values.dtype, torch.float32))
         self.log_dict({f"train/{name}": term.detach() for name, term in losses.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
@@ -289,14 +289,23 @@ class BaseModule(LightningModule):
     def _save_hparams(self) -> None:
         """Saves the constructor's plain arguments or a CLI's config; objects cannot be read with weights_only."""
         given = _given_hyperparameters.get()
-        frame: Any = inspect.currentframe()
-        arguments = collect_init_args(frame, [], classes=(BaseModule,))[-1]  # of the outermost class
+        arguments: dict[str, Any] = {}
+        frame = inspect.currentframe()
+        while frame is not None:  # the last is the constructor of the module's own class
+            names, _, free, values = inspect.getargvalues(frame)
+            if frame.f_code.co_name == "__init__" and names and values.get(names[0]) is self:
+                arguments = {name: values[name] for name in names[1:] if name in values}
+                arguments |= values[free] if free else {}
+            frame = frame.f_back
         plain = {name: value for name, value in arguments.items() if _is_plain(value)}
         self.save_hyperparameters(plain if given is None else given)
         self.unsaved_arguments = sorted(arguments.keys() - plain.keys() - _PASSED_ANEW) if given is None else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what resuming needs; raises FloatingPointError for weights that are not finite."""
+        """Adds what resuming needs; raises FloatingPointError for losses and weights that are not finite."""
+        for callback in self.trainer.callbacks if self._trainer else ():  # type: ignore[attr-defined]
+            if isinstance(callback, NonFiniteLossCheck):  # Lightning asks no callback about a file of weights alone
+                callback.check(self.trainer, self)
         check_finite_weights(self)
         checkpoint[LEFT_OUT] = self.unsaved_arguments
         checkpoint[NUM_CLASSES] = self.num_classes

@@ -61,6 +61,8 @@ class EmbeddingFile:
         """Reads the embeddings of prompts; see `TextEncoder`."""
         texts, vectors = self._read()
         row = {text: index for index, text in enumerate(texts)}
+        if len(row) < len(texts):
+            raise ValueError(f"{self.path} holds several embeddings for one text: keep one for each")
         missing = [prompt for prompt in prompts if prompt not in row]
         if missing:
             raise ValueError(

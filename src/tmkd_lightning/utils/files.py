@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -54,7 +55,12 @@ def check_writable(path: Path) -> None:
 
 def is_stream(path: Path) -> bool:
     """Whether a path leads to a pipe or a device, or is ``/dev/stdout``; these cannot be replaced."""
-    return str(path) in _STANDARD or (path.exists() and not path.is_file() and not path.is_dir())
+    return _descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _descriptor(path: Path) -> int | None:
+    match = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
+    return int(match[1]) if match else _STANDARD.get(str(path))
 
 
 def temporary_prefix(path: Path) -> str:
@@ -90,6 +96,6 @@ def _open_replacement(path: Path) -> Iterator[IO[bytes]]:
 def _open_stream(path: Path) -> Iterator[IO[bytes]]:
     sys.stdout.flush()  # what was printed stands before
     sys.stderr.flush()
-    descriptor = _STANDARD.get(str(path))  # where it leads to a file, opening it anew would empty that
+    descriptor = _descriptor(path)  # where it leads to a file, opening it anew would empty that
     with path.open("wb") if descriptor is None else os.fdopen(os.dup(descriptor), "wb") as file:
         yield file

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -85,16 +85,27 @@ def _origin(module: str | None) -> tuple[str, bool]:
 def _function(value: FunctionType) -> tuple[object, ...]:
     code, (origin, _) = value.__code__, _origin(value.__globals__.get("__name__"))
     closure = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
-    unsaved = (code.co_code, inspect.getclosurevars(value).globals) if origin.endswith(" ") else ()  # of a notebook
+    unsaved = (_code(code), inspect.getclosurevars(value).globals) if origin.endswith(" ") else ()  # of a notebook
     attributes = {k: v for k, v in vars(value).items() if not k.startswith("_torchdynamo")}  # an id() among them
     held = closure, value.__defaults__, value.__kwdefaults__, attributes
     return value.__qualname__, code.co_firstlineno, origin, unsaved, held
 
 
+def _code(code: CodeType) -> tuple[object, ...]:
+    constants = [_code(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+    return code.co_code, code.co_names, code.co_freevars, constants
+
+
 def _class(value: type) -> tuple[object, ...]:
     origin, installed = _origin(value.__module__)
-    counted = () if installed else (*_PLAIN, FunctionType)
-    return value.__qualname__, origin, {k: v for k, v in vars(value).items() if type(v) in counted}, value.__bases__
+    counted = () if installed else (*_PLAIN, list, dict, FunctionType, staticmethod, classmethod, property)
+    members = {
+        k: v
+        for k, v in vars(value).items()
+        if type(v) in counted and not (k[:2] == "__" and isinstance(v, (list, dict)))
+    }
+    functions = {k: getattr(v, "__func__", getattr(v, "fget", v)) for k, v in members.items()}
+    return value.__qualname__, origin, functions, value.__bases__
 
 
 def _tensor(value: Tensor) -> tuple[object, ...]:
@@ -104,15 +115,21 @@ def _tensor(value: Tensor) -> tuple[object, ...]:
     return str(value.dtype), tuple(value.shape), hashlib.sha256(flat.view(torch.uint8).numpy().data).digest()
 
 
+def _module(value: nn.Module) -> tuple[object, ...]:
+    hooks = [*value._forward_pre_hooks.values(), *value._forward_hooks.values()]
+    theirs = [hook for hook in hooks if type(getattr(hook, "__self__", None)).__name__ != "Capture"]  # that one is ours
+    return type(value), {key: part for key, part in vars(value).items() if key not in _HOOKS}, theirs
+
+
 def _data_module(value: LightningDataModule) -> tuple[object, ...]:
-    held = {**vars(value), **vars(value).get("_hparams", {})}
-    return type(value), {key: held[key] for key in sorted(held.keys() - _LOADING)}
+    both = vars(value), vars(value).get("_hparams", {})
+    return type(value), [{key: held[key] for key in sorted(held.keys() - _LOADING)} for held in both]
 
 
 _PARTS: dict[Any, Any] = {
     _BY_TYPE: lambda value: ("by type", type(value)),
     Tensor: _tensor,
-    nn.Module: lambda value: (type(value), {key: part for key, part in vars(value).items() if key not in _HOOKS}),
+    nn.Module: _module,
     LightningDataModule: _data_module,
     type: _class,
     FunctionType: _function,

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from tmkd_lightning.data.errors import DataError
@@ -168,6 +169,10 @@ class ImageDataModule(LightningDataModule, ABC):
             raise DataError(
                 f"the checkpoint was made after {steps} steps of an epoch with {before}, and now they are {now}: "
                 "each step has other images. Resume with the same, or from the end of an epoch"
+            )
+        if before and before["seed"] != now["seed"]:
+            rank_zero_warn(
+                f"resuming with seed {now['seed']} a run of seed {before['seed']}: other images are drawn now"
             )
         self._before = {}
         return self.batch_size * steps
