@@ -18,7 +18,7 @@ from tmkd_lightning.data.errors import DataError
 class Archive(NamedTuple):
     """An archive that a data set is published in, ``.zip`` or any kind of tar.
 
-    Args:
+    Attributes:
         name: of the file.
         url: where to download it.
         md5: its checksum, in hexadecimal digits.

@@ -27,7 +27,7 @@ _CALLS = {  # argument that holds the network: how the module is loaded in Pytho
 class LoadedStudent(NamedTuple):
     """The student of a `TMKDModule`, or the network of a `ClassifierModule`, with what its run knew.
 
-    Args:
+    Attributes:
         extractor: the network with its normalisation, in evaluation mode.
         class_names: names in the order of the labels, or None where the run knew none.
         normalized_with: mean and standard deviation, if the run's data arrived normalised.
