@@ -26,9 +26,9 @@ class NonFiniteLossCheck(Callback):
         self._names: list[str] = []
         self._place = (0, 0, 0)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets an earlier run."""
-        self._first = None
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Forgets an earlier run, or a search for a learning rate."""
+        self._first, pl_module.logged_losses = None, {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Notes where training is: the step's number counts on before the batch ends."""
