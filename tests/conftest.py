@@ -28,9 +28,16 @@ torch.set_num_threads(1)  # tiny tensors: handing them to more threads costs mor
 
 
 @pytest.fixture(autouse=True)
-def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+def seeded() -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(sys, "argv", ["tmkd"])  # Lightning's command line warns of arguments, here pytest's
+
+
+@pytest.fixture(autouse=True, scope="session")
+def without_arguments() -> Iterator[None]:
+    """Lightning's command line warns of the process's arguments, here pytest's, when it is called with others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tmkd"])
+        yield
 
 
 @pytest.fixture

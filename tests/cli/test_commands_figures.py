@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,6 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["tmkd"])
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         for name in ("teacher", "kd", "tmkd"):
             main(["fit", "--config", str(EXAMPLES / f"digits_{name}.yaml"), *SHORT, *QUIET])
@@ -45,7 +43,6 @@ def here(trained, tmp_path, monkeypatch) -> Path:
     """A copy of it to work in."""
     shutil.copytree(trained / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     return tmp_path
 
 

@@ -39,7 +39,6 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["tmkd"])
         tmkd("fit", "--config", EXAMPLES / "digits_teacher.yaml", *SHORT, *QUIET)
     return folder
 
@@ -50,7 +49,6 @@ def here(trained, tmp_path, monkeypatch) -> Path:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/digits_teacher").symlink_to(trained / "runs/digits_teacher")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 

@@ -70,7 +70,6 @@ def printed(capsys, *words: object) -> dict:
 
 def test_what_is_no_file_of_a_config_is_left_to_the_parser(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     long = yaml.safe_dump(yaml.safe_load(DIGITS.read_text()))  # no name of a file can be as long
     assert printed(capsys, "--config", long) == printed(capsys, "--config", DIGITS)
     (tmp_path / "empty.yaml").write_text("{}")

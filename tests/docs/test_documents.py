@@ -8,7 +8,6 @@ import importlib
 import inspect
 import re
 import shutil
-import sys
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -138,7 +137,6 @@ def here(runs, tmp_path, monkeypatch) -> Path:
 def hurry(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Leaves out what takes time and decides nothing here."""
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    patch.setattr(sys, "argv", ["tmkd"])
     patch.setattr(TeacherAccuracyCheck.__init__, "__defaults__", (1,))  # batches
     patch.setattr(torch.nn.init, "kaiming_normal_", lambda weight, **options: weight)  # ResNets draw theirs twice
 

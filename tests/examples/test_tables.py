@@ -126,7 +126,6 @@ def test_configs_are_merged_as_the_command_line_does(tables, base, overlay, caps
     files = [EXAMPLES / f"{name}.yaml" for name in (base, overlay)]
     merged = tmp_path / "merged.yaml"
     merged.write_text(yaml.safe_dump(tables.grid.merge(*map(tables.grid.read_yaml, files))))
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
 
     def resolved(*configs: Path) -> Any:
         with pytest.raises(SystemExit):

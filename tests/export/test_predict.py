@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -300,7 +299,6 @@ def run(tmp_path_factory) -> Path:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "digits" / f"{index:02}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["tmkd"])
         tmkd(["fit", "--config", "run.yaml"])
     return folder
 
@@ -403,7 +401,6 @@ def test_without_a_folder_of_images_the_verb_says_so(verb, capsys) -> None:
 
 def test_lightnings_verb_is_still_there(run, monkeypatch) -> None:
     monkeypatch.chdir(run)
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     tmkd(["predict", "--config", "run.yaml", "--ckpt_path", "runs/last.ckpt"])
 
 

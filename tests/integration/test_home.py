@@ -5,7 +5,6 @@ import inspect
 import os
 import pwd
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -56,7 +55,6 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         patch.chdir(elsewhere)
-        patch.setattr(sys, "argv", ["tmkd"])
         torch.save(network().state_dict(), home / "teacher.pt")
         (home / "run.yaml").write_text(yaml.safe_dump(RUN))
         logger = f"{{class_path: CSVLogger, init_args: {{save_dir: {home}}}}}"

@@ -139,7 +139,6 @@ CHECKPOINT_DOORS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("door", CHECKPOINT_DOORS)
 def test_checkpoints(tmp_path, sprung, monkeypatch, door) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     path = tmp_path / "last.ckpt"
     for form in (zipped,) if door == "clip" else (zipped, legacy, pickle.dumps):  # CLIP takes a second to build
         path.write_bytes(form(Trap(sprung)))
@@ -260,7 +259,6 @@ def test_images_that_other_programs_would_open(tmp_path, sprung, monkeypatch, ca
     for number in range(3):
         Image.new("RGB", (8, 8)).save(folder / f"{number}.png", format="PNG" if number else "EPS")
     Image.init()  # all that PIL knows
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     with pytest.raises(SystemExit, match="1 problem"):
         main("data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", tmp_path / "photos")
     assert f"WRONG: {folder}/0.png cannot be read as an image (cannot identify" in capsys.readouterr().out

@@ -86,7 +86,6 @@ def test_csv_and_tensorboard_at_once(tmp_path, monkeypatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     loggers = [
         {"class_path": f"lightning.pytorch.loggers.{name}", "init_args": {"save_dir": "logs", "name": name}}
         for name in ("CSVLogger", "TensorBoardLogger")

@@ -156,7 +156,6 @@ def test_it_ends_while_it_prepares_data(launch, tmp_path) -> None:
 def test_a_run_in_another_process_closes_with_its_own_numbers(tmp_path, monkeypatch, capfd) -> None:
     """ddp_fork trains in a process that it begins, and the first one knows of nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     trainer = {**CONFIG["trainer"], "strategy": "ddp_fork", "devices": 1, "max_epochs": 2}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**CONFIG, "trainer": trainer}))
     before = signal.getsignal(signal.SIGTERM)

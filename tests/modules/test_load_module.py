@@ -36,7 +36,6 @@ def trained(tmp_path_factory):
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            patch.setattr(sys, "argv", ["tmkd"])
             main(["fit", "--config", str(folder / "config.yaml"), *RUN])
         return folder / "last.ckpt"
 

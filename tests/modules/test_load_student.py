@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,6 @@ def checkpoint(tmp_path_factory) -> Path:
     (folder / "run.yaml").write_text(RUN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["tmkd"])
         tmkd(["fit", "--config", "run.yaml"])
     return folder / "runs" / "last.ckpt"
 

@@ -219,7 +219,6 @@ def test_texts_without_secrets(text) -> None:
     ],
 )
 def test_an_error_does_not_repeat_a_key(options, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["tmkd"])
     settings = tmp_path / "run.yaml"
     settings.write_text(yaml.safe_dump(RUN))
     given = ["--model.service_token=x", "--data.password=x"]

@@ -136,7 +136,7 @@ class BaseModule(LightningModule):
         """Logs weighted loss terms by name, and returns their sum."""
         values = torch.stack(list(losses.values()))
         for name, value in zip(losses, values.detach(), strict=True):
-            self.logged_losses[name] = self.logged_losses.get(name, 0) + value
+            self.logged_losses[name] = value + self.logged_losses[name] if name in self.logged_losses else value
         loss = values.sum(dtype=torch.promote_types(values.dtype, torch.float32))
         self.log_dict({f"train/{name}": term.detach() for name, term in losses.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)

@@ -246,7 +246,7 @@ class TMKDModule(BaseModule):
     def setup(self, stage: str) -> None:
         """Refuses to train without text embeddings, or with a teacher of other classes."""
         super().setup(stage)
-        if stage == "fit" and self.reads_teacher:
+        if stage == "fit" and self.reads_teacher and not self.runs_teacher:  # else read_weights has done so
             self.teacher_order()
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")

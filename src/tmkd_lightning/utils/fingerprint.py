@@ -117,8 +117,7 @@ def _tensor(value: Tensor) -> tuple[object, ...]:
 
 def _module(value: nn.Module) -> tuple[object, ...]:
     hooks = [*value._forward_pre_hooks.values(), *value._forward_hooks.values()]
-    theirs = [hook for hook in hooks if type(getattr(hook, "__self__", None)).__name__ != "Capture"]  # that one is ours
-    return type(value), {key: part for key, part in vars(value).items() if key not in _HOOKS}, theirs
+    return type(value), {key: part for key, part in vars(value).items() if key not in _HOOKS}, hooks
 
 
 def _data_module(value: LightningDataModule) -> tuple[object, ...]:

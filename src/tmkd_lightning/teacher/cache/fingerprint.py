@@ -61,6 +61,7 @@ def _network_fingerprint(teacher: Extractor) -> list[str]:
     computed = [part for layer in hooked for part in vars(layer).values() if isinstance(part, Tensor)]
     copies = {id(part): part.detach().clone() for part in computed}
     probed = copy.deepcopy(teacher, dict(copies)).cpu().double().eval()
+    probed.remove_hooks()
     generator = torch.Generator().manual_seed(0)
     state = probed.network.state_dict()
     probed.network.load_state_dict({name: _made_up(value, generator) for name, value in state.items()})
