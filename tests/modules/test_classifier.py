@@ -22,7 +22,7 @@ def shade(value: float) -> View:
 
 def test_each_image_is_seen_in_one_view_by_its_share(net) -> None:
     module = ClassifierModule(net(), views=[shade(0.1), shade(0.9)], view_shares=[0.25, 0.75])
-    seen = module.sample_view(torch.rand(4000, 3, 2, 2))
+    seen = module.random_view(torch.rand(4000, 3, 2, 2))[0]
     assert all(len(image.unique()) == 1 for image in seen[:50])  # one view an image, never a mixture
     assert (seen[:, 0, 0, 0] > 0.5).float().mean().item() == pytest.approx(0.75, abs=0.03)
 
@@ -32,7 +32,7 @@ def test_views_land_on_the_images_they_were_made_from(net) -> None:
     module = ClassifierModule(net(), views=["rgb", negative])
     image = torch.rand(32, 3, 4, 4)
     kinds = set()
-    for one, other in zip(module.sample_view(image), image, strict=True):
+    for one, other in zip(module.random_view(image)[0], image, strict=True):
         assert one.equal(other) or one.equal(1 - other)
         kinds.add(one.equal(other))
     assert kinds == {True, False}  # both views were drawn

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tmkd_lightning.callbacks.validation_batches import validation_batches
+from tmkd_lightning.utils.labels import main_class
 
 _MEAN = "mean of views"
 
@@ -80,7 +81,7 @@ def _predict(module: Any, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
             logits[view.name] = module.teacher.frozen(view(image)).logits
     if len(module.views) > 1:
         logits[_MEAN] = torch.stack([logits[name] for name in module.views.names]).mean(0)
-    return {name: part.argmax(1) for name, part in logits.items()}, label
+    return {name: part.argmax(1) for name, part in logits.items()}, main_class(label)
 
 
 def _format(values: Tensor) -> str:

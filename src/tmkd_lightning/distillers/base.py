@@ -21,6 +21,7 @@ class Distiller(nn.Module, ABC):
         is_logit_term: whether the method compares the logits and so replaces TMKD's own logit loss.
         map_size: side in pixels to which the method pools feature maps first, None where it reads them whole.
         min_batch: smallest batch that the method is defined on; 2 or more where it compares samples.
+        needs_class: whether the method needs one class for each image, and cannot take a distribution over them.
 
     Example:
         >>> from torch.nn import functional as F
@@ -33,6 +34,7 @@ class Distiller(nn.Module, ABC):
     is_logit_term: bool = False
     map_size: int | None = None
     min_batch: int = 1
+    needs_class: bool = False
 
     @abstractmethod
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
@@ -41,7 +43,8 @@ class Distiller(nn.Module, ABC):
         Args:
             student: of B images; its gradients train the student.
             teacher: of the same images, fused over the views where there are several.
-            label: ``(B,)``, in 0..K-1.
+            label: classes ``(B,)``, in 0..K-1, or distributions over them ``(B, K)`` where images are mixed, labelled
+                softly or not labelled; never those for a method that `needs_class`.
 
         Returns:
             Weighted scalar terms by the name they are logged under.
@@ -80,6 +83,7 @@ class Sum(Distiller):
         self.is_logit_term = any(part.is_logit_term for part in parts)
         sizes = {part.map_size for part in parts if "feature_map" in part.reads}
         self.map_size = sizes.pop() if len(sizes) == 1 else None
+        self.needs_class = any(part.needs_class for part in parts)
         self.min_batch = max((part.min_batch for part in parts), default=1)
 
     @property

@@ -43,11 +43,12 @@ class TextAlignment(nn.Module):
         self.negatives = None if negatives is None else check_count("negatives", negatives)
 
     def forward(self, embedding: Tensor, text_embeddings: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Computes the weighted term ``text`` from ``(B, D)``, ``(K, E)`` and ``(B,)``."""
+        """Computes the weighted term ``text`` from ``(B, D)``, ``(K, E)`` and labels ``(B,)`` or ``(B, K)``."""
         excluded = None
         if self.negatives is not None and self.negatives < len(text_embeddings) - 1:
             classes, excluded = sample_classes(label, len(text_embeddings), self.negatives)
-            text_embeddings, label = text_embeddings[classes], (classes == label.unsqueeze(1)).int().argmax(1)
+            text_embeddings = text_embeddings[classes]
+            label = (classes == label.unsqueeze(1)).int().argmax(1) if label.ndim == 1 else label[:, classes]
         image, text = self.image_head(embedding), self.text_head(text_embeddings)
         return {"text": self.weight * text_contrast(image, text, label, self.temperature, excluded)}
 
@@ -56,14 +57,18 @@ def sample_classes(label: Tensor, num_classes: int, negatives: int) -> tuple[Ten
     """Samples the classes of a batch and others uniformly, without waiting for the device.
 
     The number of classes in a batch is known on the device alone, so there are always ``min(B + negatives, K)`` classes
-    and a mask of those that are too many.
+    and a mask of those that are too many; distributions ``(B, K)`` may be of any number of classes, so there are K.
 
     Example:
         >>> classes, excluded = sample_classes(torch.tensor([7, 7]), num_classes=9, negatives=3)
         >>> classes[0].item(), excluded.tolist()
         (7, [False, False, False, False, True])
     """
-    order = torch.rand(num_classes, device=label.device).index_fill(0, label, -1.0)
-    classes = order.topk(min(len(label) + negatives, num_classes), largest=False, sorted=True).indices
+    order = torch.rand(num_classes, device=label.device)
+    if label.ndim == 1:
+        order, most = order.index_fill(0, label, -1.0), len(label) + negatives
+    else:
+        order, most = order.masked_fill(label.sum(0) > 0, -1.0), num_classes
+    classes = order.topk(min(most, num_classes), largest=False, sorted=True).indices
     in_batch = (order < 0).sum()
     return classes, torch.arange(len(classes), device=label.device) >= in_batch + negatives

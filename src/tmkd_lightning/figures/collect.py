@@ -10,6 +10,7 @@ from torch import Tensor
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.figures.drawing import NothingToPlotError
+from tmkd_lightning.utils.labels import main_class
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class OutputCollector:
         self._examples: dict[int, Tensor] = {}
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Adds images ``(B, 3, H, W)`` in [0, 1], on the device to compute on, and labels ``(B,)``."""
+        """Adds images ``(B, 3, H, W)`` in [0, 1], on the device to compute on, and labels ``(B,)`` or ``(B, K)``."""
+        labels = main_class(labels)
         for name, outputs in self._outputs.items():
             outputs.append(self._run(name, images, keep_map=False))
         self._labels.append(labels.cpu())

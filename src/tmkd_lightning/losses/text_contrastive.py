@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tmkd_lightning.losses.kl import cross_entropy
+
 
 def text_contrast(
     student: Tensor, text: Tensor, label: Tensor, temperature: float, excluded: Tensor | None = None
@@ -15,7 +17,7 @@ def text_contrast(
     Args:
         student: embeddings in the common space, ``(B, E)``; L2-normalised here, rows of zeros stay zero.
         text: embeddings of each class's text in the common space, ``(K, E)``; L2-normalised here.
-        label: classes of the images, ``(B,)``, in 0..K-1.
+        label: classes of the images ``(B,)``, in 0..K-1, or distributions over them ``(B, K)``.
         temperature: τ, above 0.
         excluded: mask of texts that are no negatives, ``(K,)``, of classes that no image has; None for none.
 
@@ -39,4 +41,4 @@ def text_contrast(
         similarity = student @ text.T
     if excluded is not None:
         similarity = similarity.masked_fill(excluded, -math.inf)
-    return F.cross_entropy(similarity / temperature, label)
+    return cross_entropy(similarity / temperature, label)

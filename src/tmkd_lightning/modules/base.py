@@ -13,7 +13,6 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
 from tmkd_lightning.callbacks.non_finite_loss import NonFiniteLossCheck, check_finite_weights
@@ -25,6 +24,7 @@ from tmkd_lightning.modules import optimizers, validation
 from tmkd_lightning.modules.metrics import LoaderMetrics
 from tmkd_lightning.text.class_names import check_class_names, datamodule_of, find_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize, to_unit_float
+from tmkd_lightning.utils.labels import Mix, as_distribution, check_labels, known_part, mixed
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
 from tmkd_lightning.utils.validation import check_positive
 
@@ -52,6 +52,7 @@ class BaseModule(LightningModule):
         lr_scheduler: optimizers.LRSchedulerCallable | None,
         head_lr_factor: float,
         compile: bool,
+        mix: Mix | None,
     ) -> None:
         super().__init__()
         validation.check_arguments(num_classes, optimizer, lr_scheduler)
@@ -71,6 +72,11 @@ class BaseModule(LightningModule):
         self.configured_lr: float | None = None
         self.head_lr_factor = check_positive("head_lr_factor", head_lr_factor)
         self.compile_networks, self._verified = compile, False
+        if mix is not None and not callable(mix):
+            raise TypeError(f"mix must be a function from images and labels to both of them mixed, got {mix!r}")
+        self.mix = mix
+        self._lacks_labels: bool | None = None  # of the training batch that was transferred last; None: not known
+        self.labels_lack = False  # of the batch of this step
         self.logged_losses: dict[str, Tensor] = {}  # of the last step, for NonFiniteLossCheck
         self.unsaved_arguments: list[str] = []
         self.run_before: dict[str, Any] = {}  # of the checkpoint that was loaded
@@ -80,7 +86,11 @@ class BaseModule(LightningModule):
     # Batches
 
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """Images ``(B, 3, H, W)`` and labels ``(B,)`` or None of a batch; override it for batches of another form."""
+        """Images ``(B, 3, H, W)`` and labels of a batch; override it for batches of another form.
+
+        Labels are classes ``(B,)``, or distributions over them ``(B, K)``, or None. A training image without a label
+        has -1 for its class, or in its whole row: the teacher's answer stands in for it.
+        """
         if isinstance(batch, Tensor):
             return batch, None
         if isinstance(batch, (list, tuple)) and len(batch) in (2, 3) and _holds_sample_ids(batch[2:]):
@@ -100,9 +110,10 @@ class BaseModule(LightningModule):
         )
 
     def preprocess(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """Unpacks a batch into images ``(B, 3, H, W)``, float in [0, 1], and labels ``(B,)`` or None."""
+        """Unpacks a batch into images ``(B, 3, H, W)``, float in [0, 1], and labels ``(B,)`` or ``(B, K)`` or None."""
         images, labels = self.unpack(batch)
-        labels = None if labels is None else labels.long()
+        if labels is not None:
+            labels = labels.long() if labels.ndim == 1 else as_distribution(labels)
         if self.normalized_with is not None:
             mean, std = (part.to(images.device, images.dtype, non_blocking=True) for part in self.normalized_with)
             return denormalize(images, mean, std), labels
@@ -112,8 +123,17 @@ class BaseModule(LightningModule):
         """Like `preprocess`, for batches that must have labels."""
         images, labels = self.preprocess(batch)
         if labels is None:
-            raise ValueError("training and measuring need labels, but unpack gave none")
+            raise ValueError("measuring needs labels, but unpack gave none")
         return images, labels
+
+    def preprocess_training(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Like `preprocess`, mixed by `mix`; rows of labels ``(B, K)`` lack what no label says."""
+        images, labels = self.preprocess(batch)
+        lacking, self._lacks_labels = self._lacks_labels, None
+        self.labels_lack = labels is None or (bool((labels < 0).any()) if lacking is None else lacking)
+        if labels is None or self.labels_lack:
+            labels = known_part(labels, len(images), self.num_classes, images.device)
+        return (images, labels) if self.mix is None else mixed(self.mix, images, labels, check=not self._verified)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Checks images and labels on the host, where reading them waits for no device."""
@@ -127,8 +147,26 @@ class BaseModule(LightningModule):
         stage = None if self._trainer is None else self.trainer.state.stage
         name = "batch" if stage is None else _STAGES.get(stage.dataloader_prefix or "", "batch")
         check_images(images, self.normalized_with, name)
-        if labels is not None and stage != RunningStage.PREDICTING:
-            validation.check_labels(labels, len(images), self.num_classes)
+        if stage == RunningStage.PREDICTING:
+            return
+        if labels is not None:
+            check_labels(labels, len(images), self.num_classes)
+        lacking = labels is None or bool((labels < 0).any())
+        training = stage in (None, RunningStage.TRAINING)
+        if lacking and (reason := self.why_labels_needed() if training else "measuring needs the label of every image"):
+            raise ValueError(f"the {name} has images without a label (None or -1), but {reason}")
+        if training and labels is not None and labels.ndim == 2 and (reason := self.why_classes_needed()):
+            raise ValueError(f"the {name} has labels that are distributions, but {reason}")
+        if training:
+            self._lacks_labels = lacking
+
+    def why_labels_needed(self) -> str | None:
+        """Why training images without a label are refused; None if the teacher's answer stands in for it."""
+        return "a classifier learns from labels alone: a TMKDModule has a teacher for the others"
+
+    def why_classes_needed(self) -> str | None:
+        """Why labels that are distributions over the classes are refused; None if they are not."""
+        return None
 
     # Training
 
@@ -142,9 +180,9 @@ class BaseModule(LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def _is_degenerate_batch(self, labels: Tensor) -> bool:
+    def _is_degenerate_batch(self, images: Tensor) -> bool:
         """Whether a batch is skipped: BatchNorm has no statistics of a last batch of one image."""
-        skip = len(labels) == 1 and validation.has_batch_norm(self.extractor)
+        skip = len(images) == 1 and validation.has_batch_norm(self.extractor)
         if skip:
             rank_zero_warn("skipping a training batch of one image: BatchNorm needs two; drop_last=True avoids it")
         return skip
@@ -219,7 +257,7 @@ class BaseModule(LightningModule):
         if self.trainer.ckpt_path:
             check_same_data(self)
         self.check_batch(batch)  # a datamodule with a transfer hook of its own replaces ours
-        images, _ = self.preprocess_labelled(batch)
+        images, _ = self.preprocess(batch)
         if len(images) == 1 and validation.has_batch_norm(self.extractor):
             raise ValueError("training batches hold one image, which BatchNorm cannot train on: use at least 2")
         self.verify_networks(images)
@@ -340,11 +378,6 @@ class BaseModule(LightningModule):
     def _set_num_classes(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.val_metrics, self.test_metrics = (LoaderMetrics(num_classes, prefix) for prefix in ("val/", "test/"))
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in float32 or better, whatever the network runs in."""
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
 
 def as_extractor(network: nn.Module, num_classes: NumClasses) -> Extractor:

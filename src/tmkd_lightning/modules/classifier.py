@@ -1,6 +1,5 @@
 """Trains one classifier: a teacher, or a student alone."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, cross_entropy
+from tmkd_lightning.losses import cross_entropy
+from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
+from tmkd_lightning.utils.labels import Mix
 from tmkd_lightning.utils.state_dict import alias_submodule
-from tmkd_lightning.utils.validation import is_number
-from tmkd_lightning.views import MultiView, View
+from tmkd_lightning.views import MultiView, RandomView, View
 
 
 class ClassifierModule(BaseModule):
@@ -24,6 +24,7 @@ class ClassifierModule(BaseModule):
         network: classifier from normalised images to logits, or an Extractor around one.
         views: names of views or views of your own to train on; None for the plain images.
         view_shares: how often each view is drawn, as many positive numbers as views; None for equal shares.
+        mix: mixes a training batch, as for a `TMKDModule`; before the views.
         num_classes: K; networks made for another number get fresh heads. ``data`` is the datamodule's, None theirs.
         class_names: names of the classes in the order of the labels.
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
@@ -44,6 +45,7 @@ class ClassifierModule(BaseModule):
         *,
         views: Sequence[str | View] | None = None,
         view_shares: Sequence[float] | None = None,
+        mix: Mix | None = None,
         num_classes: NumClasses = None,
         class_names: Sequence[str] | None = None,
         normalized_with: Normalization | None = None,
@@ -51,13 +53,9 @@ class ClassifierModule(BaseModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.001, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(network, num_classes, class_names, normalized_with, optimizer, lr_scheduler, 1.0, compile)
+        super().__init__(network, num_classes, class_names, normalized_with, optimizer, lr_scheduler, 1.0, compile, mix)
         self._save_hparams()
-        self.views = MultiView(("rgb",) if views is None else views)
-        shares = [1.0] * len(self.views) if view_shares is None else list(view_shares)
-        if len(shares) != len(self.views) or not all(is_number(share) and 0 < share < math.inf for share in shares):
-            raise ValueError(f"view_shares must be {len(self.views)} positive numbers, one for each view, got {shares}")
-        self.view_shares = torch.tensor(shares, dtype=torch.float32)
+        self.random_view = RandomView(("rgb",) if views is None else views, view_shares, "view_shares")
         alias_submodule(self, "extractor.network", "network")
 
     @property
@@ -65,22 +63,15 @@ class ClassifierModule(BaseModule):
         """The bare network."""
         return self.extractor.network
 
+    @property
+    def views(self) -> MultiView:
+        """What it is trained on."""
+        return self.random_view.views
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Cross-entropy of images that are each seen in one view."""
-        images, labels = self.preprocess_labelled(batch)
-        if self._is_degenerate_batch(labels):
+        images, labels = self.preprocess_training(batch)
+        if self._is_degenerate_batch(images):
             return self._zero_loss()
-        output = self.extractor(self.sample_view(images), checked=True)
+        output = self.extractor(self.random_view(images)[0], checked=True)
         return self.log_losses({"ce": cross_entropy(output.logits, labels)})
-
-    def sample_view(self, images: Tensor) -> Tensor:
-        """Draws one view for each of images ``(B, 3, H, W)`` in [0, 1], and builds those that are drawn."""
-        if len(self.views) == 1:
-            return self.views.views[0](images)
-        drawn = torch.multinomial(self.view_shares, len(images), replacement=True)  # on the host: no waiting
-        result = torch.empty_like(images)
-        for index, view in enumerate(self.views.views):
-            rows = (drawn == index).nonzero().flatten().to(images.device, non_blocking=True)
-            if len(rows):
-                result[rows] = view(images[rows])
-        return result

@@ -1,12 +1,16 @@
-"""Metrics of a classifier: loss, top-1, top-5 and macro recall, for each DataLoader."""
+"""Metrics of a classifier: loss, top-1, top-5 and macro recall, for each DataLoader.
+
+Where labels are distributions over the classes, an image counts for each class by its share.
+"""
 
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
+
+from tmkd_lightning.losses import cross_entropy
 
 
 class LoaderMetrics(nn.Module):
@@ -18,7 +22,7 @@ class LoaderMetrics(nn.Module):
         self.of_loader = nn.ModuleList([classification_metrics(num_classes)])
 
     def log(self, module: LightningModule, logits: Tensor, label: Tensor) -> None:
-        """Adds a batch of the current DataLoader, logits ``(B, K)`` and labels ``(B,)``, and logs it by `module`."""
+        """Adds a batch of the current DataLoader, logits ``(B, K)`` and labels, and logs it by `module`."""
         results = None if module._trainer is None else module._trainer._results
         loader = (results and results.dataloader_idx) or 0  # a user's own step need not pass it on
         while len(self.of_loader) <= loader:
@@ -60,18 +64,18 @@ class _ImageMean(Metric):
 
 
 class MeanCrossEntropy(_ImageMean):
-    """Mean cross-entropy of logits ``(B, K)`` and labels ``(B,)``."""
+    """Mean cross-entropy of logits ``(B, K)`` and labels ``(B,)`` or ``(B, K)``."""
 
     higher_is_better = False
 
     def update(self, logits: Tensor, label: Tensor) -> None:
         """Adds a batch."""
-        self.total = self.total + F.cross_entropy(logits, label, reduction="sum")
+        self.total = self.total + cross_entropy(logits, label, reduction="sum")
         self.images = self.images + len(label)
 
 
 class TopAccuracy(_ImageMean):
-    """Share of the images whose class is among the network's k highest logits."""
+    """Share of the images whose class is among the network's k highest logits: of equal ones, the first."""
 
     higher_is_better = True
 
@@ -81,6 +85,11 @@ class TopAccuracy(_ImageMean):
 
     def update(self, logits: Tensor, label: Tensor) -> None:
         """Adds a batch."""
+        if label.ndim == 2:  # a stable sort puts the first of equal logits first, as argmax does
+            top = logits.argsort(dim=1, descending=True, stable=True)[:, : self.k]
+            self.total = self.total + (label.gather(1, top) * logits.gather(1, top).isfinite()).sum()
+            self.images = self.images + len(label)
+            return
         own, label = logits.gather(1, label.unsqueeze(1)), label.unsqueeze(1)
         earlier = torch.arange(logits.shape[1], device=logits.device) < label
         ahead = (logits > own) | ((logits == own) & earlier)  # of equal logits the first counts, as for argmax
@@ -104,7 +113,14 @@ class MeanRecall(Metric):
 
     def update(self, logits: Tensor, label: Tensor) -> None:
         """Adds a batch."""
-        answer, one = logits.argmax(1), torch.ones_like(label)
+        answer = logits.argmax(1)
+        if label.ndim == 2:
+            zeros = torch.zeros_like(label[0])
+            self.right = self.right + zeros.index_add(0, answer, label.gather(1, answer.unsqueeze(1)).squeeze(1))
+            self.labelled = self.labelled + label.sum(0)
+            self.answered = self.answered + zeros.index_add(0, answer, torch.ones_like(label[:, 0]))
+            return
+        one = torch.ones_like(label)
         self.right = self.right.index_add(0, label, (answer == label).long())  # bincount waits for the device
         self.labelled = self.labelled.index_add(0, label, one)
         self.answered = self.answered.index_add(0, answer, one)
@@ -112,4 +128,4 @@ class MeanRecall(Metric):
     def compute(self) -> Tensor:
         """The mean so far."""
         occurs = (self.labelled + self.answered) > 0
-        return (self.right / self.labelled.clamp(min=1)).sum() / occurs.sum()
+        return (self.right / self.labelled.where(self.labelled > 0, 1)).sum() / occurs.sum()

@@ -14,10 +14,11 @@ from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
 from tmkd_lightning.distillers.text_alignment import TextAlignment
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
+from tmkd_lightning.losses import cross_entropy
 from tmkd_lightning.models import load_pretrained, load_weights
 from tmkd_lightning.models.loading import adopt_statistics, read_statistics
 from tmkd_lightning.modules import validation
-from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor, cross_entropy
+from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor
 from tmkd_lightning.modules.loading import describe_order, teacher_order
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
 from tmkd_lightning.teacher.frozen import FrozenTeacher
@@ -25,9 +26,10 @@ from tmkd_lightning.teacher.fusion import WeightNet
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text.class_names import datamodule_of, learned_classes
 from tmkd_lightning.text.prompts import PromptBank
+from tmkd_lightning.utils.labels import Mix
 from tmkd_lightning.utils.state_dict import alias_submodule, exclude_from_state_dict, parameter_names
 from tmkd_lightning.utils.validation import check_count, check_positive, check_weight
-from tmkd_lightning.views import MultiView, View
+from tmkd_lightning.views import MultiView, RandomView, View
 
 
 class TMKDModule(BaseModule):
@@ -41,9 +43,17 @@ class TMKDModule(BaseModule):
         student: likewise, with the same classes.
         distiller: base method, or several whose terms are added; None for TMKD's own terms alone.
         views: names of built-in views or views of your own that the teacher sees.
-        fusion: ``text`` lets a WeightNet weigh the views by their prompts, ``mean`` uses_weight_net them equally.
+        fusion: ``text`` lets a WeightNet weigh the views by their prompts, ``mean`` weighs them equally.
         fusion_objective: what trains the WeightNet: the ``label``, by the cross-entropy of the fused logits, which are
             detached for the student, or the ``distillation`` losses, as in the paper.
+        student_views: views of which the student sees one of each training image, drawn by `student_view_shares`;
+            validation, test and export are on the plain image.
+        student_view_shares: how often each is drawn, as many positive numbers as views; None for equal shares.
+        student_target: what the student learns of a view: the ``fused`` answer of the teacher to all its views, or its
+            answer to the ``same_view``, for which `views` must have it.
+        mix: mixes a training batch, as torchvision's ``MixUp(num_classes=K)`` does: from images ``(B, 3, H, W)`` in
+            [0, 1] and labels to both of them mixed, labels ``(B, K)``; teacher and student see the mixed images. Its
+            randomness is torch's.
         ce_weight: factor of the cross-entropy with the label.
         logit_weight: factor of L_logit; None for 1, or 0 where the distiller is itself the logit term.
         feature_weight: factor of L_feat.
@@ -89,6 +99,10 @@ class TMKDModule(BaseModule):
         views: Sequence[str | View] = ("rgb", "edge", "high_frequency"),
         fusion: Literal["text", "mean"] = "text",
         fusion_objective: Literal["distillation", "label"] = "label",
+        student_views: Sequence[str | View] = ("rgb",),
+        student_view_shares: Sequence[float] | None = None,
+        student_target: Literal["fused", "same_view"] = "fused",
+        mix: Mix | None = None,
         ce_weight: float = 1.0,
         logit_weight: float | None = None,
         feature_weight: float = 1.0,
@@ -113,7 +127,7 @@ class TMKDModule(BaseModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
-            student, num_classes, class_names, normalized_with, optimizer, lr_scheduler, head_lr_factor, compile
+            student, num_classes, class_names, normalized_with, optimizer, lr_scheduler, head_lr_factor, compile, mix
         )
         self._save_hparams()
         distiller = Sum(*distiller) if isinstance(distiller, (list, tuple)) else distiller
@@ -126,6 +140,7 @@ class TMKDModule(BaseModule):
         validation.check_all(check_count, text_negatives=text_negatives, teacher_chunk=teacher_chunk, **counts)
         validation.check_choice("fusion", fusion, ["text", "mean"])
         validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
+        validation.check_choice("student_target", student_target, ["fused", "same_view"])
 
         self.teacher_classes = learned_classes(teacher) if isinstance(teacher, BaseModule) else []
         teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
@@ -148,8 +163,15 @@ class TMKDModule(BaseModule):
         for extractor in (self.extractor, teacher):
             extractor.keep_map = "feature_map" in self.distiller.reads
 
+        if mix is not None and (reason := self.why_classes_needed()):
+            raise ValueError(f"mix makes labels that are distributions, but {reason}")
+
         multi_view = MultiView(views)
-        uses_weight_net = fusion == "text" and len(multi_view) > 1 and self.reads_teacher
+        self.student_views = RandomView(student_views, student_view_shares, "student_view_shares")
+        self.student_target = student_target
+        self.same_views = validation.same_views(self.student_views.views, multi_view, student_target)
+        fuses = student_target == "fused" and len(multi_view) > 1 and self.reads_teacher
+        uses_weight_net = fusion == "text" and fuses
         weight_net = WeightNet(text_dim, len(multi_view), fusion_hidden) if uses_weight_net else None
         self.text_alignment: TextAlignment | None = None
         if text_weight:
@@ -189,13 +211,16 @@ class TMKDModule(BaseModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """One step, as in the paper's Fig. 2."""
-        images, labels = self.preprocess_labelled(batch)
-        if self._is_degenerate_batch(labels):
+        images, labels = self.preprocess_training(batch)
+        if self._is_degenerate_batch(images):
             return self._zero_loss()
-        if len(labels) < self.distiller.min_batch:
-            validation.warn_small_batch(self.distiller, images=len(labels))
-        teacher = self.teacher(images, labels) if self.reads_teacher else None  # first: it keeps no activations
-        student = self.student_extractor(images, checked=True)
+        if len(images) < self.distiller.min_batch:
+            validation.warn_small_batch(self.distiller, images=len(images))
+        seen, drawn = self.student_views(images)
+        teacher = None
+        if self.reads_teacher:  # before the student, as it keeps no activations
+            teacher, labels = self.teach(images, labels, seen, drawn)
+        student = self.student_extractor(seen, checked=True)
         losses = {"ce": self.ce_weight * cross_entropy(student.logits, labels)}
         if teacher is not None:
             losses |= self.fusion_loss(teacher, labels)
@@ -203,6 +228,16 @@ class TMKDModule(BaseModule):
         if self.text_alignment is not None:
             losses |= self.text_alignment(student.embedding, self.prompt_bank.anchors, labels)
         return self.log_losses(losses)
+
+    def teach(self, images: Tensor, labels: Tensor, seen: Tensor, drawn: Tensor) -> tuple[Output, Tensor]:
+        """The teacher's output, fused or for the views `drawn` ``(B,)``, and labels, completed where they lack."""
+        if self.same_views is not None and self.teacher.cache is None and not self.labels_lack:
+            return self.teacher.frozen(seen, checked=True), labels  # no other views are needed
+        outputs = self.teacher.read_or_forward(images)
+        labels = self.teacher.complete(labels, outputs)
+        if self.same_views is not None:
+            return self.teacher.pick(outputs, self.same_views[drawn]), labels
+        return self.teacher.fuse(outputs, labels), labels
 
     def target(self, teacher: Output) -> Output:
         """What the student learns from: detached unless the distillation losses train the WeightNet."""
@@ -215,6 +250,19 @@ class TMKDModule(BaseModule):
         if self.teacher.weight_net is None or self.fusion_objective == "distillation":
             return {}
         return {"fusion": cross_entropy(teacher.logits, labels)}
+
+    def why_labels_needed(self) -> str | None:
+        """No reason, where the teacher's answer to the RGB view stands in for a label."""
+        if not self.reads_teacher:
+            return "no term of the loss reads a teacher, whose answer could stand in for it"
+        if "rgb" not in self.teacher.view_names:
+            return "the teacher's answer to the view rgb stands in for it, which views leaves out"
+        return self.why_classes_needed()
+
+    def why_classes_needed(self) -> str | None:
+        """No reason, unless a method needs one class for each image."""
+        needing = [type(part).__name__ for part in self.distiller.parts if part.needs_class]
+        return f"{needing[0]} needs one class for each image" if needing else None
 
     # Around the run
 
@@ -235,6 +283,11 @@ class TMKDModule(BaseModule):
                 adopt_statistics(self.teacher.extractor, statistics, path)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
+        if self.teacher_cache is not None and self.mix is not None:
+            raise ValueError(
+                "TeacherCache stores the teacher's answers to the images of the data, but mix makes new ones at every "
+                "step: leave one of the two out"
+            )
         self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.read_or_compute
         callbacks = super().configure_callbacks()
         if self.prompt_bank is not None and not self.prompt_bank.filled:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.text.class_names import datamodule_of
+from tmkd_lightning.views import MultiView
 
 
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> None:
@@ -37,6 +38,19 @@ def measured_classes(teacher: Extractor, expected: int) -> int:
     if teacher.num_classes != expected:
         teacher.measure_classes()
     return teacher.num_classes
+
+
+def same_views(student: MultiView, teacher: MultiView, target: str) -> Tensor | None:
+    """For each of the student's views its index among the teacher's; None where the target is fused."""
+    if target == "fused":
+        return None
+    missing = [name for name in student.names if name not in teacher.names]
+    if missing:
+        raise ValueError(
+            f"student_target='same_view' needs the teacher's answer to {missing}, which views leaves out: it has "
+            f"{list(teacher.names)}"
+        )
+    return torch.tensor([teacher.names.index(name) for name in student.names])
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -102,16 +116,6 @@ def check_data_classes(trainer: Trainer, extractor: Extractor) -> None:
             f"the data has {classes} classes, but {extractor.name} was built for {extractor.num_classes}: "
             f"build it with num_classes={classes}"
         )
-
-
-def check_labels(labels: Tensor, images: int, num_classes: int) -> None:
-    """Refuses labels that are not one class for each image; meant for the host, before the transfer."""
-    if labels.ndim != 1 or len(labels) != images or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be {images} integers, got shape {tuple(labels.shape)} of {labels.dtype}")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        wrong = f"label {low if low < 0 else high} is outside 0..{num_classes - 1}"
-        raise ValueError(f"{wrong}: the network has {num_classes} classes")
 
 
 def has_batch_norm(network: nn.Module) -> bool:

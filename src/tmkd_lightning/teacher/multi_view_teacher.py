@@ -10,6 +10,7 @@ from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.teacher.fusion import WeightNet, fuse
 from tmkd_lightning.text.prompts import PromptBank
+from tmkd_lightning.utils.labels import complete
 from tmkd_lightning.views import MultiView
 
 
@@ -57,23 +58,51 @@ class MultiViewTeacher(nn.Module):
         return self.frozen.extractor
 
     def forward(self, images: Tensor, labels: Tensor) -> Output:
-        """Fuses the outputs of all views of images ``(B, 3, H, W)`` in [0, 1], weighed by the classes ``(B,)``."""
-        outputs = self.forward_views(images) if self.cache is None else self.cache(self, images)
+        """Fuses the outputs of all views of images ``(B, 3, H, W)`` in [0, 1], weighed by their labels."""
+        return self.fuse(self.read_or_forward(images), labels)
+
+    def read_or_forward(self, images: Tensor) -> Output:
+        """The outputs of all views of images ``(B, 3, H, W)``, ``V * B`` rows: from the cache where there is one."""
+        return self.forward_views(images) if self.cache is None else self.cache(self, images)
+
+    def fuse(self, outputs: Output, labels: Tensor) -> Output:
+        """Averages the outputs ``V * B`` of all views, weighed by labels ``(B,)`` or ``(B, K)`` (Eq. 5)."""
         if self.num_views == 1:
             return outputs
         weights = self.view_weights(labels)
         self.mean_weights = dict(zip(self.view_names, weights.detach().mean(0), strict=True))
         return fuse(outputs, weights)
 
+    def complete(self, labels: Tensor, outputs: Output) -> Tensor:
+        """Fills in what labels ``(B, K)`` lack with the network's answer to the RGB view, of `outputs` ``V * B``."""
+        if labels.ndim == 1 or "rgb" not in self.view_names:
+            return labels
+        start = self.view_names.index("rgb") * len(labels)
+        return complete(labels, outputs.logits[start : start + len(labels)])
+
+    def pick(self, outputs: Output, views: Tensor) -> Output:
+        """The output of one view for each image, of ``V * B``; `views` ``(B,)`` are their indices, on the host."""
+        rows = views * len(views) + torch.arange(len(views))
+        rows = rows.to(outputs.logits.device, non_blocking=True)
+        return outputs.map(lambda part: part[rows])
+
     def forward_views(self, images: Tensor) -> Output:
         """Runs the network on all views of images ``(B, 3, H, W)``: ``V * B`` rows in the order of views."""
         return self.frozen(self.views(images).flatten(0, 1), views=self.num_views, checked=True)
 
     def view_weights(self, labels: Tensor) -> Tensor:
-        """Weights ``(B, V)`` of the views for the class of each image, each row summing to 1 (Eq. 3 and 4)."""
+        """Weights ``(B, V)`` of the views for labels ``(B,)`` or ``(B, K)``, each row summing to 1 (Eq. 3 and 4)."""
         if self.weight_net is None or self.prompt_bank is None:
             return torch.full((len(labels), self.num_views), 1 / self.num_views, device=labels.device)
-        if len(labels) < len(self.prompt_bank.anchors):  # fewer images than classes
+        fewer_images = len(labels) < len(self.prompt_bank.anchors)  # than classes
+        if labels.ndim == 1 and fewer_images:
             return self.weight_net(self.prompt_bank.concat_views(labels))
-        weights = self.weight_net(self.prompt_bank.concat_views())
-        return weights[labels]
+        of_class = self.weight_net(self.prompt_bank.concat_views())
+        if labels.ndim == 1:
+            return of_class[labels]
+        if not fewer_images:
+            return labels.to(of_class.dtype) @ of_class
+        share, main = labels.max(dim=1)  # the main class apart, so that a one-hot row rounds like its class
+        rest = labels.scatter(1, main.unsqueeze(1), 0.0)
+        of_main = self.weight_net(self.prompt_bank.concat_views(main))
+        return share.unsqueeze(1) * of_main + rest.to(of_class.dtype) @ of_class

@@ -1,5 +1,6 @@
-"""Views of an image that the teacher sees: plain, edges, high frequencies (Eq. 1 and 2)."""
+"""Views of an image: plain, edges, high frequencies (Eq. 1 and 2)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from tmkd_lightning.text.prompts import TEMPLATES, check_template
 from tmkd_lightning.utils.images import to_unit_batch, to_unit_float
+from tmkd_lightning.utils.validation import is_number
 from tmkd_lightning.views.canny import canny, check_thresholds
 from tmkd_lightning.views.gaussian_blur import check_kernel, gaussian_blur
 
@@ -169,6 +171,44 @@ class MultiView(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Stacks all views of uint8 or [0, 1] float images ``(B, 3, H, W)`` to ``(V, B, 3, H, W)``, floating."""
         return torch.stack([view(image) for view in self.views])
+
+
+class RandomView(nn.Module):
+    """Shows each image in one of several views, drawn by their shares.
+
+    Args:
+        views: names of built-in views or views of your own.
+        shares: how often each view is drawn, as many positive numbers as views; None for equal shares.
+        argument: what messages call `shares`.
+
+    Example:
+        >>> seen, drawn = RandomView(["rgb", "edge"], [0.7, 0.3])(torch.rand(4, 3, 8, 8))
+        >>> seen.shape, drawn.shape
+        (torch.Size([4, 3, 8, 8]), torch.Size([4]))
+    """
+
+    def __init__(
+        self, views: Sequence[str | View], shares: Sequence[float] | None = None, argument: str = "shares"
+    ) -> None:
+        super().__init__()
+        self.views = MultiView(views)
+        shares = [1.0] * len(self.views) if shares is None else list(shares)
+        if len(shares) != len(self.views) or not all(is_number(share) and 0 < share < math.inf for share in shares):
+            raise ValueError(f"{argument} must be {len(self.views)} positive numbers, one for each view, got {shares}")
+        self.shares = torch.tensor(shares, dtype=torch.float32)  # stays on the host, where drawing waits for nothing
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Shows images ``(B, 3, H, W)`` in [0, 1]; returns them and the indices ``(B,)`` of their views, on the host."""
+        if len(self.views) == 1:
+            return self.views.views[0](image), torch.zeros(len(image), dtype=torch.long)
+        drawn = torch.multinomial(self.shares, len(image), replacement=True)
+        result = torch.empty_like(image)
+        for index, view in enumerate(self.views.views):
+            rows = (drawn == index).nonzero().flatten().to(image.device, non_blocking=True)
+            if len(rows):
+                result[rows] = view(image[rows])
+        return result, drawn
 
 
 def _resolve(view: str | View) -> View:
