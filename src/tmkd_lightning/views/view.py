@@ -199,7 +199,7 @@ class RandomView(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Shows images ``(B, 3, H, W)`` in [0, 1]; returns them and the index ``(B,)`` of each one's view, on the host."""
+        """Shows images ``(B, 3, H, W)`` in [0, 1]; returns them and the index ``(B,)`` of each view, on the host."""
         if len(self.views) == 1:
             return self.views.views[0](image), torch.zeros(len(image), dtype=torch.long)
         drawn = torch.multinomial(self.shares, len(image), replacement=True)
