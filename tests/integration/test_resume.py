@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
+from torchvision.transforms.v2 import MixUp
 
 from helpers.resume_run import classifier, seeded, tmkd, train
 from helpers.tiny import make_images
@@ -72,12 +73,13 @@ def undisturbed(tmp_path_factory):
 
 
 PLATEAU = partial(tmkd, lr_scheduler=impatient)
+MIXED = partial(tmkd, mix=MixUp(num_classes=10), student_views=["rgb", "edge"])
 
 
 @pytest.mark.parametrize(
     "make",
-    [tmkd, partial(tmkd, fusion_objective="distillation"), PLATEAU, classifier],
-    ids=["fused by label", "fused by distillation", "a schedule that watches", "teacher on views"],
+    [tmkd, partial(tmkd, fusion_objective="distillation"), PLATEAU, classifier, MIXED],
+    ids=["fused by label", "fused by distillation", "a schedule that watches", "teacher on views", "mixed, on views"],
 )
 @pytest.mark.parametrize("step", [STEPS, 2 * STEPS + 1, 4 * STEPS - 1])
 def test_a_killed_run_ends_as_an_undisturbed_one(make, step, undisturbed, tmp_path, monkeypatch) -> None:

@@ -39,7 +39,8 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
         counts = Counter(results)
         each = [counts[label] for label in range(len(names))]
         classes = sum(count > 0 for count in each)
-        print(f"{split}: {sum(each)} images of {classes} classes, {min(each)} to {max(each)} each")
+        without = f", and {counts[-1]} without a class" if counts[-1] else ""
+        print(f"{split}: {sum(each)} images of {classes} classes, {min(each)} to {max(each)} each{without}")
         if per_class:
             print("\n".join(f"  {count:6} {printable(name)}" for name, count in zip(names, each, strict=True)))
     _exit_with(problems)

@@ -9,6 +9,7 @@ from tmkd_lightning.data.datamodules.image_folder import ImageFolderDataModule
 from tmkd_lightning.data.datamodules.listed import CUB200DataModule, RAFDBDataModule, StanfordDogsDataModule
 from tmkd_lightning.data.datasets import CUB200, RAFDB, StanfordDogs
 from tmkd_lightning.data.errors import DataError
+from tmkd_lightning.data.mixing import KorniaMix
 from tmkd_lightning.data.splits import stratified_split
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "DigitsDataModule",
     "ImageDataModule",
     "ImageFolderDataModule",
+    "KorniaMix",
     "RAFDBDataModule",
     "StanfordDogs",
     "StanfordDogsDataModule",

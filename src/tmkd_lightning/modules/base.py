@@ -74,7 +74,8 @@ class BaseModule(LightningModule):
         self.compile_networks, self._verified = compile, False
         if mix is not None and not callable(mix):
             raise TypeError(f"mix must be a function from images and labels to both of them mixed, got {mix!r}")
-        self.mix = mix
+        self.mix: Mix | None
+        self.__dict__["mix"] = mix  # not as a part of the module, whose state checkpoints hold
         self._lacks_labels: bool | None = None  # of the training batch that was transferred last; None: not known
         self.labels_lack = False  # of the batch of this step
         self.logged_losses: dict[str, Tensor] = {}  # of the last step, for NonFiniteLossCheck

@@ -11,6 +11,7 @@ from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.splits import stratified_split
 from tmkd_lightning.data.transforms import Transform
+from tmkd_lightning.utils.validation import check_count
 
 _NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -23,6 +24,7 @@ class DigitsDataModule(ImageDataModule):
 
     Args:
         train_samples: number of training images, drawn evenly from the classes; None for all 899.
+        labelled_samples: how many of them have a label, drawn evenly too; the others have -1. None for all.
         batch_size: images in a batch.
         num_workers: loading processes.
         image_size: side of the images in pixels.
@@ -42,6 +44,7 @@ class DigitsDataModule(ImageDataModule):
         self,
         train_samples: int | None = None,
         *,
+        labelled_samples: int | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
         image_size: int = 32,
@@ -50,7 +53,9 @@ class DigitsDataModule(ImageDataModule):
         super().__init__(batch_size=batch_size, num_workers=num_workers, image_size=image_size, **kwargs)
         if train_samples is not None and train_samples < len(_NAMES):
             raise ValueError(f"train_samples must be at least {len(_NAMES)}, one a class, got {train_samples}")
-        self.train_samples = train_samples
+        if labelled_samples is not None:
+            check_count("labelled_samples", labelled_samples)
+        self.train_samples, self.labelled_samples = train_samples, labelled_samples
 
     @property
     def class_names(self) -> list[str]:
@@ -80,10 +85,18 @@ class DigitsDataModule(ImageDataModule):
         rest, test = stratified_split(labels, 1 / 3, seed=0)
         train, val = stratified_split([labels[index] for index in rest], 1 / 4, seed=0)
         indices = test if split == "test" else [rest[index] for index in (train if split == "train" else val)]
-        if self.train_samples is not None and split == "train":
-            if self.train_samples > len(indices):
-                raise DataError(f"train_samples={self.train_samples}, but there are {len(indices)} training scans")
-            by_class = [[index for index in indices if labels[index] == label] for label in range(len(_NAMES))]
-            turns = zip_longest(*by_class)  # the first of each class, then the second of each, and so on
-            indices = [index for turn in turns for index in turn if index is not None][: self.train_samples]
+        if split == "train":
+            if self.train_samples is not None:
+                indices = self._evenly(indices, labels, "train_samples", self.train_samples)
+            if self.labelled_samples is not None:
+                labelled = set(self._evenly(indices, labels, "labelled_samples", self.labelled_samples))
+                labels = [label if index in labelled else -1 for index, label in enumerate(labels)]
         return [(images[index].expand(3, 8, 8), labels[index]) for index in indices]
+
+    @staticmethod
+    def _evenly(indices: list[int], labels: list[int], argument: str, count: int) -> list[int]:
+        """The first image of each class, then the second of each, and so on, `count` in all."""
+        if count > len(indices):
+            raise DataError(f"{argument}={count}, but there are {len(indices)} training scans")
+        by_class = [[index for index in indices if labels[index] == label] for label in range(len(_NAMES))]
+        return [index for turn in zip_longest(*by_class) for index in turn if index is not None][:count]

@@ -5,7 +5,7 @@ from typing import Any
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from tmkd_lightning.data.datamodules.base import ImageDataModule, check_class_names
+from tmkd_lightning.data.datamodules.base import ImageDataModule, Loader, check_class_names
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles, find_images, is_broken_link
 from tmkd_lightning.data.splits import check_fraction, stratified_split
@@ -17,21 +17,36 @@ class ImageFolderDataModule(ImageDataModule):
     Classes are the folders of ``train`` in alphabetical order. Without ``val``, a part of every class of ``train`` is
     held out. ``test`` is only needed for testing and prediction. Linked folders are followed.
 
+    A teacher can also teach on images without a class: those in `unlabelled` join the training images, with the label
+    -1. With `classes` there may be no ``train`` at all, and no ``val`` either: then nothing is validated.
+
     Args:
         root: folder that holds ``train``.
         val_fraction: part of each class to hold out if there is no ``val``, between 0 and 1.
+        unlabelled: folder of training images without a class, at any depth.
+        classes: names of the class folders in the order of the labels; by default those in ``train``.
         **kwargs: arguments of `ImageDataModule`; `seed` also decides which images are held out.
     """
 
-    def __init__(self, root: str, *, val_fraction: float = 0.1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        val_fraction: float = 0.1,
+        unlabelled: str | None = None,
+        classes: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_fraction(val_fraction)
         self.root = Path(root).expanduser()
         self.val_fraction = val_fraction
+        self.unlabelled = None if unlabelled is None else Path(unlabelled).expanduser()
+        self.classes = None if classes is None else list(classes)
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the folders in ``train``, with blanks for underscores."""
+        """Names of the class folders, with blanks for underscores."""
         return [name.replace("_", " ") for name in self._classes()]
 
     def check_classes(self) -> None:
@@ -43,27 +58,46 @@ class ImageFolderDataModule(ImageDataModule):
         for split in ("train", "val", "test"):
             if split == "train" or _is_folder(self.root / split):
                 ImageFiles(self._files(split)).check("mend, replace or remove it")
+        ImageFiles(self._unlabelled_files()).check("mend, replace or remove it")
 
     def samples(self, split: str) -> ImageFiles:
         """Image files and labels of ``train``, ``val`` or ``test``."""
-        if split == "test" or _is_folder(self.root / "val"):
-            return ImageFiles(self._files(split))
-        train = ImageFiles(self._files("train"))
-        rest, held_out = stratified_split(train.labels, self.val_fraction, self.seed, self._classes())
-        return train.select(rest if split == "train" else held_out)
+        labelled = ImageFiles(self._files(split if _is_folder(self.root / split) or split == "test" else "train"))
+        if split == "test":
+            return labelled
+        if not _is_folder(self.root / "val"):
+            rest, held_out = stratified_split(labelled.labels, self.val_fraction, self.seed, self._classes())
+            labelled = labelled.select(rest if split == "train" else held_out)
+        return ImageFiles(labelled.files + self._unlabelled_files()) if split == "train" else labelled
+
+    def val_dataloader(self) -> Loader:
+        """Validation batches in order; none where there is neither ``val`` nor ``train``."""
+        return super().val_dataloader() if len(self._datasets["val"]) else []  # type: ignore[return-value]
 
     def _classes(self) -> list[str]:
-        return _class_folders(self.root / "train")
+        return _class_folders(self.root / "train") if self.classes is None else self.classes
 
     def _files(self, split: str) -> list[tuple[Path, int]]:
         folder, classes = self.root / split, self._classes()
+        if self.classes is not None and self.unlabelled is not None and split == "train" and not _is_folder(folder):
+            return []
         if unknown := sorted(set(_class_folders(folder)) - set(classes)):
-            raise DataError(f"{folder / unknown[0]} is a class that {self.root / 'train'} lacks")
+            known = self.root / "train" if self.classes is None else "classes"
+            raise DataError(f"{folder / unknown[0]} is a class that {known} lacks")
         images = [find_images(folder / name) for name in classes]
         empty = [folder / name for name, paths in zip(classes, images, strict=True) if not paths]
         if empty and (split == "train" or not any(images)):
             raise DataError(f"{empty[0]} holds no image ({', '.join(IMG_EXTENSIONS)})")
         return [(path, label) for label, paths in enumerate(images) for path in paths]
+
+    def _unlabelled_files(self) -> list[tuple[Path, int]]:
+        if self.unlabelled is None:
+            return []
+        paths = find_images(self.unlabelled)
+        if not paths:
+            wrong = "holds no image" if _is_folder(self.unlabelled) else "is no folder"
+            raise DataError(f"unlabelled={str(self.unlabelled)!r} {wrong} ({', '.join(IMG_EXTENSIONS)})")
+        return [(path, -1) for path in paths]
 
 
 def _class_folders(folder: Path) -> list[str]:
