@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
@@ -78,6 +78,7 @@ class BaseModule(LightningModule):
         self.__dict__["mix"] = mix  # not as a part of the module, whose state checkpoints hold
         self._lacks_labels: bool | None = None  # of the training batch that was transferred last; None: not known
         self.labels_lack = False  # of the batch of this step
+        self._told_of_missing = False
         self.logged_losses: dict[str, Tensor] = {}  # of the last step, for NonFiniteLossCheck
         self.unsaved_arguments: list[str] = []
         self.run_before: dict[str, Any] = {}  # of the checkpoint that was loaded
@@ -160,6 +161,9 @@ class BaseModule(LightningModule):
             raise ValueError(f"the {name} has labels that are distributions, but {reason}")
         if training:
             self._lacks_labels = lacking
+            if lacking and not self._told_of_missing:
+                self._told_of_missing = True
+                rank_zero_info("Some training images have no label (None or -1): the teacher's answer stands in for it")
 
     def why_labels_needed(self) -> str | None:
         """Why training images without a label are refused; None if the teacher's answer stands in for it."""
