@@ -44,7 +44,9 @@ def main() -> None:
     for seed, row in enumerate(rows):
         print(f"{seed:<8}" + "".join(f"{value:>18.1%}" for value in row))
     values = 100 * torch.tensor(rows)
-    print("mean    " + "".join(f"{f'{m:.1f} ± {s:.1f}':>18}" for m, s in zip(values.mean(0), values.std(0), strict=True)))
+    print(
+        "mean    " + "".join(f"{f'{m:.1f} ± {s:.1f}':>18}" for m, s in zip(values.mean(0), values.std(0), strict=True))
+    )
 
 
 def run(teacher: WideResNet, seed: int, steps: int) -> list[float]:

@@ -19,7 +19,7 @@ import tempfile
 from typing import Any
 
 import torch
-from common import METHODS, PAIRS, now, report, sgd, silent_trainer
+from common import METHODS, PAIRS, SEEN, now, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
@@ -75,7 +75,8 @@ def one_round(options: argparse.Namespace, folder: str) -> dict[str, float]:
         seed_everything(0, verbose=False)  # the same networks, and the same noise
         method = METHODS[options.method]
         networks = make_teacher(num_classes=classes), make_student(num_classes=classes)
-        module = TMKDModule(*networks, distiller=method() if method else None, optimizer=sgd)
+        seen = SEEN if options.student_views else {}
+        module = TMKDModule(*networks, distiller=method() if method else None, optimizer=sgd, **seen)
         return train(module, options, epochs, [prompts, TeacherAccuracyCheck(0), *callbacks])
 
     seed_everything(0, verbose=False)
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--val_fraction", type=float, default=0.1, help="more, to train on fewer images")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--student_views", action="store_true", help="the student sees one of the views of each image")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,7 @@ from tmkd_lightning.models import wrn_16_2, wrn_40_2
 PAIRS = {"wrn": (wrn_40_2, wrn_16_2, 32), "resnet": (resnet50, resnet18, 224)}  # teacher, student, image size
 METHODS = {"none": None, "kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
 VIEWS = ["rgb", "edge", "high_frequency"]
+SEEN: dict[str, Any] = {"student_views": VIEWS, "student_view_shares": [0.4, 0.3, 0.3]}
 PACKAGES = ("torch", "torchvision", "lightning", "kornia", "pillow")
 
 

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import METHODS, PAIRS, now, report, sgd, silent_trainer
+from common import METHODS, PAIRS, SEEN, now, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
@@ -105,13 +105,14 @@ class InTurn(Callback):
 
 
 def measure(
-    pair: str, method: str, tmkd: bool, compile: bool, against: str, batch_size: int, steps: int, warm_up: int
+    pair: str, method: str, tmkd: bool, student_views: bool, compile: bool, against: str, batch_size: int, steps: int, warm_up: int
 ) -> dict[str, Any]:
     make_teacher, make_student, size = PAIRS[pair]
     networks = make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES)
     bare = copy.deepcopy(networks)  # before ours are given hooks
     distiller = METHODS[method]() if METHODS[method] else None
-    module = TMKDModule(*networks, distiller=distiller, optimizer=sgd, compile=compile, **({} if tmkd else PLAIN))
+    options = ({} if tmkd else PLAIN) | (SEEN if student_views else {})
+    module = TMKDModule(*networks, distiller=distiller, optimizer=sgd, compile=compile, **options)
     batch = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8), torch.randint(CLASSES, (batch_size,))
     other = ByHand if against == "by_hand" else partial(Floor, views=len(module.views))
     in_turn = InTurn(other, *bare)
@@ -123,7 +124,7 @@ def measure(
     ours, theirs, views = (times[warm_up:] for times in (in_turn.ours, in_turn.theirs, in_turn.views))
     return {
         "pair": pair,
-        "method": method + (" + TMKD" if tmkd else "") + (", compiled" if compile else ""),
+        "method": method + (" + TMKD" if tmkd else "") + (", views seen" if student_views else "") + (", compiled" if compile else ""),
         "ours ms": 1e3 * statistics.median(ours),
         f"{against} ms": 1e3 * statistics.median(theirs),
         "ratio": statistics.median(one / other for one, other in zip(ours, theirs, strict=True)),
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--pair", choices=PAIRS, default="wrn")
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=["kd"])
     parser.add_argument("--tmkd", action="store_true", help="three views, fusion, and TMKD's own terms on top")
+    parser.add_argument("--student_views", action="store_true", help="the student sees one of the views of each image")
     parser.add_argument("--compile", action="store_true", help="ours only; the other stays as it is")
     parser.add_argument("--against", choices=["floor", "by_hand"], default="floor")
     parser.add_argument("--batch_size", type=int, default=32)
