@@ -53,7 +53,7 @@ def read(folder: Path) -> dict[str, bytes]:
 
 
 def taught(net, distiller: KD, **options: Any) -> TMKDModule:
-    options = {"views": ["rgb"], "text_weight": 0, "feature_weight": 0, "logit_weight": 0, **FAST, **options}
+    options = {"views": ["rgb"], "text_weight": 0, "feature_weight": 0, **FAST, **options}
     return TMKDModule(net(16), net(), distiller=distiller, **options)
 
 
