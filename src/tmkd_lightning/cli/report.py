@@ -58,7 +58,7 @@ def report(
     if known not in (None, size):
         print(f"WARNING: the images of the data are {known} pixels, not {size}", file=sys.stderr)
 
-    measured = compare(
+    found = {"checkpoint": str(path)} | compare(
         module,
         image_size=size,
         batch_sizes=sizes,
@@ -67,8 +67,8 @@ def report(
         no_data=no_data,
         no_teacher=no_teacher,
     )
-    written = write_report({"checkpoint": str(path), **measured}, output)
-    print(f"\n{to_markdown(measured)}\n{' '.join(map(printable, written))}")
+    written = write_report(found, output)
+    print(f"\n{to_markdown(found)}\n{' '.join(map(printable, written))}")
 
 
 def _read_teacher(module: Any, file: str | None) -> str | None:
