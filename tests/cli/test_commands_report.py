@@ -18,10 +18,7 @@ from tmkd_lightning.modules.loading import load_module
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = [
-    "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=2",
-    "--trainer.limit_val_batches=1",
-    "--trainer.log_every_n_steps=1",
+    f"--trainer.{one}=1" for one in ("max_epochs", "limit_train_batches", "limit_val_batches", "log_every_n_steps")
 ]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 STUDENT, TEACHER = "runs/digits_tmkd/best.ckpt", "runs/digits_teacher/best.ckpt"
@@ -113,7 +110,7 @@ def without_data(path: str) -> None:
     torch.save(content, path)
 
 
-def test_a_checkpoint_that_does_not_name_its_data(here) -> None:
+def test_a_checkpoint_that_does_not_name_its_data(here, untested) -> None:
     without_data(STUDENT)
     with pytest.raises(ValueError, match=f"{STUDENT} does not say how large its images were: pass --image_size"):
         report()
@@ -122,7 +119,9 @@ def test_a_checkpoint_that_does_not_name_its_data(here) -> None:
     assert found["accuracy"] is None
     assert found["not_measured"] == f"{STUDENT} does not name its data: name them with --data"
     data = ["--data", "tmkd_lightning.data.DigitsDataModule", "--data.image_size", "16"]
-    assert report(*data)["networks"]["student"]["accuracy"] == by_lightning(STUDENT)
+    found = report(*data)
+    assert found["data"]["datamodule"] == "tmkd_lightning.data.datamodules.digits.DigitsDataModule"
+    assert found["networks"]["student"]["accuracy"]["top1"] == 0.5
 
 
 def test_what_fails_leaves_an_older_report_as_it_was(here) -> None:
@@ -131,7 +130,7 @@ def test_what_fails_leaves_an_older_report_as_it_was(here) -> None:
         report(checkpoint="gone.ckpt")
     with pytest.raises(ValueError, match="batch_sizes must be a whole number, at least 1, got 0"):
         report("--batch_sizes", "[0]")
-    with pytest.raises(ValueError, match="accelerator '.*' cannot be used here"):
+    with pytest.raises(ValueError, match=r"accelerator '\w+' cannot be used here"):
         report("--accelerator", "mps" if torch.cuda.is_available() else "cuda")
     Path("page").write_text("")
     with pytest.raises(NotADirectoryError, match="page is a file, not a folder"):
