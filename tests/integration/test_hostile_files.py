@@ -130,6 +130,7 @@ CHECKPOINT_DOORS: dict[str, Callable[[Path], Any]] = {
     "rebuild": load_module,
     "tmkd export": partial(run_on, verb="export"),
     "tmkd predict": lambda path: run_on(path, "predict", "--images", path.parent),
+    "tmkd report": partial(run_on, verb="report"),
     "tmkd figures": partial(run_on, verb="figures"),
     "clip": lambda path: OpenCLIPTextEncoder(pretrained=str(path)).encode(["a cat"]),
     **{f"tmkd {verb} --ckpt_path": partial(run_from, verb=verb) for verb in ("fit", "validate", "test", "predict")},

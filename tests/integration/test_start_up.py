@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+VERBS = ("lightning_cli", "embed", "figures", "predict", "report")
 TRAINING = {"torch", "lightning", "torchvision", "kornia"}
 HEAVY = {"open_clip", "wandb", "sklearn", "matplotlib", "timm", "onnx", "onnxruntime", "onnxscript", "scipy"}
 
@@ -18,7 +19,7 @@ def imported(statement: str) -> set[str]:
 
 def test_the_package_brings_nothing_heavy_of_its_own() -> None:
     """Beyond what Lightning, torchvision and Kornia load by themselves, such as matplotlib through torchmetrics."""
-    parts = ("callbacks", "data", "models", "export", "cli.lightning_cli", "cli.embed", "cli.figures", "cli.predict")
+    parts = ("callbacks", "data", "models", "export", *(f"cli.{verb}" for verb in VERBS))
     ours = "; ".join(["from tmkd_lightning import *", *(f"import tmkd_lightning.{part}" for part in parts)])
     assert imported(ours) <= imported("import lightning.pytorch.cli, torchvision, kornia")
 

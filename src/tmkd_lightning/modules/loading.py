@@ -10,6 +10,7 @@ from lightning.pytorch.cli import instantiate_module
 from torch import nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.models.loading import load_weights
 from tmkd_lightning.models.pretrained import without_weights
 from tmkd_lightning.modules import base
 from tmkd_lightning.modules.base import BaseModule
@@ -153,6 +154,20 @@ def network_and_names(
         classes.check_same_classes(learned, given, None)
         known = next((one.names for one in (given, *learned) if one is not None), classes.find_class_names(network))
     return extractor, classes.resolve_class_names(extractor.num_classes, class_names, known, "the module")
+
+
+def load_teacher(module: Any, path: str | Path) -> list[int] | None:
+    """Reads the weights of the teacher of a `TMKDModule` from a file, its classes in the order of the module's.
+
+    Returns the rows of the file's head in that order, None if they were in order; a ValueError where they do not fit.
+    """
+    extractor: Extractor = module.teacher.extractor
+    rows = teacher_order(module, Path(path).expanduser(), data=None)  # of the classes as the run knew them
+    key = module.teacher_key if str(path) == module.teacher_checkpoint else None
+    load_weights(extractor, path, replace_head=False, key=key)
+    if rows is not None:
+        extractor.reorder_classes(rows)
+    return rows
 
 
 def teacher_order(module: Any, path: str | Path | None, data: object) -> list[int] | None:
