@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from tmkd_lightning import Extractor, TMKDModule, data
@@ -19,33 +18,21 @@ from tmkd_lightning.cli.embed import embed
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.export import export_student, predict_folder
 from tmkd_lightning.figures import History, plot_curves, read_history, save_figures
-from tmkd_lightning.models import load_weights
+from tmkd_lightning.models import WideResNet, load_weights
 from tmkd_lightning.modules.loading import load_module, load_student
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder, write_embeddings
 
-NETWORK = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
-RUN = {
-    "model": {
-        "class_path": "tmkd_lightning.TMKDModule",
-        "init_args": {
-            "teacher": NETWORK,
-            "student": NETWORK,
-            "teacher_checkpoint": "~/teacher.pt",
-            "fusion": "mean",
-            "text_weight": 0,
-        },
-    },
-    "data": {"class_path": "tmkd_lightning.data.DigitsDataModule", "init_args": {"image_size": 8, "batch_size": 20}},
-    "trainer": {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "limit_train_batches": 2,
-        "limit_val_batches": 2,
-        "log_every_n_steps": 1,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    },
-}
+NETWORK = "{class_path: tmkd_lightning.models.WideResNet, init_args: {depth: 10, num_classes: 10}}"
+RUN = f"""
+model:
+  class_path: tmkd_lightning.TMKDModule
+  init_args:
+    {{teacher: {NETWORK}, student: {NETWORK}, teacher_checkpoint: ~/teacher.pt, fusion: mean, text_weight: 0}}
+data: {{class_path: tmkd_lightning.data.DigitsDataModule, init_args: {{image_size: 8, batch_size: 20}}}}
+trainer:
+  {{accelerator: cpu, max_epochs: 1, limit_train_batches: 2, limit_val_batches: 2, log_every_n_steps: 1,
+    enable_progress_bar: false, enable_model_summary: false}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +43,7 @@ def home(tmp_path_factory):
         patch.setenv("HOME", str(home))
         patch.chdir(elsewhere)
         torch.save(network().state_dict(), home / "teacher.pt")
-        (home / "run.yaml").write_text(yaml.safe_dump(RUN))
+        (home / "run.yaml").write_text(RUN)
         logger = f"{{class_path: CSVLogger, init_args: {{save_dir: {home}}}}}"
         tmkd(["fit", "--config=~/run.yaml", f"--trainer.logger={logger}"])
         (folder,) = home.glob("lightning_logs/version_0/checkpoints")
@@ -72,7 +59,7 @@ def home(tmp_path_factory):
 
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
-    return importlib.import_module("tmkd_lightning.models").WideResNet(depth=10, num_classes=10)
+    return WideResNet(depth=10, num_classes=10)
 
 
 def test_command_line(home) -> None:
