@@ -9,10 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.hooks import FORWARD_LOCK, Capture, unwrap_compiled
+from tmkd_lightning.feature_extraction.image_size import (
+    Size,
+    check_image_size,
+    in_words,
+    resize,
+    stated_image_size,
+)
 from tmkd_lightning.feature_extraction.layer_discovery import LayerTrace, trace_layers
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
+from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.validation import check_count
 
 _CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384)  # of images, in pixels
@@ -34,6 +42,9 @@ class Extractor(nn.Module):
         feature_map: dotted name of the layer that gives the map, by default found on the first batch.
         keep_map: whether to return the map; without it, activations are freed earlier.
         num_classes: K, for a network that it cannot be read off; None for the width of its last linear layer.
+        image_size: side in pixels, or (height, width), to which images are resized for this network, on their device:
+            bicubic with antialiasing, as CLIP and most of timm's networks were trained. Views are made before, at the
+            data's size, and normalisation comes after. Images that have this size stay as they are; None leaves all.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -54,12 +65,14 @@ class Extractor(nn.Module):
         feature_map: str | None = None,
         keep_map: bool = True,
         num_classes: int | None = None,
+        image_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module) or isinstance(network, Extractor):
             raise TypeError(f"network must be a classifier (an nn.Module from images to logits), got {type(network)}")
         self.network, self.compiled = unwrap_compiled(network)
         self.keep_map = keep_map
+        self.image_size = None if image_size is None else check_image_size(image_size)
         self.named_head, self.named_map = head, feature_map
         self.head_name = last_linear(self.network) if head is None else head
         self.map_name = feature_map
@@ -149,11 +162,17 @@ class Extractor(nn.Module):
             raise self._wrong_logits(logits)
         return Output(logits, embedding, feature_map, None if head is None else head.weight)
 
+    def pixels(self, image: Tensor) -> int:
+        """Pixels of one image ``(B, 3, H, W)`` as the network sees it."""
+        height, width = image.shape[-2:] if self.image_size is None else self.image_size
+        return height * width
+
     def normalize(self, image: Tensor) -> Tensor:
-        """Scales to [0, 1] where needed and subtracts and divides by the network's statistics, in its precision."""
+        """Scales to [0, 1], resizes, subtracts the mean and divides by the deviation, in the network's precision."""
         dtype = self.weight_dtype
         if not image.is_floating_point():
             image = to_unit_float(image)
+        image = resize(image, self.image_size)
         wide = torch.promote_types(self.mean.dtype, dtype)
         return (image.to(wide) - self.mean).div_(self.std).to(dtype)
 
@@ -168,7 +187,7 @@ class Extractor(nn.Module):
                 return
             image = image[:8]  # enough to tell one tensor from another, cheap for any network
             check_images(image)
-            trace = trace_layers(self.network, self.normalize(image))
+            trace = self._trace(image)
             self._confirm_head(trace)
             if self.keep_map:
                 self._confirm_map(trace)
@@ -278,6 +297,33 @@ class Extractor(nn.Module):
                 black = torch.zeros(1, 3, side, side, device=self.mean.device)
                 return trace_layers(self.network, self.normalize(black))
         return LayerTrace()
+
+    def _trace(self, image: Tensor) -> LayerTrace:
+        """Traces the first images; the error says so if the network takes images, but of another size."""
+        image = self.normalize(image)
+        try:
+            return trace_layers(self.network, image)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a network comes to on images of another size than its own
+            seen, stated = image.shape[-2:], stated_image_size(self.network)
+            size = self._accepted_size(image, stated)
+            if size is None:
+                raise
+            raise ValueError(
+                f"{self.name} does not take images of {seen[0]}x{seen[1]} pixels, but of {size[0]}x{size[1]}"
+                f"{', for which it was built' if size == stated else ''}: pass Extractor(network, "
+                f"image_size={in_words(size)}), and images are resized for it ({short(error)})"
+            ) from error
+
+    def _accepted_size(self, image: Tensor, stated: Size | None) -> Size | None:
+        """The size that the network states, or else the first customary one, if it is not the image's and works."""
+        for size in dict.fromkeys([stated, *((side, side) for side in _CUSTOMARY_SIDES)]):
+            if size is not None and size != image.shape[-2:]:
+                with suppress(Exception):
+                    trace_layers(self.network, image.new_zeros(1, 3, *size))
+                    return size
+        return None
 
     def _confirm_head(self, trace: LayerTrace) -> None:
         logits, heads = trace.output, list(trace.heads)

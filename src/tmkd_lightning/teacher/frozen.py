@@ -56,7 +56,7 @@ class FrozenTeacher(nn.Module):
         if self.chunk is not None or image.device.type != "cpu":
             return self.chunk or images
         # Larger activations do not fit the caches of the CPU, and above 32 MB each layer allocates its memory anew.
-        return min(images // views, max(1, _CPU_PIXELS // image.shape[-2:].numel()))
+        return min(images // views, max(1, _CPU_PIXELS // self.extractor.pixels(image)))
 
 
 def _pool_map(output: Output, size: int) -> Output:

@@ -28,6 +28,7 @@ def teacher_fingerprint(teacher: Extractor, checkpoint: str | None) -> dict[str,
         "feature_map": teacher.named_map,
         "mean": teacher.mean.flatten().tolist(),
         "std": teacher.std.flatten().tolist(),
+        "image_size": teacher.image_size,
     }
 
 
