@@ -37,9 +37,9 @@ def export_student(
     """Writes the student alone to a file that opens without this library.
 
     The file takes any number of images at once, resizes them if the Extractor does, normalises them, and gives logits.
-    A ``state_dict`` holds the bare network's weights, for code that does both by itself, and the statistics. The file is run before it gets its name:
-    if its logits differ from the module's by more than 1e-4, nothing is written and a ValueError raised. All is done
-    on a copy on the CPU in float32.
+    A ``state_dict`` holds the bare network's weights, for code that does both by itself, and the statistics. The file
+    is run before it gets its name: if its logits differ from the module's by more than 1e-4, nothing is written and a
+    ValueError raised. All is done on a copy on the CPU in float32.
 
     Args:
         network: a TMKDModule, whose student is written, a ClassifierModule, or an Extractor.

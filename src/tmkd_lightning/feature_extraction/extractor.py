@@ -19,6 +19,7 @@ from tmkd_lightning.feature_extraction.image_size import (
 from tmkd_lightning.feature_extraction.layer_discovery import LayerTrace, trace_layers
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
+from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.validation import check_count
@@ -45,6 +46,8 @@ class Extractor(nn.Module):
         image_size: side in pixels, or (height, width), to which images are resized for this network, on their device:
             bicubic with antialiasing, as CLIP and most of timm's networks were trained. Views are made before, at the
             data's size, and normalisation comes after. Images that have this size stay as they are; None leaves all.
+        class_names: names of the network's classes in the order of its logits. A teacher's are matched with the data's
+            by name, so that it may have them in another order, and others beside them.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -55,6 +58,7 @@ class Extractor(nn.Module):
 
     mean: Tensor
     std: Tensor
+    logits_of_head = True  # whether the head, where there is one, gives them from the embedding
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Extractor(nn.Module):
         keep_map: bool = True,
         num_classes: int | None = None,
         image_size: int | Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module) or isinstance(network, Extractor):
@@ -90,6 +95,7 @@ class Extractor(nn.Module):
         layers = [name for name, layer in self.network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
         if num_classes is None and layers[-1:] != [self.head_name]:  # a head is the last layer with weights
             self.measure_classes()
+        self.class_names = None if class_names is None else self._check_names(class_names)
 
     @property
     def head(self) -> nn.Linear:
@@ -187,6 +193,7 @@ class Extractor(nn.Module):
                 return
             image = image[:8]  # enough to tell one tensor from another, cheap for any network
             check_images(image)
+            image = image.to(self.mean.device)  # a teacher may have a device of its own
             trace = self._trace(image)
             self._confirm_head(trace)
             if self.keep_map:
@@ -243,18 +250,36 @@ class Extractor(nn.Module):
         new = nn.Linear(old.in_features, num_classes, old.bias is not None, device=weight.device, dtype=weight.dtype)
         new.requires_grad_(weight.requires_grad).train(old.training)
         self.network.set_submodule(self.head_name, new)
-        self._num_classes = num_classes
+        self._num_classes, self.class_names = num_classes, None
 
-    @torch.no_grad()
     def reorder_classes(self, rows: Sequence[int]) -> None:
-        """Puts the classes of the head into another order: `rows` has, for each new label, its present row."""
+        """Puts classes into another order, or picks some: `rows` has, for each new label, its present row."""
+        self.check_reorderable()
+        self._take_rows(rows)
+
+    def check_reorderable(self) -> None:
+        """Raises a ValueError unless the network has a head whose rows can be moved."""
         if self.head_name not in self._trace_black_image().heads:
             raise ValueError(
                 f"the classes of {self.name} cannot be put into another order, as no linear layer gives its logits, or "
                 f"it takes no image of {_CUSTOMARY_SIDES} pixels: pass a network that has them in the data's order"
             )
-        for parameter in self.head.parameters():
-            parameter.copy_(parameter[list(rows)])
+
+    @torch.no_grad()
+    def _take_rows(self, rows: Sequence[int]) -> None:
+        old = {name: parameter[list(rows)] for name, parameter in self.head.named_parameters()}
+        names = self._names_of(rows)
+        self.resize_head(len(rows))
+        self.head.load_state_dict(old)
+        self.class_names = names
+
+    def _names_of(self, rows: Sequence[int]) -> list[str] | None:
+        return None if self.class_names is None else [self.class_names[row] for row in rows]
+
+    def _check_names(self, names: Sequence[str]) -> list[str]:
+        if len(names) != self.num_classes:
+            self.measure_classes()  # the width of the last linear layer need not be their number
+        return check_class_names(names, self.num_classes)
 
     def require(self, part: Part, reader: str) -> None:
         """Raises a `MissingPartError` that names the reader of a part which the network is known not to give."""
