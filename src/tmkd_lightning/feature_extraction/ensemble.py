@@ -60,9 +60,9 @@ class Ensemble(Extractor):
             listed = ", ".join(f"{each.name} {count}" for each, count in zip(extractors, classes, strict=True))
             raise ValueError(f"the members of an Ensemble must have the same classes, but their numbers are: {listed}")
         named = [ClassList(f"member {each.name}", each.class_names) for each in extractors if each.class_names]
-        for each in named[1:]:
-            if not each.same(named[0]):
-                raise ValueError(f"the members of an Ensemble name their classes otherwise: {named[0].against(each)}")
+        for other in named[1:]:
+            if not other.same(named[0]):
+                raise ValueError(f"the members of an Ensemble name their classes otherwise: {named[0].against(other)}")
         identity = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         super().__init__(_Members(extractors, average), *identity, num_classes=classes[0])
         self.class_names = list(named[0].names) if named else None
@@ -74,7 +74,7 @@ class Ensemble(Extractor):
     @property
     def members(self) -> list[Extractor]:
         """The networks, each as a source of outputs."""
-        return list(self.network.members)  # type: ignore[arg-type]
+        return self.network.extractors
 
     @property
     def average(self) -> Average:
@@ -167,9 +167,13 @@ class _Members(nn.Module):
     def _get_name(self) -> str:
         return "Ensemble"  # in messages, and where modules are printed
 
+    @property
+    def extractors(self) -> list[Extractor]:
+        return list(self.members)  # type: ignore[arg-type]
+
     def forward(self, image: Tensor) -> Tensor:
         """The averaged logits ``(B, K)`` alone, as exported files give them."""
-        return self.mean([member.network(member.normalize(image)) for member in self.members])
+        return self.mean([member.network(member.normalize(image)) for member in self.extractors])
 
     def mean(self, logits: Sequence[Tensor]) -> Tensor:
         """Averages logits ``(B, K)`` of all members."""

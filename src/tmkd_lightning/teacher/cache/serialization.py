@@ -39,14 +39,13 @@ def from_arrays(arrays: Mapping[str, Tensor], teacher: FrozenTeacher, image: Ten
     """Inverts `to_arrays`; if logits are not stored, the teacher's head runs. `image` is the batch ``(B, 3, H, W)``."""
     dtype = teacher.extractor.weight_dtype
     rows = {name: part.transpose(0, 1).flatten(0, 1).to(dtype) for name, part in arrays.items()}
-    logits = rows.pop(LOGITS, None)
-    embedding = rows.pop(EMBEDDING, None)
-    feature_map = next(iter(rows.values()), None)
-    if logits is None:
-        return teacher.from_embedding(embedding, feature_map, image, views)
-    if embedding is None:
-        return Output(logits)
-    return Output(logits, embedding, feature_map, teacher.extractor.head.weight).to(image.device)
+    feature_map = next((rows[name] for name in rows if name not in (EMBEDDING, LOGITS)), None)
+    if EMBEDDING not in rows:
+        return Output(rows[LOGITS])
+    if LOGITS not in rows:
+        return teacher.from_embedding(rows[EMBEDDING], feature_map, image, views)
+    head = teacher.extractor.head
+    return Output(rows[LOGITS], rows[EMBEDDING], feature_map, head.weight).to(image.device)
 
 
 def image_checksums(image: Tensor) -> np.ndarray:
