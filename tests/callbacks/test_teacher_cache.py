@@ -26,7 +26,7 @@ from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, Tea
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.models import wide_resnet as wrn
-from tmkd_lightning.modules import tmkd
+from tmkd_lightning.modules import loading
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.teacher.cache.serialization import array_dtypes, from_arrays, to_arrays
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
@@ -188,7 +188,7 @@ def test_a_complete_cache_needs_no_weights_of_the_teacher(run, tmp_path, monkeyp
     live, expected = train()
     train(TeacherCache(str(tmp_path / "c"), "float32"))
     read: list[str] = []
-    monkeypatch.setattr(tmkd, "load_weights", lambda *args, **_: read.append(args[1]))
+    monkeypatch.setattr(loading, "load_weights", lambda *args, **_: read.append(args[1]))
     losses, module = train(TeacherCache(str(tmp_path / "c"), "float32"))
     assert read == []
     assert losses.values == live.values

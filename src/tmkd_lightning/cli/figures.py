@@ -17,7 +17,7 @@ from tmkd_lightning.figures import FIGURES, CollectedOutputs, OutputCollector, j
 from tmkd_lightning.figures.curves import History, read_history, run_folder, run_name
 from tmkd_lightning.figures.drawing import FORMATS, NothingToPlotError, check_choice, check_files, check_matplotlib
 from tmkd_lightning.modules.base import BaseModule
-from tmkd_lightning.modules.loading import describe_order, load_datamodule, load_module, load_teacher
+from tmkd_lightning.modules.loading import load_datamodule, load_module, load_teacher
 from tmkd_lightning.text.class_names import ClassList, find_class_names, learned_classes, resolve_class_names
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.messages import printable
@@ -120,10 +120,11 @@ def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extr
         raise FileNotFoundError(
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
         )
-    rows = load_teacher(module, weights)
-    if rows is not None:
-        print(describe_order(str(path), rows))
-    return {title: module.extractor, "teacher": module.teacher.extractor, **networks}
+    extractor: Extractor = module.teacher.extractor
+    key = module.teacher_key if weights == module.teacher_checkpoint else None
+    if moved := load_teacher(module, path, key, data=None):  # by the classes as the run knew them
+        print(printable(moved))
+    return {title: module.extractor, "teacher": extractor, **networks}
 
 
 class FinishedRun:

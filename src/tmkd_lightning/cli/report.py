@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.export.report import compare, report_files, to_markdown, write_report
-from tmkd_lightning.modules.loading import describe_order, load_datamodule, load_module, load_teacher
+from tmkd_lightning.modules.loading import load_datamodule, load_module, load_teacher
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import check_writable
 from tmkd_lightning.utils.messages import printable
@@ -85,7 +85,7 @@ def _read_teacher(module: Any, file: str | None) -> str | None:
         if file is not None:
             raise FileNotFoundError(missing)
         return missing
-    rows = load_teacher(module, weights)
-    if rows is not None:
-        print(printable(describe_order(weights, rows)))
+    key = module.teacher_key if weights == module.teacher_checkpoint else None
+    if moved := load_teacher(module, Path(weights).expanduser(), key, data=None):
+        print(printable(moved))
     return None

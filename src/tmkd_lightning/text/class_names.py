@@ -91,10 +91,15 @@ class ClassList(NamedTuple):
         return any(label_of.get(name, label) != label for label, name in enumerate(ours))
 
     def rows_for(self, other: ClassList) -> list[int] | None:
-        """Label here of each class of the other list, or None where the classes differ."""
+        """Label here of each class of the other list, or None if some are not here."""
         ours, theirs = self._normalized(other)
         label_of = {name: label for label, name in enumerate(ours)}
-        return [label_of[name] for name in theirs] if label_of.keys() == set(theirs) else None
+        return [label_of[name] for name in theirs] if label_of.keys() >= set(theirs) else None
+
+    def lacks(self, other: ClassList) -> list[str]:
+        """Names of the other list that are not here."""
+        ours, theirs = self._normalized(other)
+        return [name for name, normalized in zip(other.names, theirs, strict=True) if normalized not in ours]
 
     def reordered(self, rows: Sequence[int]) -> ClassList:
         """The same names in the order of `rows`."""
