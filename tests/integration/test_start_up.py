@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("lightning_cli", "embed", "figures", "predict", "report")
 import tmkd_lightning
 
+VERBS = ("lightning_cli", "embed", "figures", "predict", "report")
 TRAINING = {"torch", "lightning", "torchvision", "kornia"}
 HEAVY = {"open_clip", "wandb", "sklearn", "matplotlib", "timm", "onnx", "onnxruntime", "onnxscript", "scipy"}
 
