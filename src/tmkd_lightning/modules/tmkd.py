@@ -15,8 +15,10 @@ from tmkd_lightning.distillers.text_alignment import TextAlignment
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses import cross_entropy
-from tmkd_lightning.models import load_pretrained, load_weights
+from tmkd_lightning.models import load_weights, local_file
 from tmkd_lightning.models.loading import adopt_statistics, read_statistics
+from tmkd_lightning.models.remote_files import check_location
+from tmkd_lightning.models.zero_shot import needs_class_names
 from tmkd_lightning.modules import validation
 from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor
 from tmkd_lightning.modules.loading import describe_order, teacher_order
@@ -69,7 +71,8 @@ class TMKDModule(BaseModule):
         text_head_dim: width of the space in which L_text compares.
         fusion_hidden: width of the WeightNet's hidden layer.
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
-        teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time.
+        teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time: a path,
+            ``hf://<owner>/<repository>/<file>@<revision>`` or ``https://<host>/<...>/<file>``, which is fetched once.
         teacher_key: part of that file where it holds several networks that fit, such as ``state_dict_ema``.
         compile: whether to compile both networks before the first step.
         teacher_chunk: most images, of all views, in one forward of the teacher; None for all, on a CPU for one view's.
@@ -143,11 +146,16 @@ class TMKDModule(BaseModule):
         validation.check_choice("student_target", student_target, ["fused", "same_view"])
 
         self.teacher_classes = learned_classes(teacher) if isinstance(teacher, BaseModule) else []
-        teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
+        named_later = teacher_checkpoint is None and needs_class_names(teacher)
+        teacher = as_extractor(
+            teacher, self.num_classes if named_later else num_classes if teacher_checkpoint else None
+        )
         validation.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
         self._set_num_classes(self.extractor.num_classes)  # which may have been measured only now
         frozen = FrozenTeacher(teacher, teacher_chunk)
-        self.teacher_checkpoint = None if teacher_checkpoint is None else os.path.expanduser(teacher_checkpoint)
+        self.teacher_checkpoint: str | None = None  # a path once the file is fetched
+        if teacher_checkpoint is not None:
+            self.teacher_checkpoint = check_location("teacher_checkpoint", teacher_checkpoint)
         self.teacher_key = teacher_key
         self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
 
@@ -274,8 +282,8 @@ class TMKDModule(BaseModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds the text embeddings if something reads them, and a measurement of the teacher."""
-        path = self.teacher_checkpoint
-        if path is not None and self.trainer.training and self.reads_teacher:
+        if self.teacher_checkpoint is not None and self.trainer.training and self.reads_teacher:
+            path = self.teacher_checkpoint = str(local_file(self.teacher_checkpoint))
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, was the teacher trained?")
             statistics = read_statistics(path)
@@ -309,7 +317,7 @@ class TMKDModule(BaseModule):
         if self.runs_teacher and not (self.teacher_cache is not None and self.teacher_cache.complete is None):
             rows = self.teacher_order()
             if self.teacher_checkpoint is None:
-                load_pretrained(self.teacher.extractor.network)
+                self.load_pretrained(self.teacher.extractor.network)
             else:
                 load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False, key=self.teacher_key)
             if rows is not None:
@@ -333,7 +341,8 @@ class TMKDModule(BaseModule):
         """Resizes the teacher's head, which its checkpoint then fills, and the prompt bank too."""
         teacher = self.teacher.extractor
         if self.runs_teacher and teacher.num_classes != num_classes:
-            if self.teacher_checkpoint is None and validation.measured_classes(teacher, num_classes) != num_classes:
+            fixed = self.teacher_checkpoint is None and not needs_class_names(teacher)
+            if fixed and validation.measured_classes(teacher, num_classes) != num_classes:
                 raise ValueError(
                     f"teacher {teacher.name} has {teacher.num_classes} classes instead of {num_classes}: a fresh head "
                     "would know nothing; train it on these classes, and pass it or its teacher_checkpoint"
