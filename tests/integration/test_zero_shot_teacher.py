@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from helpers.fake_datasets import serve
@@ -21,6 +22,7 @@ from tmkd_lightning.distillers import KD
 from tmkd_lightning.models import ZeroShotCLIP
 from tmkd_lightning.text import OpenCLIPTextEncoder
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ALONE = {"views": ["rgb"], "feature_weight": 0, "text_weight": 0, "optimizer": sgd}
 DIGITS = {"batch_size": 4, "train_samples": 20}
 
@@ -131,6 +133,27 @@ def test_from_yaml(folder: str, tmp_path: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["hyper_parameters"]["teacher"]["init_args"]["pretrained"] == folder
     assert saved["tmkd_class_names"][:2] == ["zero", "one"]
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list`")  # of validation images, which there are not
+def test_the_example_needs_no_label(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for index in range(4):
+        path = tmp_path / f"photos/new/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 32), (60 * index, 90, 200)).save(path)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    small = {
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1, **quiet},
+        "model": {"init_args": {"teacher": {"init_args": {"pretrained": folder}}}},
+        "data": {"init_args": {"batch_size": 2, "num_workers": 0, "image_size": 32}},
+    }
+    small["model"]["init_args"]["student"] = {"init_args": {"weights": None}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    main(["fit", "--config", str(EXAMPLES / "clip_resnet18.yaml"), "--config", "small.yaml"])
+    saved = torch.load("runs/clip_resnet18/last.ckpt", weights_only=True)
+    assert saved["tmkd_class_names"] == ["cat", "crow", "dog"]
+    assert saved["state_dict"]["student.fc.weight"].shape == (3, 512)
 
 
 # Teachers' files from servers

@@ -10,7 +10,6 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from helpers.tiny_clip import known_to_open_clip, tiny_clip, write_clip
@@ -114,7 +113,7 @@ def test_several_templates_are_averaged(folder: str) -> None:
     network.load_pretrained()
     own = [template.replace("{class}", "{}") for template in templates]
     expected = open_clip.build_zero_shot_classifier(tiny_clip(), TOKENIZE, NAMES, own).T
-    torch.testing.assert_close(F.normalize(network.head.weight.detach(), dim=1), expected)
+    torch.testing.assert_close(network.head.weight.detach(), tiny_clip().logit_scale.detach().exp() * expected)
 
 
 def test_texts_come_from_the_cache_of_prompts(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
