@@ -96,7 +96,7 @@ def test_names_that_are_missing_or_in_another_order(fit, folder: str, loader) ->
 
 
 def test_cache_computes_the_same_logits(fit, folder: str, tmp_path: Path) -> None:
-    """It stores embeddings, and the head makes the logits of them; a later run needs no CLIP."""
+    """It stores embeddings, and the head makes the logits of them; in a later run the tower does not run."""
     losses = []
     for run in range(2):
         torch.manual_seed(0)
@@ -157,6 +157,16 @@ def test_the_example_needs_no_label(folder: str, tmp_path: Path, monkeypatch: py
 
 
 # Teachers' files from servers
+
+
+def test_a_tuned_clip_from_a_file(fit, loader, folder: str, tmp_path: Path) -> None:
+    """Its head is in the file: no class names are asked for, and no text is encoded."""
+    tuned = ZeroShotCLIP(pretrained=folder, class_names=CLASSES)
+    torch.save({key: value + 1 for key, value in tuned.state_dict().items()}, tmp_path / "tuned.pt")
+    teacher = ZeroShotCLIP(pretrained=folder)
+    module = TMKDModule(teacher, Net(), distiller=KD(), teacher_checkpoint=str(tmp_path / "tuned.pt"), **ALONE)
+    fit(module, train=loader(), max_epochs=1)
+    assert teacher.head.weight.equal(tuned.head.weight + 1)
 
 
 def test_teacher_checkpoint_from_a_server(fit, loader, tmp_path: Path) -> None:

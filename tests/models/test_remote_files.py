@@ -126,6 +126,7 @@ def test_no_key_in_messages(server: Server, caplog: pytest.LogCaptureFixture, ca
         ("https://5up3r@example.org/teacher.pt", r"holds a user's name or password"),
         ("https://example.org/", "does not name a file"),
         ("https://example.org/%2e%2e", "does not name a file"),
+        ("https://example.org:eight/teacher.pt", "is not a URL"),
         ("s3://bucket/teacher.pt", "is neither a path nor hf:// or https://"),
         ("hf://owner/teacher.pt", "does not name a file of the hub: write hf://<owner>/<repository>/<file>@<revision>"),
         ("hf://owner/repo@v1/teacher.pt@v2", "does not name a file of the hub"),

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import tempfile
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
@@ -39,7 +40,7 @@ def check_location(argument: str, location: str) -> str:
         return location
     try:
         url = urlsplit(location)
-        host, user = url.hostname, url.username
+        host, user, _ = url.hostname, url.username, url.port  # the last is read to be checked
     except ValueError as error:
         raise ValueError(f"{argument}={shown!r} is not a URL ({error})") from None
     if scheme not in ("https", "http"):
@@ -114,7 +115,7 @@ def _from_web(url: str) -> Path:
             with FileLock(folder / f".{name}.lock"):
                 if not path.is_file():  # fetched by another process, meanwhile
                     _download(url, path, None if digest is None else digest[1])
-    except (OSError, NotImplementedError) as error:  # the second where a file system has no locks
+    except (OSError, HTTPException, NotImplementedError) as error:  # the last where a file system has no locks
         raise DownloadError(
             f"{redact(url)} cannot be fetched to {path} ({_reason(error)}): fetch it elsewhere and copy it there, or "
             "give the path of a copy"

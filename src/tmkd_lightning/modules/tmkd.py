@@ -146,18 +146,13 @@ class TMKDModule(BaseModule):
         validation.check_choice("student_target", student_target, ["fused", "same_view"])
 
         self.teacher_classes = learned_classes(teacher) if isinstance(teacher, BaseModule) else []
-        named_later = teacher_checkpoint is None and needs_class_names(teacher)
-        teacher = as_extractor(
-            teacher, self.num_classes if named_later else num_classes if teacher_checkpoint else None
-        )
+        rows = self.num_classes if needs_class_names(teacher) else num_classes if teacher_checkpoint else None
+        teacher = as_extractor(teacher, rows)
         validation.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
         self._set_num_classes(self.extractor.num_classes)  # which may have been measured only now
         frozen = FrozenTeacher(teacher, teacher_chunk)
-        self.teacher_checkpoint: str | None = None  # a path once the file is fetched
-        if teacher_checkpoint is not None:
-            self.teacher_checkpoint = check_location("teacher_checkpoint", teacher_checkpoint)
-        self.teacher_key = teacher_key
-        self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
+        self.teacher_checkpoint = teacher_checkpoint and check_location("teacher_checkpoint", teacher_checkpoint)
+        self.teacher_key, self.ce_weight, self.fusion_objective = teacher_key, ce_weight, fusion_objective
 
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
@@ -283,7 +278,7 @@ class TMKDModule(BaseModule):
     def configure_callbacks(self) -> list[Callback]:
         """Adds the text embeddings if something reads them, and a measurement of the teacher."""
         if self.teacher_checkpoint is not None and self.trainer.training and self.reads_teacher:
-            path = self.teacher_checkpoint = str(local_file(self.teacher_checkpoint))
+            path = self.teacher_checkpoint = str(local_file(self.teacher_checkpoint))  # fetched by one process
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, was the teacher trained?")
             statistics = read_statistics(path)
