@@ -28,8 +28,9 @@ class DownloadError(RuntimeError):
     """A file of weights cannot be fetched; the message says what would help."""
 
 
-def check_location(argument: str, location: str) -> str:
+def check_location(argument: str, location: str | os.PathLike[str]) -> str:
     """Checks where a file of weights is: a path, ``hf://`` or ``https://``; returns it with ``~`` expanded."""
+    location = os.fspath(location)
     if "://" not in location:
         return os.path.expanduser(location)
     scheme, shown = location.partition("://")[0], redact(location)
@@ -75,7 +76,7 @@ def local_file(location: str | Path) -> Path:
         >>> local_file("runs/teacher/best.ckpt").name
         'best.ckpt'
     """
-    location = check_location("location", str(location))
+    location = check_location("location", location)
     if location.startswith("hf://"):
         return _from_hub(location)
     return _from_web(location) if "://" in location else Path(location)
