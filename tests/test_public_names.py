@@ -12,8 +12,8 @@ PUBLIC = {
     "tekap_kl text_contrast",
     "tmkd_lightning.views": "canny edge_view high_frequency_view",
     "tmkd_lightning.text": "EmbeddingFile HashingTextEncoder OpenCLIPTextEncoder TextEncoder",
-    "tmkd_lightning.models": "Pretrained WideResNet load_weights resnet18 resnet50 shufflenet_v2 vgg13 vgg8 wrn_16_2 "
-    "wrn_40_1 wrn_40_2",
+    "tmkd_lightning.models": "Pretrained WideResNet ZeroShotCLIP load_weights local_file resnet18 resnet50 "
+    "shufflenet_v2 vgg13 vgg8 wrn_16_2 wrn_40_1 wrn_40_2",
     "tmkd_lightning.data": "CIFAR100DataModule CUB200DataModule DTDDataModule DigitsDataModule ImageFolderDataModule "
     "RAFDBDataModule StanfordDogsDataModule",
     "tmkd_lightning.export": "export_student predict_folder",

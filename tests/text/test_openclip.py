@@ -6,7 +6,7 @@ import json
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -17,21 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.fake_datasets import Trap
+from helpers.tiny_clip import TINY, known_to_open_clip, tiny_clip, write_config
 from tmkd_lightning.text import OpenCLIPTextEncoder, TextEncoder
 from tmkd_lightning.text.openclip import TextWeightsError
 
 BIN = "open_clip_pytorch_model.bin"
 PROMPTS = ["a photo of a cat", "an edge enhanced image of a dog", "a photo of a {fish}"]
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
-
-
-def tiny_clip(**changes: object) -> open_clip.CLIP:
-    torch.manual_seed(0)
-    return open_clip.CLIP(**json.loads(json.dumps(TINY | changes))).eval()
 
 
 def embed(model: open_clip.CLIP, prompts: list[str]) -> Tensor:
@@ -45,22 +36,7 @@ def embed(model: open_clip.CLIP, prompts: list[str]) -> Tensor:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """As ``open_clip.push_to_hf_hub`` lays it out."""
-    path = tmp_path / "clip"
-    path.mkdir()
-    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
-    torch.save(tiny_clip().state_dict(), path / BIN)
-    return path
-
-
-@pytest.fixture
-def tiny_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An architecture that open_clip knows for the length of a test."""
-    factory = open_clip.factory
-    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
-    (tmp_path / "tiny-clip.json").write_text(json.dumps(TINY))
-    open_clip.add_model_config(tmp_path / "tiny-clip.json")
-    return "tiny-clip"
+    return write_config(tmp_path / "clip")
 
 
 @pytest.mark.parametrize(("weights", "quick_gelu"), [("open_clip_model.safetensors", False), (BIN, True)])
@@ -78,14 +54,15 @@ def test_clip_from_a_folder(folder: Path, weights: str, quick_gelu: bool) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_clip_from_a_file(tmp_path: Path, tiny_name: str, suffix: str) -> None:
+def test_clip_from_a_file(tmp_path: Path, suffix: str) -> None:
     model = tiny_clip()
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pt":
         torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, path)
     else:
         save_file(model.state_dict(), path)
-    torch.testing.assert_close(OpenCLIPTextEncoder(tiny_name, str(path)).encode(PROMPTS), embed(model, PROMPTS))
+    with known_to_open_clip(tmp_path) as name:
+        torch.testing.assert_close(OpenCLIPTextEncoder(name, str(path)).encode(PROMPTS), embed(model, PROMPTS))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tmkd_lightning.feature_extraction.output import Output
-from tmkd_lightning.models import load_pretrained
 from tmkd_lightning.teacher.cache import CacheError, CacheFolder, serialization
 from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint, views_fingerprint
 from tmkd_lightning.teacher.cache.serialization import EMBEDDING, LOGITS, PIXELS
@@ -127,7 +126,7 @@ class TeacherCache(Callback):
             )
         extractor, statistics = module.teacher.extractor, module.normalized_with
         if module.teacher_checkpoint is None:
-            load_pretrained(extractor.network)
+            module.load_pretrained(extractor.network)
         of_file = {"key": module.teacher_key, "class_order": module.teacher_order()}
         return {
             "teacher": teacher_fingerprint(extractor, module.teacher_checkpoint) | of_file,

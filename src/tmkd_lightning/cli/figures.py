@@ -16,6 +16,7 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures import FIGURES, CollectedOutputs, OutputCollector, join_figures, plot_all, save_figures
 from tmkd_lightning.figures.curves import History, read_history, run_folder, run_name
 from tmkd_lightning.figures.drawing import FORMATS, NothingToPlotError, check_choice, check_files, check_matplotlib
+from tmkd_lightning.models import local_file
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.modules.loading import load_datamodule, load_module, load_teacher
 from tmkd_lightning.text.class_names import ClassList, find_class_names, learned_classes, resolve_class_names
@@ -115,7 +116,7 @@ def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extr
     if weights is None:  # a teacher that is built again would be another one
         print(f"no teacher is drawn: run {printable(title)} names no file with its weights; name one with teacher")
         return networks
-    path = Path(weights).expanduser()
+    path = local_file(weights)
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"

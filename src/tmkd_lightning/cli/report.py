@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.export.report import compare, report_files, to_markdown, write_report
+from tmkd_lightning.models import local_file
 from tmkd_lightning.modules.loading import load_datamodule, load_module, load_teacher
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import check_writable
@@ -80,12 +81,13 @@ def _read_teacher(module: Any, file: str | None) -> str | None:
     weights = module.teacher_checkpoint if file is None else file
     if weights is None:  # a teacher that is built again would be another one
         return "the run names no file with its weights: name one with --teacher"
-    if not Path(weights).expanduser().is_file():
+    path = local_file(weights)
+    if not path.is_file():
         missing = f"no weights of the teacher at {weights}: name their file with --teacher"
         if file is not None:
             raise FileNotFoundError(missing)
         return missing
     key = module.teacher_key if weights == module.teacher_checkpoint else None
-    if moved := load_teacher(module, Path(weights).expanduser(), key, data=None):
+    if moved := load_teacher(module, path, key, data=None):
         print(printable(moved))
     return None

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import instantiate_module
 from torch import nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.models import load_pretrained, load_weights
+from tmkd_lightning.models import load_weights
 from tmkd_lightning.models.pretrained import without_weights
 from tmkd_lightning.modules import base
 from tmkd_lightning.modules.base import BaseModule
@@ -167,7 +167,7 @@ def load_teacher(module: Any, path: str | Path | None, key: str | None, data: ob
     extractor = module.teacher.extractor
     known, rows = _match_teacher(module, path, data)
     if path is None:
-        load_pretrained(extractor.network)
+        module.load_pretrained(extractor.network)
     else:
         if known is not None:
             extractor.resize_head(len(known.names))

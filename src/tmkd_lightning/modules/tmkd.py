@@ -16,7 +16,10 @@ from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses import cross_entropy
+from tmkd_lightning.models import local_file
 from tmkd_lightning.models.loading import adopt_statistics, read_statistics
+from tmkd_lightning.models.remote_files import check_location
+from tmkd_lightning.models.zero_shot import needs_class_names
 from tmkd_lightning.modules import validation
 from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor
 from tmkd_lightning.modules.loading import NAMED, load_teacher, teacher_order
@@ -71,7 +74,8 @@ class TMKDModule(BaseModule):
         text_head_dim: width of the space in which L_text compares.
         fusion_hidden: width of the WeightNet's hidden layer.
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
-        teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time.
+        teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time: a path,
+            ``hf://<owner>/<repository>/<file>@<revision>`` or ``https://<host>/<...>/<file>``, which is fetched once.
         teacher_key: part of that file where it holds several networks that fit, such as ``state_dict_ema``.
         teacher_device: such as ``cuda:1``, where the teacher is put and stays; views go there and its answers come
             back. None for the student's device.
@@ -149,9 +153,8 @@ class TMKDModule(BaseModule):
 
         teacher = self._own_teacher(teacher, num_classes, teacher_checkpoint)
         frozen = FrozenTeacher(teacher, teacher_chunk, teacher_device)
-        self.teacher_checkpoint = None if teacher_checkpoint is None else os.path.expanduser(teacher_checkpoint)
-        self.teacher_key = teacher_key
-        self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
+        self.teacher_checkpoint = teacher_checkpoint and check_location("teacher_checkpoint", teacher_checkpoint)
+        self.teacher_key, self.ce_weight, self.fusion_objective = teacher_key, ce_weight, fusion_objective
 
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
@@ -200,7 +203,9 @@ class TMKDModule(BaseModule):
                 "teacher_checkpoint holds the weights of one network, but the teacher is an Ensemble: load each "
                 "member's with tmkd_lightning.models.load_weights, and leave teacher_checkpoint out"
             )
-        if checkpoint is not None and extractor.class_names is None:
+        if needs_class_names(extractor):
+            extractor.resize_head(self.num_classes)
+        elif checkpoint is not None and extractor.class_names is None:
             extractor = as_extractor(extractor, num_classes)
         by_name = bool(self.teacher_classes) or checkpoint is not None
         validation.check_pair(extractor, self.extractor, num_classes != "data", by_name)
@@ -294,8 +299,8 @@ class TMKDModule(BaseModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds the text embeddings if something reads them, and a measurement of the teacher."""
-        path = self.teacher_checkpoint
-        if path is not None and self.trainer.training and self.reads_teacher:
+        if self.teacher_checkpoint is not None and self.trainer.training and self.reads_teacher:
+            path = self.teacher_checkpoint = str(local_file(self.teacher_checkpoint))  # fetched by one process
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, was the teacher trained?")
             statistics = read_statistics(path)
@@ -348,7 +353,8 @@ class TMKDModule(BaseModule):
         teacher = self.teacher.extractor
         picked = len(self.teacher_classes) > 0 and teacher.num_classes > num_classes  # by name, in setup
         if self.runs_teacher and teacher.num_classes != num_classes and not picked:
-            if self.teacher_checkpoint is None and validation.measured_classes(teacher, num_classes) != num_classes:
+            fixed = self.teacher_checkpoint is None and not needs_class_names(teacher)
+            if fixed and validation.measured_classes(teacher, num_classes) != num_classes:
                 raise ValueError(
                     f"teacher {teacher.name} has {teacher.num_classes} classes instead of {num_classes}: a fresh head "
                     "would know nothing; train it on these classes, and pass it or its teacher_checkpoint"

@@ -58,6 +58,24 @@ def find_class_names(module: Any, data: object = None) -> list[str] | None:
     return next((names for names in parsed if names is not None), None)
 
 
+def names_for_prompts(module: Any, data: object, given: Sequence[object] | None, source: str) -> Sequence[object]:
+    """Words for prompts: those given to `source`, which may rename and not reorder, else the module's or the data's."""
+    if given is not None:
+        words = ClassList(source, [str(name) for name in given])
+        for place, known in (("TMKDModule", module.class_names), ("the data", getattr(data, "class_names", None))):
+            names = parse_class_names(known, len(words.names))
+            check_same_classes([ClassList(place, names)] if names else [], words, None)
+        return given
+    of_data = (getattr(data, attribute, None) for attribute in ("class_phrases", "class_names"))
+    for found in (module.class_names, *of_data, module.saved_class_names):
+        if isinstance(found, (list, tuple)):
+            return found
+    raise ValueError(
+        f"no class names to write prompts with: pass TMKDModule(class_names=...), {source}(class_names=...), or a "
+        "datamodule with a class_names property"
+    )
+
+
 def resolve_class_names(
     num_classes: int,
     given: Sequence[object] | None = None,
