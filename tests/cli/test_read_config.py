@@ -89,7 +89,7 @@ def test_configs_that_no_walk_would_come_to_the_end_of(tmp_path, monkeypatch, ca
     for verb in (["fit"], ["embed"], ["data", "check"]):
         for option in ("--config", "--data"):
             monkeypatch.setattr(sys, "argv", ["tmkd", *verb, option, str(tmp_path / "run.yaml")])
-            with pytest.raises(SystemExit, match="^2$"):
+            with pytest.raises(SystemExit, match=r"^2$"):
                 main()
             assert message in capsys.readouterr().err
     assert redact_words(["--data", LAUGHS.decode()])[0] == "--data"  # in a moment
