@@ -113,7 +113,7 @@ def test_networks_are_those_of_the_runs_and_the_trained_teacher(here, drawn) -> 
 
 
 def test_captions_say_run_checkpoint_and_seed_and_images_are_the_first_of_the_split(here, drawn) -> None:
-    options = ["--which", "views,cam,curves", "--split", "test", "--batches", "1", "--examples", "3"]
+    options = ["--which", "views,cam,curves", "--split", "test", "--examples", "3"]
     figures("--checkpoint", TMKD, "--against", "runs/digits_tmkd/last.ckpt", *options)
     step = torch.load(TMKD, weights_only=True)["global_step"]
     runs = (
