@@ -1,7 +1,5 @@
 """``tmkd data check``: what it counts, and what it finds wrong."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -10,29 +8,30 @@ from PIL import Image
 
 from helpers.fake_datasets import make_cub, make_dtd
 from tmkd_lightning.cli.main import main as tmkd
-from tmkd_lightning.data import CUB200DataModule, DataError, DigitsDataModule, ImageFolderDataModule, RAFDBDataModule
+from tmkd_lightning.data import CUB200DataModule, DataError, DigitsDataModule, RAFDBDataModule
 
 CUB = ["data", "check", "--data", "tmkd_lightning.data.CUB200DataModule", "--data.root"]
-
-
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch) -> None:
-    """Lightning warns of arguments that come beside those of the process."""
-    monkeypatch.setattr("sys.argv", ["tmkd"])
+FOLDER = ["data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root"]
 
 
 def test_counts(tmp_path, capsys) -> None:
-    make_cub(tmp_path, classes=3, train_per_class=[4, 5, 6], test_per_class=2)
-    tmkd([*CUB, str(tmp_path), "--per_class", "true", "--data.val_fraction", "0.25"])
+    make_cub(tmp_path / "birds", classes=3, train_per_class=[4, 5, 6], test_per_class=2)
+    tmkd([*CUB, str(tmp_path / "birds"), "--per_class", "true", "--data.val_fraction", "0.25"])
     printed = capsys.readouterr().out
     assert "train: 11 images of 3 classes, 3 to 4 each" in printed
     assert "val: 4 images of 3 classes, 1 to 2 each" in printed  # a quarter of 4, 5 and 6, rounded to even
     assert "test: 6 images of 3 classes, 2 to 2 each" in printed
     assert len(re.findall(r"^ +\d+ \w+ Bird$", printed, re.MULTILINE)) == 9
     assert "All images can be read." in printed
+    make_dtd(tmp_path, classes=3, per_class=2)  # with its own validation split
+    tmkd(["data", "check", "--data", "tmkd_lightning.data.DTDDataModule", "--data.root", str(tmp_path)])
+    assert capsys.readouterr().out.count("6 images of 3 classes, 2 to 2 each") == 3
 
 
 def test_everything_wrong_is_named(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit, match="1 problem"):
+        tmkd([*CUB, str(tmp_path)])  # it is not there
+    assert "WRONG" in capsys.readouterr().out
     folder = make_cub(tmp_path, classes=3, train_per_class=4, test_per_class=2)
     first, second, third = sorted((folder / "images").rglob("*.jpg"))[:3]
     first.write_bytes(first.read_bytes()[:100])
@@ -45,55 +44,34 @@ def test_everything_wrong_is_named(tmp_path, capsys) -> None:
     assert f"{second} is missing" in printed
 
 
-def test_a_dataset_that_is_not_there(tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit, match="1 problem"):
-        tmkd([*CUB, str(tmp_path)])
-    assert "WRONG" in capsys.readouterr().out
-
-
-def test_a_dataset_with_its_own_validation_split(tmp_path, capsys) -> None:
-    make_dtd(tmp_path, classes=3, per_class=2)
-    tmkd(["data", "check", "--data", "tmkd_lightning.data.DTDDataModule", "--data.root", str(tmp_path)])
-    assert capsys.readouterr().out.count("6 images of 3 classes, 2 to 2 each") == 3
-
-
-def test_a_split_that_may_be_missing(tmp_path, capsys) -> None:
-    for name in ("cat", "dog"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        for index in range(3):
+def test_classes_of_one_name_and_a_split_that_may_be_missing(tmp_path, capsys) -> None:
+    """What else there is to see is looked at all the same."""
+    for name in ("a_b", "c", "a b"):
+        for index in range(2):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / f"{index}.png")
-    root = ["--data.root", str(tmp_path)]
-    tmkd(["data", "check", "--data", f"tmkd_lightning.data.{ImageFolderDataModule.__name__}", *root])
-    assert f"test: none (no folder {tmp_path / 'test'}" in capsys.readouterr().out
+        if name == "c":
+            tmkd([*FOLDER, str(tmp_path)])
+            assert f"test: none (no folder {tmp_path / 'test'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^1 problem"):
+        tmkd([*FOLDER, str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "WRONG: classes 'a b' and 'a_b' would both be called 'a b'" in printed
+    assert "train: 3 images of 3 classes" in printed
 
 
-def test_classes_of_data_that_are_still_to_be_loaded(tmp_path) -> None:
+def test_classes_of_data_that_are_still_to_be_loaded_or_have_one_name(tmp_path) -> None:
     """A module that takes the number from the data asks before the download."""
+
+    class Mine(DigitsDataModule):
+        class_names = property(lambda self: ["zero", "one", "one_", *"3456789"])
+
     assert CUB200DataModule(str(tmp_path), download=True).num_classes == 200
     assert RAFDBDataModule(str(tmp_path)).num_classes == 7
     with pytest.raises(DataError, match="download=True"):
         _ = CUB200DataModule(str(tmp_path)).num_classes
     make_cub(tmp_path, classes=3)
     assert CUB200DataModule(str(tmp_path), download=True).num_classes == 3
-
-
-def test_classes_of_one_name(tmp_path, capsys) -> None:
-    """What else there is to see is looked at all the same."""
-    for name in ("a_b", "a b"):
-        for index in range(2):
-            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / f"{index}.png")
-    with pytest.raises(SystemExit, match=r"^1 problem"):
-        tmkd(["data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", str(tmp_path)])
-    printed = capsys.readouterr().out
-    assert "WRONG: classes 'a b' and 'a_b' would both be called 'a b'" in printed
-    assert "train: 2 images of 2 classes" in printed
-
-
-def test_classes_of_one_name_in_a_dataset_of_your_own() -> None:
-    class Mine(DigitsDataModule):
-        class_names = property(lambda self: ["zero", "one", "one_", *"3456789"])
-
     with pytest.raises(DataError, match="classes 'one' and 'one_' would both be called 'one'"):
         Mine(image_size=8).setup("fit")
 

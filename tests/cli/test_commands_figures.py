@@ -1,22 +1,25 @@
 """``tmkd figures``: from trained runs, with or without their surroundings."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tmkd_lightning import Extractor
 from tmkd_lightning.cli import figures as verb
 from tmkd_lightning.cli.figures import FinishedRun
 from tmkd_lightning.cli.main import main
+from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.figures import FIGURES
 from tmkd_lightning.figures.curves import run_folder, run_name
+from tmkd_lightning.models import wrn_16_2
 from tmkd_lightning.modules.loading import load_module
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -68,10 +71,6 @@ def epochs(figure: Figure) -> list[list[int]]:
     return [[int(x) - 1 for x in line.get_xdata()] for line in figure.axes[-1].lines]
 
 
-def accuracy(figure: Figure) -> list[list[float]]:
-    return [[y / 100 for y in line.get_ydata()] for line in figure.axes[-1].lines]
-
-
 def class_names(figure: Figure) -> list[str]:
     """Of a heat map of logits."""
     return [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
@@ -81,21 +80,16 @@ def figures(*args: str) -> None:
     main(["figures", *args])
 
 
+def altered(change: Callable[[dict[str, Any]], object], path: str = KD) -> None:
+    """Changes what a checkpoint holds."""
+    content = torch.load(KD, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
 def test_every_figure_of_two_runs_into_files_and_a_page(here, capsys) -> None:
-    figures(
-        "--checkpoint",
-        TMKD,
-        "--against",
-        KD,
-        "--output",
-        "out",
-        "--page",
-        "all.pdf",
-        "--formats",
-        "[png]",
-        "--batches",
-        "2",
-    )
+    options = f"--checkpoint {TMKD} --against {KD} --output out --page all.pdf --formats [png] --batches 2"
+    figures(*options.split())
     assert sorted(os.listdir("out")) == [f"{name}.png" for name in sorted(FIGURES)]
     assert Path("all.pdf").read_bytes().startswith(b"%PDF-")
     assert capsys.readouterr().out.split()[-6:][::5] == ["out/views.png", "all.pdf"]
@@ -106,8 +100,6 @@ def test_networks_are_those_of_the_runs_and_the_trained_teacher(here, drawn) -> 
     (figure,) = drawn
     assert titles(figure) == ["digits_tmkd", "teacher", "digits_kd"]
     assert class_names(figure)[:3] == ["zero", "one", "two"]
-    from tmkd_lightning.data import DigitsDataModule
-
     digits = DigitsDataModule(image_size=16, batch_size=1000)  # all of them
     digits.setup("validate")
     image, label = next(iter(digits.val_dataloader()))
@@ -120,30 +112,21 @@ def test_networks_are_those_of_the_runs_and_the_trained_teacher(here, drawn) -> 
             torch.testing.assert_close(means[true], logits[label == true].mean(0), atol=1e-4, rtol=1e-4)
 
 
-def test_captions_say_run_checkpoint_and_seed(here, drawn) -> None:
-    last = "runs/digits_tmkd/last.ckpt"
-    figures("--checkpoint", TMKD, "--against", last, "--which", "views, curves", "--split", "test", "--batches", "1")
+def test_captions_say_run_checkpoint_and_seed_and_images_are_the_first_of_the_split(here, drawn) -> None:
+    options = ["--which", "views,cam,curves", "--split", "test", "--examples", "3"]
+    figures("--checkpoint", TMKD, "--against", "runs/digits_tmkd/last.ckpt", *options)
     step = torch.load(TMKD, weights_only=True)["global_step"]
     runs = (
         f"From run digits_tmkd, checkpoint best.ckpt (step {step}), seed 0, against run digits_tmkd, checkpoint "
         "last.ckpt (step 4), seed 0"
     )
-    views, curves = drawn
+    views, cam, curves = drawn
     assert caption(views).endswith(f"{runs}; test images.")
     assert caption(curves).endswith(f"{runs}.")
     assert [line.get_label() for line in curves.axes[-1].lines] == ["digits_tmkd best", "digits_tmkd last"]
-
-
-def test_a_split_and_its_first_images(here, drawn) -> None:
-    figures("--checkpoint", TMKD, "--which", "[cam]", "--split", "test", "--examples", "3")
-    (figure,) = drawn
-    from tmkd_lightning.data import DigitsDataModule
-
-    scans = DigitsDataModule(image_size=16).samples("test")
-    firsts = list(dict.fromkeys(label for _, label in scans))[:3]
-    names = [DigitsDataModule().class_names[label] for label in firsts]
-    assert [axis.get_ylabel() for axis in figure.axes[::3]] == names
-    assert len(figure.axes) == 9
+    firsts = list(dict.fromkeys(label for _, label in DigitsDataModule(image_size=16).samples("test")))[:3]
+    assert len(cam.axes) == 12  # the image, both students and the teacher
+    assert [axis.get_ylabel() for axis in cam.axes[::4]] == [DigitsDataModule().class_names[label] for label in firsts]
 
 
 def test_a_teacher_that_is_gone(here, drawn) -> None:
@@ -157,14 +140,16 @@ def test_a_teacher_that_is_gone(here, drawn) -> None:
     assert list(map(titles, drawn)) == [[], ["digits_tmkd"], ["digits_tmkd", "teacher"]]
 
 
-def test_a_teacher_without_a_file_is_not_shown(here, drawn, capsys) -> None:
-    """Built again it would have other weights than the one that taught."""
-    content = torch.load(KD, weights_only=True)
-    content["hyper_parameters"]["teacher_checkpoint"] = None
-    torch.save(content, KD)
+def test_networks_without_a_teacher_to_show(here, drawn, capsys) -> None:
+    """A teacher without a file, which built again would have other weights than the one that taught; or none at all."""
+    altered(lambda content: content["hyper_parameters"].update(teacher_checkpoint=None))
     figures("--checkpoint", KD, "--which", "logits", "--batches", "1")
-    assert titles(drawn[0]) == ["digits_kd"]
     assert "no teacher is drawn: run digits_kd names no file with its weights" in capsys.readouterr().out
+    teacher = "runs/digits_teacher/best.ckpt"
+    figures("--checkpoint", teacher, "--which", "logits", "--batches", "1")
+    assert list(map(titles, drawn)) == [["digits_kd"], ["digits_teacher"]]
+    with pytest.raises(ValueError, match=r"run digits_teacher has no teacher, so other\.ckpt has no place"):
+        figures("--checkpoint", teacher, "--which", "logits", "--teacher", "other.ckpt")
 
 
 def test_a_checkpoint_far_from_its_run(here, drawn) -> None:
@@ -192,150 +177,103 @@ def test_the_curve_of_a_resumed_run_is_whole_and_a_later_test_does_not_count(her
     rows = [row for file in files for row in csv.DictReader(file.read_text().splitlines()) if row["val/top1"]]
     expected = {int(row["epoch"]): float(row["val/top1"]) for row in rows}
     assert epochs(drawn[0]) == [list(expected)] == [[0, 1, 2]]
-    assert accuracy(drawn[0]) == [pytest.approx(list(expected.values()))]
+    assert drawn[0].axes[-1].lines[0].get_ydata() / 100 == pytest.approx(list(expected.values()))
     assert "seed 0" in caption(drawn[0])
 
 
 def test_a_checkpoint_of_weights_alone(here, drawn) -> None:
-    """Lightning's save_weights_only leaves the seed out; a module may leave its data out."""
-    content = torch.load(KD, weights_only=True)
-    for key in ("callbacks", "datamodule_hyper_parameters"):
-        del content[key]
-    torch.save(content, KD)
+    """Lightning's save_weights_only leaves the seed out; a module may leave its data out. Weights may be no numbers."""
+    altered(lambda content: content["callbacks"]["StepSeeds"].update(seed=2**40), "by_chance.ckpt")
+    assert FinishedRun(Path("by_chance.ckpt")).seed is None
+    altered(lambda content: [content.pop(key) for key in ("callbacks", "datamodule_hyper_parameters")])
     with pytest.raises(ValueError, match=r"runs/digits_kd/best\.ckpt does not name its data: name them with data"):
         figures("--checkpoint", KD, "--which", "logits")
     figures("--checkpoint", KD, "--which", "logits", "--batches", "1", *DIGITS)
     assert "seed unknown" in caption(drawn[-1])
-
-
-def test_a_seed_by_chance_is_not_told(here) -> None:
-    content = torch.load(KD, weights_only=True)
-    content["callbacks"]["StepSeeds"]["seed"] = 2**40
-    torch.save(content, "by_chance.ckpt")
-    assert FinishedRun(Path("by_chance.ckpt")).seed is None
-
-
-def test_a_network_that_is_not_finite_leaves_its_curves(here, drawn) -> None:
-    content = torch.load(KD, weights_only=True)
-    bias = next(name for name in content["state_dict"] if name.endswith("fc.bias"))
-    content["state_dict"][bias][0] = float("nan")
-    torch.save(content, KD)
+    altered(lambda content: [v.fill_(torch.nan) for k, v in content["state_dict"].items() if k.endswith("fc.bias")])
     with pytest.raises(ValueError, match="WideResNet returned logits that are not finite"):
-        figures("--checkpoint", KD, "--which", "logits")
+        figures("--checkpoint", KD, "--which", "logits", *DIGITS)
     figures("--checkpoint", KD, "--which", "curves")
 
 
-def test_what_a_run_has_nothing_for_is_left_out_and_said(here, drawn, capsys) -> None:
+def test_what_a_run_has_nothing_for_is_left_out_and_said(here, drawn, capsys, monkeypatch) -> None:
     Path("runs/digits_kd/version_0/metrics.csv").unlink()
     figures("--checkpoint", KD, "--batches", "1")
     printed = capsys.readouterr().out
     assert "no figure of views: the run has one view, 'rgb'" in printed
     assert "no figure of curves: no metrics.csv in runs/digits_kd" in printed
     assert [caption(figure)[:5] for figure in drawn] == ["Class", "t-SNE", "Top: "]
-
-
-def test_a_run_with_nothing_to_draw(here, monkeypatch) -> None:
     monkeypatch.setattr(verb, "plot_all", lambda *args, **options: {})
     with pytest.raises(ValueError, match=r"nothing to draw of runs/digits_kd/best\.ckpt"):
         figures("--checkpoint", KD)
     assert os.listdir("figures") == []
 
 
-def test_a_teachers_own_run_has_no_teacher(here, drawn) -> None:
-    teacher = "runs/digits_teacher/best.ckpt"
-    figures("--checkpoint", teacher, "--which", "logits", "--batches", "1")
-    assert titles(drawn[0]) == ["digits_teacher"]
-    with pytest.raises(ValueError, match=r"run digits_teacher has no teacher, so other\.ckpt has no place"):
-        figures("--checkpoint", teacher, "--which", "logits", "--teacher", "other.ckpt")
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (["--which", "views,roc"], ValueError, "unknown figure 'roc': choose from"),
-        (["--formats", "[svg]"], ValueError, "unknown format 'svg': choose from"),
-        (["--page", "all.jpeg"], ValueError, "unknown format 'jpeg': choose from"),
-        (["--output", "runs/digits_kd/best.ckpt"], OSError, "best.ckpt is a file, not a folder"),
-        (["--against", "runs/nothing.ckpt"], FileNotFoundError, "no checkpoint at runs/nothing.ckpt"),
-        (["--against", "foreign.ckpt"], ValueError, "foreign.ckpt is not a checkpoint that can be read safely"),
-        (["--run", "runs/digits_tmkd/version_0/resolved_config.yaml"], ValueError, "not a metrics.csv"),
-        (["--examples", "0"], ValueError, "examples must be at least 1"),
+        ("--which views,roc", ValueError, "unknown figure 'roc': choose from"),
+        ("--which views,curves --formats [svg]", ValueError, "unknown format 'svg': choose from"),
+        ("--which views,curves --page all.jpeg", ValueError, "unknown format 'jpeg': choose from"),
+        ("--output runs/digits_kd/best.ckpt", OSError, "best.ckpt is a file, not a folder"),
+        ("--which views --against runs/nothing.ckpt", FileNotFoundError, "no checkpoint at runs/nothing.ckpt"),
+        (
+            "--which views --against foreign.ckpt",
+            ValueError,
+            "foreign.ckpt is not a checkpoint that can be read safely",
+        ),
+        ("--which curves --run runs/digits_tmkd/version_0/resolved_config.yaml", ValueError, "not a metrics.csv"),
+        ("--which cam --output new --examples 0", ValueError, "examples must be at least 1"),
+        ("--which curves,cam", IsADirectoryError, r"figures/cam\.png is a folder"),
+        ("", IsADirectoryError, r"figures/cam\.png is a folder"),
     ],
 )
-def test_bad_input_leaves_earlier_figures_alone(here, options, error, message) -> None:
+def test_bad_input_is_refused_before_anything_is_drawn(here, drawn, options, error, message) -> None:
     Path("foreign.ckpt").write_bytes(b"hello")
-    Path("figures").mkdir()
-    Path("figures/curves.png").write_bytes(b"old")
-    which = [] if "--which" in options else ["--which", "views,curves"]
-    with pytest.raises(error, match=message):
-        figures("--checkpoint", TMKD, *which, *options)
-    assert os.listdir("figures") == ["curves.png"]
-    assert Path("figures/curves.png").read_bytes() == b"old"
-
-
-@pytest.mark.parametrize("which", [["--which", "views,cam"], []])
-def test_a_folder_where_a_file_shall_be_is_refused_before_anything_is_drawn(here, drawn, which) -> None:
     Path("figures/cam.png").mkdir(parents=True)
-    Path("figures/views.png").write_bytes(b"old")
-    with pytest.raises(IsADirectoryError, match=r"figures/cam\.png is a folder"):
-        figures("--checkpoint", TMKD, *which)
-    assert Path("figures/views.png").read_bytes() == b"old"
+    Path("figures/curves.png").write_bytes(b"old")
+    with pytest.raises(error, match=message):
+        figures("--checkpoint", TMKD, *options.split())
+    assert sorted(os.listdir("figures")) == ["cam.png", "curves.png"]
+    assert Path("figures/curves.png").read_bytes() == b"old"
     assert not drawn
 
 
-def test_data_and_checkpoint_of_other_classes(here, tmp_path) -> None:
-    from PIL import Image
-
-    for name in ("cat", "dog"):
-        for split in ("train", "val"):
-            (tmp_path / "photos" / split / name).mkdir(parents=True)
-            Image.new("RGB", (16, 16)).save(tmp_path / "photos" / split / name / "0.png")
-    photos = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "photos"]
-    with pytest.raises(ValueError, match="the data has 2 classes, but WideResNet was built for 10"):
-        figures("--checkpoint", TMKD, "--which", "logits", *photos)
+class Nameless(DigitsDataModule):
+    class_names, num_classes = None, 10
 
 
-@pytest.mark.parametrize("part", ["hyper_parameters", "datamodule_hyper_parameters", "callbacks"])
-def test_a_checkpoint_with_a_part_that_is_no_mapping(here, part) -> None:
-    torch.save(torch.load(KD, weights_only=True) | {part: [3]}, KD)
-    with pytest.raises(ValueError, match=f"{KD} is damaged, or of other code: its {part} should be a mapping"):
-        figures("--checkpoint", KD)
-
-
-def test_data_without_names_take_those_of_the_checkpoint(here, drawn) -> None:
-    Path("nameless.py").write_text(
-        "import tmkd_lightning.data\n\n\n"
-        "class Nameless(tmkd_lightning.data.DigitsDataModule):\n"
-        "    class_names, num_classes = None, 10\n"
-    )
-    figures("--checkpoint", TMKD, "--which", "logits", "--batches", "1", "--data", "nameless.Nameless", *DIGITS[2:])
+def test_data_without_names_and_data_that_do_not_fit(here, drawn) -> None:
+    """The names are those of the checkpoint. Others are of other classes, and without the split that is asked for."""
+    data = ["--data", f"{__name__}.Nameless", *DIGITS[2:]]
+    figures("--checkpoint", TMKD, "--which", "logits", "--batches", "1", *data)
     assert class_names(drawn[0])[:3] == ["zero", "one", "two"]
+    photos = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "photos"]
+    for classes in (2, 10):
+        for name in range(classes):
+            Path(f"photos/train/{name}").mkdir(parents=True, exist_ok=True)
+            for index in range(2):
+                Image.new("RGB", (16, 16)).save(f"photos/train/{name}/{index}.png")
+        split = ["--split", "test"] if classes == 10 else []
+        message = "no folder photos/test" if split else "the data has 2 classes, but WideResNet was built for 10"
+        with pytest.raises(ValueError, match=message):
+            figures("--checkpoint", TMKD, "--which", "logits", *split, *photos)
 
 
-def test_two_runs_of_other_classes(here, monkeypatch) -> None:
-    from tmkd_lightning.models import wrn_16_2
-
+def test_runs_that_do_not_fit(here, monkeypatch) -> None:
     def other(path):
         module = load_module(path)
-        if "kd" in str(path) and "tmkd" not in str(path):
+        if "digits_kd" in str(path):
             module.extractor = Extractor(wrn_16_2(num_classes=7))
         return module
 
+    for part in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks"):
+        altered(lambda content, part=part: content.update({part: [3]}), "damaged.ckpt")
+        with pytest.raises(ValueError, match=f"^damaged.ckpt is damaged, or of other code: its {part} should be a map"):
+            figures("--checkpoint", "damaged.ckpt")
     monkeypatch.setattr(verb, "load_module", other)
     with pytest.raises(ValueError, match=r"digits_kd \(WideResNet\) has 7 classes, but there are 10"):
         figures("--checkpoint", TMKD, "--against", KD, "--which", "logits")
-
-
-def test_a_split_without_images(here) -> None:
-    from PIL import Image
-
-    for name in range(10):
-        Path(f"photos/train/{name}").mkdir(parents=True)
-        Image.new("RGB", (16, 16)).save(f"photos/train/{name}/0.png")
-        Image.new("RGB", (16, 16)).save(f"photos/train/{name}/1.png")
-    photos = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "photos"]
-    with pytest.raises(ValueError, match="no folder photos/test"):
-        figures("--checkpoint", TMKD, "--which", "logits", "--split", "test", *photos)
 
 
 def test_the_folder_of_a_run(tmp_path) -> None:

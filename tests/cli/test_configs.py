@@ -1,7 +1,5 @@
 """Every config under examples/ trains as it is, on fakes: image size, batches, root and pretrained flags differ."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,35 +22,26 @@ PAIRS = sorted(
 )
 METHODS = sorted(path.stem for path in (EXAMPLES / "methods").glob("*.yaml"))
 ABLATIONS = sorted(path.stem for path in (EXAMPLES / "ablations").glob("*.yaml"))
-MAKE: dict[str, Callable[..., Path]] = {
-    "cub": fake_datasets.make_cub,
-    "cifar100": fake_datasets.make_cifar100,
-    "rafdb": fake_datasets.make_rafdb,
-    "dtd": fake_datasets.make_dtd,
-    "dogs": fake_datasets.make_dogs,
-}
 CLASSES = {"cub": 3, "cifar100": 3, "rafdb": 7, "dtd": 3, "dogs": 3}
-TEXTS = [  # CLIP cannot be fetched in tests
-    {
-        "class_path": "tmkd_lightning.callbacks.PromptEmbeddings",
-        "init_args": {"encoder": "tmkd_lightning.text.HashingTextEncoder", "cache_dir": "texts"},
-    }
-]
+HASHING = {"encoder": "tmkd_lightning.text.HashingTextEncoder", "cache_dir": "texts"}  # CLIP cannot be fetched in tests
+TEXTS = [{"class_path": "tmkd_lightning.callbacks.PromptEmbeddings", "init_args": HASHING}]
+SHORT = {
+    "accelerator": "cpu",
+    "max_epochs": 1,
+    "log_every_n_steps": 1,
+    "limit_train_batches": 2,
+    "limit_val_batches": 1,
+}
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """All five benchmarks in miniature, and, once asked for, their teachers."""
     folder = tmp_path_factory.mktemp("configs")
-    for name, make in MAKE.items():
-        make(folder / "data" / name)
+    for name in CLASSES:
+        getattr(fake_datasets, f"make_{name}")(folder / "data" / name)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def argv(monkeypatch) -> None:
-    """Keeps pytest's arguments from Lightning's command line, which warns of them."""
-    monkeypatch.setattr("sys.argv", ["tmkd"])
 
 
 @pytest.fixture
@@ -61,13 +50,11 @@ def run(folder, monkeypatch) -> Callable[..., None]:
     fake_datasets.trust_cifar100(monkeypatch, folder / "data/cifar100/cifar-100-python")
 
     def run(config: str, *overlays: str) -> None:
-        teacher = yaml.safe_load((EXAMPLES / f"{config}.yaml").read_text())["model"]["init_args"].get(
-            "teacher_checkpoint"
-        )
+        given = yaml.safe_load((EXAMPLES / f"{config}.yaml").read_text())["model"]["init_args"]
+        teacher = given.get("teacher_checkpoint")
         if teacher is not None and not Path(teacher).exists():
             run(Path(teacher).parent.name)
-        overlays = tuple(EXAMPLES / f"{overlay}.yaml" for overlay in overlays)
-        tmkd(["fit", *arguments(folder, config, *overlays)])
+        tmkd(["fit", *arguments(folder, config, *(EXAMPLES / f"{overlay}.yaml" for overlay in overlays))])
 
     return run
 
@@ -80,27 +67,16 @@ def arguments(folder: Path, config: str, *overlays: Path) -> list[str]:
         for role, network in yaml.safe_load(path.read_text())["model"]["init_args"].items()
         if role in ("student", "network") and "Pretrained" in network["class_path"]
     }
+    data = {
+        "root": f"data/{dataset}",
+        "batch_size": 3,
+        "num_workers": 0,
+        "image_size": 64 if "resnet" in config else 32,
+    }
     small = {
-        "trainer": {
-            "accelerator": "cpu",
-            "max_epochs": 1,
-            "log_every_n_steps": 1,
-            "limit_train_batches": 2,
-            "limit_val_batches": 1,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            **({} if "teacher" in config else {"callbacks+": TEXTS}),
-        },
+        "trainer": {**SHORT, **QUIET, **({} if "teacher" in config else {"callbacks+": TEXTS})},
         "model": {"init_args": networks},
-        "data": {
-            "init_args": {
-                "root": f"data/{dataset}",
-                "batch_size": 3,
-                "num_workers": 0,
-                "image_size": 64 if "resnet" in config else 32,
-                **({"val_fraction": 0.4} if dataset != "dtd" else {}),
-            }
-        },
+        "data": {"init_args": {**data, **({"val_fraction": 0.4} if dataset != "dtd" else {})}},
     }
     (folder / "small.yaml").write_text(yaml.safe_dump(small))
     return [f"--config={name}" for name in (path, *overlays, folder / "small.yaml")]
@@ -108,7 +84,7 @@ def arguments(folder: Path, config: str, *overlays: Path) -> list[str]:
 
 def test_there_is_a_config_for_every_cell() -> None:
     assert len([name for name in PAIRS if name.startswith("cub")]) == 5
-    assert {name.split("_")[0] for name in PAIRS} == set(MAKE)
+    assert {name.split("_")[0] for name in PAIRS} == set(CLASSES)
     assert {name.removesuffix("_tmkd") for name in METHODS} == {*EVERY, "student"}
 
 
@@ -128,9 +104,8 @@ def test_method(run, method) -> None:
     metrics = Path("runs/cub_vgg13_vgg8", method, "version_0/metrics.csv").read_text().splitlines()[0].split(",")
     terms = {name.removeprefix("train/") for name in metrics if name.startswith("train/")}
     own = {method.removesuffix("_tmkd")} - {"student"}
-    added = {"feature", "text", "fusion"} | (
-        set() if any(EVERY[term].is_logit_term for term in own & EVERY.keys()) else {"logit"}
-    )
+    with_logits = any(EVERY[term].is_logit_term for term in own & EVERY.keys())
+    added = {"feature", "text", "fusion"} | (set() if with_logits else {"logit"})
     assert terms - {"loss", "loss_step", "loss_epoch"} == {"ce"} | own | (added if method.endswith("_tmkd") else set())
 
 

@@ -1,7 +1,5 @@
 """Configs that can be read, and what is said of the others."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -50,13 +48,15 @@ def test_what_is_refused(tmp_path, content, message) -> None:
     assert "unicode string" not in str(caught.value)
 
 
-def test_text_beyond_ascii(tmp_path) -> None:
+def test_what_is_read(tmp_path) -> None:
+    """Text beyond ASCII, many values, and aliases that were meant."""
     path = tmp_path / "run.yaml"
     path.write_bytes("\ufeffname: Größe".encode())
     assert load_yaml(path) == {"name": "Größe"}
-
-
-# On the command line, which holds its configs to the same
+    path.write_text("names: [" + "ant, " * 50_000 + "bee]\na: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}")
+    config = load_yaml(path)
+    assert len(config["names"]) == 50_001
+    assert (config["b"], config["c"]) == ({"x": 1}, {"x": 1, "y": 2})
 
 
 def printed(capsys, *words: object) -> dict:
@@ -82,25 +82,14 @@ def test_what_is_no_file_of_a_config_is_left_to_the_parser(tmp_path, monkeypatch
     assert "gone.yaml" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["fit", "embed", "data"])
-@pytest.mark.parametrize("option", ["--config", "--data"])
-def test_configs_that_no_walk_would_come_to_the_end_of(tmp_path, monkeypatch, capsys, verb, option) -> None:
+def test_configs_that_no_walk_would_come_to_the_end_of(tmp_path, monkeypatch, capsys) -> None:
     """Named for all of a run or for a part of it."""
     (tmp_path / "run.yaml").write_bytes(LAUGHS)
-    monkeypatch.setattr(sys, "argv", ["tmkd", verb, *["check"] * (verb == "data"), option, str(tmp_path / "run.yaml")])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
     message = f"{tmp_path}/run.yaml is not a config that can be read safely: it unfolds to more than 200,000 values"
-    assert message in capsys.readouterr().err
-
-
-def test_many_values_and_aliases_that_were_meant(tmp_path) -> None:
-    (tmp_path / "run.yaml").write_text("names: [" + "ant, " * 50_000 + "bee]\na: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}")
-    config = load_yaml(tmp_path / "run.yaml")
-    assert len(config["names"]) == 50_001
-    assert (config["b"], config["c"]) == ({"x": 1}, {"x": 1, "y": 2})
-
-
-def test_words_of_a_command_are_masked_in_a_moment() -> None:
-    assert redact_words(["--data", LAUGHS.decode()])[0] == "--data"
+    for verb in (["fit"], ["embed"], ["data", "check"]):
+        for option in ("--config", "--data"):
+            monkeypatch.setattr(sys, "argv", ["tmkd", *verb, option, str(tmp_path / "run.yaml")])
+            with pytest.raises(SystemExit, match=r"^2$"):
+                main()
+            assert message in capsys.readouterr().err
+    assert redact_words(["--data", LAUGHS.decode()])[0] == "--data"  # in a moment

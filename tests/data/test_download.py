@@ -1,7 +1,5 @@
 """Archives as they go wrong: whatever happens, an archive or a folder that has its name is whole and genuine."""
 
-from __future__ import annotations
-
 import errno
 import io
 import multiprocessing
@@ -13,6 +11,8 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,6 @@ from tmkd_lightning.data import DataError
 from tmkd_lightning.data.download import Archive, download_and_unpack
 
 Member = tuple[str, bytes | str]  # a file's content, or where a link leads
-FORK = multiprocessing.get_context("fork")
 
 
 def write_tar(path: Path, *members: Member, kind: bytes = tarfile.SYMTYPE, mode: str = "w:gz") -> Archive:
@@ -78,13 +77,24 @@ def refused(root: Path, birds: Archive, message: str) -> None:
     assert everything(root) == []
 
 
-def forked(root: Path, birds: Archive) -> None:
+@contextmanager
+def forked(run: Callable[[], None]) -> Iterator[BaseProcess]:
     """Runs in a process of its own, which may be killed while it holds the lock of its progress bar."""
-    tqdm.set_lock(threading.RLock())
-    download_and_unpack(root, [birds], download=True)
+
+    def unlocked() -> None:
+        tqdm.set_lock(threading.RLock())
+        run()
+
+    process = multiprocessing.get_context("fork").Process(target=unlocked, daemon=True)
+    process.start()
+    yield process
+    process.join(30)
 
 
-# From what is there
+def kill_once_there(process: BaseProcess, root: Path, pattern: str) -> None:
+    while process.is_alive() and not list(root.rglob(pattern)):
+        time.sleep(0.01)
+    process.kill()
 
 
 def test_downloaded_and_unpacked_once(root: Path, server: Server, birds: Archive) -> None:
@@ -92,58 +102,50 @@ def test_downloaded_and_unpacked_once(root: Path, server: Server, birds: Archive
         download_and_unpack(root / "new" / "folder", [birds], download=True)
     assert everything(root / "new" / "folder") == ["birds", "birds.tgz", "birds/1.jpg"]
     assert len(server.asked) == 2  # one for a redirection, and one for the file
+    (server.folder / "lists").write_text("list")
+    lists = pack(server.folder / "lists.tar", server.folder, ["lists"], server.url)
+    download_and_unpack(root / "new" / "folder", [birds, lists], download=True)
+    assert set(server.asked[2:]) == {"lists.tar"}  # only what is missing
 
 
-def test_an_archive_that_is_there_is_unpacked_without_a_network(root: Path, server: Server, birds: Archive) -> None:
-    shutil.copy(server.folder / "birds.tgz", root)
-    download_and_unpack(root, [birds], download=False)
-    assert birds.is_unpacked(root)
-    assert server.asked == []
-
-
-def test_what_is_unpacked_needs_no_archive_and_no_writing(root: Path, server: Server, birds: Archive) -> None:
-    (root / "birds").mkdir()
-    for download in (True, False):
-        download_and_unpack(root, [birds], download)
-    assert [path.name for path in root.iterdir()] == ["birds"]
-    assert server.asked == []
-
-
-def test_nothing_there(root: Path, birds: Archive) -> None:
+def test_what_is_there_needs_no_network(root: Path, server: Server, birds: Archive) -> None:
+    """An archive is unpacked, and what is unpacked needs no archive and no writing."""
     with pytest.raises(DataError, match=f"{root}/none holds neither birds nor birds.tgz.*download=True.*{birds.url}"):
         download_and_unpack(root / "none", [birds], download=False)
     assert list(root.iterdir()) == []
+    shutil.copy(server.folder / "birds.tgz", root)
+    download_and_unpack(root, [birds], download=False)
+    assert birds.is_unpacked(root)
+    (root / "unpacked" / "birds").mkdir(parents=True)
+    for download in (True, False):
+        download_and_unpack(root / "unpacked", [birds], download)
+    assert [path.name for path in (root / "unpacked").iterdir()] == ["birds"]
+    assert server.asked == []
 
 
-def test_only_what_is_missing_is_downloaded(root: Path, server: Server, birds: Archive) -> None:
-    (server.folder / "lists").write_text("list")
-    lists = pack(server.folder / "lists.tar", server.folder, ["lists"], server.url)
-    (root / "birds").mkdir()
-    download_and_unpack(root, [birds, lists], download=True)
-    assert set(server.asked) == {"lists.tar"}
-
-
-@pytest.mark.parametrize("download", [True, False])
-def test_another_file_under_that_name_is_left_alone(root: Path, server: Server, birds: Archive, download: bool) -> None:
+def test_what_is_in_the_way_is_left_alone(root: Path, server: Server, birds: Archive) -> None:
     (root / "birds.tgz").write_bytes(b"another")
-    with pytest.raises(DataError, match=f"{root}/birds.tgz does not have the md5 {birds.md5}: remove it, or replace"):
-        download_and_unpack(root, [birds], download)
+    for download in (True, False):
+        with pytest.raises(DataError, match=f"{root}/birds.tgz does not have the md5 {birds.md5}: remove it, or repl"):
+            download_and_unpack(root, [birds], download)
+    below = root / "birds.tgz" / "root"
+    with pytest.raises(DataError, match=f"{below} cannot be written to .*: unpack the data there"):
+        download_and_unpack(below, [birds], download=True)
     assert (root / "birds.tgz").read_bytes() == b"another"
     assert server.asked == []
 
 
-def test_a_root_that_cannot_be_written_to(tmp_path: Path, birds: Archive) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=f"{tmp_path}/file/root cannot be written to .*: unpack the data there"):
-        download_and_unpack(tmp_path / "file" / "root", [birds], download=True)
-
-
-# Downloads
-
-
-def test_a_file_of_another_content(root: Path, server: Server, birds: Archive) -> None:
+def test_servers_that_do_not_give_the_file(root: Path, server: Server, birds: Archive) -> None:
+    for status in (404, 503):
+        server.status = status
+        refused(root, birds, f"HTTP Error {status}")
+    server.status = 200
     (server.folder / "birds.tgz").write_bytes(b"<!DOCTYPE html><title>Sign in</title>")
     refused(root, birds, "corrupted")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/birds.tgz"
+    refused(root, Archive("birds.tgz", url, birds.md5, birds.holds), "refused")
 
 
 def test_a_connection_that_breaks(root: Path, server: Server, birds: Archive) -> None:
@@ -153,27 +155,10 @@ def test_a_connection_that_breaks(root: Path, server: Server, birds: Archive) ->
     assert birds.is_unpacked(root)
 
 
-@pytest.mark.parametrize("status", [404, 503])
-def test_http_errors(root: Path, server: Server, birds: Archive, status: int) -> None:
-    server.status = status
-    refused(root, birds, f"HTTP Error {status}")
-
-
-def test_a_server_that_is_down(root: Path, birds: Archive) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/birds.tgz"
-    refused(root, Archive("birds.tgz", url, birds.md5, birds.holds), "refused")
-
-
 def test_a_killed_download_never_looks_complete(root: Path, server: Server, birds: Archive) -> None:
     server.pause = 0.05
-    process = FORK.Process(target=forked, args=(root, birds), daemon=True)
-    process.start()
-    while process.is_alive() and not list(root.glob(".*.part")):
-        time.sleep(0.01)
-    process.kill()
-    process.join()
+    with forked(lambda: download_and_unpack(root, [birds], download=True)) as process:
+        kill_once_there(process, root, ".*.part")
     assert everything(root) == [".birds.tgz.part"]
     server.pause = 0
     download_and_unpack(root, [birds], download=True)
@@ -182,69 +167,55 @@ def test_a_killed_download_never_looks_complete(root: Path, server: Server, bird
 
 def test_processes_that_start_at_once(root: Path, server: Server, birds: Archive) -> None:
     server.pause = 0.02
-    processes = [FORK.Process(target=forked, args=(root, birds), daemon=True) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(30)
+    with ExitStack() as stack:
+        each = [forked(lambda: download_and_unpack(root, [birds], download=True)) for _ in range(4)]
+        processes = [stack.enter_context(process) for process in each]
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(server.asked) == 2
     assert everything(root) == ["birds", "birds.tgz", "birds/1.jpg"]
 
 
-# Unpacking
+def write_zip(path: Path, *members: Member) -> Archive:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members:
+            file.writestr(name, content)
+    return archive(path)
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_what_it_holds_is_taken_and_the_rest_dropped(root: Path, mode: str) -> None:
-    members = [("./birds/deep/1.jpg", b"one"), ("./birds/2.jpg", b"two"), ("attributes.txt", b"x")]
-    download_and_unpack(root, [write_tar(root / "a.tar", *members, mode=mode)], download=False)
-    assert everything(root) == ["a.tar", "birds", "birds/2.jpg", "birds/deep", "birds/deep/1.jpg"]
+@pytest.mark.parametrize(("name", "write"), [("a.tar", write_tar), ("a.tgz", write_tar), ("a.zip", write_zip)])
+def test_what_it_holds_is_taken_and_the_rest_dropped(root: Path, name: str, write: Callable[..., Archive]) -> None:
+    members = [("./birds/deep/1.jpg", b"one"), ("./birds/2.jpg", b"two"), ("readme.txt", b"x")]
+    options = {"mode": "w"} if name == "a.tar" else {}
+    download_and_unpack(root, [write(root / name, *members, **options)], download=False)
+    assert everything(root) == [name, "birds", "birds/2.jpg", "birds/deep", "birds/deep/1.jpg"]
     assert (root / "birds/deep/1.jpg").read_bytes() == b"one"
 
 
-def test_zip(root: Path) -> None:
-    with zipfile.ZipFile(root / "a.zip", "w") as file:
-        file.writestr("birds/1.jpg", b"one")
-        file.writestr("/readme.txt", b"x")
-    download_and_unpack(root, [archive(root / "a.zip")], download=False)
-    assert everything(root) == ["a.zip", "birds", "birds/1.jpg"]
-    with zipfile.ZipFile(root / "b.zip", "w") as file:
-        file.writestr("birds/../../evil.txt", b"x")
-    shutil.rmtree(root / "birds")
-    with pytest.raises(DataError, match=r"b.zip cannot be unpacked"):
-        download_and_unpack(root, [archive(root / "b.zip")], download=False)
-    assert everything(root.parent) == ["root", "root/a.zip", "root/b.zip"]
-
-
 @pytest.mark.parametrize(
-    ("member", "kind", "message"),
+    ("members", "kind", "message"),
     [
-        (("../evil.txt", b"x"), b"", "outside"),
-        (("birds/../../evil.txt", b"x"), b"", "outside"),
-        (("birds/link", "/etc/passwd"), tarfile.SYMTYPE, "absolute"),
-        (("birds/link", "../../evil"), tarfile.SYMTYPE, "outside"),
-        (("birds/pipe", ""), tarfile.FIFOTYPE, "special file"),
-        (("birds/null", ""), tarfile.CHRTYPE, "special file"),
+        ([("birds/1.jpg", b"one"), ("../evil.txt", b"x")], b"", "outside"),
+        ([("birds/1.jpg", b"one"), ("birds/../../evil.txt", b"x")], b"", "outside"),
+        ([("birds/1.jpg", b"one"), ("birds/link", "/etc/passwd")], tarfile.SYMTYPE, "absolute"),
+        ([("birds/1.jpg", b"one"), ("birds/link", "../../evil")], tarfile.SYMTYPE, "outside"),
+        ([("birds/1.jpg", b"one"), ("birds/pipe", "")], tarfile.FIFOTYPE, "special file"),
+        ([("birds/1.jpg", b"one"), ("birds/null", "")], tarfile.CHRTYPE, "special file"),
+        ([("dogs/1.jpg", b"one")], b"", "birds"),  # an archive of something else
+        ([("birds/../../evil.txt", b"x")], b"zip", ""),
     ],
 )
-def test_hostile_members_are_refused(root: Path, member: Member, kind: bytes, message: str) -> None:
-    hostile = write_tar(root / "a.tgz", ("birds/1.jpg", b"one"), member, kind=kind)
-    with pytest.raises(DataError, match=rf"{root}/a.tgz cannot be unpacked \(.*{message}"):
+def test_archives_that_are_refused(root: Path, members: list[Member], kind: bytes, message: str) -> None:
+    path = root / ("a.zip" if kind == b"zip" else "a.tgz")
+    hostile = write_zip(path, *members) if kind == b"zip" else write_tar(path, *members, kind=kind)
+    with pytest.raises(DataError, match=rf"{path} cannot be unpacked \(.*{message}"):
         download_and_unpack(root, [hostile], download=False)
-    assert everything(root.parent) == ["root", "root/a.tgz"]
+    assert everything(root.parent) == ["root", f"root/{path.name}"]
 
 
 def test_absolute_paths_stay_inside(root: Path, tmp_path: Path) -> None:
     absolute = write_tar(root / "a.tgz", ("birds/1.jpg", b"one"), (f"{tmp_path}/evil.txt", b"x"))
     download_and_unpack(root, [absolute], download=False)
     assert not (tmp_path / "evil.txt").exists()
-
-
-def test_an_archive_of_something_else(root: Path) -> None:
-    with pytest.raises(DataError, match=rf"{root}/a.tgz cannot be unpacked \(.*birds"):
-        download_and_unpack(root, [write_tar(root / "a.tgz", ("dogs/1.jpg", b"one"))], download=False)
-    assert everything(root) == ["a.tgz"]
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) * 2 // 3], lambda _: b"", lambda _: b"<h"])
@@ -281,12 +252,8 @@ def test_a_killed_extraction_never_looks_complete(root: Path) -> None:
         download_and_unpack(root, [birds], download=False)
 
     birds = write_tar(root / "a.tgz", ("birds/1.jpg", b"one"), ("birds/2.jpg", b"two"))
-    process = FORK.Process(target=run, daemon=True)
-    process.start()
-    while process.is_alive() and not list(root.rglob("1.jpg")):
-        time.sleep(0.01)
-    process.kill()
-    process.join()
+    with forked(run) as process:
+        kill_once_there(process, root, "1.jpg")
     assert not (root / "birds").exists()
     (next(root.rglob("1.jpg")).parent / "stray.jpg").write_bytes(b"of another archive")
     download_and_unpack(root, [birds], download=False)

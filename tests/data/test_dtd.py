@@ -1,7 +1,7 @@
 """DTD: ten partitions, read by torchvision."""
 
-from __future__ import annotations
-
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,70 +37,49 @@ def test_labels_follow_the_folders(folder: Path) -> None:
     data = module(folder, partition=2)
     for split in ("train", "val", "test"):
         assert all(data.class_names[label] == path.parent.name for path, label in data.samples(split).files)
-
-
-def test_held_out_leaves_the_official_split_alone(folder: Path) -> None:
-    data = module(folder, val="held_out", val_fraction=0.5)
-    train, val, official = (
-        {path for path, _ in samples.files}
-        for samples in (data.samples("train"), data.samples("val"), data.official("val"))
-    )
+    for partition in (0, 11, -1):
+        with pytest.raises(ValueError, match=f"partition must be 1 to 10, got {partition}"):
+            module(folder, partition=partition)
+    data = module(folder, val="held_out", val_fraction=0.5)  # which leaves the official split alone
+    each = data.samples("train"), data.samples("val"), data.official("val")
+    train, val, official = ({path for path, _ in samples.files} for samples in each)
     assert len(train) == len(val) == 3
     assert not val & official
 
 
-@pytest.mark.parametrize("partition", [0, 11, -1])
-def test_partitions_that_do_not_exist(tmp_path: Path, partition: int) -> None:
-    with pytest.raises(ValueError, match=f"partition must be 1 to 10, got {partition}"):
-        DTDDataModule(str(tmp_path), partition=partition)
+def test_a_missing_list_is_named(folder: Path) -> None:
+    for split in ("test", "val", "train"):
+        (folder / "labels" / f"{split}2.txt").unlink()
+        module(folder).prepare_data()  # of the first partition
+        with pytest.raises(DataError, match=f"{folder}/labels/{split}2.txt cannot be read .*: unpack the data again"):
+            module(folder, partition=2).prepare_data()
 
 
-def test_junk_is_passed_over(folder: Path) -> None:
-    (folder / "images" / "aa-ed" / ".directory").write_text("[Dolphin]")
-    (folder / "images" / "aa-ed" / "stray.jpg").write_bytes(b"junk")
-    module(folder).prepare_data()
-
-
-# What goes wrong
-
-
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_a_missing_list_is_named(folder: Path, split: str) -> None:
-    (folder / "labels" / f"{split}2.txt").unlink()
-    module(folder).prepare_data()  # of the first partition
-    with pytest.raises(DataError, match=f"{folder}/labels/{split}2.txt cannot be read .*: unpack the data again"):
-        module(folder, partition=2).prepare_data()
+def more(line: str) -> Callable[[Path], str]:
+    return lambda path: f"{path.read_text()}{line}\n"
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("name", "change", "message"),
     [
-        ("aa-ed", "images is not a class of both its val and its train list"),
-        ("images/aa-ed/1.jpg", "image .*/images/images/aa-ed/1.jpg is missing"),
-        ("../1.jpg", r"\.\. is not a class of both"),
+        ("val1.txt", more("aa-ed"), "images is not a class of both its val and its train list"),
+        ("val1.txt", more("images/aa-ed/1.jpg"), "image .*/images/images/aa-ed/1.jpg is missing"),
+        ("val1.txt", more("../1.jpg"), r"\.\. is not a class of both"),
+        ("val1.txt", more("zz-ed/1.jpg"), "zz-ed is not a class of both its val and its train list"),
+        ("val1.txt", lambda path: "aa-ed/\udcff\udcfe.jpg", "/val1.txt cannot be read .*decode"),
+        (
+            "test1.txt",
+            lambda path: path.read_text().replace("ac-ed", "ab-ed"),
+            "ac-ed is not a class of both its test and",
+        ),
+        ("test1.txt", lambda path: path.with_name("train1.txt").read_text(), "is listed in train and in test"),
     ],
 )
-def test_a_line_that_is_no_image_is_refused(folder: Path, line: str, message: str) -> None:
-    path = folder / "labels" / "val1.txt"
-    path.write_text(f"{path.read_text()}{line}\n")
+def test_lists_that_make_no_sense(folder: Path, name: str, change: Callable[[Path], str], message: str) -> None:
+    """torchvision would number classes differently that differ between lists, and all labels behind would be wrong."""
+    path = folder / "labels" / name
+    path.write_bytes(os.fsencode(change(path)))
     with pytest.raises(DataError, match=message):
-        module(folder).prepare_data()
-
-
-def test_a_list_that_is_no_text(folder: Path) -> None:
-    path = folder / "labels" / "val1.txt"
-    path.write_bytes(b"aa-ed/\xff\xfe.jpg\n")
-    with pytest.raises(DataError, match=f"{path} cannot be read .*decode"):
-        module(folder).prepare_data()
-
-
-@pytest.mark.parametrize(("split", "stranger"), [("test", "ac-ed"), ("val", "zz-ed")])
-def test_classes_that_differ_between_the_lists(folder: Path, split: str, stranger: str) -> None:
-    """torchvision would number them differently, and all labels behind would be wrong."""
-    path = folder / "labels" / f"{split}1.txt"
-    text = path.read_text()
-    path.write_text(text.replace("ac-ed", "ab-ed") if stranger == "ac-ed" else f"{text}zz-ed/1.jpg\n")
-    with pytest.raises(DataError, match=f"{stranger} is not a class of both its {split} and its train list"):
         module(folder).prepare_data()
 
 

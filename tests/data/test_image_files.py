@@ -1,10 +1,8 @@
-"""Image files are read upright, at a bounded cost, and one that cannot be read is named whatever it is."""
-
-from __future__ import annotations
+"""Image files: all below a folder are found, read upright at a bounded cost, and named if they cannot be read."""
 
 import os
+import re
 import runpy
-import socket
 import struct
 import warnings
 import zlib
@@ -18,9 +16,10 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 from torchvision.transforms import v2
 
+from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DataError, ImageFolderDataModule, image_files
 from tmkd_lightning.data.fingerprint import content_digest
-from tmkd_lightning.data.image_files import ImageFiles
+from tmkd_lightning.data.image_files import ImageFiles, find_images
 
 ORIENTATION = 0x0112
 UPRIGHT = ["abc", "def"]
@@ -68,9 +67,6 @@ def off(image: Image.Image, rows: list[str]) -> int:
     return int(np.abs(np.asarray(image, int) - np.asarray(expected, int)).max())
 
 
-# Upright
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("orientation", STORED)
 def test_every_orientation_is_shown_upright(tmp_path: Path, orientation: int, kind: str) -> None:
@@ -87,14 +83,16 @@ def test_whatever_its_mode(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(np.asarray(read(turned(tmp_path / "x.png", 6, mode=mode))), upright)
 
 
-def test_the_first_of_several_frames(tmp_path: Path) -> None:
+def test_orientations_out_of_the_ordinary(tmp_path: Path) -> None:
+    """The first of several frames counts, a number that means nothing is upright, and other tags may be broken."""
     turned(tmp_path / "x.tiff", 6, save_all=True, append_images=[picture(UPRIGHT)])
     assert off(read(tmp_path / "x.tiff"), UPRIGHT) == 0
-
-
-@pytest.mark.parametrize("value", [0, 9, 65535])
-def test_an_orientation_that_is_none_counts_as_upright(tmp_path: Path, value: int) -> None:
-    assert off(read(turned(tmp_path / "x.png", value, UPRIGHT)), UPRIGHT) == 0
+    for value in (0, 9, 65535):
+        assert off(read(turned(tmp_path / "x.png", value, UPRIGHT)), UPRIGHT) == 0
+    entries = struct.pack(">HHI4s", ORIENTATION, 3, 1, b"\0\x06\0\0") + struct.pack(">HHII", 0x8769, 4, 1, 9999)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + entries + b"\0\0\0\0"  # PIL's own function would fail at it
+    picture(STORED[6]).save(tmp_path / "x.png", exif=exif)
+    assert off(read(tmp_path / "x.png"), UPRIGHT) == 0
 
 
 @pytest.mark.parametrize(
@@ -115,14 +113,6 @@ def test_broken_exif_costs_no_image(tmp_path: Path, exif: bytes, kind: str) -> N
     assert off(read(tmp_path / f"x.{kind}"), UPRIGHT) <= (8 if kind == "jpg" else 0)
 
 
-def test_an_orientation_beside_broken_tags_is_obeyed(tmp_path: Path) -> None:
-    """PIL's own function writes the other tags again, and would fail at this one."""
-    entries = struct.pack(">HHI4s", ORIENTATION, 3, 1, b"\0\x06\0\0") + struct.pack(">HHII", 0x8769, 4, 1, 9999)
-    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + entries + b"\0\0\0\0"
-    picture(STORED[6]).save(tmp_path / "x.png", exif=exif)
-    assert off(read(tmp_path / "x.png"), UPRIGHT) == 0
-
-
 def test_training_and_transforms_of_one_s_own_see_it_upright(tmp_path: Path) -> None:
     for name in ("train/a/0.png", "train/a/1.png", "val/a/0.png"):
         turned(tmp_path / name, 6)
@@ -137,51 +127,35 @@ def test_training_and_transforms_of_one_s_own_see_it_upright(tmp_path: Path) -> 
         assert all(image.equal(expected) for image in images)
 
 
-# What an image may cost
-
-
-def bomb(path: Path, width: int, height: int, bits: int = 1) -> Path:
-    """A PNG of any size in few bytes, whose pixels are all black."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    packer = zlib.compressobj()
-    row = b"\0" * (1 + (width * bits + 7) // 8)
-    pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+def black(path: Path, width: int, height: int) -> Path:
+    """An image of any size in few bytes."""
+    Image.new("1", (width, height)).save(path)
     return path
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 60_000), (60_000, 1), (2, 101), (101, 2)])
-def test_a_side_many_times_the_other_is_refused(tmp_path: Path, width: int, height: int) -> None:
-    path = bomb(tmp_path / "x.png", width, height)
-    with pytest.raises(DataError) as caught:
-        read(path)
-    assert str(caught.value) == (
-        f"{path} cannot be read as an image (it has {width}x{height} pixels, and a side may be at most 50 times the "
-        "other): replace or remove it"
-    )
+def test_a_side_may_be_at_most_fifty_times_the_other(tmp_path: Path) -> None:
+    for width, height in ((1, 60_000), (60_000, 1), (2, 101), (101, 2)):
+        path = black(tmp_path / "x.png", width, height)
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert str(caught.value) == (
+            f"{path} cannot be read as an image (it has {width}x{height} pixels, and a side may be at most 50 times "
+            "the other): replace or remove it"
+        )
+    for size in ((100, 2), (2, 100), (50, 1), (3000, 300)):
+        assert read(black(tmp_path / "x.png", *size)).size == size
 
 
-@pytest.mark.parametrize(("width", "height"), [(100, 2), (2, 100), (50, 1), (3000, 300)])
-def test_panoramas_are_read(tmp_path: Path, width: int, height: int) -> None:
-    assert read(bomb(tmp_path / "x.png", width, height)).size == (width, height)
+def test_more_pixels_than_can_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them are read without a word."""
 
-
-def test_more_pixels_than_can_be_meant(tmp_path: Path) -> None:
-    path = bomb(tmp_path / "x.png", 14_000, 14_000)
-    with pytest.raises(DataError, match=rf"^{path} cannot be read as an image \(.*196000000 pixels.* of 178956970"):
-        read(path)
-
-
-def test_half_of_that_is_read_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_: Image.Image) -> None:
         raise ValueError("so far so good")  # decoding its pixels would take a while
 
-    path = bomb(tmp_path / "x.png", 9_500, 9_500)
+    path = black(tmp_path / "x.png", 14_000, 14_000)
+    with pytest.raises(DataError, match=rf"^{path} cannot be read as an image \(.*196000000 pixels.* of 178956970"):
+        read(path)
+    black(path, 9_500, 9_500)
     monkeypatch.setattr(PngImageFile, "load", stop)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -191,57 +165,33 @@ def test_half_of_that_is_read_without_a_word(tmp_path: Path, monkeypatch: pytest
     assert not said
 
 
-# What is no image, whatever it raises
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (MemoryError(), r"MemoryError\(\)"),
-        (struct.error("unpack requires 2 bytes"), "unpack requires 2 bytes"),
-        (zlib.error("Error -3"), "Error -3"),
-        (KeyError("mode"), "'mode'"),
-        (RuntimeError("decoder"), "decoder"),
-        (RecursionError("too deep"), "too deep"),
-    ],
-)
-def test_whatever_a_decoder_raises(tmp_path, monkeypatch, error: Exception, told: str) -> None:
+def test_whatever_a_decoder_raises(tmp_path, monkeypatch) -> None:
     path = turned(tmp_path / "x.png", 1)
+    for error in (MemoryError(), struct.error("2 bytes"), zlib.error("Error -3"), RecursionError("x"), KeyError("x")):
 
-    def fail(*_: object, **__: object) -> None:
-        raise error
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
 
-    monkeypatch.setattr(Image, "open", fail)
-    with pytest.raises(DataError, match=rf"^{path} cannot be read as an image \(.*{told}.*\): replace or remove it$"):
-        read(path)
-
-
-def make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        here = os.getcwd()
-        os.chdir(path.parent)  # names of sockets are short
-        try:
-            server.bind(path.name)
-        finally:
-            os.chdir(here)
+        monkeypatch.setattr(Image, "open", fail)
+        told = re.escape(str(error) or repr(error))
+        with pytest.raises(DataError, match=rf"^{path} cannot be read as an image \({told}\): replace or remove it$"):
+            read(path)
 
 
-NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "pipe": (os.mkfifo, "it is a pipe, a socket or a device, not a file"),
-    "socket": (make_socket, "it is a pipe, a socket or a device, not a file"),
-    "device": (lambda path: path.symlink_to("/dev/zero"), "it is a pipe, a socket or a device, not a file"),
-    "dangling": (lambda path: path.symlink_to("gone.png"), "it is a link that leads nowhere"),
-    "circle": (lambda path: path.symlink_to(path.name), "it cannot be accessed "),
-    "folder": (lambda path: path.mkdir(), "it is a folder, not a file"),
-    "nothing": (lambda path: None, "it is missing"),
-}
+NO_FILES = [
+    (os.mkfifo, "it is a pipe, a socket or a device, not a file"),
+    (lambda path: path.symlink_to("/dev/zero"), "it is a pipe, a socket or a device, not a file"),
+    (lambda path: path.symlink_to("gone.png"), "it is a link that leads nowhere"),
+    (lambda path: path.symlink_to(path.name), "it cannot be accessed "),
+    (Path.mkdir, "it is a folder, not a file"),
+    (Path.absolute, "it is missing"),
+]
 
 
-@pytest.mark.parametrize("kind", NO_FILES)
-def test_what_is_no_file_is_never_opened(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("make", "told"), NO_FILES)
+def test_what_is_no_file_is_never_opened(tmp_path: Path, make: Callable[[Path], object], told: str) -> None:
     """Opening the pipe would wait without end."""
     path = tmp_path / "x.png"
-    make, told = NO_FILES[kind]
     make(path)
     with pytest.raises(DataError, match=rf"x\.png cannot be read as an image \({told}"):
         read(path)
@@ -251,10 +201,101 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path, kind: str) -> None:
         ImageFiles([(path, 0)]).check()
 
 
-def test_names_steer_no_terminal(tmp_path: Path) -> None:
-    path = tmp_path / "\x1b[2Jred\nAll images can be read.\x07.png"
-    path.write_bytes(b"x")
-    with pytest.raises(DataError) as caught:
-        read(path)
-    assert r"/\x1b[2Jred\nAll images can be read.\x07.png cannot be read as an image" in str(caught.value)
-    assert str(caught.value).isprintable()
+def names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in find_images(folder)]
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    turned(tmp_path / "elsewhere" / "deep" / "1.webp", 1)
+    turned(tmp_path / "images" / "2.PNG", 1)
+    (tmp_path / "images" / "photos").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "top").symlink_to(tmp_path / "images")
+    assert names(tmp_path / "images") == names(tmp_path / "top") == ["2.PNG", "photos/deep/1.webp"]
+    for level in range(30):  # two ways at each would be a thousand million
+        (tmp_path / f"{level}").mkdir()
+        for way in "ab":
+            (tmp_path / f"{level}" / way).symlink_to(tmp_path / f"{level + 1}")
+    turned(tmp_path / "30" / "1.png", 1)
+    assert len(find_images(tmp_path / "0")) == 1
+
+
+def test_circles_end_and_nothing_is_read_twice(tmp_path: Path) -> None:
+    turned(tmp_path / "images" / "z" / "1.png", 1)
+    (tmp_path / "images" / "again").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "z" / "up").symlink_to("..")
+    (tmp_path / "images" / "best").symlink_to("z")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "images" / "other").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "back").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "all").symlink_to(tmp_path)
+    assert names(tmp_path / "images") == ["z/1.png"]
+
+
+def test_what_only_looks_like_an_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned(tmp_path / "1.png", 1)
+    (tmp_path / "2.png").symlink_to("gone.png")
+    (tmp_path / "3.png").symlink_to("3.png")
+    (tmp_path / "4").symlink_to("/mnt/gone")  # of what was a folder, perhaps
+    (tmp_path / "notes.txt").symlink_to("gone.txt")
+    (tmp_path / ".5.png").symlink_to("gone.png")
+    os.mkfifo(tmp_path / "6.png")
+    (tmp_path / "7.png").mkdir()
+    turned(tmp_path / "7.png" / "8.jpeg", 1)
+    turned(tmp_path / "9" / "1.png", 1)
+    assert names(tmp_path) == ["1.png", "2.png", "3.png", "4", "6.png", "7.png/8.jpeg", "9/1.png"]
+    assert names(tmp_path / "gone") == []
+    scandir = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if Path(path).name == "9":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert names(tmp_path)[-2:] == ["7.png/8.jpeg", "9"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("ant", "bee"):
+        for index in range(3):
+            turned(tmp_path / "root" / "train" / name / f"{index}.png", 1)
+    return tmp_path / "root"
+
+
+def module(root: Path) -> ImageFolderDataModule:
+    return ImageFolderDataModule(str(root), image_size=8, batch_size=2, num_workers=0)
+
+
+def problems(root: Path, count: object, capsys: pytest.CaptureFixture) -> str:
+    """What ``tmkd data check`` prints."""
+    with pytest.raises(SystemExit, match=f"^{count} problem"):
+        tmkd(["data", "check", "--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", str(root)])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["train/ant/x.png", "train/ant/photos", "train/cow", "val", "val/ant", "test"])
+def test_links_that_lead_nowhere(root: Path, place: str, capsys: pytest.CaptureFixture) -> None:
+    (root / place).parent.mkdir(exist_ok=True)
+    (root / place).symlink_to("/mnt/gone")
+    with pytest.raises(DataError, match=rf"{root / place} is a link that leads nowhere: mend"):
+        module(root).prepare_data()
+    found = problems(root, r"\d", capsys)
+    assert f"WRONG: {'image ' * ('ant/' in place and 'train' in place)}{root / place}" in found
+
+
+def test_all_of_them_are_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("elsewhere/1.png", "elsewhere/2.png"):
+        turned(tmp_path / name, 1)
+    (root / "train" / "cow").symlink_to(tmp_path / "elsewhere")  # a linked class is one
+    module(root).prepare_data()
+    assert module(root).class_names == ["ant", "bee", "cow"]
+    assert sum(label == 2 for label in module(root).samples("train").labels) == 1
+    for index in range(30):
+        (root / "train" / "ant" / f"x{index}.png").symlink_to("gone.png")
+    os.mkfifo(root / "train" / "bee" / "pipe.png")
+    with pytest.raises(DataError, match=r"x0\.png is a link that leads nowhere, and 30 more of 39: mend, replace"):
+        module(root).prepare_data()
+    printed = problems(root, 32, capsys)
+    assert all(f"x{index}.png cannot be read as an image (it is a link that leads" in printed for index in range(30))
+    assert "pipe.png cannot be read as an image (it is a pipe, a socket or a device, not a file)" in printed

@@ -1,7 +1,5 @@
 """Smaller copies of a data set: the same layout, images upright and not larger than asked for."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -54,48 +52,41 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG", "png", "webp", "tif", "tiff", "bmp", "ppm", "pgm"])
-def test_the_shorter_side_shrinks_in_every_format(tmp_path: Path, suffix: str) -> None:
-    path = photo(tmp_path / "root" / f"a.{suffix}", format="PPM" if suffix in ("ppm", "pgm") else None)
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [(suffix, "RGB") for suffix in ("jpg", "jpeg", "JPG", "png", "webp", "tif", "tiff", "bmp", "ppm", "pgm")]
+    + [("png", mode) for mode in ("L", "P", "RGBA", "1", "I;16")]
+    + [("tif", "CMYK")],
+)
+def test_the_shorter_side_shrinks_in_every_format_and_mode(tmp_path: Path, suffix: str, mode: str) -> None:
+    path = tmp_path / "root" / f"a.{suffix}"
+    photo(path, mode="L" if mode == "I;16" else mode, format="PPM" if suffix in ("ppm", "pgm") else None)
+    if mode == "I;16":
+        Image.fromarray(np.linspace(0, 65535, 80 * 48).reshape(48, 80).astype(np.uint16)).save(path)
     assert resize_folder(tmp_path / "root", tmp_path / "copy", SIDE) == []
     copy = tmp_path / "copy" / path.name
-    assert off(read(copy), v2.functional.resize(read(path), [SIDE], antialias=True)) < 5
+    expected = v2.functional.resize(read(path), [SIDE], antialias=True)
+    assert off(read(copy), expected) < (1 if suffix in ("png", "tif") else 5)
     with Image.open(copy) as image, Image.open(path) as original:
         assert (image.size, image.format) == ((53, 32), original.format)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])
-def test_images_of_any_mode(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / "root" / ("a.tif" if mode == "CMYK" else "a.png")
-    photo(path, mode=mode) if mode != "I;16" else photo(path)
-    if mode == "I;16":
-        Image.fromarray(np.linspace(0, 65535, 80 * 48).reshape(48, 80).astype(np.uint16)).save(path)
-    resize_folder(tmp_path / "root", tmp_path / "copy", SIDE)
-    assert off(read(tmp_path / "copy" / path.name), v2.functional.resize(read(path), [SIDE], antialias=True)) < 1
-
-
-def test_a_rotated_photo_is_upright_in_its_copy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_copies_are_upright_and_keep_their_colour_profile(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees
-    path = photo(tmp_path / "root" / "a.jpg", quality=95, exif=exif)
-    small = photo(tmp_path / "root" / "b.jpg", (20, 10), exif=exif)
-    resize_folder(tmp_path / "root", tmp_path / "copy", SIDE)
-    with Image.open(tmp_path / "copy" / "a.jpg") as copy:
-        assert (copy.size, copy.info.get("exif")) == ((32, 53), None)
-        assert off(copy, v2.functional.resize(read(path), [SIDE], antialias=True)) < 3
-    assert read(tmp_path / "copy" / "b.jpg").size == read(small).size == (10, 20)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_a_colour_profile_is_kept(tmp_path: Path, suffix: str) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    photo(tmp_path / "root" / f"a.{suffix}", icc_profile=profile)
     of_cmyk = profile[:16] + b"CMYK" + profile[20:]
-    photo(tmp_path / "root" / f"b.{suffix}", icc_profile=of_cmyk)
+    path = photo(tmp_path / "root" / f"a.{suffix}", quality=95, exif=exif, icc_profile=profile)
+    small = photo(tmp_path / "root" / f"b.{suffix}", (20, 10), exif=exif)
+    photo(tmp_path / "root" / f"c.{suffix}", icc_profile=of_cmyk)
     resize_folder(tmp_path / "root", tmp_path / "copy", SIDE)
-    for name, expected in {"a": profile, "b": None}.items():
-        with Image.open(tmp_path / "copy" / f"{name}.{suffix}") as copy:
-            assert copy.info.get("icc_profile") == expected
+    with Image.open(tmp_path / "copy" / path.name) as copy:
+        assert (copy.size, copy.info.get("exif"), copy.info.get("icc_profile")) == ((32, 53), None, profile)
+        assert off(copy, v2.functional.resize(read(path), [SIDE], antialias=True)) < 4
+    assert read(tmp_path / "copy" / small.name).size == read(small).size == (10, 20)
+    with Image.open(tmp_path / "copy" / f"c.{suffix}") as copy:
+        assert copy.info.get("icc_profile") is None
 
 
 def test_all_other_files_are_copied_as_they_are(root: Path, tmp_path: Path) -> None:
@@ -115,20 +106,28 @@ def test_all_other_files_are_copied_as_they_are(root: Path, tmp_path: Path) -> N
 
 
 def test_an_interrupted_run_goes_on_where_it_was(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a later one copies again what was replaced."""
+
     def interrupt(image: Image.Image, file: Any, *_: Any, **__: Any) -> None:
         file.write(b"half")
         raise KeyboardInterrupt
 
+    copy = tmp_path / "copy"
     with monkeypatch.context() as broken:
         broken.setattr(Image.Image, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            resize_folder(root, tmp_path / "copy", SIDE)
-    assert not (tmp_path / "copy" / "train" / "ant" / "0.png").exists()
-    before = everything(tmp_path / "copy")
-    resize_folder(root, tmp_path / "copy", SIDE)
-    after = everything(tmp_path / "copy")
+            resize_folder(root, copy, SIDE)
+    assert not (copy / "train" / "ant" / "0.png").exists()
+    before = everything(copy)
+    resize_folder(root, copy, SIDE)
+    after = everything(copy)
     assert {name: after[name] for name in before if name != ".resized_to"}.items() <= before.items()
     assert len(after) == 5
+    Image.new("RGB", (80, 48), "blue").save(root / "train" / "ant" / "0.png")
+    later = (root / "train" / "ant" / "0.png").stat().st_mtime + 10
+    os.utime(root / "train" / "ant" / "0.png", (later, later))
+    resize_folder(root, copy, SIDE, workers=1)
+    assert read(copy / "train" / "ant" / "0.png").getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_copied(root: Path, tmp_path: Path, capsys: Any) -> None:
@@ -173,13 +172,3 @@ def test_datamodules_read_copies(root: Path, tmp_path: Path, capsys: Any) -> Non
     small = CUB200DataModule(str(tmp_path / "small"))
     small.prepare_data()
     assert {image.size for image, _ in map(small.samples("test").__getitem__, range(6))} == {(SIDE, SIDE)}
-
-
-def test_an_image_that_was_replaced_is_copied_again(tmp_path: Path) -> None:
-    path = photo(tmp_path / "in" / "train" / "a" / "one.png")
-    resize_folder(tmp_path / "in", tmp_path / "out", side=20, workers=1)
-    Image.new("RGB", (80, 48), "blue").save(path)
-    later = path.stat().st_mtime + 10
-    os.utime(path, (later, later))
-    resize_folder(tmp_path / "in", tmp_path / "out", side=20, workers=1)
-    assert read(tmp_path / "out" / "train" / "a" / "one.png").getpixel((0, 0)) == (0, 0, 255)

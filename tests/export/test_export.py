@@ -1,7 +1,5 @@
 """The student alone in a file: the same logits as the module's, in code that does not know this library."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -141,16 +139,12 @@ def test_files_open_where_this_library_is_not_installed(tmp_path) -> None:
     assert metadata["state_dict"]["input"] == "float32, normalised with mean and std"
 
 
-def test_files_say_nothing_of_this_machine(tmp_path) -> None:
+def test_files_name_their_ends_and_say_nothing_of_this_machine(tmp_path) -> None:
     for format, suffix in SUFFIX.items():
         path = tmp_path / f"student{suffix}"
         export_student(Extractor(Net()), path, format=format, image_size=8)
-        content = path.read_bytes()
-        assert Path(student.__file__).parent.as_posix().encode() not in content
-        assert b"tiny.py" not in content
-
-
-def test_onnx_names_its_ends(tmp_path) -> None:
+        assert Path(student.__file__).parent.as_posix().encode() not in path.read_bytes()
+        assert b"tiny.py" not in path.read_bytes()
     export_student(Extractor(Net()), tmp_path / "student.onnx", input="uint8", image_size=8)
     session = onnxruntime.InferenceSession(tmp_path / "student.onnx")
     (image,), (logits,) = session.get_inputs(), session.get_outputs()
@@ -163,30 +157,30 @@ def test_the_module_is_left_as_it_is(tmp_path) -> None:
     module = ClassifierModule(Net()).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     export_student(module, tmp_path / "student.safetensors", format="state_dict", image_size=8)
+    (tmp_path / "a.safetensors").mkdir()
+    for name, message in {"student.safetensors/a": "cannot be written", "a": "is a folder: give the name of a"}.items():
+        with pytest.raises(OSError, match=message):
+            export_student(module, tmp_path / f"{name}.safetensors", format="state_dict", image_size=8)
     assert all(part.training for part in module.network.modules())
     assert all(parameter.requires_grad for parameter in module.network.parameters())
     assert all(value.equal(before[name]) for name, value in module.state_dict().items())
     assert module.extractor.keep_map
 
 
-def test_half_precision_becomes_float32(tmp_path) -> None:
+def test_networks_out_of_the_ordinary(tmp_path) -> None:
+    """Half precision becomes float32, and what is to be compiled is written as it was."""
+    path, image = tmp_path / "student.pt2", images(3, "float", 8)
     module = ClassifierModule(Net()).to(torch.bfloat16).eval()
-    export_student(module, tmp_path / "student.pt2", format="torch_export", image_size=8)
-    found = run(tmp_path / "student.pt2", images(3, "float", 8))
+    export_student(module, path, format="torch_export", image_size=8)
+    found = run(path, image)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, module(images(3, "float", 8)).float(), atol=0.05, rtol=0.05)
-
-
-def test_a_network_to_be_compiled_is_written_as_it_was(tmp_path) -> None:
+    torch.testing.assert_close(found, module(image).float(), atol=0.05, rtol=0.05)
     network = Net()
     network.compile()
-    export_student(Extractor(network), tmp_path / "student.pt2", format="torch_export", image_size=8)
-    expected = Extractor(network.eval()).normalize(images(1, "float", 8))
+    export_student(Extractor(network), path, format="torch_export", image_size=8)
+    expected = Extractor(network.eval()).normalize(image)
     network._compiled_call_impl = None
-    torch.testing.assert_close(run(tmp_path / "student.pt2", images(1, "float", 8)), network(expected))
-
-
-# What classes are called
+    torch.testing.assert_close(run(path, image), network(expected))
 
 
 class Named(LightningDataModule):
@@ -202,7 +196,7 @@ def exported_names(network, folder: Path, **options) -> list[str]:
     return json.loads(written["class_names"])
 
 
-def test_names_come_from_whoever_knows_them(tmp_path, fit) -> None:
+def test_names_come_from_whoever_knows_them(tmp_path, fit, monkeypatch) -> None:
     module = ClassifierModule(Net())
     assert exported_names(module, tmp_path) == ["0", "1", "2"]
     trainer = fit(module, datamodule=Named(), max_epochs=1)
@@ -213,31 +207,19 @@ def test_names_come_from_whoever_knows_them(tmp_path, fit) -> None:
     assert loaded.class_names is None  # prompts still ask the data first
     assert exported_names(loaded, tmp_path, class_names=["a", "b", "c"]) == ["a", "b", "c"]
     assert exported_names(ClassifierModule(Net(), class_names=CLASSES), tmp_path) == CLASSES
-
-
-def test_names_of_other_data_are_not_taken(tmp_path, fit) -> None:
-    class Two(Named):
-        class_names = ("cat", "dog")
-
+    monkeypatch.setattr(Named, "class_names", ("cat", "dog"))  # of other data
     module = ClassifierModule(Net())
-    fit(module, datamodule=Two(), max_epochs=1)
+    fit(module, datamodule=Named(), max_epochs=1)
     assert exported_names(module, tmp_path) == ["0", "1", "2"]
 
 
-# What is refused
-
-
 class Restless(Net):
-    """Drops out while it evaluates."""
-
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:  # drops out while it evaluates
         return self.fc(F.dropout(self.relu(self.bn(self.conv(image))).mean((2, 3)), training=True))
 
 
 class Pairs(Net):
-    """Takes two images, no more and no fewer."""
-
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:  # takes two images, no more and no fewer
         maps = self.relu(self.bn(self.conv(image)))
         return self.fc(maps.reshape(2 if len(image) == 2 else len(image), -1, *maps.shape[2:]).mean((2, 3)))
 
@@ -253,13 +235,9 @@ def refused(tmp_path) -> Callable[..., None]:
             export_student(network, path, format=format, **{"image_size": 8, **options})
         assert path.read_bytes() == b"old"
         assert os.listdir(tmp_path) == [path.name]
+        path.unlink()
 
     return ask
-
-
-@pytest.mark.parametrize("format", ["torch_export", "state_dict"])
-def test_a_file_that_says_something_else_is_not_written(refused, format) -> None:
-    refused(Extractor(Restless()), f"Restless as {format} gives other logits than the module, by up to", format)
 
 
 def test_the_tolerance_is_one_ten_thousandth(refused, tmp_path, monkeypatch) -> None:
@@ -273,50 +251,28 @@ def test_the_tolerance_is_one_ten_thousandth(refused, tmp_path, monkeypatch) -> 
     refused(Extractor(Net()), "gives other logits")
 
 
-def test_a_network_that_cannot_be_traced(refused) -> None:
+def test_networks_that_cannot_be_written(refused, monkeypatch) -> None:
     refused(Extractor(Pairs()), "Pairs cannot be written as torch_export")
-
-
-def test_a_network_that_is_broken(refused) -> None:
     network = Net()
     network.fc.bias.data[0] = torch.nan
     refused(Extractor(network), "Net .*not finite")
-
-
-def test_images_that_the_network_does_not_take(refused) -> None:
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=3)
     refused(Extractor(vit), "VisionTransformer does not take images of 8x8 pixels: .*32")
+    refused(Net(), r"got Net: wrap a bare network as Extractor\(network\)")
+    for format in ("torch_export", "state_dict"):
+        refused(Extractor(Restless()), f"Restless as {format} gives other logits than the module, by up to", format)
+    monkeypatch.setattr(student, "find_spec", lambda name: None if name.startswith("onnx") else name)
+    refused(Extractor(Net()), "onnx needs onnx, onnxscript, onnxruntime: pip install onnx onnxscript", "onnx")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_arguments_that_cannot_be_meant(refused) -> None:
+    for options, message in (
         ({"format": "tflite"}, "format must be one of onnx, torch_export, state_dict, got 'tflite'"),
-        ({"format": "onnx", "name": "student.pt"}, r"a file of the format onnx must end in \.onnx, got .*student\.pt"),
+        ({"format": "onnx", "name": "student.pt"}, r"of the format onnx must end in \.onnx, got .*student\.pt"),
         ({"input": "int8"}, "input must be one of float, uint8, got 'int8'"),
         ({"format": "state_dict", "input": "uint8"}, "leave input out"),
         ({"image_size": 0}, "Net does not take images of 0x0 pixels"),
         ({"class_names": ["cat", "dog"]}, "2 class names for a network of 3 classes"),
         ({"class_names": ["cat", "dog", "cat"]}, "class names must differ"),
-    ],
-)
-def test_arguments_that_cannot_be_meant(refused, options, message) -> None:
-    refused(Extractor(Net()), message, **options)
-
-
-def test_a_bare_network_has_no_normalisation(refused) -> None:
-    refused(Net(), r"got Net: wrap a bare network as Extractor\(network\)")
-
-
-def test_missing_packages_are_named(refused, monkeypatch) -> None:
-    monkeypatch.setattr(student, "find_spec", lambda name: None if name.startswith("onnx") else name)
-    refused(Extractor(Net()), "onnx needs onnx, onnxscript, onnxruntime: pip install onnx onnxscript", "onnx")
-
-
-def test_a_place_that_cannot_be_written(tmp_path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"file/student\.pt2 cannot be written"):
-        export_student(Extractor(Net()), tmp_path / "file" / "student.pt2", format="torch_export", image_size=8)
-    (tmp_path / "student.pt2").mkdir()
-    with pytest.raises(OSError, match="is a folder: give the name of a file"):
-        export_student(Extractor(Net()), tmp_path / "student.pt2", format="torch_export", image_size=8)
+    ):
+        refused(Extractor(Net()), message, **options)

@@ -1,7 +1,5 @@
 """What is written about the images of a folder."""
 
-from __future__ import annotations
-
 import csv
 import os
 from pathlib import Path
@@ -16,7 +14,7 @@ from torchvision.transforms import v2
 from helpers.tiny import CLASSES, Net
 from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.cli.main import main as tmkd
-from tmkd_lightning.data import DataError, DigitsDataModule, ImageFolderDataModule
+from tmkd_lightning.data import DigitsDataModule, ImageFolderDataModule
 from tmkd_lightning.export import predict_folder
 from tmkd_lightning.models import WideResNet
 
@@ -73,23 +71,15 @@ def test_every_image_has_its_line(folder, module, tmp_path, batch_size, num_work
     assert len({row["class"] for row in found}) > 1
 
 
-def test_the_best_alone_unless_more_is_asked(folder, module, tmp_path) -> None:
-    predict_folder(module, folder, tmp_path / "out.csv", transform=CROP)
-    assert list(rows(tmp_path / "out.csv")[0]) == ["file", "class", "probability"]
-
-
-def test_the_module_is_left_as_it_is(folder, module, tmp_path) -> None:
+def test_without_options_the_best_alone_by_number_or_name(folder, module, tmp_path) -> None:
     module.train()
-    predict_folder(module, folder, tmp_path / "out.csv", transform=CROP)
-    assert module.network.training
-    assert module.network.bn.num_batches_tracked == 0
-
-
-def test_classes_without_names_are_numbers(folder, module, tmp_path) -> None:
     predict_folder(module.extractor, folder, tmp_path / "out.csv", transform=CROP)
-    by_number = [row["class"] for row in rows(tmp_path / "out.csv")]
+    by_number = rows(tmp_path / "out.csv")
+    assert list(by_number[0]) == ["file", "class", "probability"]
     predict_folder(module, folder, tmp_path / "out.csv", transform=CROP)
-    assert [CLASSES[int(label)] for label in by_number] == [row["class"] for row in rows(tmp_path / "out.csv")]
+    assert [CLASSES[int(row["class"])] for row in by_number] == [row["class"] for row in rows(tmp_path / "out.csv")]
+    assert module.network.training  # the module is left as it is
+    assert module.network.bn.num_batches_tracked == 0
 
 
 def test_a_transform_that_normalises(folder, module, tmp_path) -> None:
@@ -115,20 +105,11 @@ def test_names_of_files_that_are_no_trouble(module, tmp_path) -> None:
     assert {row["file"] for row in rows(tmp_path / "out.csv")} == set(names)
 
 
-def test_broken_images_are_left_out_and_named(folder, module, tmp_path) -> None:
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_one_image_never_costs_the_others(folder, module, tmp_path, batch_size) -> None:
+    """Whatever is wrong with it: its size, what it is, or what a transform makes of it."""
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:60])
     (folder / "sub" / "aaa.jpg").write_text("<html>")
-    count, problems = predict_folder(module, folder, tmp_path / "out.csv", transform=CROP, batch_size=1)
-    assert count == 8
-    assert [str(folder / name) in problem for name, problem in zip(["0.png", "sub/aaa.jpg"], problems, strict=True)]
-    found = rows(tmp_path / "out.csv")
-    assert len(found) == 8
-    for row in found:
-        assert float(row["probability"]) == pytest.approx(expected(module, folder / row["file"]).max().item(), rel=1e-4)
-
-
-def test_one_image_never_costs_the_others(folder, module, tmp_path) -> None:
-    """Whatever is wrong with it: its size, what it is, or what a transform makes of it."""
     Image.new("1", (1, 60_000)).save(folder / "line.png")
     (folder / "link.png").symlink_to("gone.png")
     os.mkfifo(folder / "pipe.png")
@@ -144,22 +125,22 @@ def test_one_image_never_costs_the_others(folder, module, tmp_path) -> None:
             raise KeyError("crop")
         return {13: None, 14: torch.full((3, 8, 8), torch.nan)}.get(level, whole(image))
 
-    count, problems = predict_folder(module, folder, tmp_path / "out.csv", transform=transform, batch_size=4)
+    count, problems = predict_folder(module, folder, tmp_path / "out.csv", transform=transform, batch_size=batch_size)
     told = [
+        ("0.png", "cannot be read as an image"),
         ("line.png", "it has 1x60000 pixels, and a side may be at most 50 times the other"),
         ("link.png", "it is a link that leads nowhere"),
         ("pipe.png", "it is a pipe, a socket or a device, not a file"),
+        ("sub/aaa.jpg", "cannot be read as an image"),
         ("t0.png", "cannot be transformed (MemoryError)"),
         ("t1.png", "cannot be transformed (KeyError: 'crop')"),
         ("t2.png", "cannot be transformed (TypeError: the transform gives a NoneType instead of a tensor)"),
         ("t3.png", "holds values that are not a number: look at what the transform makes of it"),
     ]
-    assert count == 9
-    assert len(problems) == len(told)
-    assert all(
-        problem.startswith(str(folder / name)) and cause in problem
-        for problem, (name, cause) in zip(problems, told, strict=True)
-    )
+    assert (count, len(rows(tmp_path / "out.csv"))) == (8, 8)
+    for problem, (name, cause) in zip(problems, told, strict=True):
+        assert problem.startswith(str(folder / name))
+        assert cause in problem
     for row in rows(tmp_path / "out.csv"):
         assert float(row["probability"]) == pytest.approx(expected(module, folder / row["file"]).max().item(), rel=1e-4)
 
@@ -182,73 +163,8 @@ def test_no_cell_is_a_formula(module, tmp_path, start) -> None:
     assert shown == {f"'{names[0]}", f"''{start}", "'s ant"}
 
 
-def test_into_a_pipe(folder, module, tmp_path) -> None:
-    predict_folder(module, folder, tmp_path / "out.csv", transform=CROP)
-    reader, writer = os.pipe()
-    predict_folder(module, folder, f"/dev/fd/{writer}", transform=CROP)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        assert file.read() == (tmp_path / "out.csv").read_bytes()
-
-
-# What is refused: an older file stays
-
-
-def refuse(module, images: Path, message: str, tmp_path: Path, error=ValueError, **options) -> None:
-    (tmp_path / "out").mkdir()
-    output = tmp_path / "out" / "predictions.csv"
-    output.write_text("old")
-    with pytest.raises(error, match=message):
-        predict_folder(module, images, output, **{"transform": CROP, **options})
-    assert output.read_text() == "old"
-    assert os.listdir(output.parent) == ["predictions.csv"]
-
-
-def test_images_that_can_none_be_read(folder, module, tmp_path) -> None:
-    for path in folder.rglob("*.png"):
-        path.write_bytes(b"x")
-    refuse(module, folder, r"none of the 9 images in .* can be read; the first: .*0\.png", tmp_path, DataError)
-
-
-def test_a_transform_that_fails_at_all(folder, module, tmp_path) -> None:
-    def fails(image: Image.Image) -> None:
-        raise RuntimeError("no such crop")
-
-    message = r"none of the 9 images .*0\.png cannot be transformed \(RuntimeError: no such crop\)"
-    refuse(module, folder, message, tmp_path, DataError, transform=fails)
-
-
-def test_a_folder_without_images(module, tmp_path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.txt").write_text("no image")
-    refuse(module, tmp_path / "empty", r"empty holds no image \(\.jpg, ", tmp_path, DataError)
-
-
-def test_no_folder(folder, module, tmp_path) -> None:
-    refuse(module, folder / "gone", r"there is no folder .*gone: name one that holds images", tmp_path, DataError)
-
-
-def test_an_image_in_place_of_a_folder(folder, module, tmp_path) -> None:
-    refuse(module, folder / "0.png", r"there is no folder .*/0\.png: name one that holds images", tmp_path, DataError)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"top": 0}, "top must be 1 to 3, the number of classes, got 0"),
-        ({"top": 4}, "top must be 1 to 3, the number of classes, got 4"),
-        ({"batch_size": 0}, "batch_size should be a positive integer"),
-        ({"device": "gpu"}, "device 'gpu' cannot be used here: Expected one of cpu"),
-        ({"class_names": ["a"]}, "1 class names for a network of 3 classes"),
-    ],
-)
-def test_arguments_that_cannot_be_meant(folder, module, tmp_path, options, message) -> None:
-    Image.new("RGB", (9, 9)).save(folder / "large.png")
-    refuse(module, folder, message, tmp_path, **options)
-
-
-def test_a_network_that_does_not_take_such_images(folder, tmp_path) -> None:
-    refuse(Extractor(_Picky()), folder, "_Picky does not take images of 8x8 pixels: 32 or nothing", tmp_path)
+def fails(image: Image.Image) -> None:
+    raise RuntimeError("no such crop")
 
 
 class _Picky(Net):
@@ -258,93 +174,78 @@ class _Picky(Net):
         return super().forward(image)
 
 
-def test_a_place_that_cannot_be_written(folder, module, tmp_path) -> None:
-    with pytest.raises(OSError, match=r"0\.png/out\.csv cannot be written"):
-        predict_folder(module, folder, folder / "0.png" / "out.csv", transform=CROP)
-    with pytest.raises(OSError, match="is a folder"):
-        predict_folder(module, folder, folder, transform=CROP)
+ARGUMENTS = [
+    ({"top": 0}, "top must be 1 to 3, the number of classes, got 0"),
+    ({"top": 4}, "top must be 1 to 3, the number of classes, got 4"),
+    ({"batch_size": 0}, "batch_size should be a positive integer"),
+    ({"device": "gpu"}, "device 'gpu' cannot be used here: Expected one of cpu"),
+    ({"class_names": ["a"]}, "1 class names for a network of 3 classes"),
+    ({"transform": fails}, r"none of the 9 images .*0\.png cannot be transformed \(RuntimeError: no such crop\)"),
+    ({"module": Extractor(_Picky())}, "_Picky does not take images of 8x8 pixels: 32 or nothing"),
+    ({"images": "gone"}, "there is no folder .*gone: name one that holds images"),
+    ({"images": "0.png"}, r"there is no folder .*/0\.png: name one that holds images"),
+    ({"images": "../empty"}, r"empty holds no image \(\.jpg, "),
+    ({"images": "../broken"}, r"none of the 2 images in .* can be read; the first: .*0\.png"),
+    ({"output": "0.png/out.csv"}, r"0\.png/out\.csv cannot be written"),
+    ({"output": "."}, "is a folder"),
+]
 
 
-# On the command line
+@pytest.mark.parametrize(("changed", "message"), ARGUMENTS)
+def test_what_is_refused_leaves_an_older_file(folder, module, tmp_path, changed, message) -> None:
+    changed = dict(changed)
+    for name in ("empty/notes.txt", "broken/0.png", "broken/1.png", "out/predictions.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    images, output = folder / changed.pop("images", "."), folder / changed.pop("output", "../out/predictions.csv")
+    with pytest.raises((ValueError, OSError), match=message):
+        predict_folder(changed.pop("module", module), images, output, **{"transform": CROP, **changed})
+    assert (tmp_path / "out/predictions.csv").read_text() == "old"
+    assert os.listdir(tmp_path / "out") == ["predictions.csv"]
 
-DIGITS = """
-seed_everything: 0
-trainer:
-  max_epochs: 3
-  accelerator: cpu
-  enable_progress_bar: false
-  enable_model_summary: false
-  logger: false
-  callbacks:
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {dirpath: runs, filename: last, enable_version_counter: false}
-model:
-  class_path: tmkd_lightning.ClassifierModule
-  init_args:
-    network: {class_path: tmkd_lightning.models.WideResNet, init_args: {depth: 10, num_classes: 10}}
-    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.05}}
-data:
-  class_path: tmkd_lightning.data.DigitsDataModule
-  init_args: {image_size: 16, train_samples: 100}
-"""
+
+FIT = ["--config", str(Path(__file__).parents[2] / "examples" / "digits_student.yaml")]
+FIT += ["--trainer.max_epochs=3", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+LAST = "runs/digits_student/last.ckpt"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A folder with a run on digits, and test digits as 8x8 PNG files."""
     folder = tmp_path_factory.mktemp("run")
-    (folder / "run.yaml").write_text(DIGITS)
     (folder / "digits").mkdir()
     for index, (image, _) in enumerate(DigitsDataModule().samples("test")[:20]):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "digits" / f"{index:02}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        tmkd(["fit", "--config", "run.yaml"])
+        tmkd(["fit", *FIT])
     return folder
 
 
 @pytest.fixture
 def verb(run, tmp_path) -> list[str]:
-    command = ["predict", "--checkpoint", str(run / "runs/last.ckpt"), "--images", str(run / "digits")]
+    command = ["predict", "--checkpoint", str(run / LAST), "--images", str(run / "digits")]
     return [*command, "--output", str(tmp_path / "out.csv"), "--num_workers", "0"]
 
 
-def test_images_are_prepared_as_the_run_prepared_them(run, verb, tmp_path, capsys) -> None:
-    tmkd([*verb, "--top", "2"])
-    printed = capsys.readouterr().out
-    assert "out.csv: 20 images\n" in printed
-    assert "prepared as DigitsDataModule does for validation, 16 pixels" in printed
-    network = WideResNet(10, num_classes=10)
-    module = ClassifierModule.load_from_checkpoint(run / "runs/last.ckpt", network=network, weights_only=True).eval()
+def test_images_are_prepared_as_the_run_prepared_them_or_resized_and_cropped(run, verb, tmp_path, capsys) -> None:
     data = DigitsDataModule(image_size=16)
     data.setup("test")
-    images, _ = next(iter(data.test_dataloader()))
-    with torch.no_grad():
-        values = module(images[:20]).softmax(1)
-    for row, value in zip(rows(tmp_path / "out.csv"), values, strict=True):
-        assert row["class"] == data.class_names[value.argmax()]
-        assert float(row["probability"]) == pytest.approx(value.max().item(), rel=1e-4)
-
-
-def test_another_size_means_resize_and_crop(run, verb, tmp_path, capsys) -> None:
-    tmkd([*verb, "--image_size", "24"])
-    assert "prepared as ImageFolderDataModule does for validation, 24 pixels" in capsys.readouterr().out
-    network = WideResNet(10, num_classes=10)
-    module = ClassifierModule.load_from_checkpoint(run / "runs/last.ckpt", network=network, weights_only=True).eval()
+    images = [next(iter(data.test_dataloader()))[0][:20]]
     transform = ImageFolderDataModule(".", image_size=24).eval_transform
-    for row in rows(tmp_path / "out.csv"):
+    images.append(torch.stack([transform(Image.open(path)) for path in sorted((run / "digits").iterdir())]))
+    network = WideResNet(10, num_classes=10)
+    module = ClassifierModule.load_from_checkpoint(run / LAST, network=network, weights_only=True).eval()
+    for image, kind, options in zip(images, ("Digits", "ImageFolder"), ([], ["--image_size", "24"]), strict=True):
+        tmkd([*verb, "--top", "2", *options])
+        printed = capsys.readouterr().out
+        assert "out.csv: 20 images\n" in printed
+        assert f"prepared as {kind}DataModule does for validation, {image.shape[-1]} pixels" in printed
         with torch.no_grad():
-            value = module(transform(Image.open(run / "digits" / row["file"]))[None]).softmax(1)
-        assert float(row["probability"]) == pytest.approx(value.max().item(), rel=1e-4)
-
-
-def changed(run: Path, tmp_path: Path, **config: object) -> Path:
-    content = torch.load(run / "runs/last.ckpt", weights_only=True)
-    data = content.pop("datamodule_hyper_parameters")
-    if config:
-        content["datamodule_hyper_parameters"] = {**data, **config}
-    torch.save(content, tmp_path / "changed.ckpt")
-    return tmp_path / "changed.ckpt"
+            values = module(image).softmax(1)
+        for row, value in zip(rows(tmp_path / "out.csv"), values, strict=True):
+            assert row["class"] == data.class_names[value.argmax()]
+            assert float(row["probability"]) == pytest.approx(value.max().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +257,10 @@ def changed(run: Path, tmp_path: Path, **config: object) -> Path:
     ],
 )
 def test_a_run_whose_transform_is_not_known(run, verb, tmp_path, config, message) -> None:
-    verb[2] = str(changed(run, tmp_path, **config))
+    content = torch.load(run / LAST, weights_only=True)
+    data = content.pop("datamodule_hyper_parameters")
+    torch.save(content | ({"datamodule_hyper_parameters": {**data, **config}} if config else {}), tmp_path / "a.ckpt")
+    verb[2] = str(tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=message):
         tmkd(verb)
     assert not (tmp_path / "out.csv").exists()
@@ -364,25 +268,14 @@ def test_a_run_whose_transform_is_not_known(run, verb, tmp_path, config, message
     assert len(rows(tmp_path / "out.csv")) == 20
 
 
-def test_what_is_left_out_is_said(run, verb, tmp_path, capsys) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    Image.new("RGB", (8, 8)).save(images / "good.png")
-    (images / "bad.png").write_bytes(b"x")
-    verb[4] = str(images)
-    tmkd(verb)
-    printed = capsys.readouterr()
-    assert "out.csv: 1 images, 1 left out that cannot be read\n" in printed.out
-    assert "LEFT OUT: " in printed.err
-    assert "bad.png cannot be read as an image" in printed.err
-
-
-def test_all_that_is_left_out_is_named_and_steers_no_terminal(run, verb, tmp_path, capfd) -> None:
+def test_all_that_is_left_out_is_named_and_steers_no_terminal(verb, tmp_path, capfd) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "good.png")
     for index in range(40):
         (tmp_path / "images" / f"\x1b[31m\n{index}.png").write_bytes(b"x")
     verb[4] = str(tmp_path / "images")
+    tmkd(verb)
+    assert "out.csv: 1 images, 40 left out that cannot be read\n" in capfd.readouterr().out
     tmkd([*verb[:6], "/dev/stdout", *verb[7:]])
     printed = capfd.readouterr()
     assert [line.split(",")[0] for line in printed.out.splitlines()] == ["file", "good.png"]  # and no other word
@@ -393,15 +286,12 @@ def test_all_that_is_left_out_is_named_and_steers_no_terminal(run, verb, tmp_pat
     assert all(any(rf"\x1b[31m\n{index}.png cannot be read" in line for line in left_out) for index in range(40))
 
 
-def test_without_a_folder_of_images_the_verb_says_so(verb, capsys) -> None:
+def test_lightnings_verb_is_still_there(run, verb, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(run)
+    tmkd(["predict", *FIT, "--ckpt_path", LAST])
     with pytest.raises(SystemExit):
         tmkd([*verb[:3], *verb[5:]])
     assert "images" in capsys.readouterr().err
-
-
-def test_lightnings_verb_is_still_there(run, monkeypatch) -> None:
-    monkeypatch.chdir(run)
-    tmkd(["predict", "--config", "run.yaml", "--ckpt_path", "runs/last.ckpt"])
 
 
 def test_images_of_different_sizes_and_one_that_the_network_does_not_take(folder, module, tmp_path) -> None:

@@ -1,7 +1,5 @@
 """torchvision's networks with ImageNet weights: read late, once, safely, or not at all. Stand-ins play the files."""
 
-from __future__ import annotations
-
 import copy
 import re
 import sys
@@ -24,6 +22,7 @@ from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained, load_weights
 from tmkd_lightning.models.pretrained import without_weights
 
+PRETRAINED = "tmkd_lightning.models.Pretrained"
 SMALL = "shufflenet_v2_x0_5"  # the quickest to build
 PLAIN = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}  # or they say it takes long
 Put = Callable[..., dict[str, Tensor]]
@@ -71,9 +70,6 @@ def legacy(key: str) -> str:
     return re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.(?:weight|bias|running))", r"\1.\2", key)
 
 
-# Reading
-
-
 @pytest.mark.parametrize(
     ("name", "head"),
     [("mobilenet_v3_small", "classifier.3"), ("densenet121", "classifier"), ("inception_v3", "fc")],
@@ -105,41 +101,26 @@ def test_as_many_classes_as_the_weights_give_torchvisions_own_network(name: str,
     assert network.state_dict()["fc.weight"].equal(stand_in["fc.weight"])
 
 
-def test_weights_of_large_images_make_the_network_large() -> None:
-    with torch.device("meta"):
-        network = Pretrained("vit_b_16", 3, weights="IMAGENET1K_SWAG_E2E_V1")
-    assert network.network.image_size == 384
-
-
 def test_the_first_forward_reads_and_no_other(put: Put, hub: Path) -> None:
+    """Of all networks inside a module, and that of an extractor, which looks for the map once they are read."""
     stand_in = put()
+    both = nn.ModuleList([Pretrained(SMALL, 2), nn.Sequential(Pretrained(SMALL, 3)), Pretrained(SMALL, 4, None)])
+    load_pretrained(both)
+    extractor = Extractor(Pretrained(SMALL, num_classes=4)).eval()
+    output = extractor(torch.rand(2, 3, 64, 64))
+    assert output.feature_map.shape == (2, 1024, 2, 2)
+    torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.head.bias, output.logits, rtol=1e-4, atol=1e-4)
     network = Pretrained(SMALL, num_classes=3).eval()
     with torch.inference_mode():
         first = network(torch.ones(1, 3, 32, 32))
-    assert_read(network, stand_in, "fc")
+    for read in (network, both[0], both[1][0], extractor.network):
+        assert_read(read, stand_in, "fc")
+    assert not both[2].state_dict()["conv5.0.weight"].equal(stand_in["conv5.0.weight"])
     next(hub.iterdir()).unlink()
     with torch.no_grad():
         network.network.fc.bias += 1
     network.load_pretrained()
     assert network(torch.ones(1, 3, 32, 32)).equal(first + 1)
-
-
-def test_the_extractor_confirms_the_pretrained_network(put: Put) -> None:
-    stand_in = put()
-    extractor = Extractor(Pretrained(SMALL, num_classes=4)).eval()
-    output = extractor(torch.rand(2, 3, 64, 64))
-    assert_read(extractor.network, stand_in, "fc")
-    assert output.feature_map.shape == (2, 1024, 2, 2)
-    torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.head.bias, output.logits, rtol=1e-4, atol=1e-4)
-
-
-def test_all_inside_a_module_are_read(put: Put) -> None:
-    stand_in = put()
-    both = nn.ModuleList([Pretrained(SMALL, 2), nn.Sequential(Pretrained(SMALL, 3)), Pretrained(SMALL, 4, None)])
-    load_pretrained(both)
-    assert_read(both[0], stand_in, "fc")
-    assert_read(both[1][0], stand_in, "fc")
-    assert not both[2].state_dict()["conv5.0.weight"].equal(stand_in["conv5.0.weight"])
 
 
 def test_training_starts_from_the_weights_and_nothing_else_needs_them(
@@ -166,44 +147,31 @@ def test_training_starts_from_the_weights_and_nothing_else_needs_them(
         fit(module(), max_epochs=1)
 
 
-# Not reading
-
-
 def changed(network: nn.Module) -> dict[str, Tensor]:
     return {key: value + 1 for key, value in network.state_dict().items()}
 
 
-def load_into_module(network: Pretrained, folder: Path) -> None:
-    module = ClassifierModule(network)
-    assert "network.conv5.0.weight" in module.state_dict()
-    module.load_state_dict(changed(module))
-
-
-def load_file(network: Pretrained, folder: Path) -> None:
-    torch.save(changed(network), folder / "weights.pt")
-    load_weights(network, folder / "weights.pt")
-
-
-def load_other_file(network: Pretrained, folder: Path) -> None:
-    torch.save(Pretrained(SMALL, num_classes=9, weights=None).state_dict(), folder / "weights.pt")
+def load_of_other_classes(network: Pretrained, path: Path) -> None:
+    torch.save(Pretrained(SMALL, num_classes=9, weights=None).state_dict(), path)
     with pytest.warns(UserWarning, match="has 9 classes and .* 3.* the head 'fc'"):
-        load_weights(network, folder / "weights.pt")
+        load_weights(network, path)
 
 
 @pytest.mark.parametrize(
     "load",
     [
-        lambda network, _: network.load_state_dict(changed(network)),
-        lambda network, _: network.network.load_state_dict(changed(network)),
-        load_into_module,
-        load_file,
-        load_other_file,
+        lambda network, path: network.load_state_dict(changed(network)),
+        lambda network, path: network.network.load_state_dict(changed(network)),
+        lambda network, path: (module := ClassifierModule(network)).load_state_dict(changed(module)),
+        lambda network, path: (torch.save(changed(network), path), load_weights(network, path)),
+        load_of_other_classes,
     ],
 )
-def test_loaded_weights_are_not_overwritten(load: Callable[..., None], put: Put, tmp_path: Path) -> None:
+def test_loaded_weights_are_not_overwritten(load: Callable[..., object], put: Put, tmp_path: Path) -> None:
     put()  # it could be read
     network = Pretrained(SMALL, num_classes=3).eval()
-    load(network, tmp_path)
+    assert "network.conv5.0.weight" in ClassifierModule(network).state_dict()
+    load(network, tmp_path / "weights.pt")
     state = copy.deepcopy(network.state_dict())
     assert not network.pending
     network.load_pretrained()
@@ -211,27 +179,19 @@ def test_loaded_weights_are_not_overwritten(load: Callable[..., None], put: Put,
     assert all(value.equal(state[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda state: {},
-        lambda state: {"other.weight": torch.ones(1, 1)},
-        lambda state: {"fc.weight": state["fc.weight"] + 1, "fc.bias": state["fc.bias"] + 1},
-        lambda state: state,
-    ],
-    ids=["nothing", "of another network", "a head alone", "its own tensors"],
-)
-def test_loading_something_else_leaves_it_pending(change: Callable[..., dict[str, Tensor]]) -> None:
+def test_loading_something_else_leaves_it_pending() -> None:
+    """Nothing, a layer of another network, a head alone, its own tensors, and what does not fit."""
     network = Pretrained(SMALL, num_classes=3)
-    network.load_state_dict(change(network.state_dict()), strict=False)
+    state = network.state_dict()
+    head = {key: state[key] + 1 for key in ("fc.weight", "fc.bias")}
+    for content in ({}, {"other.weight": torch.ones(1, 1)}, head, state):
+        network.load_state_dict(content, strict=False)
+        assert network.pending
     with pytest.raises(RuntimeError, match="size mismatch"):
         network.load_state_dict({"conv5.0.weight": torch.ones(1)}, strict=False)
     assert network.pending
-
-
-def test_a_students_checkpoint_leaves_the_teacher_pending() -> None:
-    """Modules give a teacher its own tensors when a checkpoint holds none: it must not take them for its weights."""
-    module = TMKDModule(Pretrained(SMALL, 3), Pretrained(SMALL, 3), text_weight=0, fusion="mean")
+    # modules give a teacher its own tensors when a checkpoint holds none: it must not take them for its weights
+    module = TMKDModule(network, Pretrained(SMALL, 3), text_weight=0, fusion="mean")
     module.load_state_dict({key: value + 1 for key, value in module.state_dict().items()})
     assert not module.student.pending
     assert module.teacher.extractor.network.pending
@@ -250,10 +210,9 @@ def test_copies_are_pending_on_their_own(put: Put) -> None:
     assert read.state_dict().keys() == stand_in.keys()  # the names were copied too
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_the_same_network_with_and_without_weights(name: str) -> None:
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 75)])
+def test_the_same_network_with_and_without_weights(name: str, size: int) -> None:
     """A checkpoint of the one means the same in the other."""
-    size = 75 if name == "inception_v3" else 64
     networks = [Pretrained(name, 3, weights=weights).eval() for weights in ("DEFAULT", None)]
     networks[0].load_state_dict({key: value.clone() for key, value in networks[1].state_dict().items()})
     assert not networks[0].pending
@@ -262,26 +221,17 @@ def test_the_same_network_with_and_without_weights(name: str) -> None:
         assert networks[0](image).equal(networks[1](image))
 
 
-# Names
-
-
-# Refusing
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_wrong_arguments() -> None:
+    for arguments, message in (
         ({"name": "resnet81"}, "no classification network 'resnet81': choose from .*'resnet18'"),
         ({"name": "xyz"}, "no classification network 'xyz': choose from .*'alexnet'"),
         ({"name": "fcn_resnet50"}, "no classification network 'fcn_resnet50'"),
         ({"name": "resnet50", "weights": "V2"}, r"no weights 'V2': .*\['IMAGENET1K_V1', .*'DEFAULT'\], or None"),
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"name": "squeezenet1_1"}, "squeezenet1_1 has no linear layer as its head"),
-    ],
-)
-def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Pretrained(**{"name": "resnet18", "num_classes": 3, **arguments})
+    ):
+        with pytest.raises(ValueError, match=message):
+            Pretrained(**{"name": "resnet18", "num_classes": 3, **arguments})
 
 
 @pytest.mark.parametrize(
@@ -290,7 +240,6 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
         ("mobilenet_v2", {"width_mult": 0.5}, r"mobilenet_v2-.*\.pth does not fit .*features\.0\.0\.weight.{,350}$"),
         ("googlenet", {"aux_logits": True}, r"other shapes: aux1\.fc2\.weight is \(1000, 1024\) instead of \(3, 1024"),
     ],
-    ids=["names and shapes", "auxiliary heads"],
 )
 @pytest.mark.filterwarnings("ignore:auxiliary heads")
 def test_weights_of_another_network(name: str, options: dict[str, Any], message: str, put: Put) -> None:
@@ -334,42 +283,28 @@ def test_damaged_and_malicious_files_are_refused(damage: str, put: Put, hub: Pat
     assert not hacked.exists()
 
 
-# Configs without weights
-
-
 def torchvisions(name: str, **arguments: object) -> dict[str, object]:
     return {"class_path": f"torchvision.models.{name}", "init_args": arguments}
 
 
 def test_torchvisions_weights_are_deferred() -> None:
-    config = without_weights(
-        torchvisions("resnet18", weights="IMAGENET1K_V1", progress=True, num_classes=1000, groups=1)
-    )
-    assert config["class_path"] == "tmkd_lightning.models.Pretrained"
+    config = without_weights(torchvisions("resnet18", weights="IMAGENET1K_V1", progress=True, groups=1))
+    assert config["class_path"] == PRETRAINED
     network = Pretrained(**config["init_args"])
     assert network.state_dict().keys() == get_model("resnet18").state_dict().keys()
-
-
-def test_torchvisions_builders_that_change_with_weights_still_do() -> None:
-    """``googlenet(weights=...)`` transforms its input, which its weights do not show."""
     network = Pretrained(**without_weights(torchvisions("googlenet", weights="DEFAULT"))["init_args"])
-    assert network.network.transform_input
+    assert network.network.transform_input  # as its weights want, which they do not show
     assert not Pretrained("googlenet", weights=None, options={"transform_input": False}).network.transform_input
-
-
-def test_configs_that_read_no_weights_stay() -> None:
-    for config in (
-        torchvisions("resnet18", weights=None, num_classes=3),
-        torchvisions("quantization.resnet18", weights="DEFAULT"),
-        {"class_path": "my_project.Net", "init_args": {"pretrained": True}},
-        "torchvision.models.resnet18",
-        3,
-        None,
-    ):
+    with torch.device("meta"):
+        network = Pretrained("vit_b_16", 3, weights="IMAGENET1K_SWAG_E2E_V1")
+    assert network.network.image_size == 384
+    mine = {"class_path": "my_project.Net", "init_args": {"pretrained": True}}  # configs that read no weights stay
+    theirs = torchvisions("resnet18", weights=None), torchvisions("quantization.resnet18", weights="DEFAULT")
+    for config in (*theirs, mine, "torchvision.models.resnet18", 3, None):
         assert without_weights(config) == config
 
 
-def test_parts_inside_others_are_found() -> None:
+def test_parts_inside_others_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     timms = {"class_path": "timm.create_model", "init_args": {"model_name": "resnet18", "pretrained": True}}
     extractor = {"class_path": "tmkd_lightning.Extractor", "init_args": {"network": timms, "mean": [0.5, 0.5, 0.5]}}
     inside = without_weights(extractor)["init_args"]
@@ -377,27 +312,17 @@ def test_parts_inside_others_are_found() -> None:
     assert inside["mean"] == [0.5, 0.5, 0.5]
     assert timms["init_args"]["pretrained"]  # what was given is not changed
     assert without_weights([timms])[0] == inside["network"]
-
-
-def test_timms_layers_do_not_depend_on_weights(monkeypatch) -> None:
     monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *args, **options: None)
     one, other = (timm.create_model("mobilenetv3_small_050", pretrained=on, num_classes=3) for on in (True, False))
     shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (one, other)]
-    assert shapes[0] == shapes[1]
-
-
-# On the command line
+    assert shapes[0] == shapes[1]  # timm's layers do not depend on weights
 
 
 class FiveClasses(LightningDataModule):
-    """Knows its number of classes only once it is built, as from folders."""
-
-    num_classes = property(lambda self: 5)
+    num_classes = property(lambda self: 5)  # known only once it is built, as from folders
 
 
 class LinkedCLI(LightningCLI):
-    """The number of classes is stated by the data alone."""
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for network in ("teacher", "student"):
             target = f"model.init_args.{network}.init_args.num_classes"
@@ -406,19 +331,13 @@ class LinkedCLI(LightningCLI):
 
 @pytest.mark.filterwarnings("ignore")  # Lightning and jsonargparse of each other
 def test_classes_are_linked_from_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = {
-        "data": f"{__name__}.FiveClasses",
-        "model": {
-            "class_path": "tmkd_lightning.TMKDModule",
-            "init_args": {
-                "teacher": {"class_path": "tmkd_lightning.models.Pretrained", "init_args": {"name": SMALL}},
-                "student": {
-                    "class_path": "tmkd_lightning.models.Pretrained",
-                    "init_args": {"name": "mobilenet_v3_small", "weights": None, "options": {"dropout": 0.75}},
-                },
-            },
-        },
+    arguments = {
+        "teacher": {"name": SMALL},
+        "student": {"name": "mobilenet_v3_small", "weights": None, "options": {"dropout": 0.75}},
     }
+    networks = {role: {"class_path": PRETRAINED, "init_args": given} for role, given in arguments.items()}
+    model = {"class_path": "tmkd_lightning.TMKDModule", "init_args": networks}
+    config = {"data": f"{__name__}.FiveClasses", "model": model}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(sys, "argv", ["tmkd", "--config", str(tmp_path / "config.yaml")])
     cli = LinkedCLI(LightningModule, LightningDataModule, run=False, subclass_mode_model=True, subclass_mode_data=True)

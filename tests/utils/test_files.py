@@ -16,12 +16,18 @@ from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointI
 from tmkd_lightning.utils.files import atomic_write, check_writable, is_stream, temporary_prefix
 
 
+def write(path: Path, content: bytes = b"whole") -> None:
+    with atomic_write(path) as file:
+        file.write(content)
+
+
 def test_makes_folder_and_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.bin"
-    with atomic_write(path) as file:
-        file.write(b"whole")
+    with atomic_write(path) as first, atomic_write(path) as second:
+        first.write(b"first")
+        second.write(b"second")
         assert not path.exists()  # only under its name once complete
-    assert path.read_bytes() == b"whole"
+    assert path.read_bytes() == b"first"  # it was left last
     assert os.listdir(path.parent) == ["file.bin"]
 
 
@@ -41,126 +47,80 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: type[Ba
     assert os.listdir(tmp_path) == ["file.bin"]
 
 
-def test_the_last_of_two_writers_wins(tmp_path: Path) -> None:
-    path = tmp_path / "file.bin"
-    with atomic_write(path) as first, atomic_write(path) as second:
-        first.write(b"first")
-        second.write(b"second")
-    assert path.read_bytes() == b"first"  # it was left last
-    assert os.listdir(tmp_path) == ["file.bin"]
-
-
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        with atomic_write(tmp_path / "file.bin") as file:
-            file.write(b"whole")
+        write(tmp_path / "file.bin")
         assert os.umask(umask) == umask  # and the process keeps its own
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file.bin").stat().st_mode) == mode
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"), atomic_write(tmp_path / "file" / "below"):
-        pass
-
-
-def test_nothing_stays_behind_where_the_name_is_a_folders(tmp_path: Path) -> None:
-    (tmp_path / "name").mkdir()
-    with pytest.raises(OSError), atomic_write(tmp_path / "name") as file:  # noqa: PT011  # which one depends on the system
-        file.write(b"x")
-    assert os.listdir(tmp_path) == ["name"]
-
-
-def test_a_place_is_tried_without_a_trace(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("old")
-    check_writable(tmp_path / "file")
-    check_writable(tmp_path / "new" / "file")
-    assert (tmp_path / "file").read_text() == "old"
-    assert os.listdir(tmp_path / "new") == []
-
-
 def test_places_that_take_no_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    for below in ("below", "folder/below"):
-        place = tmp_path / "file" / below
-        with pytest.raises(
-            OSError, match=rf"^{place} cannot be written \({tmp_path}/file is a file, not a folder\): c"
-        ):
+    """Whoever asks before leaves no trace, and whoever does not leaves nothing behind."""
+    (tmp_path / "file").write_text("old")
+    for path in (tmp_path / "file", tmp_path / "new" / "file"):
+        check_writable(path)
+    assert os.listdir(tmp_path / "new") == []
+    for place in (tmp_path / "file" / "below", tmp_path / "file" / "folder" / "below"):
+        message = rf"^{place} cannot be written \({tmp_path}/file is a file, not a folder\): c"
+        with pytest.raises(OSError, match=message):
             check_writable(place)
-    assert (tmp_path / "file").read_text() == "in the way"
+        with pytest.raises(OSError, match="file"):
+            write(place)
+    assert (tmp_path / "file").read_text() == "old"
     with pytest.raises(IsADirectoryError, match="is a folder: give the name of a file"):
-        check_writable(tmp_path)
-
-
-# Links, pipes and devices
+        check_writable(tmp_path / "new")
+    with pytest.raises(OSError):  # noqa: PT011  # which one depends on the system
+        write(tmp_path / "new")
+    assert sorted(os.listdir(tmp_path)) == ["file", "new"]
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "file").write_text("old")
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "link").symlink_to("../data/file")
-    (tmp_path / "here" / "again").symlink_to("link")
-    with atomic_write(tmp_path / "here" / "again") as file:
+    data, here = tmp_path / "data", tmp_path / "here"
+    for folder in (data, here):
+        folder.mkdir()
+    (data / "file").write_text("old")
+    for name, place in (("link", "../data/file"), ("again", "link"), ("new", data / "new" / "file")):
+        (here / name).symlink_to(place)  # the last to what is not there yet
+    with atomic_write(here / "again") as file:
         file.write(b"whole")
-        assert (tmp_path / "data" / "file").read_text() == "old"
-    assert [(tmp_path / "here" / name).is_symlink() for name in ("link", "again")] == [True, True]
-    assert (tmp_path / "data" / "file").read_text() == "whole"
-    assert sorted(os.listdir(tmp_path / "data") + os.listdir(tmp_path / "here")) == ["again", "file", "link"]
+        assert (data / "file").read_text() == "old"
+    check_writable(here / "new")
+    write(here / "new")
+    assert all((here / name).is_symlink() for name in ("link", "again", "new"))
+    assert (data / "file").read_text() == (data / "new" / "file").read_text() == "whole"
+    assert sorted(os.listdir(data) + os.listdir(here)) == ["again", "file", "link", "new", "new"]
 
 
-def test_a_link_to_what_is_not_there_yet(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "new" / "file")
-    check_writable(tmp_path / "link")
-    with atomic_write(tmp_path / "link") as file:
-        file.write(b"whole")
-    assert (tmp_path / "new" / "file").read_text() == "whole"
-    assert (tmp_path / "link").is_symlink()
-
-
-def test_a_pipe_gets_the_bytes_and_stays(tmp_path: Path) -> None:
+def test_pipes_and_devices_stay(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nowhere").symlink_to(os.devnull)
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    check_writable(tmp_path / "pipe")
-    with atomic_write(tmp_path / "pipe") as file:
-        file.write(b"whole")
+    for path, kind in ((tmp_path / "pipe", "p"), (Path(os.devnull), "c"), (tmp_path / "nowhere", "c")):
+        check_writable(path)
+        write(path)
+        assert stat.filemode(path.stat().st_mode)[0] == kind
     assert os.read(reader, 100) == b"whole"
     os.close(reader)
-    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
-    assert os.listdir(tmp_path) == ["pipe"]
-
-
-def test_a_device_stays(tmp_path: Path) -> None:
-    (tmp_path / "nowhere").symlink_to(os.devnull)
-    for path in (Path(os.devnull), tmp_path / "nowhere"):
-        check_writable(path)
-        with atomic_write(path) as file:
-            file.write(b"whole")
-        assert stat.S_ISCHR(path.stat().st_mode)
     assert (tmp_path / "nowhere").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["nowhere", "pipe"]
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
-def test_standard_output(capfd, name: str) -> None:
-    """It is a file here, which is neither emptied nor replaced."""
+def test_what_a_process_has_open_stays_so(capfd, name: str) -> None:
+    """Standard output is a file here, which is neither emptied nor replaced."""
     path = Path(name)
     check_writable(path)
     assert is_stream(path)
     print("before")
-    with atomic_write(path) as file:
-        file.write(b"whole\n")
+    write(path, b"whole\n")
     print("after")
     assert capfd.readouterr().out == "before\nwhole\nafter\n"
-
-
-def test_what_a_process_has_open(tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    with atomic_write(Path(f"/dev/fd/{writer}")) as file:
-        file.write(b"whole")
+    write(Path(f"/dev/fd/{writer}"))
     os.write(writer, b", and open")
     assert os.read(reader, 100) == b"whole, and open"
     os.close(reader)
@@ -178,23 +138,17 @@ def test_names_as_long_as_can_be(tmp_path: Path, name: str) -> None:
     assert temporary_prefix(tmp_path / name) != temporary_prefix(tmp_path / f"{name[:-1]}b")
 
 
-# A full disk
-
-
 class _Full(io.RawIOBase):
     def __init__(self, error: OSError) -> None:
         self.error = error
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, data: object) -> int:
         raise self.error
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-@pytest.mark.parametrize("write", ["write", "torch", "numpy", "fsync"])
-def test_a_full_disk_is_told_with_the_name(tmp_path: Path, monkeypatch, number: int, write: str) -> None:
+@pytest.mark.parametrize("how", ["write", "torch", "numpy", "fsync"])
+def test_a_full_disk_is_told_with_the_name(tmp_path: Path, monkeypatch, number: int, how: str) -> None:
     """torch.save turns it into an error of its own, ``unexpected pos 704 vs 598``."""
     path = tmp_path / "last.ckpt"
     path.write_text("old")
@@ -208,7 +162,7 @@ def test_a_full_disk_is_told_with_the_name(tmp_path: Path, monkeypatch, number: 
     message = f"{path} cannot be written: {os.strerror(number)}; a file that was"
     with pytest.raises(OSError, match=re.escape(message)) as caught:  # noqa: SIM117
         with atomic_write(path) as file:
-            writers[write](file)
+            writers[how](file)
     assert caught.value.errno == number
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["last.ckpt"]

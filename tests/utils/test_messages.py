@@ -1,7 +1,5 @@
 """Foreign text that is shown: nothing in it steers a terminal, and what is meant to be read stays."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import sys
@@ -33,18 +31,12 @@ def test_what_steers_a_terminal_is_escaped(text: str, shown: str) -> None:
     printable(text).encode()
 
 
-def test_lines_may_stay() -> None:
-    assert printable("a\n\x1b", keep="\n") == "a\n\\x1b"
-
-
 def test_errors_of_data_show_names_so_and_travel_between_processes() -> None:
     error = DataError("\x1b[2J.png is missing")
     assert str(error) == f"{error}" == r"\x1b[2J.png is missing"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
-
-
-def test_the_type_of_an_error_can_be_told() -> None:
-    assert short(KeyError("crop"), kind=True) == "KeyError: 'crop'"
+    assert printable("a\n\x1b", keep="\n") == "a\n\\x1b"  # lines may stay
+    assert short(KeyError("crop"), kind=True) == "KeyError: 'crop'"  # and the type can be told
     assert short(MemoryError(), kind=True) == short(MemoryError()) == "MemoryError"
 
 
@@ -67,9 +59,6 @@ def test_names_of_classes_and_files_steer_no_verb(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         main()
     assert rf"tmkd predict: error: no checkpoint at {tmp_path}/\x1b[2Jgone.ckpt: " in capsys.readouterr().err
-
-
-def test_a_cache_steers_no_terminal(tmp_path, capsys) -> None:
     (tmp_path / "0123").mkdir()
     about = '{"teacher": {"name": "\\u001b[2Jnet"}, "views": [["rgb\\u0007"]], "data": {"replicas": 1, "images": 2}}'
     (tmp_path / "0123" / "identity.json").write_text(about)
