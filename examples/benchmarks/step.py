@@ -105,7 +105,15 @@ class InTurn(Callback):
 
 
 def measure(
-    pair: str, method: str, tmkd: bool, student_views: bool, compile: bool, against: str, batch_size: int, steps: int, warm_up: int
+    pair: str,
+    method: str,
+    tmkd: bool,
+    student_views: bool,
+    compile: bool,
+    against: str,
+    batch_size: int,
+    steps: int,
+    warm_up: int,
 ) -> dict[str, Any]:
     make_teacher, make_student, size = PAIRS[pair]
     networks = make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES)
@@ -124,7 +132,10 @@ def measure(
     ours, theirs, views = (times[warm_up:] for times in (in_turn.ours, in_turn.theirs, in_turn.views))
     return {
         "pair": pair,
-        "method": method + (" + TMKD" if tmkd else "") + (", views seen" if student_views else "") + (", compiled" if compile else ""),
+        "method": method
+        + (" + TMKD" if tmkd else "")
+        + (", views seen" if student_views else "")
+        + (", compiled" if compile else ""),
         "ours ms": 1e3 * statistics.median(ours),
         f"{against} ms": 1e3 * statistics.median(theirs),
         "ratio": statistics.median(one / other for one, other in zip(ours, theirs, strict=True)),

@@ -129,7 +129,7 @@ def test_method(run, method) -> None:
     terms = {name.removeprefix("train/") for name in metrics if name.startswith("train/")}
     own = {method.removesuffix("_tmkd")} - {"student"}
     added = {"feature", "text", "fusion"} | (
-        set() if any(EVERY[term].is_logit_term for term in own & EVERY.keys()) else {"logit"}
+        set() if any(EVERY[term]().is_logit_term for term in own & EVERY.keys()) else {"logit"}
     )
     assert terms - {"loss", "loss_step", "loss_epoch"} == {"ce"} | own | (added if method.endswith("_tmkd") else set())
 

@@ -68,6 +68,14 @@ def test_vkd_stays_orthogonal_through_training_copies_and_state_dicts(student_di
         assert all(parameter.grad is not None for parameter in other.parameters())
 
 
+@pytest.mark.parametrize("method", [VkD, SRRL])
+def test_other_widths(method) -> None:
+    with pytest.raises(ValueError, match=r"made for embeddings \(4, 5\) wide, of student .* but they are \(2, 5\)"):
+        method(4, 5)(*pair(), LABEL)
+    with pytest.raises(ValueError, match="teacher_dim must be a whole number, at least 1, got 0"):
+        method(4, 0)
+
+
 @pytest.mark.parametrize("half", HALVES)
 def test_vkd_projects_in_float32_under_autocast(half: torch.dtype) -> None:
     student, teacher = pair()

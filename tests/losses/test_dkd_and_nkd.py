@@ -118,6 +118,8 @@ def test_one_class_has_no_others(name: str) -> None:
     arguments = {"dkd": (1, 8, 4), "nkd": (1.5, 1)}[name]
     with pytest.raises(ValueError, match="1 class has no others to be told from: use at least 2"):
         {"dkd": dkd, "nkd": nkd}[name](torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([0, 0]), *arguments)
+    with pytest.raises(ValueError, match=r"one class for each of 2 images, got shape \(2, 3\)"):
+        {"dkd": dkd, "nkd": nkd}[name](torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3), *arguments)
 
 
 def test_standardised_logits() -> None:
@@ -133,6 +135,11 @@ def test_standardised_logits() -> None:
     dead = torch.zeros(2, 6, requires_grad=True)
     logit_kl(dead, torch.randn(2, 6), 2, standardize=True).backward()
     assert dead.grad.equal(torch.zeros(2, 6))
+
+
+def test_one_class_cannot_be_standardised() -> None:
+    with pytest.raises(ValueError, match="logits of one class cannot be standardised: use at least 2"):
+        logit_kl(torch.zeros(3, 1), torch.zeros(3, 1), 2, standardize=True)
 
 
 def test_losses_of_single_images() -> None:

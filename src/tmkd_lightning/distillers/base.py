@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.output import Output, Part
+from tmkd_lightning.utils.validation import check_count
 
 _TMKD_TERMS = frozenset({"ce", "fusion", "text"})  # TMKDModule adds terms of these names itself
 
@@ -57,6 +58,27 @@ class Distiller(nn.Module, ABC):
     def zero(self, student: Output) -> Tensor:
         """A loss of 0 for a batch too small for the method, with gradients of 0 for the student and its own layers."""
         return 0 * torch.stack([student.logits.float().sum(), *(one.float().sum() for one in self.parameters())]).sum()
+
+
+class RegressionDistiller(Distiller):
+    """A method that regresses the teacher's embedding through a projector made for two widths."""
+
+    reads: frozenset[Part] = frozenset({"embedding"})
+
+    def __init__(self, student_dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.dims = check_count("student_dim", student_dim), check_count("teacher_dim", teacher_dim)
+
+    def embeddings(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+        """Both embeddings; raises a ValueError where they have other widths."""
+        pair = student.require("embedding"), teacher.require("embedding")
+        found = tuple(one.shape[1] for one in pair)
+        if found != self.dims:
+            raise ValueError(
+                f"{self._get_name()} was made for embeddings {self.dims} wide, of student and teacher, but they are "
+                f"{found}: give these numbers for student_dim and teacher_dim"
+            )
+        return pair
 
 
 class LogitDistiller(Distiller):

@@ -2,13 +2,13 @@
 
 from torch import Tensor, nn
 
-from tmkd_lightning.distillers.base import Distiller
+from tmkd_lightning.distillers.base import RegressionDistiller
 from tmkd_lightning.feature_extraction.output import Output, Part
 from tmkd_lightning.losses.srrl import srrl
 from tmkd_lightning.utils.validation import check_term, check_weight
 
 
-class SRRL(Distiller):
+class SRRL(RegressionDistiller):
     """Squared differences of the projected embedding from the teacher's, and of the logits its head gives for both.
 
     The projector is a linear layer, a BatchNorm and a ReLU.
@@ -34,7 +34,7 @@ class SRRL(Distiller):
     min_batch = 2  # of one image there are no statistics for the BatchNorm
 
     def __init__(self, student_dim: int, teacher_dim: int, weight: float = 1.0, name: str = "srrl") -> None:
-        super().__init__()
+        super().__init__(student_dim, teacher_dim)
         layers = nn.Linear(student_dim, teacher_dim, bias=False), nn.BatchNorm1d(teacher_dim), nn.ReLU()
         self.projector = nn.Sequential(*layers)
         self.weight = check_weight("weight", weight)
@@ -44,5 +44,6 @@ class SRRL(Distiller):
         """Computes the term ``srrl``; see `Distiller`."""
         if len(student.logits) < self.min_batch:
             return {self.name: self.zero(student)}
-        projected = self.projector(student.require("embedding"))
-        return {self.name: self.weight * srrl(projected, teacher.require("embedding"), teacher.require("head_weight"))}
+        embedding, target = self.embeddings(student, teacher)
+        loss = srrl(self.projector(embedding), target, teacher.require("head_weight"))
+        return {self.name: self.weight * loss}

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from tmkd_lightning.distillers.base import Distiller
-from tmkd_lightning.feature_extraction.output import Output, Part
+from tmkd_lightning.distillers.base import RegressionDistiller
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses.vkd import vkd
 from tmkd_lightning.utils.validation import check_term, check_weight
 
 
-class VkD(Distiller):
+class VkD(RegressionDistiller):
     """Smooth L1 between the student's projected embedding and the teacher's, normalised like by a LayerNorm.
 
     Args:
@@ -30,17 +30,15 @@ class VkD(Distiller):
         True
     """
 
-    reads: frozenset[Part] = frozenset({"embedding"})
-
     def __init__(self, student_dim: int, teacher_dim: int, weight: float = 1.0, name: str = "vkd") -> None:
-        super().__init__()
+        super().__init__(student_dim, teacher_dim)
         self.projector = orthogonal(nn.Linear(student_dim, teacher_dim, bias=False))
         self.weight = check_weight("weight", weight)
         self.name = check_term(name)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``vkd``; see `Distiller`."""
-        embedding = student.require("embedding")
-        with torch.autocast(embedding.device.type, enabled=False):  # in half precision it would not be orthogonal
+        pair = self.embeddings(student, teacher)
+        with torch.autocast(pair[0].device.type, enabled=False):  # in half precision it would not be orthogonal
             projection = self.projector.weight
-        return {self.name: self.weight * vkd(embedding, teacher.require("embedding"), projection)}
+        return {self.name: self.weight * vkd(*pair, projection)}

@@ -55,6 +55,8 @@ def split(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of target and non-target ``(B, 2)``, and of the other classes ``(B, K)``, 0 at the target."""
     if logits.shape[1] < 2:
         raise ValueError(f"{logits.shape[1]} class has no others to be told from: use at least 2")
+    if label.shape != logits.shape[:1]:
+        raise ValueError(f"label must be one class for each of {len(logits)} images, got shape {tuple(label.shape)}")
     is_target = torch.arange(logits.shape[1], device=logits.device) == label.unsqueeze(1)
     rest = logits.masked_fill(is_target, -math.inf)
     odds = logits.gather(1, label.unsqueeze(1)) - rest.logsumexp(1, keepdim=True)

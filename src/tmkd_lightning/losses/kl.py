@@ -98,6 +98,8 @@ def standardize_logits(logits: Tensor) -> Tensor:
         >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0]])).round(decimals=4).tolist()
         [[-1.0, 0.0, 1.0]]
     """
+    if logits.shape[1] < 2:
+        raise ValueError("logits of one class cannot be standardised: use at least 2")
     deviation = logits.std(dim=1, keepdim=True)
     # Without the mask, equal logits would multiply their gradient by 1e7.
     return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + deviation) * (deviation != 0)
