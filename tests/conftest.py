@@ -1,7 +1,5 @@
 """Fixtures: a small world to train in."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import os

@@ -8,8 +8,6 @@ diff of one place in ``src``. Exit status 1 means that a mutant survived, no lon
 that the tests fail without any.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import multiprocessing

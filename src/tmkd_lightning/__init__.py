@@ -4,18 +4,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tmkd_lightning.feature_extraction import Extractor, Output
+    from tmkd_lightning.feature_extraction import Ensemble, Extractor, Output
     from tmkd_lightning.modules import ClassifierModule, TMKDModule
     from tmkd_lightning.teacher.fusion import WeightNet
     from tmkd_lightning.text.prompts import PromptBank
     from tmkd_lightning.views import MultiView, View
 
-__all__ = ["ClassifierModule", "Extractor", "MultiView", "Output", "PromptBank", "TMKDModule", "View", "WeightNet"]
+__all__ = [
+    "ClassifierModule",
+    "Ensemble",
+    "Extractor",
+    "MultiView",
+    "Output",
+    "PromptBank",
+    "TMKDModule",
+    "View",
+    "WeightNet",
+]
 __version__ = "0.1.0"
 
 _MODULES = {"Extractor": "feature_extraction", "Output": "feature_extraction", "ClassifierModule": "modules"}
 _MODULES |= {"TMKDModule": "modules", "WeightNet": "teacher.fusion", "PromptBank": "text.prompts"}
-_MODULES |= {"MultiView": "views", "View": "views"}
+_MODULES |= {"Ensemble": "feature_extraction", "MultiView": "views", "View": "views"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,31 +21,23 @@ from helpers.subprocess_run import run_script
 from helpers.wandb_file import read_run
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import Figures, RunRecord
-from tmkd_lightning.figures import NothingToPlotError
+from tmkd_lightning.figures import NothingToPlotError, read_history
 
 SGD = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)}
 
 
-class Pooled(nn.Module):
+class Pooled(nn.Sequential):
     """A network without a map: its pooling stands before its last convolution."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.first, self.fc = nn.Linear(192, 8), nn.Linear(8, 3)
-
-    def forward(self, image):
-        return self.fc(self.first(image.flatten(1)).relu())
+        super().__init__(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-class Dropping(nn.Module):
+class Dropping(nn.Sequential):
     """Draws from the generator at every step of training."""
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.drop = network, nn.Dropout(0.2)
-
-    def forward(self, image):
-        return self.network(self.drop(image))
+        super().__init__(nn.Dropout(0.2), network)
 
 
 class Draws(Callback):
@@ -67,6 +61,14 @@ def train(fit, net, prompts, loader):
     return run
 
 
+@pytest.fixture
+def drawn(monkeypatch) -> list[dict[Path, Any]]:
+    """The figures that would have been saved, by file, each time."""
+    files = []
+    monkeypatch.setattr("tmkd_lightning.callbacks.figures.save_figures", files.append)
+    return files
+
+
 def test_weights_are_bit_identical_with_and_without(train) -> None:
     states, draws = [], []
     for callbacks in ([], [Figures(every_n_epochs=1, formats=["png"])]):
@@ -81,6 +83,8 @@ def test_weights_are_bit_identical_with_and_without(train) -> None:
 
 
 def test_every_epoch_that_is_asked_for_and_the_last(train, tmp_path) -> None:
+    train(Figures(), fast_dev_run=True)  # which writes nothing
+    assert not (tmp_path / "figures").exists()
     train(Figures(["views", "curves"], every_n_epochs=2), max_epochs=3, logger=CSVLogger(tmp_path, "kd"))
     folder = tmp_path / "kd/version_0/figures"
     assert sorted(os.listdir(folder)) == ["epoch_2", "epoch_3"]
@@ -88,47 +92,28 @@ def test_every_epoch_that_is_asked_for_and_the_last(train, tmp_path) -> None:
         assert sorted(os.listdir(epoch)) == ["curves.pdf", "curves.png", "views.pdf", "views.png"]
 
 
-def test_the_last_epoch_is_drawn_once(train, tmp_path, monkeypatch) -> None:
-    drawn = []
-    monkeypatch.setattr("tmkd_lightning.callbacks.figures.save_figures", lambda files: drawn.append(sorted(files)))
-    train(Figures(["views"], every_n_epochs=1, formats=["png"]), max_epochs=2)
-    assert drawn == [[tmp_path / f"figures/epoch_{epoch}/views.png"] for epoch in (1, 2)]
-
-
-def test_captions_say_run_epoch_and_seed(train, tmp_path, monkeypatch) -> None:
-    drawn = []
-    monkeypatch.setattr("tmkd_lightning.callbacks.figures.save_figures", lambda files: drawn.extend(files.values()))
-    figures = Figures(["logits"], formats=["png"])
-    train(figures, max_epochs=1, logger=CSVLogger(tmp_path, "kd", version="a"), seed=11)
-    (caption,) = [figure.get_supxlabel().replace("\n", " ") for figure in drawn]
+def test_each_epoch_is_drawn_once_and_captions_say_run_epoch_and_seed(train, tmp_path, drawn) -> None:
+    figures = Figures(["logits"], every_n_epochs=1, formats=["png"])
+    train(figures, max_epochs=2, logger=CSVLogger(tmp_path, "kd", version="a"), seed=11)
+    assert [[*files] for files in drawn] == [[tmp_path / f"kd/a/figures/epoch_{epoch}/logits.png"] for epoch in (1, 2)]
+    (caption,) = [figure.get_supxlabel().replace("\n", " ") for figure in drawn[0].values()]
     assert caption.endswith("From run a, epoch 1 (step 4), seed 11; validation images.")
 
 
-def test_curves_are_what_was_logged(train, tmp_path) -> None:
-    from tmkd_lightning.figures import read_history
-
-    figures = Figures(["curves"], formats=[])
-    train(figures, max_epochs=3, logger=CSVLogger(tmp_path, "kd"), log_every_n_steps=4)
+def test_curves_are_what_was_logged_and_a_resumed_run_goes_on_with_them(train, tmp_path) -> None:
+    figures, again, seldom = (Figures(["curves"], formats=[]) for _ in range(3))
+    _, trainer = train(figures, max_epochs=3, logger=CSVLogger(tmp_path, "kd"), log_every_n_steps=4)
     logged = read_history(tmp_path / "kd/version_0/metrics.csv")
     assert figures._history.accuracy == pytest.approx(logged.accuracy)
     assert figures._history.weights.keys() == {"rgb", "edge", "high_frequency"}
     for view, values in figures._history.weights.items():
         assert values == pytest.approx(logged.weights[view])
-
-
-def test_a_resumed_run_goes_on_with_its_curves(train, tmp_path) -> None:
-    first, again = Figures(["curves"], formats=[]), Figures(["curves"], formats=[])
-    _, trainer = train(first, max_epochs=2)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    train(again, max_epochs=3, ckpt_path=str(tmp_path / "last.ckpt"))
-    assert list(again._history.accuracy) == [0, 1, 2]
-    assert {epoch: again._history.accuracy[epoch] for epoch in (0, 1)} == first._history.accuracy
-
-
-def test_validation_every_other_epoch_is_not_noted_twice(train) -> None:
-    figures = Figures(["curves"], formats=[])
-    train(figures, max_epochs=4, check_val_every_n_epoch=2)
-    assert list(figures._history.accuracy) == [1, 3]
+    train(again, max_epochs=4, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert list(again._history.accuracy) == [0, 1, 2, 3]
+    assert {epoch: again._history.accuracy[epoch] for epoch in (0, 1, 2)} == figures._history.accuracy
+    train(seldom, max_epochs=4, check_val_every_n_epoch=2)
+    assert list(seldom._history.accuracy) == [1, 3]  # no epoch is noted twice
 
 
 def test_wandb_gets_the_images(train, tmp_path) -> None:
@@ -144,61 +129,34 @@ def test_wandb_gets_the_images(train, tmp_path) -> None:
     assert np.array_equal(np.asarray(Image.open(image).convert("RGB")), np.asarray(drawn.convert("RGB")))
 
 
-def test_tensorboard_gets_the_images(train, tmp_path) -> None:
-    class Board(TensorBoardLogger):
-        """What the callback sees of one; the package itself need not be installed."""
-
-        name, version, log_dir, save_dir, root_dir = "a", 0, str(tmp_path), str(tmp_path), str(tmp_path)
-
-        def __init__(self) -> None:
-            self.images = []
-
-        @property
-        def experiment(self):
-            return self
-
-        def add_image(self, tag, pixels, step, dataformats) -> None:
-            self.images.append((tag, pixels.shape[2], str(pixels.dtype), step, dataformats))
-
-        def log_metrics(self, *args, **kwargs) -> None: ...
-        def log_hyperparams(self, *args, **kwargs) -> None: ...
-        def log_graph(self, *args, **kwargs) -> None: ...
-        def save(self) -> None: ...
-        def finalize(self, status) -> None: ...
-
-    board = Board()
-    train(Figures(["curves"], formats=[]), max_epochs=1, logger=board)
-    assert board.images == [("figures/curves", 3, "uint8", 4, "HWC")]
+def test_tensorboard_gets_the_images(train, tmp_path, monkeypatch) -> None:
+    images = []
+    monkeypatch.setattr(
+        "torch.utils.tensorboard.SummaryWriter.add_image",
+        lambda _, tag, pixels, step, dataformats: images.append(
+            (tag, pixels.shape[2], pixels.dtype, step, dataformats)
+        ),
+    )
+    train(Figures(["curves"], formats=[]), max_epochs=1, logger=TensorBoardLogger(tmp_path))
+    assert images == [("figures/curves", 3, "uint8", 4, "HWC")]
 
 
 def test_what_cannot_be_drawn_fails_before_training(fit, loader, tmp_path) -> None:
     module = ClassifierModule(Pooled())
     before = [parameter.clone() for parameter in module.parameters()]
-    with pytest.raises(NothingToPlotError, match="network has no class activation maps"):
-        fit(module, val=loader(), callbacks=[Figures(["cam"])])
-    with pytest.raises(NothingToPlotError, match="one view, 'rgb'"):
-        fit(module, val=loader(), callbacks=[Figures(["views"])])
-    with pytest.raises(NothingToPlotError, match="no images"):
-        fit(module, callbacks=[Figures(["cam"])])
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"/file/figure\.png cannot be written .*file is a file"):
-        fit(module, val=loader(), callbacks=[Figures(folder=str(tmp_path / "file"))])
-    assert all(one.equal(other) for one, other in zip(before, module.parameters(), strict=True))
-
-
-def test_what_cannot_be_drawn_later_stops_no_training(fit, loader, tmp_path) -> None:
-    module = ClassifierModule(Pooled())
-    with pytest.warns(UserWarning, match="no figure of tsne: there are no images"):
-        trainer = fit(module, callbacks=[Figures(["tsne"], folder=str(tmp_path))])
-    assert trainer.state.finished
-
-
-def test_a_folder_that_takes_no_files_is_refused_before_anything_is_logged(fit, net, loader, tmp_path) -> None:
+    for which, val, message in (
+        ("cam", loader(), "network has no class activation maps"),
+        ("views", loader(), "one view, 'rgb'"),
+        ("cam", None, "no images"),
+    ):
+        with pytest.raises(NothingToPlotError, match=message):
+            fit(module, val=val, callbacks=[Figures([which])])
     (tmp_path / "file").write_text("in the way")
     callbacks = [Figures(folder=str(tmp_path / "file")), RunRecord()]
     with pytest.raises(OSError, match=r"/file/figure\.png cannot be written .*file is a file"):
-        fit(ClassifierModule(net()), val=loader(), logger=CSVLogger(tmp_path, "kd"), callbacks=callbacks)
-    assert [path for path in (tmp_path / "kd").rglob("*") if path.is_file()] == []
+        fit(module, val=loader(), logger=CSVLogger(tmp_path, "kd"), callbacks=callbacks)
+    assert [path for path in (tmp_path / "kd").rglob("*") if path.is_file()] == []  # nor was anything logged
+    assert all(one.equal(other) for one, other in zip(before, module.parameters(), strict=True))
 
 
 def test_what_the_run_has_no_data_for_is_skipped_with_a_warning(fit, loader, tmp_path) -> None:
@@ -206,11 +164,9 @@ def test_what_the_run_has_no_data_for_is_skipped_with_a_warning(fit, loader, tmp
     with views, pytest.warns(UserWarning, match="no figure of cam: network has no class activation maps"):
         fit(ClassifierModule(Pooled()), val=loader(), callbacks=[Figures(formats=["png"])], max_epochs=1)
     assert sorted(os.listdir(tmp_path / "figures/epoch_1")) == ["curves.png", "logits.png", "tsne.png"]
-
-
-def test_a_trial_of_one_batch_writes_nothing(train, tmp_path) -> None:
-    train(Figures(), fast_dev_run=True)
-    assert not (tmp_path / "figures").exists()
+    with pytest.warns(UserWarning, match="no figure of tsne: there are no images"):
+        trainer = fit(ClassifierModule(Pooled()), callbacks=[Figures(["tsne"], folder=str(tmp_path))])
+    assert trainer.state.finished
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
 """The bank is filled with the right rows, from the right names, and from the file the next time."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -42,6 +42,19 @@ def module(
     return SimpleNamespace(prompt_bank=bank, views=looks, class_names=class_names, saved_class_names=saved_class_names)
 
 
+@pytest.fixture
+def filled(tmp_path) -> Callable[..., tuple[PromptBank, list[list[str]]]]:
+    """Sets a callback up for a module, and gives its bank and what was encoded."""
+
+    def run(target: SimpleNamespace | None = None, stage: str = "fit", where: Any = None, **options: Any) -> Any:
+        options = {"encoder": Counting(), "class_names": NAMES, "cache_dir": str(tmp_path / "cache"), **options}
+        target = target or module()
+        PromptEmbeddings(**options).setup(where or trainer(), target, stage)
+        return target.prompt_bank, getattr(options["encoder"], "calls", [])
+
+    return run
+
+
 def trainer(**datamodule: list[str]) -> SimpleNamespace:
     hooks = SimpleNamespace(datamodule=SimpleNamespace(**datamodule) if datamodule else None)
     return SimpleNamespace(_data_connector=SimpleNamespace(_datahook_selector=hooks))
@@ -49,10 +62,6 @@ def trainer(**datamodule: list[str]) -> SimpleNamespace:
 
 def one(prompt: str) -> Tensor:
     return HashingTextEncoder(DIM).encode([prompt])[0]
-
-
-def callback(tmp_path: Path, **options: object) -> PromptEmbeddings:
-    return PromptEmbeddings(**{"encoder": Counting(), "cache_dir": str(tmp_path / "cache"), **options})
 
 
 TABLE_1 = {
@@ -65,10 +74,8 @@ TABLE_1 = {
 @pytest.mark.parametrize(
     "views", [("rgb", "edge", "high_frequency"), ("high_frequency", "rgb"), ("edge",), ("edge", "high_frequency")]
 )
-def test_every_row_is_the_prompt_of_its_view_and_class(tmp_path: Path, views: tuple[str, ...]) -> None:
-    target = module(views)
-    callback(tmp_path, class_names=NAMES).setup(trainer(), target, "fit")
-    bank = target.prompt_bank
+def test_every_row_is_the_prompt_of_its_view_and_class(filled, views: tuple[str, ...]) -> None:
+    bank, _ = filled(module(views))
     assert bank.filled
     for label, name in enumerate(NAMES):
         for index, view in enumerate(views):
@@ -76,10 +83,9 @@ def test_every_row_is_the_prompt_of_its_view_and_class(tmp_path: Path, views: tu
         torch.testing.assert_close(bank.anchors[label], one(f"a photo of a {name}"))  # whatever the views
 
 
-def test_a_view_of_one_s_own_brings_its_words(tmp_path: Path) -> None:
-    target = module(["rgb", View("sketch", lambda image: image, "a sketch of a {class}")])
-    callback(tmp_path, class_names=NAMES).setup(trainer(), target, "fit")
-    torch.testing.assert_close(target.prompt_bank.embeddings[1, 2], one("a sketch of a fish"))
+def test_a_view_of_one_s_own_brings_its_words(filled) -> None:
+    bank, _ = filled(module(["rgb", View("sketch", lambda image: image, "a sketch of a {class}")]))
+    torch.testing.assert_close(bank.embeddings[1, 2], one("a sketch of a fish"))
 
 
 @pytest.mark.parametrize(
@@ -90,191 +96,148 @@ def test_a_view_of_one_s_own_brings_its_words(tmp_path: Path) -> None:
         ({"rgb": "my {class}"}, "my fish", "an edge enhanced image of a fish", "my fish"),
     ],
 )
-def test_templates(tmp_path: Path, templates: dict[str, str] | str, rgb: str, edge: str, anchor: str) -> None:
-    target = module(["rgb", "edge"])
-    callback(tmp_path, class_names=NAMES, templates=templates).setup(trainer(), target, "fit")
-    torch.testing.assert_close(target.prompt_bank.embeddings[:, 2], torch.stack([one(rgb), one(edge)]))
-    torch.testing.assert_close(target.prompt_bank.anchors[2], one(anchor))
+def test_templates(filled, templates: dict[str, str] | str, rgb: str, edge: str, anchor: str) -> None:
+    bank, _ = filled(module(["rgb", "edge"]), templates=templates)
+    torch.testing.assert_close(bank.embeddings[:, 2], torch.stack([one(rgb), one(edge)]))
+    torch.testing.assert_close(bank.anchors[2], one(anchor))
 
 
-def test_a_file_keyed_by_class_names(tmp_path: Path) -> None:
+def test_a_file_keyed_by_class_names(filled, tmp_path: Path) -> None:
     path = tmp_path / "names.npz"
     vectors = torch.nn.functional.normalize(torch.randn(4, DIM), dim=1)
     write_embeddings(path, ["fish", "bird", "cat", "dog"], vectors, "by hand")
-    target = module()
-    options = {"encoder": EmbeddingFile(path), "class_names": NAMES}
     with pytest.raises(ValueError, match=r"no embedding for 'a photo of a cat'.*templates='{class}'"):
-        callback(tmp_path, **options).setup(trainer(), target, "fit")
-    callback(tmp_path, **options, templates="{class}").setup(trainer(), target, "fit")
+        filled(encoder=EmbeddingFile(path))
+    bank, _ = filled(encoder=EmbeddingFile(path), templates="{class}")
     expected = vectors[[2, 3, 0]]
-    torch.testing.assert_close(target.prompt_bank.anchors, expected)
-    torch.testing.assert_close(target.prompt_bank.embeddings, expected.expand(3, 3, DIM))
-
-
-def test_each_prompt_is_encoded_once(tmp_path: Path) -> None:
-    """The anchors' prompts are those of the RGB view."""
-    fill = callback(tmp_path, class_names=NAMES)
-    fill.setup(trainer(), module(), "fit")
-    (prompts,) = fill.encoder.calls
-    assert sorted(prompts) == sorted(template.format(name) for template in TABLE_1.values() for name in NAMES)
+    torch.testing.assert_close(bank.anchors, expected)
+    torch.testing.assert_close(bank.embeddings, expected.expand(3, 3, DIM))
 
 
 # Class names
 
 
-@pytest.mark.parametrize(
-    ("given", "chosen"),
-    [
-        ({"argument", "module", "phrases", "names", "saved"}, "argument"),
-        ({"module", "phrases", "names", "saved"}, "module"),
-        ({"phrases", "names", "saved"}, "phrases"),
-        ({"names", "saved"}, "names"),
-        ({"saved"}, "saved"),
-    ],
-)
-def test_where_names_come_from(tmp_path: Path, given: set[str], chosen: str) -> None:
-    names = {source: [f"{source} {name}" for name in NAMES] if source in given else None for source in given}
-    data = {"class_phrases": names.get("phrases"), "class_names": names.get("names")}
-    target = module(class_names=names.get("module"), saved_class_names=names.get("saved"))
-    callback(tmp_path, class_names=names.get("argument")).setup(trainer(**data), target, "fit")
-    torch.testing.assert_close(target.prompt_bank.anchors[1], one(f"a photo of a {chosen} dog"))
+def test_where_names_come_from(filled) -> None:
+    """The first of them that is there; they need not be strings."""
+    sources = ["argument", "module", "phrases", "names", "saved"]
+    for first, chosen in enumerate(sources):
+        names = {source: [f"{source} {name}" for name in NAMES] for source in sources[first:]}
+        data = {"class_phrases": names.get("phrases"), "class_names": names.get("names")}
+        target = module(class_names=names.get("module"), saved_class_names=names.get("saved"))
+        bank, _ = filled(target, where=trainer(**data), class_names=names.get("argument"))
+        torch.testing.assert_close(bank.anchors[1], one(f"a photo of a {chosen} dog"))
+    torch.testing.assert_close(filled(class_names=[1, 2, 3])[0].anchors[2], one("a photo of a 3"))
 
 
 @pytest.mark.parametrize("where", [trainer(), trainer(batch_size=3)])
-def test_no_names_anywhere(tmp_path: Path, where: SimpleNamespace) -> None:
+def test_no_names_anywhere(filled, where: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match=r"no class names.*TMKDModule\(class_names=\.\.\.\).*datamodule"):
-        callback(tmp_path).setup(where, module(), "fit")
+        filled(where=where, class_names=None)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [(NAMES[:2], "2 class names for"), (["cat", "dog", "cat"], "'cat' stands for several"), (["", "a", "b"], "empty")],
 )
-def test_names_that_do_not_fit(tmp_path: Path, names: list[str], message: str) -> None:
+def test_names_that_do_not_fit(filled, names: list[str], message: str) -> None:
     target = module()
     with pytest.raises(ValueError, match=message):
-        callback(tmp_path, class_names=names).setup(trainer(), target, "fit")
+        filled(target, class_names=names)
     assert not target.prompt_bank.filled
-
-
-def test_names_need_not_be_strings(tmp_path: Path) -> None:
-    target = module()
-    callback(tmp_path, class_names=[1, 2, 3]).setup(trainer(), target, "fit")
-    torch.testing.assert_close(target.prompt_bank.anchors[2], one("a photo of a 3"))
 
 
 # Whether anything is to be done
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
-def test_only_training_reads_the_bank(tmp_path: Path, stage: str) -> None:
-    target, fill = module(), callback(tmp_path)  # nor does it ask for names
-    fill.setup(trainer(), target, stage)
-    assert not target.prompt_bank.filled
-    assert fill.encoder.calls == []
+def test_only_training_reads_the_bank(filled, stage: str) -> None:
+    bank, calls = filled(stage=stage, class_names=None)  # nor does it ask for names
+    assert not bank.filled
+    without = SimpleNamespace(prompt_bank=None, views=MultiView(), class_names=None)
+    assert calls == filled(without, class_names=None)[1] == []
 
 
-def test_nothing_to_fill(tmp_path: Path) -> None:
-    fill = callback(tmp_path)
-    fill.setup(trainer(), SimpleNamespace(prompt_bank=None, views=MultiView(), class_names=None), "fit")
-    assert fill.encoder.calls == []
-
-
-def test_a_full_bank_is_filled_anew(tmp_path: Path) -> None:
+def test_a_full_bank_is_filled_anew(filled) -> None:
     target = module()
     target.prompt_bank.fill(torch.ones(3, 3, DIM), torch.ones(3, DIM))  # by another encoder, for an earlier run
-    callback(tmp_path, class_names=NAMES).setup(trainer(), target, "fit")
-    assert not target.prompt_bank.embeddings.equal(torch.ones(3, 3, DIM))
+    assert not filled(target)[0].embeddings.equal(torch.ones(3, 3, DIM))
 
 
-def test_another_width_names_the_argument(tmp_path: Path) -> None:
+def test_another_width_names_the_argument(filled) -> None:
     with pytest.raises(ValueError, match=r"TMKDModule\(text_dim=512\)"):
-        callback(tmp_path, encoder=HashingTextEncoder(), class_names=NAMES).setup(trainer(), module(), "fit")
+        filled(encoder=HashingTextEncoder())
 
 
 # The file
 
 
-def test_the_next_run_does_not_encode(tmp_path: Path) -> None:
-    first, second = module(), module()
-    callback(tmp_path, class_names=NAMES).setup(trainer(), first, "fit")
-    again = callback(tmp_path, class_names=NAMES)
-    again.setup(trainer(), second, "fit")
-    assert again.encoder.calls == []
-    torch.testing.assert_close(second.prompt_bank.embeddings, first.prompt_bank.embeddings)
-    torch.testing.assert_close(second.prompt_bank.anchors, first.prompt_bank.anchors)
+def test_each_prompt_is_encoded_once_and_not_in_the_next_run(filled) -> None:
+    """The anchors' prompts are those of the RGB view."""
+    (first, (prompts,)), (second, calls) = filled(), filled()
+    assert sorted(prompts) == sorted(template.format(name) for template in TABLE_1.values() for name in NAMES)
+    assert calls == []
+    torch.testing.assert_close(second.embeddings, first.embeddings)
+    torch.testing.assert_close(second.anchors, first.anchors)
+
+
+class Other(Counting):
+    def identity(self) -> str:
+        return "other"
 
 
 @pytest.mark.parametrize(
-    "change", [{"class_names": ["cat", "dog", "bird"]}, {"templates": "{class}"}, {"class_names": NAMES[::-1]}]
+    "change",
+    [
+        {"class_names": ["cat", "dog", "bird"]},
+        {"templates": "{class}"},
+        {"class_names": NAMES[::-1]},
+        {"encoder": Other()},
+    ],
+    ids=["a name", "templates", "order", "encoder"],
 )
-def test_other_prompts_have_another_file(tmp_path: Path, change: dict[str, object]) -> None:
-    callback(tmp_path, class_names=NAMES).setup(trainer(), module(), "fit")
-    other = callback(tmp_path, **{"class_names": NAMES, **change})
-    other.setup(trainer(), module(), "fit")
-    assert len(other.encoder.calls) == 1
+def test_other_prompts_and_encoders_have_another_file(filled, tmp_path: Path, change: dict[str, object]) -> None:
+    filled()
+    assert len(filled(**change)[1]) == 1
     assert len(os.listdir(tmp_path / "cache")) == 2
 
 
-def test_another_encoder_has_another_file(tmp_path: Path) -> None:
-    class Other(Counting):
-        def identity(self) -> str:
-            return "other"
-
-    callback(tmp_path, class_names=NAMES).setup(trainer(), module(), "fit")
-    other = callback(tmp_path, class_names=NAMES, encoder=Other())
-    other.setup(trainer(), module(), "fit")
-    assert len(other.encoder.calls) == 1
-
-
 @pytest.mark.parametrize("damage", ["empty", "half", "other prompts", "nan"])
-def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str) -> None:
-    callback(tmp_path, class_names=NAMES).setup(trainer(), module(), "fit")
+def test_a_damaged_file_is_made_anew(filled, tmp_path: Path, damage: str) -> None:
+    _, (prompts,) = filled()
     (path,) = (tmp_path / "cache").iterdir()
-    whole = path.read_bytes()
     if damage == "other prompts":
         write_embeddings(path, ["a cat"], torch.ones(1, DIM), "hashing")
     elif damage == "nan":
-        with np.load(path) as file:
-            prompts = file["prompts"].tolist()
         write_embeddings(path, prompts, torch.full((len(prompts), DIM), torch.nan), "hashing")
     else:
-        path.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
-    target, again = module(), callback(tmp_path, class_names=NAMES)
+        os.truncate(path, path.stat().st_size // 2 if damage == "half" else 0)
     with pytest.warns(UserWarning, match=f"cached text embeddings {path} cannot be used and are made anew"):
-        again.setup(trainer(), target, "fit")
-    assert len(again.encoder.calls) == 1
-    torch.testing.assert_close(target.prompt_bank.anchors[0], one("a photo of a cat"))
-    last = callback(tmp_path, class_names=NAMES)
-    last.setup(trainer(), module(), "fit")
-    assert last.encoder.calls == []  # the file is whole again
+        bank, calls = filled()
+    assert len(calls) == 1
+    torch.testing.assert_close(bank.anchors[0], one("a photo of a cat"))
+    assert filled()[1] == []  # the file is whole again
 
 
-def test_a_cache_that_cannot_be_written_only_warns(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_only_warns(filled, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder can be made below this")
-    target = module()
-    fill = callback(tmp_path, class_names=NAMES, cache_dir=str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match="could not be cached, so the next run encodes them anew"):
-        fill.setup(trainer(), target, "fit")
-    torch.testing.assert_close(target.prompt_bank.anchors[0], one("a photo of a cat"))
+        bank, _ = filled(cache_dir=str(tmp_path / "file" / "cache"))
+    torch.testing.assert_close(bank.anchors[0], one("a photo of a cat"))
 
 
-def test_where_the_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_file_is_kept(filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    PromptEmbeddings(Counting(), class_names=NAMES).setup(trainer(), module(), "fit")
+    filled(cache_dir=None)
     assert [path.suffix for path in (tmp_path / "xdg" / "tmkd_lightning").iterdir()] == [".npz"]
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    PromptEmbeddings(Counting(), class_names=NAMES).setup(trainer(), module(), "fit")
+    filled(cache_dir=None)
     assert len(os.listdir(tmp_path / "home" / ".cache" / "tmkd_lightning")) == 1
-
-
-def test_default_encoder_is_clip() -> None:
-    assert isinstance(PromptEmbeddings().encoder, OpenCLIPTextEncoder)
 
 
 @pytest.mark.parametrize("encoder", ["openai", object(), lambda prompts: prompts])
 def test_not_an_encoder(encoder: object) -> None:
+    assert isinstance(PromptEmbeddings().encoder, OpenCLIPTextEncoder)
     with pytest.raises(TypeError, match="encoder must be a TextEncoder"):
         PromptEmbeddings(encoder)
 
@@ -282,14 +245,9 @@ def test_not_an_encoder(encoder: object) -> None:
 @pytest.mark.parametrize(
     "wrong", [torch.ones(2, DIM), torch.ones(9), torch.full((9, DIM), torch.nan), torch.zeros(9, DIM)]
 )
-def test_what_an_encoder_gives_is_checked_before_it_is_kept(tmp_path: Path, wrong: torch.Tensor) -> None:
-    class Broken:
-        def identity(self) -> str:
-            return "broken"
-
-        def encode(self, prompts: list[str]) -> torch.Tensor:
-            return wrong
-
-    with pytest.raises(ValueError, match=r"Broken\.encode must give 9 finite rows"):
-        callback(tmp_path, encoder=Broken(), class_names=NAMES).setup(trainer(), module(), "fit")
+def test_what_an_encoder_gives_is_checked_before_it_is_kept(filled, tmp_path: Path, wrong: torch.Tensor) -> None:
+    encoder = Other()
+    encoder.encode = lambda prompts: wrong
+    with pytest.raises(ValueError, match=r"Other\.encode must give 9 finite rows"):
+        filled(encoder=encoder)
     assert not list(tmp_path.rglob("*.npz"))

@@ -45,25 +45,24 @@ def test_a_commit_is_its_hash_and_dirty_once_a_file_was_changed(repository) -> N
     assert commit(repository) == f"{head}-dirty"
 
 
-def test_what_git_does_not_track_has_no_commit(repository, tmp_path) -> None:
+def test_what_git_does_not_track_has_no_commit(repository, tmp_path, monkeypatch) -> None:
     environment = repository / ".venv"
     environment.mkdir()
     (environment / "module.py").write_text("")
     assert commit(environment, tracked="module.py") is None
     assert commit(tmp_path) is None  # no repository at all
-
-
-def test_without_git_there_is_no_commit(repository, monkeypatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert commit(repository) is None
+    assert commit(repository) is None  # no git at all
 
 
 def test_it_is_written_beside_the_logs_and_to_the_loggers(net, loader, fit, tmp_path, repository, monkeypatch) -> None:
     monkeypatch.chdir(repository)
     monkeypatch.setenv("WANDB_API_KEY", "a secret of forty letters")
     logger = CSVLogger(tmp_path, name="run", version=0)
-    record = RunRecord("tmkd fit --config mine.yaml")
-    fit(ClassifierModule(net()), val=loader(), max_epochs=1, logger=logger, callbacks=[record])
+    module, record = ClassifierModule(net()), RunRecord("tmkd fit --config mine.yaml")
+    trainer = fit(module, val=loader(), max_epochs=1, logger=logger, callbacks=[record])
+    record.command = "measuring, which leaves the record of the training alone"
+    trainer.test(module, loader(), verbose=False)
     text = (tmp_path / "run/version_0/run_record.json").read_text()
     written = json.loads(text)
     assert written == yaml.safe_load((tmp_path / "run/version_0/hparams.yaml").read_text())["run"]
@@ -73,14 +72,6 @@ def test_it_is_written_beside_the_logs_and_to_the_loggers(net, loader, fit, tmp_
     assert written["hardware"]["accelerator"] == "CPUAccelerator"
     assert written["hardware"]["threads"] == 1
     assert "secret" not in text
-
-
-def test_measuring_leaves_the_record_of_the_training_alone(net, loader, fit, tmp_path) -> None:
-    logger = CSVLogger(tmp_path, name="run", version=0)
-    module = ClassifierModule(net())
-    trainer = fit(module, val=loader(), max_epochs=1, logger=logger, callbacks=[RunRecord("the training")])
-    trainer.test(module, loader(), verbose=False)
-    assert json.loads((tmp_path / "run/version_0/run_record.json").read_text())["command"] == "the training"
 
 
 def test_a_trial_of_one_batch_leaves_nothing(net, loader, fit, tmp_path) -> None:

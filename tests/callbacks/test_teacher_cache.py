@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, Tea
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.models import wide_resnet as wrn
-from tmkd_lightning.modules import tmkd
+from tmkd_lightning.modules import loading
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.teacher.cache.serialization import array_dtypes, from_arrays, to_arrays
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
@@ -62,36 +63,34 @@ def teacher() -> nn.Module:
     return wrn.WideResNet(depth=10, widen_factor=2, num_classes=10)
 
 
+def student() -> nn.Module:
+    return wrn.WideResNet(depth=10, widen_factor=1, num_classes=10)
+
+
 def make(method: str = "none", plain: bool = False, **options: Any) -> TMKDModule:
     seed_everything(0, verbose=False)
-    distiller = METHODS[method]() if method in METHODS else None
-    return TMKDModule(
-        options.pop("teacher", None) or teacher(),
-        wrn.WideResNet(depth=10, widen_factor=1, num_classes=10),
-        distiller=distiller,
-        optimizer=lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9),
-        **(PLAIN if plain else {}),
-        **options,
-    )
+    options = {"distiller": METHODS[method]() if method in METHODS else None, **options}
+    kind, asked = options.pop("kind", TMKDModule), options.pop("teacher", None) or teacher()
+    sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
+    return kind(asked, student(), optimizer=sgd, **(PLAIN if plain else {}), **options)
+
+
+def digits(kind: type[DigitsDataModule] = DigitsDataModule, **options: Any) -> DigitsDataModule:
+    """44 digits, whose last batch is smaller."""
+    numbers = {"train_samples": 44, "batch_size": 12, "augmentation_replicas": REPLICAS}
+    return kind(image_size=16, **{**numbers, **options})
 
 
 @pytest.fixture
 def run(fit, tmp_path):
-    """Trains on 44 digits, whose last batch is smaller, and gives losses and module."""
+    """Trains on digits, and gives losses and module."""
 
     def train(module: TMKDModule, cache: TeacherCache | None = None, **options: Any) -> tuple[Losses, TMKDModule]:
         losses = Losses()
         prompts = PromptEmbeddings(HashingTextEncoder(), cache_dir=str(tmp_path / "texts"))
-        data = options.pop("data", None) or DigitsDataModule(
-            train_samples=44, image_size=16, batch_size=12, augmentation_replicas=REPLICAS
-        )
-        callbacks = [
-            losses,
-            prompts,
-            TeacherAccuracyCheck(0),
-            *options.pop("callbacks", []),
-            *([cache] if cache else []),
-        ]
+        callbacks = [losses, prompts, TeacherAccuracyCheck(0), *options.pop("callbacks", [])]
+        callbacks += [cache] if cache else []
+        data = options.pop("data", None) or digits()
         options = {"max_epochs": 4, "limit_val_batches": 0, **options}
         fit(module, datamodule=data, callbacks=callbacks, **options)
         return losses, module
@@ -99,16 +98,19 @@ def run(fit, tmp_path):
     return train
 
 
-_FILLED: list[Any] = []
+@pytest.fixture(scope="module")
+def shared() -> list[Any]:
+    """Losses and module of one run, and the cache that it filled."""
+    return []
 
 
 @pytest.fixture
-def filled(run, tmp_path, tmp_path_factory) -> tuple[Losses, TMKDModule, Path]:
-    """Losses and module of one run that all tests share, and a copy of the cache that it filled, of their own."""
-    if not _FILLED:
+def filled(run, shared, tmp_path, tmp_path_factory) -> tuple[Losses, TMKDModule, Path]:
+    """Those that all tests share, with a copy of the cache of their own."""
+    if not shared:
         directory = tmp_path_factory.mktemp("filled")
-        _FILLED.extend([*run(make(), TeacherCache(str(directory))), directory])
-    losses, module, directory = _FILLED
+        shared.extend([*run(make(), TeacherCache(str(directory))), directory])
+    losses, module, directory = shared
     return losses, module, shutil.copytree(directory, tmp_path / "cache")
 
 
@@ -154,13 +156,7 @@ class Both(TMKDModule):
 @pytest.mark.parametrize("method", ["none", *METHODS])
 def test_half_precision_moves_no_loss_by_a_thousandth(run, method: str) -> None:
     """At equal weights, in every step of a run; over many steps training itself enlarges any difference."""
-    distiller = METHODS[method]() if method in METHODS else None
-    seed_everything(0, verbose=False)
-    student = wrn.WideResNet(depth=10, widen_factor=1, num_classes=10)
-    module = Both(
-        teacher(), student, distiller=distiller, optimizer=lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9)
-    )
-    run(module)
+    _, module = run(make(method, kind=Both))
     assert len(module.apart) == 16
     assert 0 < max(module.apart) < 1e-3
 
@@ -182,17 +178,19 @@ def test_other_precisions_read_what_they_wrote(run, tmp_path, precision: str) ->
 
 
 def test_a_complete_cache_needs_no_weights_of_the_teacher(run, tmp_path, monkeypatch) -> None:
-    path = tmp_path / "teacher.pt"
-    torch.save(teacher().state_dict(), path)
+    torch.save(teacher().state_dict(), tmp_path / "teacher.pt")
     untrained = wrn.WideResNet(depth=10, widen_factor=2, num_classes=10)
-    options = {"teacher_checkpoint": str(path)}
-    live, expected = run(make("kd", teacher=copy.deepcopy(untrained), **options))
-    run(make("kd", teacher=copy.deepcopy(untrained), **options), TeacherCache(str(tmp_path / "c"), "float32"))
+
+    def train(*cache: TeacherCache) -> tuple[Losses, TMKDModule]:
+        return run(
+            make("kd", teacher=copy.deepcopy(untrained), teacher_checkpoint=str(tmp_path / "teacher.pt")), *cache
+        )
+
+    live, expected = train()
+    train(TeacherCache(str(tmp_path / "c"), "float32"))
     read: list[str] = []
-    monkeypatch.setattr(tmkd, "load_weights", lambda *args, **_: read.append(args[1]))
-    losses, module = run(
-        make("kd", teacher=copy.deepcopy(untrained), **options), TeacherCache(str(tmp_path / "c"), "float32")
-    )
+    monkeypatch.setattr(loading, "load_weights", lambda *args, **_: read.append(args[1]))
+    losses, module = train(TeacherCache(str(tmp_path / "c"), "float32"))
     assert read == []
     assert losses.values == live.values
     assert same_weights(module, expected)
@@ -200,8 +198,8 @@ def test_a_complete_cache_needs_no_weights_of_the_teacher(run, tmp_path, monkeyp
 
 def test_methods_students_and_seeds_share_one_cache(run, filled, tmp_path) -> None:
     directory = str(filled[2])
-    data = DigitsDataModule(train_samples=44, image_size=16, batch_size=9, augmentation_replicas=REPLICAS, seed=3)
-    losses, _ = run(make("rkd", temperature=2.0, fusion="mean"), TeacherCache(directory), data=data)
+    options = {"temperature": 2.0, "fusion": "mean"}
+    losses, _ = run(make("rkd", **options), TeacherCache(directory), data=digits(batch_size=9, seed=3))
     assert not any(losses.asked)
     losses, _ = run(make("cat_kd"), TeacherCache(directory))  # reads maps too, which are not there yet
     assert losses.asked == [True] * 8 + [False] * 8
@@ -211,74 +209,64 @@ def test_methods_students_and_seeds_share_one_cache(run, filled, tmp_path) -> No
     assert arrays == {"embedding.float16.npy": (88, 3, 128), "map_2x2.float16.npy": (88, 3, 128, 2, 2)}
 
 
+def changed_teacher() -> nn.Module:
+    """Of the same name."""
+    other = teacher()
+    with torch.no_grad():
+        other.fc.bias[0] += 1
+    return other
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("module", "data", "trainer"),
     [
-        {"module": {"views": ["rgb", "high_frequency", "edge"]}},
-        {"module": {"teacher": Extractor(teacher(), mean=(0.5, 0.5, 0.5))}},
-        {"data": {"train_samples": 45}},
-        {"data": {"augmentation_replicas": 3}},
-        {"trainer": {"precision": "bf16-mixed"}},
+        ({"views": ["rgb", "high_frequency", "edge"]}, {}, {}),
+        ({"teacher": Extractor(teacher(), mean=(0.5, 0.5, 0.5))}, {}, {}),
+        ({"teacher": changed_teacher()}, {}, {}),
+        ({}, {"train_samples": 45}, {}),
+        ({}, {"augmentation_replicas": 3}, {}),
+        ({}, {}, {"precision": "bf16-mixed"}),
     ],
-    ids=["views", "statistics", "images", "replicas", "precision"],
+    ids=["views", "statistics", "weights", "images", "replicas", "precision"],
 )
-def test_whatever_differs_is_another_cache(run, filled, tmp_path, change) -> None:
-    directory = str(filled[2])
-    numbers = {"train_samples": 44, "augmentation_replicas": REPLICAS} | change.get("data", {})
-    data = DigitsDataModule(image_size=16, batch_size=12, **numbers)
-    module = make(**change.get("module", {}))
-    losses, _ = run(module, TeacherCache(directory), data=data, max_epochs=1, **change.get("trainer", {}))
+def test_whatever_differs_is_another_cache(run, filled, tmp_path, module, data, trainer) -> None:
+    cache = TeacherCache(str(filled[2]))
+    losses, _ = run(make(**copy.deepcopy(module)), cache, data=digits(**data), max_epochs=1, **trainer)
     assert all(losses.asked)
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_a_teacher_that_changed_under_the_same_name_is_another(run, filled) -> None:
-    other = teacher()
-    with torch.no_grad():
-        other.fc.bias[0] += 1
-    losses, _ = run(make(teacher=other), TeacherCache(str(filled[2])), max_epochs=1)
-    assert all(losses.asked)
-
-
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_run_that_broke_off_while_filling_goes_on_exactly(run, tmp_path, dtype: str) -> None:
-    undisturbed, expected = run(make("kd", noise_scale=0.0), TeacherCache(str(tmp_path / "one"), dtype))
-
     class Stop(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             if trainer.current_epoch == 1 and batch_idx == 2:
                 raise KeyError("power failure")
 
+    def train(directory: str, **options: Any) -> tuple[Losses, TMKDModule]:
+        return run(make("kd", noise_scale=0.0), TeacherCache(str(tmp_path / directory), dtype), **options)
+
+    undisturbed, expected = train("one")
     checkpoint = ModelCheckpoint(tmp_path, filename="last", enable_version_counter=False)
     with pytest.raises(KeyError):
-        run(
-            make("kd", noise_scale=0.0),
-            TeacherCache(str(tmp_path / "two"), dtype),
-            callbacks=[checkpoint, Stop()],
-            enable_checkpointing=True,
-        )
-    losses, module = run(
-        make("kd", noise_scale=0.0), TeacherCache(str(tmp_path / "two"), dtype), ckpt_path=tmp_path / "last.ckpt"
-    )
+        train("two", callbacks=[checkpoint, Stop()], enable_checkpointing=True)
+    losses, module = train("two", ckpt_path=tmp_path / "last.ckpt")
     assert losses.values == undisturbed.values[4:]
     assert same_weights(module, expected)
     assert losses.asked == [False, False, True, True, *[False] * 8]  # two batches of that epoch had been written
 
 
-def damage(tmp_path: Path) -> Path:
-    """Flips a bit in the middle of the embeddings."""
-    (path,) = tmp_path.glob("*/embedding.float16.npy")
-    with open(path, "r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 1]))
-    return path
+def damage(directory: Path, at: int) -> None:
+    """Flips a bit of the embeddings."""
+    (path,) = directory.glob("*/embedding.float16.npy")
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
 
 
 def test_damage_in_a_complete_cache_is_noticed_and_mended(run, filled, capsys) -> None:
     expected, _, directory = filled
-    damage(directory)
+    damage(directory, 128 + 43 * 3 * 128 * 2)
     with pytest.raises(CacheError, match=r"was complete and is damaged now.*tmkd cache check"):
         run(make(), TeacherCache(str(directory)))
     with pytest.raises(SystemExit, match="1 damage"):
@@ -292,10 +280,7 @@ def test_damage_in_a_complete_cache_is_noticed_and_mended(run, filled, capsys) -
 
 def test_damage_while_the_teacher_is_there_is_made_anew_by_itself(run, filled, tmp_path) -> None:
     run(make(), TeacherCache(str(tmp_path / "one")), max_epochs=1)
-    (path,) = tmp_path.glob("one/*/embedding.float16.npy")
-    with open(path, "r+b") as file:
-        file.seek(128)
-        file.write(b"\xff" * 8)  # in the first row
+    damage(tmp_path / "one", 128)  # in the first row
     losses, _ = run(make(), TeacherCache(str(tmp_path / "one")))
     assert losses.values == filled[0].values
     assert sum(losses.asked) == 1 + 4
@@ -316,6 +301,25 @@ def test_a_disk_that_fills_up_costs_the_cache_and_not_the_run(run, filled, tmp_p
     assert all(losses.asked[:8])
 
 
+def test_what_cannot_be_kept_is_refused(run, tmp_path, fit, loader, net, prompts) -> None:
+    cache = TeacherCache(str(tmp_path))
+    with pytest.raises(ValueError, match=r"set augmentation_replicas of the datamodule to 1 or more \(it is 0"):
+        run(make(), cache, data=digits(augmentation_replicas=0))
+    with pytest.raises(ValueError, match=r"\(it is None; .* subclassing ImageDataModule"):
+        fit(TMKDModule(net(), net()), callbacks=[prompts(), cache])
+    vit = VisionTransformer(16, 8, 1, 2, 16, 32, num_classes=10)
+    with pytest.raises(ValueError, match=r"reads feature_map, but VisionTransformer has no 4-D map"):
+        run(make("sp", teacher=vit), cache)
+    assert not list(tmp_path.glob("*/*.npy"))
+    loud = teacher()
+    with torch.no_grad():
+        loud.bn.weight.mul_(1e9)
+    with pytest.raises(CacheError, match=r"embedding cannot be kept in float16.*use dtype float32"):
+        run(make(teacher=loud, noise_scale=0.0), cache, max_epochs=1)
+    with pytest.raises(ValueError, match="dtype must be float16 or float32, got 'bfloat16'"):
+        TeacherCache(str(tmp_path), dtype="bfloat16")
+
+
 @pytest.mark.parametrize("how", ["removed", "cut off"])
 def test_a_directory_that_vanishes_costs_the_cache_and_not_the_run(run, filled, tmp_path, how: str) -> None:
     class Vanish(Callback):
@@ -332,46 +336,12 @@ def test_a_directory_that_vanishes_costs_the_cache_and_not_the_run(run, filled, 
     assert all(losses.asked)
 
 
-def test_maps_of_a_network_without_any_are_refused_by_name(run, tmp_path) -> None:
-    vit = VisionTransformer(16, 8, 1, 2, 16, 32, num_classes=10)
-    with pytest.raises(ValueError, match=r"reads feature_map, but VisionTransformer has no 4-D map"):
-        run(make("sp", teacher=vit), TeacherCache(str(tmp_path)))
-
-
-def test_embeddings_that_half_precision_cannot_hold_are_refused(run, tmp_path) -> None:
-    loud = teacher()
-    with torch.no_grad():
-        loud.bn.weight.mul_(1e9)
-    with pytest.raises(CacheError, match=r"embedding cannot be kept in float16.*use dtype float32"):
-        run(make(teacher=loud, noise_scale=0.0), TeacherCache(str(tmp_path)), max_epochs=1)
-
-
-def test_data_that_do_not_come_again_are_refused(run, tmp_path, fit, loader, net, prompts) -> None:
-    data = DigitsDataModule(train_samples=44, image_size=16)
-    with pytest.raises(ValueError, match=r"set augmentation_replicas of the datamodule to 1 or more \(it is 0"):
-        run(make(), TeacherCache(str(tmp_path)), data=data)
-    with pytest.raises(ValueError, match=r"\(it is None; .* subclassing ImageDataModule"):
-        fit(TMKDModule(net(), net()), callbacks=[prompts(), TeacherCache(str(tmp_path))])
-    assert not list(tmp_path.glob("*/*.npy"))
-
-
 def test_other_batches_are_asked_for_their_rows(net) -> None:
     module = TMKDModule(net(), net(), text_weight=0)
     with pytest.raises(TypeError, match=r"expected \(images, labels, rows\), got a dict .* override sample_ids"):
         module.sample_ids({"pixels": 1})
     with pytest.raises(TypeError, match="got a list of 2"):
         module.sample_ids([1, 2])
-
-
-def test_without_a_teacher_there_is_nothing_to_keep(fit, net, tmp_path) -> None:
-    with pytest.warns(UserWarning, match="TeacherCache has nothing to keep"):
-        fit(ClassifierModule(net()), callbacks=[TeacherCache(str(tmp_path / "cache"))])
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_wrong_type_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="dtype must be float16 or float32, got 'bfloat16'"):
-        TeacherCache(str(tmp_path), dtype="bfloat16")
 
 
 def test_a_copy_of_the_module_shares_the_cache(run, tmp_path) -> None:
@@ -382,19 +352,21 @@ def test_a_copy_of_the_module_shares_the_cache(run, tmp_path) -> None:
 
 
 def test_the_teacher_is_not_measured_where_it_does_not_run(run, tmp_path, caplog) -> None:
-    data = DigitsDataModule(train_samples=44, image_size=16, batch_size=12, augmentation_replicas=1)
-    options = {"data": data, "max_epochs": 1, "limit_val_batches": 1, "callbacks": [TeacherAccuracyCheck(1)]}
     printed = []
     for _ in range(2):
         caplog.clear()
+        options = {"max_epochs": 1, "limit_val_batches": 1, "callbacks": [TeacherAccuracyCheck(1)]}
         with caplog.at_level("INFO"):
-            run(make(), TeacherCache(str(tmp_path)), **{**options, "callbacks": [TeacherAccuracyCheck(1)]})
+            run(make(), TeacherCache(str(tmp_path)), data=digits(augmentation_replicas=1), **options)
         printed.append("validation images, top-1" in caplog.text)
     assert printed == [True, False]
 
 
 def test_one_callback_serves_several_runs_and_keeps_nothing_of_the_last(run, fit, net, tmp_path) -> None:
-    cache = TeacherCache(str(tmp_path))
+    cache = TeacherCache(str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match="TeacherCache has nothing to keep"):
+        fit(ClassifierModule(net()), callbacks=[cache])  # without a teacher
+    assert not (tmp_path / "cache").exists()
     expected, _ = run(make("kd"), cache)
     with pytest.warns(UserWarning, match="nothing to keep"):
         fit(ClassifierModule(net()), callbacks=[cache])
@@ -414,21 +386,15 @@ class Flips(DigitsDataModule):
 
 
 def test_images_that_are_changed_behind_the_dataset_are_noticed(run, filled) -> None:
-    options = {"train_samples": 44, "image_size": 16, "batch_size": 12, "augmentation_replicas": REPLICAS}
     with pytest.raises(CacheError, match=r"12 of 12 images are not those .* was filled with: something changes them"):
-        run(make(), TeacherCache(str(filled[2])), data=Flips(**options))
+        run(make(), TeacherCache(str(filled[2])), data=digits(Flips))
 
 
 def test_another_normalisation_is_another_cache(run, tmp_path) -> None:
-    def data() -> DigitsDataModule:
-        resize = v2.Compose([v2.Resize((16, 16)), v2.ToDtype(torch.float32, scale=True), lambda image: image / 2])
-        return DigitsDataModule(
-            train_samples=44, batch_size=12, augmentation_replicas=REPLICAS, train_transform=resize, image_size=16
-        )
-
     for std in (1.0, 2.0):
+        resize = v2.Compose([v2.Resize((16, 16)), v2.ToDtype(torch.float32, scale=True), lambda image: image / 2])
         module = make(normalized_with=((0.0, 0.0, 0.0), (std, std, std)))
-        losses, _ = run(module, TeacherCache(str(tmp_path)), data=data(), max_epochs=1)
+        losses, _ = run(module, TeacherCache(str(tmp_path)), data=digits(train_transform=resize), max_epochs=1)
         assert all(losses.asked)
 
 

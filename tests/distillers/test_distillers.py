@@ -48,6 +48,9 @@ from tmkd_lightning.teacher.fusion import fuse
 LABEL = torch.tensor([0, 2])
 
 
+WRONG = [-1.0, float("nan"), float("inf")]
+
+
 def outputs(student_dim: int = 4, teacher_dim: int = 6) -> tuple[Output, Output]:
     torch.manual_seed(0)
     return tuple(Output(torch.randn(2, 3), torch.randn(2, dim)) for dim in (student_dim, teacher_dim))
@@ -146,33 +149,26 @@ def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term:
     assert list(method(network_output(2, 4, 5), network_output(2, 6, 4), LABEL)) == [name]
 
 
-def test_rkd() -> None:
-    student, teacher = network_output(4, 4, 2), network_output(4, 6, 2)
-    pair = student.embedding, teacher.embedding
-    default, weighted = (method(student, teacher, LABEL)["rkd"] for method in (RKD(), RKD(2.0, 0.5)))
-    torch.testing.assert_close(default, 25 * rkd_distance(*pair) + 50 * rkd_angle(*pair))
-    torch.testing.assert_close(weighted, 2 * rkd_distance(*pair) + 0.5 * rkd_angle(*pair))
-
-
-def test_sp() -> None:
-    student, teacher = network_output(4, 4, 2), network_output(4, 6, 4)
-    loss = similarity_preserving(student.feature_map, teacher.feature_map)
-    torch.testing.assert_close(SP()(student, teacher, LABEL)["sp"], 3000 * loss)
-    torch.testing.assert_close(SP(weight=2.0)(student, teacher, LABEL)["sp"], 2 * loss)
+def test_methods_weigh_their_losses() -> None:
+    student, teacher = network_output(4, 4, 5), network_output(4, 6, 8)
+    embeddings, maps = ((getattr(student, name), getattr(teacher, name)) for name in ("embedding", "feature_map"))
+    distance, angle, similarity = rkd_distance(*embeddings), rkd_angle(*embeddings), similarity_preserving(*maps)
+    cams = cam_by_hand(student), cam_by_hand(teacher)
+    for method, expected in (
+        (RKD(), 25 * distance + 50 * angle),
+        (RKD(2.0, 0.5), 2 * distance + 0.5 * angle),
+        (SP(), 3000 * similarity),
+        (SP(weight=2.0), 2 * similarity),
+        (CATKD(), 5 * class_attention(*cams, 2, False)),
+        (CATKD(700.0, 4, True), 700 * class_attention(*cams, 4, True)),
+    ):
+        torch.testing.assert_close(method(student, teacher, LABEL)[method.name], expected)
 
 
 def cam_by_hand(output: Output) -> Tensor:
     pairs = [(maps, row) for maps in output.feature_map for row in output.head_weight]
     cams = [sum(weight * channel for weight, channel in zip(row, maps, strict=True)) for maps, row in pairs]
     return torch.stack(cams).unflatten(0, (len(output.feature_map), -1))
-
-
-def test_cat_kd() -> None:
-    student, teacher = network_output(2, 4, 5), network_output(2, 6, 8)
-    pair = cam_by_hand(student), cam_by_hand(teacher)
-    default, other = (method(student, teacher, LABEL)["cat_kd"] for method in (CATKD(), CATKD(700.0, 4, True)))
-    torch.testing.assert_close(default, 5 * class_attention(*pair, 2, False))
-    torch.testing.assert_close(other, 700 * class_attention(*pair, 4, True))
 
 
 @pytest.mark.parametrize(("resolution", "value"), [(2, 1.148627911650225), (4, 2.0298327590136305)])
@@ -245,17 +241,17 @@ WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, partial(VkD,
 @pytest.mark.parametrize(
     ("argument", "methods", "wrong", "message"),
     [
-        ("weight", [*WEIGHED, Feature], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
-        ("noise_scale", [Feature], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
-        ("distance_weight", [RKD], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
-        ("angle_weight", [RKD], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
-        ("copies_weight", [TeKAP], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
+        ("weight", [*WEIGHED, Feature], WRONG, "at least 0 and finite"),
+        ("noise_scale", [Feature], WRONG, "at least 0 and finite"),
+        ("distance_weight", [RKD], WRONG, "at least 0 and finite"),
+        ("angle_weight", [RKD], WRONG, "at least 0 and finite"),
+        ("copies_weight", [TeKAP], WRONG, "at least 0 and finite"),
         ("resolution", [CATKD], [0, 1.5], "a whole number, at least 1"),
         ("copies", [TeKAP], [0, 1.5], "a whole number, at least 1"),
         ("temperature", [KD, TeKAP, Feature, DKD, DIST, NKD], [0.0, float("inf")], "above 0 and finite"),
-        ("beta", [DKD, DIST], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
-        ("gamma", [DIST, NKD], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
-        ("alpha", [DKD], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
+        ("beta", [DKD, DIST], WRONG, "at least 0 and finite"),
+        ("gamma", [DIST, NKD], WRONG, "at least 0 and finite"),
+        ("alpha", [DKD], WRONG, "at least 0 and finite"),
         ("power", [TTM], [0.0, float("nan"), float("inf")], "above 0 and finite"),
         ("power", [AT], [0.5, float("nan"), float("inf")], "at least 1 and finite"),
         ("epochs", [partial(WarmUp, KD())], [0, 1.5], "a whole number, at least 1"),

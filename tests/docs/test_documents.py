@@ -1,7 +1,5 @@
 """Every block, command, link and name in the documentation: run, parsed, or looked up."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import importlib
@@ -75,15 +73,13 @@ def world(tmp_path_factory) -> Path:
     (folder / "tests").symlink_to(ROOT / "tests")
     for split in ("train", "val", "test", "new"):
         for label, name in enumerate(["cat", "crow", "dog"] if split != "new" else [""]):
+            place = folder / "photos" / split / name
+            place.mkdir(parents=True)
             for index in range(2):
-                path = folder / "photos" / split / name / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (40, 32), fake_datasets.colour(label)).save(path)
-    fake_datasets.make_cub(folder / "data/cub200")
-    fake_datasets.make_cifar100(folder / "data/cifar100")
-    fake_datasets.make_rafdb(folder / "data/rafdb")
-    fake_datasets.make_dtd(folder / "data/dtd")
-    fake_datasets.make_dogs(folder / "data/stanford_dogs")
+                Image.new("RGB", (40, 32), fake_datasets.colour(label)).save(place / f"{index}.png")
+    kinds = {name: name for name in ("cifar100", "rafdb", "dtd")} | {"cub200": "cub", "stanford_dogs": "dogs"}
+    for name, kind in kinds.items():
+        getattr(fake_datasets, f"make_{kind}")(folder / "data" / name)
     shutil.copytree(folder / "photos/new", folder / "data/leaves/images")
     lines = [f"{index}.png,{name},{split}" for split in ("train", "test") for index, name in enumerate(["oak", "elm"])]
     (folder / "data/leaves/list.csv").write_text("\n".join(lines))
@@ -96,12 +92,9 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def runs(world) -> Path:
     """The tutorial's teacher and student, trained for one batch; and a student exported in each format."""
-    small = {
-        "trainer": {name: value for name, value in QUICK.items() if name not in ("logger", "enable_checkpointing")},
-        "data": {"init_args": {"image_size": 32, "batch_size": 2, "num_workers": 0}},
-    }
-    small["trainer"]["max_epochs"] = 1
-    (world / "small.yaml").write_text(yaml.safe_dump(small))
+    trainer = {name: value for name, value in QUICK.items() if name not in ("logger", "enable_checkpointing")}
+    data = {"init_args": {"image_size": 32, "batch_size": 2, "num_workers": 0}}
+    (world / "small.yaml").write_text(yaml.safe_dump({"trainer": {**trainer, "max_epochs": 1}, "data": data}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
         hurry(patch, world)
@@ -205,11 +198,9 @@ def replace(name: str, text: str) -> None:
 
 
 def test_the_tutorials_runs_leave_what_it_says(runs) -> None:
-    table = rows(TUTORIAL.read_text(), "## 1. The quickstart, step by step")
-    files = [row[0].strip("`") for row in table]
+    files = [row[0].strip("`") for row in rows(TUTORIAL.read_text(), "## 1. The quickstart, step by step")]
     assert len(files) == 5
-    for run in ("teacher", "tmkd"):
-        assert [file for file in files if not (runs / "runs" / run / file).is_file()] == []
+    assert [file for run in ("teacher", "tmkd") for file in files if not (runs / "runs" / run / file).is_file()] == []
 
 
 def test_no_fence_and_no_marker_is_overlooked() -> None:
@@ -257,13 +248,23 @@ def test_commands_in_sentences_of(page, here) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_of(page) -> None:
-    """Pages, headings and pictures that are linked to are there."""
-    for link in links(page.read_text()):
+def test_links_and_names_of(page) -> None:
+    """Pages, headings and pictures that are linked to are there; files, configs and Python names that stand in
+    backticks, and Python names anywhere, too."""
+    text = page.read_text()
+    for link in links(text):
         path, _, heading = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name} links to {link}"
         assert not heading or heading in headings(target.read_text()), f"{page.name} links to {link}"
+    for name in set(re.findall(r"\btmkd_lightning(?:\.\w+)+", text)):
+        resolve_name(name)
+    written = {block.name for other in PAGES for block in blocks(other.read_text())}
+    files = r"(examples|tests|src|docs|methods|ablations)/[\w/.-]*|[\w/]+\.(py|toml|svg)|[A-Z]+\.md|mkdocs\.yml"
+    for span in spans(text):
+        if re.fullmatch(files, span) and span not in written:
+            places = [folder / f"{span}{end}" for folder in FOLDERS for end in ("", ".yaml")]
+            assert any(place.exists() for place in places), f"{page.name} names {span}"
 
 
 def test_every_public_name_is_on_the_page_of_the_api() -> None:
@@ -281,33 +282,16 @@ def test_every_public_name_is_on_the_page_of_the_api() -> None:
         assert not missing, f"{package.__name__} exports {missing}, which docs/api.md lacks"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_names_in(page) -> None:
-    """Files, configs and Python names that stand in backticks, and Python names anywhere, are there."""
-    text = page.read_text()
-    for name in set(re.findall(r"\btmkd_lightning(?:\.\w+)+", text)):
-        resolve_name(name)
-    written = {block.name for other in PAGES for block in blocks(other.read_text())}
-    files = r"(examples|tests|src|docs|methods|ablations)/[\w/.-]*|[\w/]+\.(py|toml|svg)|[A-Z]+\.md|mkdocs\.yml"
-    for span in spans(text):
-        if re.fullmatch(files, span) and span not in written:
-            places = [folder / f"{span}{end}" for folder in FOLDERS for end in ("", ".yaml")]
-            assert any(place.exists() for place in places), f"{page.name} names {span}"
-
-
 def test_every_equation_has_its_file_its_defaults_and_its_test() -> None:
     page = (ROOT / "docs/method.md").read_text()
     equations = {row[0] or row[1]: row for row in rows(page, "## Equation by equation")}
     tested = {row[0]: row[-1] for row in rows(page, "## Where each is tested")}
     assert list(equations) == list(tested)
     for name, (*_, where, defaults) in equations.items():
-        parts = [part.split(": ") for part in where.split("; ")]
-        assert parts, name
-        for file, *names in parts:
-            there = defined(PACKAGE / file.strip("`"))
-            assert set(re.findall(r"\w+", " ".join(names))) <= there, f"{name}: {file} lacks one of {names}"
+        for file, *names in (part.split(": ") for part in where.split("; ")):
+            words = set(re.findall(r"\w+", " ".join(names)))
+            assert words <= defined(PACKAGE / file.strip("`")), f"{name}: {file} lacks one of {names}"
         for argument, value in re.findall(r"`(\w+)`(?: [τλ])? ([\d./]+|\"\w+\")(?![\w/])", defaults):
-            assert argument in DEFAULTS, f"{name}: no argument {argument}"
             expected = value.strip('"') if '"' in value else pytest.approx(float(Fraction(value)))
             assert DEFAULTS[argument] == expected, f"{name}: {argument} is not {value}"
         assert re.search(r"\[(paper|lineage|choice)", " ".join(equations[name])), f"{name} has no origin"
@@ -324,10 +308,12 @@ def defined(file: Path) -> set[str]:
     return assigned | {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
-def test_the_picture_names_the_files_of_the_parts() -> None:
+def test_the_picture_and_the_navigation_name_the_files_that_there_are() -> None:
     files = re.findall(r'class="file"[^>]*>([^<]+)<', (ROOT / "docs/images/data_flow.svg").read_text())
     assert len(files) == 10
     assert [file for file in files if not (PACKAGE / file).exists()] == []
+    pages = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    assert pages == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
 
 
 def test_the_tree_has_every_package_at_its_level_and_names_files_that_exist() -> None:
@@ -336,8 +322,3 @@ def test_the_tree_has_every_package_at_its_level_and_names_files_that_exist() ->
     assert levels == {name: rank for name, rank in RANK.items() if not name.startswith("__")}
     for file in re.findall(r"\w+\.py", tree):
         assert list(PACKAGE.rglob(file)), file
-
-
-def test_the_navigation_of_the_site_has_every_page() -> None:
-    pages = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
-    assert pages == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}

@@ -1,7 +1,5 @@
 """The benchmark of the loader."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys

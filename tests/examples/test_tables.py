@@ -1,7 +1,5 @@
 """Grids, and the tables made of their cells: the numbers worked out by hand."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -177,9 +175,8 @@ def test_mean_deviation_and_paired_interval_by_hand(tables) -> None:
     assert gain(better[[0]], base[[1]], 3) == gain(better, None, 3) == mean(None, 3) == "missing"
 
 
-@pytest.fixture
-def made(tables, small, tmp_path, monkeypatch) -> Any:
-    """Finishes some cells of a grid, and runs the tabulator on it."""
+def test_the_table_of_finished_and_missing_cells(tables, small, tmp_path, monkeypatch) -> None:
+    """And the files that the tabulator writes of it."""
     root, out = tmp_path / "runs", tmp_path / "out"
     grid = tables.grid.read_grid(small)
     cells = students(grid)
@@ -188,13 +185,6 @@ def made(tables, small, tmp_path, monkeypatch) -> Any:
     for seed, (best, last) in enumerate([(63, 52), (65, 55)]):
         finish(cells[f"pair/kd_tmkd/seed{seed}"], root, best, last)
     finish(grid.teachers["pair"], root, 90, 91)
-    monkeypatch.setattr(sys, "argv", ["tabulator.py", str(small), f"--runs={root}", f"--to={out}"])
-    tables.tabulator.main()
-    return grid, root, out
-
-
-def test_the_table_of_finished_and_missing_cells(tables, made) -> None:
-    grid, root, _ = made
     results = tables.tabulator.read_results(grid, root)
     paper = {"pair": {"kd": {"top1": 65.2}, "kd_tmkd": {"top1": 67.05}, "teacher": {"top1": 70.0}}}
     frame = tables.tabulator.table(grid, results[results.which == "last"], paper)
@@ -205,10 +195,8 @@ def test_the_table_of_finished_and_missing_cells(tables, made) -> None:
         ["KD + TMKD", "53.50 ± 2.12, 2 of 3 seeds (67.05)"],
         ["KD + TMKD: gain over KD", "+3.00 [-9.71, +15.71], 2 of 3 seeds (+1.85)"],
     ]
-
-
-def test_the_files_of_the_tabulator(made) -> None:
-    _, _, out = made
+    monkeypatch.setattr(sys, "argv", ["tabulator.py", str(small), f"--runs={root}", f"--to={out}"])
+    tables.tabulator.main()
     text = (out / "table.md").read_text()
     assert text.index("## Best epoch") < text.index("62.00 ± 2.00") < text.index("## Last epoch")
     assert "Missing, 1 of 7 runs:\n\n- pair/kd_tmkd/seed2" in text

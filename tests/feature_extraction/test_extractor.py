@@ -15,7 +15,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.feature_extraction.output import MissingPartError
+from tmkd_lightning.feature_extraction.output import MissingPartError, Output
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = 5
@@ -131,9 +131,11 @@ def test_logits_are_those_of_the_network() -> None:
     assert (extractor.num_classes, extractor.embedding_dim, extractor.name) == (CLASSES, 8, "Small")
 
 
-def test_statistics_given_as_integers() -> None:
-    extractor = Extractor(Small(), mean=(0, 0, 0), std=(1, 1, 1))
+def test_integers_given_as_statistics_or_as_images() -> None:
+    extractor = Extractor(Small().eval(), mean=(0, 0, 0), std=(1, 1, 1))
     torch.testing.assert_close(extractor.normalize(images()), images())  # not rounded to integers
+    extractor, image = Extractor(Small().eval()), torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert extractor(image).logits.equal(extractor(image.float() / 255).logits)
 
 
 # The network is left as it was
@@ -158,26 +160,29 @@ def test_confirm_touches_nothing() -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
 
 
-def test_confirm_runs_once_and_on_few_images() -> None:
-    batches = []
+def test_confirm_runs_once_on_few_images_and_in_full_precision() -> None:
+    """Whatever the step itself is in."""
+    seen = []
 
-    class Counting(Small):
+    class Recording(Small):
         def forward(self, image: Tensor) -> Tensor:
-            batches.append(len(image))
+            seen.append((len(image), torch.is_autocast_enabled("cpu")))
             return super().forward(image)
 
-    extractor = Extractor(Counting())
+    extractor = Extractor(Recording().eval())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = extractor(images(20))
     extractor(images(20))
-    extractor(images(20))
-    assert batches == [8, 20, 20]
+    assert seen == [(8, False), (20, True), (20, False)]
+    assert extractor.map_name == "last"
+    assert output.logits.dtype == torch.bfloat16
 
 
 def test_training_updates_statistics_once_a_batch() -> None:
     """Confirming on the first batch is not a training step of BatchNorm's."""
     network = Small().train()
     plain = copy.deepcopy(network)
-    extractor = Extractor(network, mean=(0, 0, 0), std=(1, 1, 1))
-    extractor(images())
+    Extractor(network, mean=(0, 0, 0), std=(1, 1, 1))(images())
     plain(images())
     assert network.bn1.running_mean.equal(plain.bn1.running_mean)
     assert network.bn1.num_batches_tracked.item() == 1
@@ -196,23 +201,6 @@ def test_map_behind_an_activation(inplace: bool) -> None:
     assert output.feature_map.min() == 0  # BatchNorm's own output is negative in places
 
 
-def test_dropout_before_the_head() -> None:
-    """The embedding is what the head was given; the map is what was pooled."""
-    extractor = Extractor(Small(dropout=0.5).train())
-    output = extractor(images(8))
-    pooled = output.feature_map.mean((2, 3))
-    left = output.embedding != 0
-    assert 0 < left.sum() < left.numel()
-    torch.testing.assert_close(output.embedding[left], 2 * pooled[left])
-    torch.testing.assert_close(extractor.head(output.embedding), output.logits)
-
-
-def test_uint8_and_float_images_are_one() -> None:
-    extractor = Extractor(Small().eval())
-    image = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    assert extractor(image).logits.equal(extractor(image.float() / 255).logits)
-
-
 def test_channels_last() -> None:
     network = Small().eval()
     expected = Extractor(copy.deepcopy(network))(images())
@@ -221,23 +209,6 @@ def test_channels_last() -> None:
     for part in ("logits", "embedding", "feature_map"):
         torch.testing.assert_close(output.require(part), expected.require(part))
     assert extractor.map_name == "last"
-
-
-def test_first_batch_under_autocast() -> None:
-    """Networks are confirmed in full precision; the step itself is not in it."""
-    autocast = []
-
-    class Recording(Small):
-        def forward(self, image: Tensor) -> Tensor:
-            autocast.append(torch.is_autocast_enabled("cpu"))
-            return super().forward(image)
-
-    extractor = Extractor(Recording().eval())
-    with torch.autocast("cpu", torch.bfloat16):
-        output = extractor(images())
-    assert autocast == [False, True]
-    assert extractor.map_name == "last"
-    assert output.logits.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -272,6 +243,16 @@ def test_nothing_stays_on_a_network_between_calls() -> None:
     assert output.embedding.grad_fn is not None
 
 
+def assert_own_parts(extractor: Extractor, own: list[Tensor], expected: list[Output], threads: int, times: int) -> None:
+    """Threads get what their own images give."""
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(times):
+            for seen, right in zip(pool.map(extractor, own), expected, strict=True):
+                for part in ("logits", "embedding", "feature_map"):
+                    assert seen.require(part).equal(right.require(part))
+    assert hooks(extractor.network) == 0
+
+
 def test_threads_that_meet_within_the_network_get_their_own_parts() -> None:
     meeting = Barrier(2)
 
@@ -284,30 +265,16 @@ def test_threads_that_meet_within_the_network_get_their_own_parts() -> None:
             return logits
 
     extractor, own = Extractor(Meeting().eval()), [images(seed=seed) for seed in range(2)]
-    wait = meeting.wait
-    meeting.wait = lambda: 0  # while one runs alone
-    with torch.no_grad():
-        expected = [extractor(image) for image in own]
-        meeting.wait = wait
-        with ThreadPoolExecutor(2) as threads:
-            for seen, right in zip(threads.map(extractor, own), expected, strict=True):
-                assert seen.embedding.equal(right.embedding)
-                assert seen.feature_map.equal(right.feature_map)
+    wait, meeting.wait = meeting.wait, lambda: 0  # while one runs alone
+    expected = [extractor(image) for image in own]
+    meeting.wait = wait
+    assert_own_parts(extractor, own, expected, threads=2, times=1)
 
 
 def test_threads_get_what_their_own_images_give() -> None:
     """Also while another confirms the network, which puts it into evaluation mode."""
-    extractor = Extractor(Small(dropout=0.0).eval())
-    own = [images(2, seed=seed) for seed in range(32)]
-    with torch.no_grad():
-        expected = [copy.deepcopy(extractor)(image) for image in own]
-        with ThreadPoolExecutor(8) as threads:
-            for _ in range(5):
-                for seen, right in zip(threads.map(extractor, own), expected, strict=True):
-                    assert seen.embedding.equal(right.embedding)
-                    assert seen.feature_map.equal(right.feature_map)
-                    assert seen.logits.equal(right.logits)
-    assert hooks(extractor.network) == 0
+    extractor, own = Extractor(Small(dropout=0.0).eval()), [images(2, seed=seed) for seed in range(32)]
+    assert_own_parts(extractor, own, [copy.deepcopy(extractor)(image) for image in own], threads=8, times=5)
 
 
 @pytest.mark.parametrize("confirmed_before", [True, False])
@@ -318,24 +285,22 @@ def test_deep_copies_are_independent(confirmed_before: bool) -> None:
     twin = copy.deepcopy(original)
     with torch.no_grad():
         twin.network.conv2.weight.mul_(-2)
-    for extractor in (original, twin):
+    for extractor, other in ((original, twin), (twin, original)):
         output = extractor(images(seed=1))
         torch.testing.assert_close(output.cam.mean((2, 3)) + extractor.head.bias, output.logits)
         assert output.head_weight is extractor.network.fc.weight
-        output.embedding.sum().backward()
-        assert extractor.network.conv1.weight.grad is not None
-        extractor.zero_grad()
-    assert not original(images()).logits.allclose(twin(images()).logits)
-    twin(images()).feature_map.sum().backward()
-    assert twin.network.conv1.weight.grad.abs().sum() > 0
-    assert original.network.conv1.weight.grad is None
-
-
-def test_gradients_flow_through_every_part() -> None:
-    for part in ("logits", "embedding", "feature_map"):
-        extractor = Extractor(Small())
-        extractor(images()).require(part).square().sum().backward()
+        assert not output.logits.allclose(other(images(seed=1)).logits)
+        (output.embedding.sum() + output.feature_map.sum()).backward()
         assert extractor.network.conv1.weight.grad.abs().sum() > 0
+        assert other.network.conv1.weight.grad is None
+        extractor.zero_grad()
+
+
+@pytest.mark.parametrize("part", ["logits", "embedding", "feature_map"])
+def test_gradients_flow_through_every_part(part: str) -> None:
+    extractor = Extractor(Small())
+    extractor(images()).require(part).square().sum().backward()
+    assert extractor.network.conv1.weight.grad.abs().sum() > 0
 
 
 # Named parts
@@ -350,13 +315,17 @@ def test_named_parts(name: str) -> None:
     assert named.embedding.equal(found.embedding)
 
 
-def test_names_that_lead_nowhere() -> None:
-    with pytest.raises(ValueError, match=r"head='classifier': Small has no such layer; it has .*'fc'"):
-        Extractor(Small(), head="classifier")
-    with pytest.raises(ValueError, match=r"feature_map='layer4': Small has no such layer; it has .*'conv2'"):
-        Extractor(Small(), feature_map="layer4")
-    with pytest.raises(TypeError, match="head 'pool' of Small is a AdaptiveAvgPool2d, not a linear layer"):
-        Extractor(Small(), head="pool")
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        ({"head": "classifier"}, ValueError, r"head='classifier': Small has no such layer; it has .*'fc'"),
+        ({"feature_map": "layer4"}, ValueError, r"feature_map='layer4': Small has no such layer; it has .*'conv2'"),
+        ({"head": "pool"}, TypeError, "head 'pool' of Small is a AdaptiveAvgPool2d, not a linear layer"),
+    ],
+)
+def test_names_that_lead_nowhere(names: dict[str, str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Extractor(Small(), **names)
 
 
 @pytest.mark.parametrize("name", ["bn2", "relu", "pool"])
@@ -402,18 +371,19 @@ def test_endings_that_are_refused(ending: Callable[[Tensor], object], error: typ
         Extractor(Ending(ending))(images())
 
 
-def test_an_ending_that_changes_is_refused_later() -> None:
+def test_an_ending_that_changes_or_fails_later_leaves_nothing_behind() -> None:
+    def fail(logits: Tensor) -> Tensor:
+        raise RuntimeError("behind the head")
+
     extractor = Extractor(Ending(lambda logits: logits))
     extractor(images())
-    extractor.network.ending = lambda logits: (logits, logits)
-    with pytest.raises(TypeError, match="Ending returned a tuple"):
-        extractor(images())
-
-
-def test_a_number_of_classes_that_nothing_shows_must_be_given() -> None:
-    with pytest.raises(ValueError, match=r"how many classes Identity has cannot be read off it.*num_classes=\.\.\."):
-        _ = Extractor(nn.Identity()).num_classes
-    assert Extractor(nn.Identity(), num_classes=3).num_classes == 3
+    endings = (lambda logits: (logits, logits), TypeError, "Ending returned a tuple"), (fail, RuntimeError, "behind")
+    for ending, error, message in endings:
+        extractor.network.ending = ending
+        with pytest.raises(error, match=message):
+            extractor(images())
+        copy.deepcopy(extractor)  # a tensor with a history could not be copied
+        assert hooks(extractor.network) == 0
 
 
 @pytest.mark.parametrize("ending", [lambda logits: logits.log_softmax(1), lambda logits: logits * 2])
@@ -427,33 +397,40 @@ def test_logits_alone_where_no_linear_layer_gives_them(ending: Callable[[Tensor]
             extractor.require(part, reader="SP")
 
 
-def test_network_that_ends_in_a_convolution() -> None:
-    network = nn.Sequential(nn.Conv2d(3, CLASSES, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    extractor = Extractor(network)
-    assert extractor.num_classes == CLASSES
-    assert extractor(images()).embedding is None
-    with pytest.raises(MissingPartError, match="Sequential has no head: Sequential has no linear layer"):
-        _ = extractor.embedding_dim
-
-
-def test_convolution_behind_the_last_linear_layer() -> None:
+class Gated(nn.Module):
     """Squeeze-and-excitation blocks hold linear layers, too."""
 
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.gate = nn.Linear(3, 3)
-            self.last = nn.Conv2d(3, CLASSES, 1)
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(3, 3)
+        self.last = nn.Conv2d(3, CLASSES, 1)
 
-        def forward(self, image: Tensor) -> Tensor:
-            gate = self.gate(image.mean((2, 3))).sigmoid()
-            return self.last(image * gate[..., None, None]).mean((2, 3))
+    def forward(self, image: Tensor) -> Tensor:
+        gate = self.gate(image.mean((2, 3))).sigmoid()
+        return self.last(image * gate[..., None, None]).mean((2, 3))
 
-    extractor = Extractor(Gated())
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(3, CLASSES, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "Sequential has no linear la"),
+        (Gated(), "'gate' was taken for the head of Gated, but no linear layer gives"),
+    ],
+)
+def test_network_that_ends_in_a_convolution(network: nn.Module, message: str) -> None:
+    extractor = Extractor(network)
     assert extractor.num_classes == CLASSES  # not the gate's three
     assert extractor(images()).embedding is None
-    with pytest.raises(MissingPartError, match="'gate' was taken for the head of Gated, but no linear layer gives"):
+    with pytest.raises(MissingPartError, match=message):
         extractor.require("embedding", reader="L_text")
+
+
+def test_a_number_of_classes_that_nothing_shows_must_be_given() -> None:
+    with pytest.raises(ValueError, match=r"how many classes Identity has cannot be read off it.*num_classes=\.\.\."):
+        _ = Extractor(nn.Identity()).num_classes
+    assert Extractor(nn.Identity(), num_classes=3).num_classes == 3
+    with pytest.raises(MissingPartError, match="Identity has no head: Identity has no linear layer"):
+        _ = Extractor(nn.Identity(), num_classes=3).embedding_dim
 
 
 @pytest.mark.parametrize("network", [Extractor(Small()), "resnet18", Small], ids=["extractor", "name", "class"])
@@ -471,20 +448,6 @@ def test_keep_map_can_be_turned_on_later() -> None:
         extractor.require("feature_map", reader="SP")
     extractor.keep_map = True
     assert extractor(images()).feature_map.shape == (2, 8, 16, 16)
-
-
-def test_a_forward_that_fails_leaves_nothing_behind() -> None:
-    def fail(logits: Tensor) -> Tensor:
-        raise RuntimeError("behind the head")
-
-    network = Ending(lambda logits: logits)
-    extractor = Extractor(network)
-    extractor(images())
-    network.ending = fail
-    with pytest.raises(RuntimeError, match="behind the head"):
-        extractor(images())
-    copy.deepcopy(extractor)  # a tensor with a history could not be copied
-    assert hooks(network) == 0
 
 
 @pytest.mark.parametrize("named", ["bn", None])

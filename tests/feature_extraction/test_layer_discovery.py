@@ -13,6 +13,8 @@ def test_every_layer_that_gives_the_map_is_named() -> None:
     trace = trace_layers(tv.resnet18(num_classes=5), torch.rand(2, 3, 64, 64))
     assert list(trace.heads) == ["fc"]
     assert trace.maps("fc") == ["layer4.1.relu", "layer4.1", "layer4"]  # not avgpool, which only pools it
+    trace = trace_layers(tv.resnet18(num_classes=3), torch.rand(2, 3, 32, 32))
+    assert trace.maps("fc")[-1] == "layer4"  # one pixel is a map where nothing was pooled
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,3 @@ def test_an_untrained_norm_is_not_taken_for_one_that_passes_on() -> None:
         output = last_layers(*behind)(torch.rand(4, 3, 16, 16))
         assert output.feature_map is None
         assert output.embedding.mean(0).abs().max() < 1e-5  # normalised, as no map's mean is
-
-
-def test_a_map_of_one_pixel_is_a_map_where_nothing_was_pooled() -> None:
-    trace = trace_layers(tv.resnet18(num_classes=3), torch.rand(2, 3, 32, 32))
-    assert trace.maps("fc")[-1] == "layer4"

@@ -1,7 +1,5 @@
 """The figure of class activation maps: of the right class, enlarged rightly, over the right image."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -74,16 +72,12 @@ def test_a_uniform_map_is_in_the_middle(flat: Tensor) -> None:
     torch.testing.assert_close(scaled, torch.full((1, 32, 32), 0.5))
 
 
-def test_a_uniform_map_is_called_so() -> None:
-    collected = make_outputs([3, 1], names=["student"])
-    output = collected.example_outputs["student"]
+def test_a_uniform_map_is_called_so_and_a_network_without_a_map_is_named() -> None:
+    collected = make_outputs([3, 1], names=["teacher"])
+    output = collected.example_outputs["teacher"]
     output.feature_map[0] = 1.0
     answers = [axis.get_xlabel().replace("\n", " ") for axis in plot_cam(collected).axes]
     assert [answer.endswith("(uniform map)") for answer in answers] == [False, True, False, False]
-
-
-def test_a_network_without_a_map_is_named() -> None:
-    collected = make_outputs([0, 1])
-    collected.example_outputs["teacher"] = dataclasses.replace(collected.example_outputs["teacher"], feature_map=None)
+    collected.example_outputs["teacher"] = dataclasses.replace(output, feature_map=None)
     with pytest.raises(NothingToPlotError, match=r"^teacher has no class activation maps: .* global average pooling"):
         plot_cam(collected)

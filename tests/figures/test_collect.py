@@ -1,7 +1,5 @@
 """Copies of networks are run on images; the networks themselves stay as they are."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -15,10 +13,10 @@ from tmkd_lightning.figures import CollectedOutputs, NothingToPlotError, OutputC
 NAMES = ["red", "green", "blue"]
 
 
-def batches(count: int = 12, size: int = 5):
-    images = make_images(count)
-    for start in range(0, count, size):
-        part = images[start : start + size]
+def batches():
+    """Twelve images, five at a time."""
+    images = make_images(12)
+    for part in (images[:5], images[5:10], images[10:]):
         yield torch.stack([image for image, _ in part]) / 255, torch.tensor([label for _, label in part])
 
 
@@ -67,12 +65,9 @@ def test_examples_are_the_first_of_each_class() -> None:
     assert collected.example_images.equal(images[[0, 2, 4]])
 
 
-def test_no_images() -> None:
+def test_what_cannot_be_collected() -> None:
     with pytest.raises(NothingToPlotError, match="no images"):
         collect({"net": Extractor(Net())}, [])
-
-
-def test_arguments() -> None:
     with pytest.raises(ValueError, match=r"teacher \(Net\) has 4 classes, but there are 3"):
         OutputCollector({"student": Extractor(Net()), "teacher": Extractor(Net(num_classes=4))}, NAMES)
     with pytest.raises(ValueError, match="examples must be at least 1"):

@@ -1,7 +1,5 @@
 """The figure of training: what is read from metrics.csv, and what is drawn of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -29,6 +27,8 @@ def test_rows_of_an_epoch_are_averaged_and_empty_cells_skipped(metrics) -> None:
     assert history.weights == {"edge": {0: 0.375, 1: 0.125}, "rgb": {0: 0.625, 1: 0.875}}
     assert history.accuracy == {0: 0.125, 1: 0.5, 3: 0.75}
     assert read_history(metrics.parent) == history
+    metrics.write_text("epoch,fusion/rgb,val/top1\n0,0.5,0.25\n1,0.75")  # still being written: what is whole counts
+    assert read_history(metrics) == History({"rgb": {0: 0.5, 1: 0.75}}, {0: 0.25})
 
 
 def test_a_resumed_run_and_a_test_of_it(tmp_path) -> None:
@@ -74,34 +74,26 @@ def test_what_was_not_logged_has_no_panel(weights, accuracy) -> None:
     assert len(figure.axes) == 1
     caption = figure.get_supxlabel()
     assert ("Top-1" in caption, "weight" in caption) == (bool(accuracy), bool(weights))
+    with pytest.raises(NothingToPlotError, match=r"b logged neither val/top1 nor fusion/<view>"):
+        plot_curves({"b": History(), "a": History(accuracy={0: 0.5})})
 
 
-def test_nothing_was_logged() -> None:
-    with pytest.raises(NothingToPlotError, match=r"a logged neither val/top1 nor fusion/<view>"):
-        plot_curves({"a": History(), "b": History(accuracy={0: 0.5})})
+FOREIGN, DAMAGED = "not a metrics.csv of Lightning's CSVLogger", "cannot be read as metrics"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "not a metrics.csv of Lightning's CSVLogger"),
-        ("epoch,val/top1\n", "not a metrics.csv of Lightning's CSVLogger"),
-        ("name,value\nx,1\n", "not a metrics.csv of Lightning's CSVLogger"),
-        ("epoch,val/top1\n0,0.5\n1,0.\x00zz\n", "cannot be read as metrics"),
-        ("epoch,val/top1\n,0.5\n", "cannot be read as metrics"),
-        ("\x89PNG\r\n\x1a\n\x00", "not a metrics.csv of Lightning's CSVLogger"),
+        ("", FOREIGN),
+        ("epoch,val/top1\n", FOREIGN),
+        ("name,value\nx,1\n", FOREIGN),
+        ("\x89PNG\r\n\x1a\n\x00", FOREIGN),
+        ("epoch,val/top1\n0,0.5\n1,0.\x00zz\n", DAMAGED),
+        ("epoch,val/top1\n,0.5\n", DAMAGED),
     ],
-    ids=["empty", "header", "foreign", "damaged", "no epoch", "binary"],
 )
-def test_foreign_and_damaged_files(tmp_path, content, message) -> None:
-    path = tmp_path / "metrics.csv"
-    path.write_bytes(content.encode("latin-1"))
+def test_foreign_and_damaged_files(metrics, content, message) -> None:
+    metrics.write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=message) as caught:
-        read_history(path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_row_that_breaks_off_is_not_zero(tmp_path) -> None:
-    """A run that is still being written may end in the middle of a row: what is whole counts."""
-    (tmp_path / "metrics.csv").write_text("epoch,fusion/rgb,val/top1\n0,0.5,0.25\n1,0.75")
-    assert read_history(tmp_path / "metrics.csv") == History({"rgb": {0: 0.5, 1: 0.75}}, {0: 0.25})
+        read_history(metrics)
+    assert str(metrics) in str(caught.value)

@@ -1,7 +1,5 @@
 """Figures by name, on a page and in files; nothing leaks into matplotlib."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -60,29 +58,27 @@ def test_a_page_holds_every_figure_as_it_is(figures) -> None:
         assert max(x1 - width, y1 - height) < 1e-6
 
 
-def test_rows_of_a_page_are_filled_like_words() -> None:
-    sizes = [(3.0, 1.0), (4.0, 2.0), (0.5, 1.0), (9.0, 1.0)]
-    page = join_figures([blank(*size) for size in sizes])
+def test_rows_of_a_page_are_filled_like_words_and_captions_wrapped_to_the_width() -> None:
+    page = join_figures([blank(*size) for size in [(3.0, 1.0), (4.0, 2.0), (0.5, 1.0), (9.0, 1.0)]])
     assert page.get_size_inches().tolist() == [9, 3]
     corners = [(axis.get_position().x0 * 9, 3 - axis.get_position().y1 * 3) for axis in page.axes]
     assert np.allclose(corners, [(0, 0), (3, 0), (7, 0), (0, 2)])
-
-
-def test_nothing_leaks_into_matplotlib() -> None:
-    before, backend = dict(matplotlib.rcParams), matplotlib.get_backend()
-    pyplot = "matplotlib.pyplot" in sys.modules
-    join_figures([plot_cam(make_outputs([0, 1]))])
-    assert dict(matplotlib.rcParams) == before
-    assert matplotlib.get_backend() == backend
-    assert ("matplotlib.pyplot" in sys.modules) == pyplot
-    if pyplot:
-        assert sys.modules["matplotlib.pyplot"].get_fignums() == []
-
-
-def test_captions_are_wrapped_to_the_width() -> None:
     lines = blank(2.0, 2.0, "word " * 40).get_supxlabel().split("\n")
     assert max(map(len, lines)) <= 36
     assert " ".join(lines) == ("word " * 40).strip()
+
+
+def test_nothing_leaks_into_matplotlib_which_is_missed_by_name(monkeypatch) -> None:
+    before, backend = dict(matplotlib.rcParams), matplotlib.get_backend()
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    join_figures([plot_cam(make_outputs([0, 1]))])
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.get_backend() == backend
+    assert sys.modules.get("matplotlib.pyplot") is pyplot
+    assert pyplot is None or pyplot.get_fignums() == []
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError, match="figures need matplotlib: pip install matplotlib"):
+        plot_cam(make_outputs([0, 1]))
 
 
 def test_all_files_or_none(tmp_path: Path, monkeypatch) -> None:
@@ -103,24 +99,9 @@ def test_all_files_or_none(tmp_path: Path, monkeypatch) -> None:
     assert (tmp_path / "more" / "new.pdf").read_bytes().startswith(b"%PDF-")
 
 
-def test_matplotlib_is_missed_by_name(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match="figures need matplotlib: pip install matplotlib"):
-        plot_cam(make_outputs([0, 1]))
-
-
 def test_figures_without_data_are_skipped_with_the_reason_or_an_error() -> None:
-    skipped: list[str] = []
-    one, names = MultiView(["rgb"]), ["curves", "views", "cam"]
-    figures = plot_all(lambda: make_outputs([0, 1]), one, histories, names, on_skip=skipped.append)
-    assert list(figures) == ["curves", "cam"]
-    assert skipped == ["no figure of views: the run has one view, 'rgb': there is nothing to compare it with"]
-    with pytest.raises(NothingToPlotError, match="one view"):
-        plot_all(lambda: make_outputs([0, 1]), one, histories, names)
-
-
-def test_outputs_are_collected_once_and_only_if_a_figure_needs_them() -> None:
-    calls = []
+    """Outputs are collected once, and only if a figure needs them."""
+    skipped, calls, one = [], [], MultiView(["rgb"])
 
     def collect():
         calls.append(1)
@@ -128,5 +109,9 @@ def test_outputs_are_collected_once_and_only_if_a_figure_needs_them() -> None:
 
     plot_all(collect, TWO, histories, ["curves"])
     assert not calls
-    plot_all(collect, TWO, histories, ["cam", "logits"])
+    figures = plot_all(collect, one, histories, ["curves", "views", "cam", "logits"], on_skip=skipped.append)
+    assert list(figures) == ["curves", "cam", "logits"]
+    assert skipped == ["no figure of views: the run has one view, 'rgb': there is nothing to compare it with"]
     assert len(calls) == 1
+    with pytest.raises(NothingToPlotError, match="one view"):
+        plot_all(collect, one, histories, ["curves", "views"])

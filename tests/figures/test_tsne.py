@@ -1,7 +1,5 @@
 """The figure of embeddings: which images, where t-SNE puts them, and how they are marked."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Checks commands of the documentation with the parsers that would read them; nothing is run."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -1,7 +1,5 @@
 """Parses the documentation: fenced blocks, the commands in them, links, headings, and names in backticks."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ Every ``make_...`` writes a dataset below a root and gives its training and test
 hostile file holds.
 """
 
-from __future__ import annotations
-
 import colorsys
 import hashlib
 import os

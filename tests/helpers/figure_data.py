@@ -1,7 +1,5 @@
 """Random outputs of networks, with everything that figures read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

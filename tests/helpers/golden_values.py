@@ -1,7 +1,5 @@
 """Inputs of the golden values, and checks that every loss must pass."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

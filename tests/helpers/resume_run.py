@@ -1,7 +1,5 @@
 """A small run on digits with everything random in it, for the tests of resuming and for the script of kills."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A small world for tests: coloured noise in three classes, and a network of a few thousand weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

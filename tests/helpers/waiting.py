@@ -1,7 +1,5 @@
 """Notices operations that make the host wait for its device, on a CPU where none do."""
 
-from __future__ import annotations
-
 import collections
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reads the file that an offline run of Weights & Biases leaves: LevelDB's log format around protocol buffers."""
 
-from __future__ import annotations
-
 import json
 import struct
 import time

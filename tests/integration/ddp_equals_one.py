@@ -3,8 +3,6 @@
 With a second argument: trains by each method ("methods", for test_every_method.py) or until it is killed ("killed").
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

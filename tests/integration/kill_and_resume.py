@@ -7,8 +7,6 @@ with noise, dropout, a WeightNet and best and last checkpoints, and is killed (S
 A run counts as exact if its weights, its best checkpoint's and every row of its curve are those of the undisturbed run.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os
@@ -27,15 +25,16 @@ from tmkd_lightning.figures.curves import read_curve
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in (("--kills", 200), ("--epochs", 8), ("--seed", 0)):
+        parser.add_argument(name, type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(1)
     draw, kills, runs = random.Random(options.seed), 0, 0
     with tempfile.TemporaryDirectory() as root:
-        whole = Path(root) / "undisturbed"
-        seconds = undisturbed(whole, options.epochs)
+        whole, start = Path(root) / "undisturbed", time.monotonic()
+        if not attempt(whole, options.epochs, 600):
+            raise SystemExit("the undisturbed run did not end")
+        seconds = time.monotonic() - start
         while kills < options.kills:
             folder, ended = Path(root) / f"run_{runs}", False
             while not ended:
@@ -47,14 +46,6 @@ def main() -> None:
             if not exact:
                 raise SystemExit(1)
     print(f"{kills} kills, {runs} runs, all exact")
-
-
-def undisturbed(folder: Path, epochs: int) -> float:
-    """Trains without a kill; gives how long it took."""
-    start = time.monotonic()
-    if not attempt(folder, epochs, 600):
-        raise SystemExit("the undisturbed run did not end")
-    return time.monotonic() - start
 
 
 def attempt(folder: Path, epochs: int, patience: float) -> bool:

@@ -1,7 +1,5 @@
 """What a Trainer sees of a datamodule: order and augmentation by epoch, whatever the workers and restarts."""
 
-from __future__ import annotations
-
 import pytest
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
@@ -20,23 +18,12 @@ class Seen(Callback):
         self.epochs.setdefault(trainer.current_epoch, []).append((label.tolist(), int(image.sum())))
 
 
-def run(
-    net, fit, tmp_path, workers: int, every: int | None = None, batch_size: int = 8, **options
-) -> dict[int, list[tuple[list[int], int]]]:
-    seen = Seen()
+def run(net, fit, tmp_path, workers: int, every: int | None = None, batch_size: int = 8, **options):
+    """Trains on 20 digits; gives what was seen."""
+    seen, saving = Seen(), {"filename": "last", "every_n_train_steps": every, "enable_version_counter": False}
     data = DigitsDataModule(train_samples=20, batch_size=batch_size, image_size=16, num_workers=workers)
-    callbacks = [
-        seen,
-        ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=every, enable_version_counter=False),
-    ]
-    fit(
-        ClassifierModule(net(4, 10)),
-        datamodule=data,
-        callbacks=callbacks,
-        enable_checkpointing=True,
-        limit_val_batches=0,
-        **options,
-    )
+    options |= {"callbacks": [seen, ModelCheckpoint(tmp_path, **saving)], "enable_checkpointing": True}
+    fit(ClassifierModule(net(4, 10)), datamodule=data, limit_val_batches=0, **options)
     return seen.epochs
 
 

@@ -1,7 +1,5 @@
 """Two processes with half the batch each are one process with all of it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -45,9 +43,11 @@ def test_two_processes_equal_one(ranks, tmp_path, name) -> None:
         assert (ranks[0][name][key] - value).abs().max() < TOLERANCE * moved, key
 
 
-def test_both_processes_have_one_student(ranks) -> None:
+def test_both_processes_have_one_student(ranks, folder) -> None:
+    """Both start without text embeddings: each makes them, and one whole file is what they leave."""
     for name in (*script.SETTINGS, "uneven"):
         assert all(value.equal(ranks[1][name][key]) for key, value in ranks[0][name].items()), name
+    assert [path.suffix for path in (folder / "prompts").iterdir()] == [".npz"]
 
 
 def test_no_image_is_measured_twice(ranks) -> None:
@@ -57,11 +57,6 @@ def test_no_image_is_measured_twice(ranks) -> None:
     for name, value in one.items():
         expected = pytest.approx(value, abs=1e-6) if name == "val/loss" else value
         assert ranks[0]["metrics"][name] == ranks[1]["metrics"][name] == expected, name
-
-
-def test_both_processes_start_without_text_embeddings(folder) -> None:
-    """Each makes them, and one whole file is what they leave."""
-    assert [path.suffix for path in (folder / "prompts").iterdir()] == [".npz"]
 
 
 def test_a_loss_of_one_process_stops_both(ranks, folder) -> None:
@@ -75,13 +70,10 @@ def test_a_loss_of_one_process_stops_both(ranks, folder) -> None:
 @pytest.mark.parametrize("told", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_is_told_to_end_ends_the_other(tmp_path, told) -> None:
     """Within a minute, and what happened stands in the log."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, script.__file__, str(tmp_path), "killed"]
     with (tmp_path / "log").open("w") as log:
-        launched = subprocess.Popen(
-            [sys.executable, script.__file__, str(tmp_path), "killed"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=log,
-            stderr=log,
-        )
+        launched = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     files = [tmp_path / f"rank{rank}" for rank in (0, 1)]
     try:
         wait_for(lambda: all(file.exists() for file in files))

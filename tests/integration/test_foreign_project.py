@@ -1,13 +1,11 @@
 """TMKD in somebody else's project: dict batches, plain DataLoaders, normalised images, own networks, no CLI."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -52,15 +50,10 @@ def their_module(**options: Any) -> TheirModule:
 
 
 def test_their_batches_networks_and_statistics_train(fit, prompts) -> None:
-    class Terms(Callback):
-        def on_train_end(self, trainer, module) -> None:
-            self.logged = dict(trainer.logged_metrics)
-
-    terms = Terms()
     module = their_module()
-    trainer = fit(module, train=their_loader(), val=their_loader(), callbacks=[prompts(class_names=None), terms])
+    trainer = fit(module, train=their_loader(), val=their_loader(), callbacks=[prompts(class_names=None)])
     assert trainer.global_step == 8
-    assert {"train/ce", "train/kd", "train/feature", "train/text", "train/loss"} <= set(terms.logged)
+    assert {"train/ce", "train/kd", "train/feature", "train/text", "train/loss"} <= set(trainer.callback_metrics)
     # the student sees the very pixels that they normalised, not ours normalised again
     seen = {}
     module.student.stem.register_forward_pre_hook(lambda _, args: seen.update(pixels=args[0]))
@@ -87,11 +80,10 @@ def test_normalised_images_are_not_normalised_again_by_a_call() -> None:
             module(bad)
 
 
-def test_head_that_is_not_the_last_linear_layer_is_found_and_named(fit, prompts) -> None:
+def test_head_that_is_not_the_last_linear_layer_is_found_and_named(fit) -> None:
     module = TheirModule(Pyramid(3), Pyramid(3), views=["rgb"], normalized_with=(MEAN, STD), text_weight=0)
-    with pytest.raises(ValueError, match=r"'squeeze' was taken for the head.*'predict'") as error:
+    with pytest.raises(ValueError, match=r"(?s)'squeeze' was taken for the head.*'predict'.*head="):
         fit(module, train=their_loader())
-    assert "head=" in str(error.value)
 
 
 class TheirData(LightningDataModule):
@@ -111,7 +103,6 @@ class TheirData(LightningDataModule):
         (TMKDModule, TypeError, r"a dict with the keys \['pixels', 'class_id'\].*override unpack"),
         (TheirModule, ValueError, r"must lie in \[0, 1\].*normalized_with"),
     ],
-    ids=["another form", "forgotten normalisation"],
 )
 @pytest.mark.parametrize("data", [{"train": their_loader()}, {"datamodule": TheirData()}], ids=["loader", "hook"])
 def test_their_batches_as_they_are_stop_before_the_first_step(fit, kind, error, message, data) -> None:
@@ -124,19 +115,18 @@ def test_their_batches_as_they_are_stop_before_the_first_step(fit, kind, error, 
 @pytest.mark.parametrize(
     ("image", "label", "message"),
     [
-        (torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long), r"RGB\(\)"),
-        (torch.rand(4, 8, 8), torch.zeros(4, dtype=torch.long), "batch, 3, height, width"),
-        (torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]), r"label 3 is outside 0\.\.2"),
-        (torch.rand(4, 3, 8, 8), torch.tensor([0, 1, -2, 2]), r"label -2 is outside 0\.\.2"),
-        (torch.rand(4, 3, 8, 8), torch.rand(4), "must be 4 classes"),
-        (torch.rand(4, 3, 8, 8) * 255, torch.zeros(4, dtype=torch.long), "as uint8"),
+        (torch.rand(4, 1, 8, 8), [0] * 4, r"RGB\(\)"),
+        (torch.rand(4, 8, 8), [0] * 4, "batch, 3, height, width"),
+        (torch.rand(4, 3, 8, 8), [0, 1, 2, 3], r"label 3 is outside 0\.\.2"),
+        (torch.rand(4, 3, 8, 8), [0, 1, -2, 2], r"label -2 is outside 0\.\.2"),
+        (torch.rand(4, 3, 8, 8), [0.5] * 4, "must be 4 classes"),
+        (torch.rand(4, 3, 8, 8) * 255, [0] * 4, "as uint8"),
     ],
 )
 def test_wrong_batches_are_named_on_the_host(net, fit, image, label, message) -> None:
-    loader = DataLoader(list(zip(image, label, strict=True)), batch_size=4)
     module = TMKDModule(net(16), net(), views=["rgb"], text_weight=0)
     with pytest.raises(ValueError, match=message):
-        fit(module, train=loader)
+        fit(module, train=DataLoader(list(zip(image, torch.tensor(label), strict=True)), batch_size=4))
     assert module.trainer.global_step == 0
 
 
@@ -155,27 +145,9 @@ def test_last_batch_of_one_is_passed_over_and_batches_of_one_are_refused(net, fi
         fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0), train=loader(count=4, batch_size=1))
 
 
-class Wrapped(nn.Module):
-    def __init__(self, wrap) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 3)
-        self.wrap = wrap
-
-    def forward(self, image: Tensor) -> Any:
-        return self.wrap(self.fc(image.mean((2, 3))))
-
-
-@pytest.mark.parametrize(
-    ("wrap", "error", "message"),
-    [
-        (lambda logits: (logits, logits), TypeError, "Wrapped returned a tuple, expected one tensor of logits"),
-        (lambda logits: {"logits": logits}, TypeError, "Wrapped returned a dict"),
-        (lambda logits: logits.softmax(1), ValueError, "looks like a softmax"),
-    ],
-)
-def test_networks_that_do_not_return_logits_are_refused_before_the_first_step(net, fit, wrap, error, message) -> None:
-    module = TMKDModule(net(), Wrapped(wrap), views=["rgb"], text_weight=0)
-    with pytest.raises(error, match=message):
+def test_networks_that_do_not_return_logits_are_refused_before_the_first_step(net, fit) -> None:
+    module = TMKDModule(net(), nn.Sequential(net(), nn.Softmax(1)), views=["rgb"], text_weight=0)
+    with pytest.raises(ValueError, match="looks like a softmax"):
         fit(module)
     assert module.trainer.global_step == 0
 
@@ -191,10 +163,8 @@ class TheirNumbers(LightningDataModule):
 
 def test_names_that_do_not_fit_are_passed_over_by_figures_and_export_alike() -> None:
     module = their_module(text_weight=0, views=["rgb"])
-    module.class_names, module.saved_class_names = None, ["red", "green", "blue"]
-    networks = {"student": module.extractor}
-    assert collect(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["red", "green", "blue"]
-    assert network_and_names(module, None)[1] == ["red", "green", "blue"]
-    module.saved_class_names = None
-    assert collect(module, networks, TheirNumbers(), accelerator="cpu").class_names == ["0", "1", "2"]
-    assert network_and_names(module, None)[1] == ["0", "1", "2"]
+    module.class_names = None
+    for saved, expected in ((["red", "green", "blue"], ["red", "green", "blue"]), (None, ["0", "1", "2"])):
+        module.saved_class_names = saved
+        collected = collect(module, {"student": module.extractor}, TheirNumbers(), accelerator="cpu")
+        assert collected.class_names == network_and_names(module, None)[1] == expected

@@ -1,7 +1,5 @@
 """The first losses of the quickstart's configs, which no change of structure may move."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

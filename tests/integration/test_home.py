@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
+from helpers.tiny_clip import write_clip
 from tmkd_lightning import Extractor, TMKDModule, data
 from tmkd_lightning.callbacks import Figures, PromptEmbeddings, TeacherCache
 from tmkd_lightning.cli.cache import check_caches, list_caches, remove_caches
@@ -19,33 +19,22 @@ from tmkd_lightning.cli.embed import embed
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.export import export_student, predict_folder
 from tmkd_lightning.figures import History, plot_curves, read_history, save_figures
-from tmkd_lightning.models import load_weights
+from tmkd_lightning.models import WideResNet, ZeroShotCLIP, load_weights
 from tmkd_lightning.modules.loading import load_module, load_student
 from tmkd_lightning.text import EmbeddingFile, HashingTextEncoder, OpenCLIPTextEncoder, write_embeddings
+from tmkd_lightning.text.embedding_cache import cached_embeddings, default_cache_dir
 
-NETWORK = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
-RUN = {
-    "model": {
-        "class_path": "tmkd_lightning.TMKDModule",
-        "init_args": {
-            "teacher": NETWORK,
-            "student": NETWORK,
-            "teacher_checkpoint": "~/teacher.pt",
-            "fusion": "mean",
-            "text_weight": 0,
-        },
-    },
-    "data": {"class_path": "tmkd_lightning.data.DigitsDataModule", "init_args": {"image_size": 8, "batch_size": 20}},
-    "trainer": {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "limit_train_batches": 2,
-        "limit_val_batches": 2,
-        "log_every_n_steps": 1,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    },
-}
+NETWORK = "{class_path: tmkd_lightning.models.WideResNet, init_args: {depth: 10, num_classes: 10}}"
+RUN = f"""
+model:
+  class_path: tmkd_lightning.TMKDModule
+  init_args:
+    {{teacher: {NETWORK}, student: {NETWORK}, teacher_checkpoint: ~/teacher.pt, fusion: mean, text_weight: 0}}
+data: {{class_path: tmkd_lightning.data.DigitsDataModule, init_args: {{image_size: 8, batch_size: 20}}}}
+trainer:
+  {{accelerator: cpu, max_epochs: 1, limit_train_batches: 2, limit_val_batches: 2, log_every_n_steps: 1,
+    enable_progress_bar: false, enable_model_summary: false}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +45,7 @@ def home(tmp_path_factory):
         patch.setenv("HOME", str(home))
         patch.chdir(elsewhere)
         torch.save(network().state_dict(), home / "teacher.pt")
-        (home / "run.yaml").write_text(yaml.safe_dump(RUN))
+        (home / "run.yaml").write_text(RUN)
         logger = f"{{class_path: CSVLogger, init_args: {{save_dir: {home}}}}}"
         tmkd(["fit", "--config=~/run.yaml", f"--trainer.logger={logger}"])
         (folder,) = home.glob("lightning_logs/version_0/checkpoints")
@@ -72,7 +61,7 @@ def home(tmp_path_factory):
 
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
-    return importlib.import_module("tmkd_lightning.models").WideResNet(depth=10, num_classes=10)
+    return WideResNet(depth=10, num_classes=10)
 
 
 def test_command_line(home) -> None:
@@ -126,6 +115,8 @@ def test_arguments(home, capsys) -> None:
     clip = OpenCLIPTextEncoder(pretrained="~/images", cache_dir="~/hub")
     assert (clip.pretrained, clip.cache_dir) == (str(home / "images"), str(home / "hub"))
     assert clip.identity().startswith("open_clip-folder-")
+    encoder = ZeroShotCLIP(pretrained=str(write_clip(home / "clip")).replace(str(home), "~"), cache_dir="~/hub").encoder
+    assert (encoder.pretrained, encoder.cache_dir) == (str(home / "clip"), str(home / "hub"))
     list_caches("~/caches")
     check_caches("~/caches")
     remove_caches("~/caches", all=True)
@@ -140,6 +131,7 @@ PROVEN = {
     "CUB200.root, RAFDB.root, StanfordDogs.root",  # tests/data/test_cub200.py, for the class that they share
     "EmbeddingFile.path, write_embeddings.path, load_weights.path, read_history.path, save_figures.figures",
     "OpenCLIPTextEncoder.cache_dir, OpenCLIPTextEncoder.pretrained, PromptEmbeddings.cache_dir",
+    "ZeroShotCLIP.cache_dir, ZeroShotCLIP.pretrained",
     "TMKDModule.teacher_checkpoint, TeacherCache.directory, Figures.folder",
     "export_student.output, predict_folder.images, predict_folder.output, load_student.checkpoint",
     "list_caches.directory, check_caches.directory, remove_caches.directory, embed.output, embed.class_names_file",
@@ -192,7 +184,7 @@ def test_without_a_home_folder_texts_are_not_kept(homeless, tmp_path, monkeypatc
     callback = PromptEmbeddings(HashingTextEncoder(8))
     assert callback.cache_dir is None
     with pytest.warns(UserWarning, match="not be cached.*no home folder: set HOME, XDG_CACHE_HOME"):
-        texts = callback._embeddings(["a cat", "a dog", "a cat"])
+        texts = cached_embeddings(callback.encoder, ["a cat", "a dog", "a cat"], callback.cache_dir)
     torch.testing.assert_close(texts, HashingTextEncoder(8).encode(["a cat", "a dog", "a cat"]))
     assert os.listdir(tmp_path) == []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -205,4 +197,4 @@ def test_a_home_folder_of_somebody_else(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("no folder")
     with pytest.warns(UserWarning, match="could not be cached"):
-        PromptEmbeddings(HashingTextEncoder(8))._embeddings(["a cat"])
+        cached_embeddings(HashingTextEncoder(8), ["a cat"], default_cache_dir())

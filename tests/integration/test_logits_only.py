@@ -1,7 +1,5 @@
 """Networks whose logits are not those of one linear layer: methods that read logits train with them, others say so."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -64,25 +62,18 @@ NETWORKS = {"ensemble": Ensemble, "convolution": Convolutional, "zero-shot": Zer
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_kd_trains_and_the_target_is_what_the_teacher_says(fit, loader, name) -> None:
-    teacher = NETWORKS[name]()
-    seen: list[Tensor] = []
-    module = TMKDModule(teacher, Net(), distiller=KD(), optimizer=sgd, **ALONE)
+@pytest.mark.parametrize("teaches", [True, False])
+def test_such_a_network_teaches_and_learns_and_the_target_is_what_the_teacher_says(fit, loader, name, teaches) -> None:
+    teacher, student = (NETWORKS[name](), Net()) if teaches else (Net(16), NETWORKS[name]())
+    module, seen = TMKDModule(teacher, student, distiller=KD(), optimizer=sgd, **ALONE), []
     module.distiller.register_forward_pre_hook(lambda _, args: seen.append(args[1].logits))
-    fit(module, train=loader(size=16), val=loader(size=16), max_epochs=1)
-    batch = next(iter(loader(size=16)))
-    extractor = Extractor(copy.deepcopy(teacher).eval())
-    with torch.no_grad():
-        expected = extractor.network(extractor.normalize(batch[0]))
-    torch.testing.assert_close(seen[0], expected)
-    assert module.teacher.extractor.num_classes == 3
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_such_a_student_trains_too(fit, loader, name) -> None:
-    module = TMKDModule(Net(16), NETWORKS[name](), distiller=KD(), optimizer=sgd, **ALONE)
     before = copy.deepcopy(module.student.state_dict())
     trainer = fit(module, train=loader(size=16), val=loader(size=16), max_epochs=1)
+    image, _ = next(iter(loader(size=16)))
+    extractor = Extractor(copy.deepcopy(teacher).eval())
+    with torch.no_grad():
+        torch.testing.assert_close(seen[0], extractor.network(extractor.normalize(image)))
+    assert module.teacher.extractor.num_classes == 3
     assert {"val/top1", "train/kd"} <= trainer.callback_metrics.keys()
     assert any(not value.equal(before[key]) for key, value in module.student.state_dict().items())
 
@@ -117,7 +108,7 @@ def test_what_reads_more_than_logits_says_what_it_lacks(fit, options, message) -
 def test_classes_of_such_a_network_are_not_put_in_order_by_halves(name) -> None:
     """The last linear layer of an ensemble is that of one of its networks."""
     extractor = Extractor(NETWORKS[name]())
-    before = {key: value.clone() for key, value in extractor.state_dict().items()}
+    before = copy.deepcopy(extractor.state_dict())
     with pytest.raises(ValueError, match="cannot be put into another order"):
         extractor.reorder_classes([2, 0, 1])
     assert all(value.equal(before[key]) for key, value in extractor.state_dict().items())
@@ -131,18 +122,15 @@ def test_classes_are_put_in_order() -> None:
 
 
 def test_without_a_linear_layer_it_is_known_at_once() -> None:
-    def network() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    def network(classes: int = 3) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     with pytest.raises(MissingPartError, match="L_feat reads embedding, which Sequential does not have"):
         TMKDModule(network(), Net(), views=["rgb"], text_weight=0)
     with pytest.raises(MissingPartError, match="L_text reads embedding, which Sequential does not have"):
         TMKDModule(Net(), network(), views=["rgb"], feature_weight=0)
     assert ClassifierModule(network()).num_classes == 3
-
-
-def test_other_classes_than_the_students_are_still_refused_at_once() -> None:
-    for teacher in (Ensemble(4), nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())):
+    for teacher in (Ensemble(4), network(4)):
         with pytest.raises(ValueError, match=r"has 4 classes, student Net has 3"):
             TMKDModule(teacher, Net(), distiller=KD(), **ALONE)
 
@@ -151,13 +139,11 @@ def test_other_classes_than_the_students_are_still_refused_at_once() -> None:
 @pytest.mark.parametrize("method", [RKD, CATKD, TeKAP, None])
 def test_a_teacher_of_another_precision_teaches(fit, loader, prompts, kind, method) -> None:
     """What it says differs from the same teacher's in float32 by rounding alone."""
-    teacher, student = Net(16), Net()
-    losses = []
+    networks, losses = (Net(16), Net()), []
     for precision in (torch.float32, kind):
         torch.manual_seed(0)
-        module = TMKDModule(
-            copy.deepcopy(teacher).to(precision), copy.deepcopy(student), distiller=method and method(), optimizer=sgd
-        )
+        teacher, student = copy.deepcopy(networks)
+        module = TMKDModule(teacher.to(precision), student, distiller=method and method(), optimizer=sgd)
         trainer = fit(module, train=loader(6), max_epochs=1, callbacks=[prompts()], log_every_n_steps=1)
         losses.append(trainer.logged_metrics["train/loss"].item())
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
@@ -175,24 +161,20 @@ def test_a_cache_keeps_logits_where_there_is_no_head(fit, tmp_path, monkeypatch,
         fit(module, datamodule=data, max_epochs=2, callbacks=list(callbacks), limit_val_batches=0)
         return module.student.state_dict()
 
-    filled = train(TeacherCache(str(tmp_path / "cache"), dtype))
-    with monkeypatch.context() as patch:
-        patch.setattr(FrozenTeacher, "forward", None)  # the teacher must not run
-        read = train(TeacherCache(str(tmp_path / "cache"), dtype))
-    assert all(value.equal(read[key]) for key, value in filled.items())
-    assert len(list((tmp_path / "cache").glob("*/logits.*.npy"))) > 0
-    assert not list((tmp_path / "cache").glob("*/head.npz"))
-    if dtype == "float32":
-        live = train()
-        assert all(value.equal(read[key]) for key, value in live.items())
+    cache = tmp_path / "cache"
+    runs = [train(TeacherCache(str(cache), dtype))] + ([train()] if dtype == "float32" else [])
+    monkeypatch.setattr(FrozenTeacher, "forward", None)  # the teacher must not run
+    read = train(TeacherCache(str(cache), dtype))
+    assert all(value.equal(read[key]) for run in runs for key, value in run.items())
+    assert list(cache.glob("*/logits.*.npy"))
+    assert not list(cache.glob("*/head.npz"))
 
 
 def test_a_scripted_teacher_teaches(fit, loader) -> None:
     """Its layers take no hooks, so it has logits alone."""
     teacher = torch.jit.trace(Net(16).eval(), torch.rand(2, 3, 16, 16))
     module = TMKDModule(teacher, Net(), distiller=KD(), optimizer=sgd, **ALONE)
-    trainer = fit(module, train=loader(size=16), max_epochs=1)
-    assert trainer.global_step == 4
+    assert fit(module, train=loader(size=16), max_epochs=1).global_step == 4
     image = torch.rand(2, 3, 16, 16)
     output = module.teacher.frozen(image)
     torch.testing.assert_close(output.logits, teacher(module.teacher.extractor.normalize(image)))

@@ -1,7 +1,5 @@
 """A network says with what it was trained, and is normalised so, wherever it stands."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path
@@ -20,11 +18,12 @@ from tmkd_lightning.export import export_student
 from tmkd_lightning.models import Pretrained, load_weights
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
-HALF = (0.5, 0.5, 0.5)
+HALF, IMAGENET = (0.5, 0.5, 0.5), (IMAGENET_MEAN, IMAGENET_STD)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+ALONE = {"views": ["rgb"], "feature_weight": 0, "text_weight": 0}
 
 
 def used(extractor: Extractor) -> tuple[list[float], list[float]]:
@@ -47,22 +46,17 @@ class Wrapped(nn.Module):
 class Tower(nn.Module):
     """The image tower of an open_clip model says what its images are normalised with."""
 
-    def __init__(self, num_classes: int = 3) -> None:
+    def __init__(self, num_classes: int = 3, image_mean: tuple[float, ...] = CLIP[0]) -> None:
         super().__init__()
-        self.image_mean, self.image_std = CLIP
+        self.image_mean, self.image_std = image_mean, CLIP[1]
         self.fc = nn.Linear(3, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.fc(image.mean((2, 3)))
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [lambda net: net, torch.compile, Wrapped, nn.Sequential, copy.deepcopy],
-    ids=["bare", "torch.compile", "own wrapper", "sequential", "copy"],
-)
+@pytest.mark.parametrize("wrap", [lambda net: net, torch.compile, Wrapped, nn.Sequential, copy.deepcopy])
 def test_timms_own_statistics_wherever_the_network_stands(wrap) -> None:
-    torch.manual_seed(0)
     extractor = Extractor(wrap(vit()))
     assert used(extractor) == (list(HALF), list(HALF))
     assert extractor.statistics_source.startswith("from ")
@@ -72,39 +66,27 @@ def test_in_a_module_teacher_and_student_each_have_their_own() -> None:
     module = TMKDModule(vit(), Pretrained("resnet18", 3, weights=None), views=["rgb"], text_weight=0)
     assert used(module.teacher.extractor) == (list(HALF), list(HALF))
     assert used(module.extractor)[0] == pytest.approx(IMAGENET_MEAN)
-    assert (
-        used(ClassifierModule(torch.compile(Pretrained("efficientnet_v2_l", 3, weights=None))).extractor)[0]
-        == [0.5] * 3
-    )
-
-
-def grey() -> Tower:
-    network = Tower()
-    network.image_mean = (0.5,)
-    return network
+    compiled = ClassifierModule(torch.compile(Pretrained("efficientnet_v2_l", 3, weights=None)))
+    assert used(compiled.extractor)[0] == [0.5] * 3
 
 
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
         (lambda: Wrapped(Tower()), CLIP),
-        (grey, (IMAGENET_MEAN, IMAGENET_STD)),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (IMAGENET_MEAN, IMAGENET_STD)),
+        (lambda: Tower(image_mean=(0.5,)), IMAGENET),  # three values are needed
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), IMAGENET),  # none stated
     ],
-    ids=["open_clip", "three values are needed", "none stated"],
 )
 def test_statistics_of_the_network_or_imagenets(network, expected) -> None:
     assert used(Extractor(network())) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
 
 
-def test_what_is_given_wins() -> None:
+def test_what_is_given_wins_and_parts_that_say_different_things_are_refused() -> None:
     extractor = Extractor(vit(), mean=MEAN, std=STD)
     assert used(extractor)[0] == pytest.approx(MEAN)
     assert extractor.statistics_source == "as given"
     assert used(Extractor(vit(), mean=MEAN))[1] == [0.5] * 3
-
-
-def test_parts_that_say_different_things_are_refused() -> None:
     with pytest.raises(ValueError, match=r"parts of Wrapped were .*from networks.0.*from networks.1.*mean="):
         Extractor(Wrapped(vit(), Tower()))
     assert used(Extractor(Wrapped(vit(), vit())))[0] == [0.5] * 3
@@ -129,18 +111,23 @@ def plain(num_classes: int = 3) -> nn.Module:
 
 
 def test_a_teachers_checkpoint_says_with_what_it_was_trained(fit, path, caplog) -> None:
-    module = TMKDModule(plain(), plain(), teacher_checkpoint=str(path), views=["rgb"], feature_weight=0, text_weight=0)
+    module = TMKDModule(plain(), plain(), teacher_checkpoint=str(path), **ALONE)
     fit(module, max_epochs=1)
     assert used(module.teacher.extractor) == (pytest.approx(MEAN), pytest.approx(STD))
     assert used(module.extractor)[0] == pytest.approx(IMAGENET_MEAN)  # the student's own
     assert "was trained on images normalised with mean (0.1, 0.2, 0.3)" in caplog.text
 
 
-@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
-def test_a_file_says_it_to_a_bare_network_and_is_held_against_what_was_given(path, kind) -> None:
+def read(path: Path) -> list[float]:
+    """The mean of a network that has read a file."""
     network = plain()
     load_weights(network, path)
-    assert used(Extractor(network))[0] == pytest.approx(MEAN)
+    return used(Extractor(network))[0]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_a_file_says_it_to_a_bare_network_and_is_held_against_what_was_given(path, kind) -> None:
+    assert read(path) == pytest.approx(MEAN)
     same, other = Extractor(plain(), mean=kind(MEAN), std=kind(STD)), Extractor(plain(), mean=kind(HALF), std=HALF)
     load_weights(same, path)
     assert same.statistics_source == "as given"
@@ -150,14 +137,18 @@ def test_a_file_says_it_to_a_bare_network_and_is_held_against_what_was_given(pat
 
 
 def test_an_export_says_it(tmp_path) -> None:
-    export_student(Extractor(Tower()), tmp_path / "student.safetensors", format="state_dict", image_size=8)
-    network = plain()
-    load_weights(network, tmp_path / "student.safetensors")
-    assert used(Extractor(network))[0] == pytest.approx(CLIP[0])
+    export_student(Extractor(Tower()), tmp_path / "net.safetensors", format="state_dict", image_size=8)
+    assert read(tmp_path / "net.safetensors") == pytest.approx(CLIP[0])
+
+
+@pytest.mark.parametrize("mean", ["0.5,0.5", "[[1], [2], [3]]", "[" * 10_000, '["a", "b", "c"]', "null"])
+def test_what_others_write_beside_weights_is_no_statement(tmp_path, mean) -> None:
+    save_file(plain().state_dict(), tmp_path / "net.safetensors", {"mean": mean, "std": "[0.5, 0.5, 0.5]"})
+    assert read(tmp_path / "net.safetensors") == pytest.approx(IMAGENET_MEAN)
 
 
 def test_the_look_at_the_teacher_says_what_is_used(fit, loader, caplog) -> None:
-    module = TMKDModule(Tower(), plain(), views=["rgb"], feature_weight=0, text_weight=0)
+    module = TMKDModule(Tower(), plain(), **ALONE)
     fit(module, val=loader(), max_epochs=1)
     assert "normalised with mean 0.4815, 0.4578, 0.4082 and std 0.2686, 0.2613, 0.2758 (from Tower)" in caplog.text
     assert module.extractor.statistics_source == "ImageNet's, as the network states none"
@@ -178,34 +169,21 @@ def test_wrong_statistics(wrong) -> None:
         Extractor(plain(), **wrong)
 
 
-@pytest.mark.parametrize("mean", ["0.5,0.5", "[[1], [2], [3]]", "[" * 10_000, '["a", "b", "c"]', "null"])
-def test_what_others_write_beside_weights_is_no_statement(tmp_path, mean) -> None:
-    save_file(plain().state_dict(), tmp_path / "net.safetensors", {"mean": mean, "std": "[0.5, 0.5, 0.5]"})
-    network = plain()
-    load_weights(network, tmp_path / "net.safetensors")
-    assert used(Extractor(network))[0] == pytest.approx(IMAGENET_MEAN)
-
-
 def test_a_cache_knows_with_what_the_teacher_was_normalised(fit, tmp_path) -> None:
     """Also where only the teacher's file says it; two runs of one module share a cache."""
-
-    def train(module: TMKDModule) -> None:
-        data = DigitsDataModule(train_samples=10, batch_size=5, image_size=8, augmentation_replicas=1)
-        cache = TeacherCache(str(tmp_path / "cache"))
-        fit(module, datamodule=data, max_epochs=1, limit_val_batches=0, callbacks=[cache])
-
-    def made(teacher: nn.Module) -> TMKDModule:
-        return TMKDModule(
-            teacher, plain(10), teacher_checkpoint=str(path), views=["rgb"], feature_weight=0, text_weight=0
-        )
-
-    path = tmp_path / "best.ckpt"
+    path, caches = str(tmp_path / "best.ckpt"), tmp_path / "cache"
     torch.save({"state_dict": ClassifierModule(Extractor(plain(10), mean=HALF, std=HALF)).state_dict()}, path)
-    module = made(plain(10))
+
+    def train(module: TMKDModule) -> list[Path]:
+        data = DigitsDataModule(train_samples=10, batch_size=5, image_size=8, augmentation_replicas=1)
+        options = {"max_epochs": 1, "limit_val_batches": 0, "callbacks": [TeacherCache(str(caches))]}
+        fit(module, datamodule=data, **options)
+        return list(caches.iterdir())
+
+    module = TMKDModule(plain(10), plain(10), teacher_checkpoint=path, **ALONE)
     for _ in range(2):
-        train(module)
-    (only,) = (tmp_path / "cache").iterdir()
+        (only,) = train(module)
     assert json.loads((only / "identity.json").read_text())["teacher"]["mean"] == [0.5] * 3
+    other = Extractor(plain(10), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     with pytest.warns(UserWarning, match="was given others"):
-        train(made(Extractor(plain(10), mean=IMAGENET_MEAN, std=IMAGENET_STD)))
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+        assert len(train(TMKDModule(other, plain(10), teacher_checkpoint=path, **ALONE))) == 2

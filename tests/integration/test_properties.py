@@ -41,7 +41,7 @@ drawn = partial(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # that of conftest.py; examples bring their own seeds
 )
-SEEDS = st.integers(0, 2**31)
+SEEDS, SIDES = st.integers(0, 2**31), st.integers(1, 9)
 FLOATS = st.sampled_from([torch.float32, torch.float64])
 WIDE_AND_HALF = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
 
@@ -136,20 +136,12 @@ def slow_canny(image: Tensor, low: float, high: float) -> Tensor:
 
 
 @drawn(max_examples=20)
-@given(
-    SEEDS,
-    st.integers(1, 9),
-    st.integers(1, 9),
-    st.integers(2, 8),
-    st.integers(1, 20),
-    st.integers(0, 20),
-    st.floats(0, 2),
-)
+@given(SEEDS, st.tuples(SIDES, SIDES), st.integers(2, 8), st.integers(1, 20), st.integers(0, 20), st.floats(0, 2))
 def test_edges_pixel_by_pixel(
-    seed: int, height: int, width: int, shades: int, low: int, above: int, alpha: float
+    seed: int, size: tuple[int, int], shades: int, low: int, above: int, alpha: float
 ) -> None:
     """Shades are eighths and thresholds odd sixteenths, so that rounding decides nothing."""
-    image = torch.randint(shades, (2, 3, height, width), generator=generator(seed)) / 8
+    image = torch.randint(shades, (2, 3, *size), generator=generator(seed)) / 8
     thresholds = (2 * low + 1) / 16, (2 * (low + above) + 1) / 16
     edges = torch.stack([slow_canny(channel, *thresholds) for channel in image.flatten(0, 1)]).view_as(image)
     expected = (image + alpha * edges).clamp(0, 1)
@@ -244,7 +236,6 @@ LOSSES: dict[str, Loss] = {  # of rows (B, N)
     "nst": on_maps(nst),
     "hcl": on_maps(hcl),
 }
-EACH_LOSS = pytest.mark.parametrize("name", LOSSES)
 
 
 @st.composite
@@ -258,7 +249,7 @@ def pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return student.to(dtype), teacher.to(dtype)
 
 
-@EACH_LOSS
+@pytest.mark.parametrize("name", LOSSES)
 @drawn(max_examples=20)
 @given(pairs(), SEEDS)
 def test_losses_cost_nothing_where_both_agree_and_are_of_the_batch(

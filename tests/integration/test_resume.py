@@ -1,7 +1,5 @@
 """A run that is cut off anywhere and resumed ends as an undisturbed one: weights, best checkpoint and curves."""
 
-from __future__ import annotations
-
 import os
 import pickle
 from contextlib import chdir
@@ -58,6 +56,11 @@ def best(trainer) -> tuple[float, str]:
     return record.best_model_score.item(), Path(record.best_model_path).name
 
 
+def moved(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the weights that differ."""
+    return [name for name, value in one.items() if not value.equal(other[name])]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """Trains a module without interruption, once for all tests: its folder, weights and best checkpoint."""
@@ -76,11 +79,7 @@ PLATEAU = partial(tmkd, lr_scheduler=impatient)
 MIXED = partial(tmkd, mix=MixUp(num_classes=10), student_views=["rgb", "edge"])
 
 
-@pytest.mark.parametrize(
-    "make",
-    [tmkd, partial(tmkd, fusion_objective="distillation"), PLATEAU, classifier, MIXED],
-    ids=["fused by label", "fused by distillation", "a schedule that watches", "teacher on views", "mixed, on views"],
-)
+@pytest.mark.parametrize("make", [tmkd, partial(tmkd, fusion_objective="distillation"), PLATEAU, classifier, MIXED])
 @pytest.mark.parametrize("step", [STEPS, 2 * STEPS + 1, 4 * STEPS - 1])
 def test_a_killed_run_ends_as_an_undisturbed_one(make, step, undisturbed, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,25 +88,25 @@ def test_a_killed_run_ends_as_an_undisturbed_one(make, step, undisturbed, tmp_pa
         train(seeded(make, 7), tmp_path, KillAt(step), epochs=EPOCHS)
     again = seeded(make, 8)  # other weights, other generator: everything must come from the file
     ended, resumed = train(again, tmp_path, epochs=EPOCHS, resume=tmp_path / "last.ckpt")
-    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+    assert moved(whole, ended) == []
     assert best(resumed) == record
     assert read_curve(tmp_path) == read_curve(folder)
     steps = [int(row["step"]) for row in read_curve(tmp_path) if "train/loss" in row]
     assert steps == list(range(EPOCHS * STEPS))  # none missing, none twice
 
 
-@pytest.mark.parametrize("make", [tmkd, PLATEAU], ids=["", "a schedule that watches"])
+@pytest.mark.parametrize("make", [tmkd, PLATEAU])
 @pytest.mark.parametrize(("step", "seen"), [(STEPS + 1, STEPS), (STEPS + 3, STEPS + 2)])
 def test_a_checkpoint_within_an_epoch_is_gone_on_from(make, step, seen, undisturbed, tmp_path, monkeypatch) -> None:
     """Validated twice an epoch: the images before it are not seen again, those after it are."""
     monkeypatch.chdir(tmp_path)
+    twice, last = {"epochs": EPOCHS, "val_check_interval": 0.5}, tmp_path / "last.ckpt"
     folder, whole, _ = undisturbed(make, val_check_interval=0.5)
     with pytest.raises(KilledError):
-        train(seeded(make, 7), tmp_path, KillAt(step), epochs=EPOCHS, val_check_interval=0.5)
-    last = tmp_path / "last.ckpt"
+        train(seeded(make, 7), tmp_path, KillAt(step), **twice)
     assert torch.load(last, weights_only=True)["global_step"] == seen
-    ended, _ = train(seeded(make, 8), tmp_path, epochs=EPOCHS, resume=last, val_check_interval=0.5)
-    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+    ended, _ = train(seeded(make, 8), tmp_path, resume=last, **twice)
+    assert moved(whole, ended) == []
     assert read_curve(tmp_path) == read_curve(folder)
 
 
@@ -115,28 +114,26 @@ def test_a_checkpoint_within_an_epoch_is_gone_on_from(make, step, seen, undistur
 def test_no_precision_loses_anything(precision, tmp_path, monkeypatch) -> None:
     """Lightning reads 64 bits into a network of 32, and widens it afterwards."""
     monkeypatch.chdir(tmp_path)
-    whole, _ = train(seeded(tmkd, 7), tmp_path / "a", epochs=2, precision=precision)
+    options, last = {"epochs": 2, "precision": precision}, tmp_path / "b" / "last.ckpt"
+    whole, _ = train(seeded(tmkd, 7), tmp_path / "a", **options)
     with pytest.raises(KilledError):
-        train(seeded(tmkd, 7), tmp_path / "b", KillAt(STEPS + 1), epochs=2, precision=precision)
-    last = tmp_path / "b" / "last.ckpt"
-    ended, trainer = train(seeded(tmkd, 8), tmp_path / "b", epochs=2, resume=last, precision=precision)
-    assert [name for name in whole if not whole[name].equal(ended[name])] == []
+        train(seeded(tmkd, 7), tmp_path / "b", KillAt(STEPS + 1), **options)
+    ended, trainer = train(seeded(tmkd, 8), tmp_path / "b", resume=last, **options)
+    assert moved(whole, ended) == []
     if precision == "64-true":
         assert whole["student.0.weight"].dtype == torch.float64
         module = seeded(tmkd, 8)
         trainer.validate(module, datamodule=trainer.datamodule, ckpt_path=last, verbose=False, weights_only=True)
-        saved = torch.load(last, weights_only=True)["state_dict"]
-        assert [name for name, value in module.state_dict().items() if not value.equal(saved[name])] == []
+        assert moved(module.state_dict(), torch.load(last, weights_only=True)["state_dict"]) == []
 
 
-def resized(net, fit, tmp_path, images: int, last: bool, **options) -> None:
+def resized(net, fit, tmp_path, images: int, last: bool) -> None:
     """Trains on foreign loaders, and from a checkpoint within the last epoch, or of its end, on others."""
-    module, data = ClassifierModule(net()), partial(torch.utils.data.DataLoader, batch_size=6)
-    saving = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=None if last else 3)
-    trained = make_images(24)
-    fit(module, train=data(trained), callbacks=[saving], enable_checkpointing=True, max_epochs=1)
-    again = {"train": data(make_images(images)), "ckpt_path": tmp_path / "last.ckpt", "max_epochs": 2}
-    fit(ClassifierModule(net()), **again, **options)
+    data, every = partial(torch.utils.data.DataLoader, batch_size=6), None if last else 3
+    saving = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=every, enable_version_counter=False)
+    options = {"callbacks": [saving], "enable_checkpointing": True, "max_epochs": 1}
+    fit(ClassifierModule(net()), train=data(make_images(24)), **options)
+    fit(ClassifierModule(net()), train=data(make_images(images)), ckpt_path=tmp_path / "last.ckpt", max_epochs=2)
 
 
 @pytest.mark.filterwarnings("ignore:the checkpoint is of a run that trained on 4 batches")
@@ -149,39 +146,37 @@ def test_other_training_data_within_an_epoch_are_refused(net, fit, tmp_path, ima
         resized(net, fit, tmp_path, images, last=False)
 
 
-def test_other_training_data_after_an_epoch_are_warned_of(net, fit, tmp_path) -> None:
+def test_other_training_data_after_an_epoch_are_warned_of_and_the_same_are_not(net, fit, tmp_path, recwarn) -> None:
+    for last in (False, True):
+        resized(net, fit, tmp_path, 24, last)
+    assert not [one for one in recwarn if "from here on" in str(one.message)]
     told = "trained on 4 batches and 24 images in an epoch, and now there are 5 batches and 30 images: from here on"
     with pytest.warns(UserWarning, match=told):
         resized(net, fit, tmp_path, 30, last=True)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["within", "at the end"])
-def test_the_same_training_data_are_not_spoken_of(net, fit, tmp_path, recwarn, last) -> None:
-    resized(net, fit, tmp_path, 24, last)
-    assert not [one for one in recwarn if "from here on" in str(one.message)]
-
-
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")  # the run ends before its validation
-def test_max_steps_is_warned_of(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    train(seeded(tmkd, 7), tmp_path, epochs=1)
-    with pytest.warns(UserWarning, match="resuming a run with max_steps: .* give the length of the run in max_epochs"):
-        train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", max_steps=6)
-
-
-def test_a_run_that_is_resumed_at_its_end_keeps_its_curve(tmp_path, monkeypatch) -> None:
+def test_a_run_that_is_resumed_at_its_end_keeps_its_curve_and_max_steps_is_warned_of(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     train(seeded(tmkd, 7), tmp_path, epochs=1)
     train(seeded(tmkd, 7), tmp_path, epochs=1, resume=tmp_path / "last.ckpt")
     assert len(read_curve(tmp_path)) == STEPS + 1
+    with pytest.warns(UserWarning, match="resuming a run with max_steps: .* give the length of the run in max_epochs"):
+        train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", max_steps=6)
 
 
-def test_an_epoch_that_was_better_is_no_end(tmp_path, monkeypatch) -> None:
+def test_an_epoch_that_was_better_is_no_end_and_a_run_that_stopped_early_has_ended(tmp_path, monkeypatch) -> None:
     """Without any patience: the count of bad epochs is 0, and so is the patience."""
     monkeypatch.chdir(tmp_path)
     stop = partial(EarlyStopping, "steps", patience=0, mode="max")
     train(seeded(tmkd, 7), tmp_path, Steps(), stop(), epochs=1)
     _, trainer = train(seeded(tmkd, 7), tmp_path, Steps(), stop(), epochs=2, resume=tmp_path / "last.ckpt")
+    assert trainer.global_step == 2 * STEPS
+    early, stop = tmp_path / "early", partial(EarlyStopping, "val/loss", patience=1, min_delta=10.0)
+    train(seeded(tmkd, 7), early, stop(), epochs=9)
+    assert torch.load(early / "last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
+    with pytest.warns(UserWarning, match="EarlyStopping had ended this run"):
+        _, trainer = train(seeded(tmkd, 7), early, stop(), epochs=9, resume=early / "last.ckpt")
     assert trainer.global_step == 2 * STEPS
 
 
@@ -194,58 +189,37 @@ def test_gradients_that_a_checkpoint_does_not_hold_are_warned_of(tmp_path, monke
         train(seeded(tmkd, 7), tmp_path, epochs=2, resume=tmp_path / "last.ckpt", **options)
 
 
-def test_a_run_that_stopped_early_has_ended(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    stop = partial(EarlyStopping, "val/loss", patience=1, min_delta=10.0)
-    train(seeded(tmkd, 7), tmp_path, stop(), epochs=9)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
-    with pytest.warns(UserWarning, match="EarlyStopping had ended this run"):
-        _, trainer = train(seeded(tmkd, 7), tmp_path, stop(), epochs=9, resume=tmp_path / "last.ckpt")
-    assert trainer.global_step == 2 * STEPS
-
-
-def test_what_a_step_draws_does_not_depend_on_what_was_drawn_before() -> None:
-    seeds, draws = StepSeeds(seed=3), []
-    for drawn_before in (0, 100):
-        torch.rand(drawn_before)
-        seeds.begin(torch.device("cpu"), 0, 2, 5)
-        draws.append(torch.rand(3))
-        seeds.end()
-    assert draws[0].equal(draws[1])
-
-
-@pytest.mark.parametrize("place", [(1, 2, 5), (0, 3, 5), (0, 2, 6)], ids=["process", "epoch", "batch"])
-def test_other_steps_draw_something_else(place) -> None:
-    draws = []
-    for where in ((0, 2, 5), place):
-        seeds = StepSeeds(seed=3)
-        seeds.begin(torch.device("cpu"), *where)
-        draws.append(torch.rand(3))
-        seeds.end()
-    assert not draws[0].equal(draws[1])
-
-
-def test_a_step_leaves_the_generator_as_it_was() -> None:
-    torch.manual_seed(11)
-    expected = torch.rand(1)
-    torch.manual_seed(11)
+def drawn(*place: int) -> torch.Tensor:
+    """What a step draws."""
     seeds = StepSeeds(seed=3)
-    seeds.begin(torch.device("cpu"), 0, 0, 0)
-    torch.rand(5)
+    seeds.begin(torch.device("cpu"), *place)
+    numbers = torch.rand(3)
     seeds.end()
-    assert torch.rand(1).equal(expected)
-    assert torch.initial_seed() == 11
+    return numbers
 
 
-def test_a_step_that_fails_leaves_it_too(net, fit) -> None:
+def test_what_a_step_draws_depends_on_process_epoch_and_batch_and_not_on_what_was_drawn_before() -> None:
+    first = drawn(0, 2, 5)
+    torch.rand(100)
+    assert drawn(0, 2, 5).equal(first)
+    for other in ((1, 2, 5), (0, 3, 5), (0, 2, 6)):
+        assert not drawn(*other).equal(first)
+
+
+def test_a_step_leaves_the_generator_as_it_was_even_if_it_fails(net, fit) -> None:
     class Fails(ClassifierModule):
         def training_step(self, batch, batch_idx):
             raise KilledError
 
-    torch.manual_seed(5)
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    torch.manual_seed(11)
+    drawn(0, 0, 0)
+    assert torch.rand(1).equal(expected)
+    assert torch.initial_seed() == 11
     with pytest.raises(KilledError):
         fit(Fails(net()))
-    assert torch.initial_seed() == 5
+    assert torch.initial_seed() == 11
 
 
 def test_a_seed_of_ones_own_is_kept(tmp_path) -> None:
@@ -258,9 +232,8 @@ def test_a_seed_of_ones_own_is_kept(tmp_path) -> None:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for name, step in (("best", 3), ("last", 9), ("older", 1)):
-        AtomicCheckpointIO().save_checkpoint(
-            {"global_step": step, "weights": torch.ones(1000)}, tmp_path / f"{name}.ckpt"
-        )
+        content = {"global_step": step, "weights": torch.ones(1000)}
+        AtomicCheckpointIO().save_checkpoint(content, tmp_path / f"{name}.ckpt")
     return tmp_path
 
 
@@ -292,11 +265,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_names_of_the_whole_ones(damage
     for refuses in (check_whole, AtomicCheckpointIO().load_checkpoint):  # the second with ckpt_path="last"
         with pytest.raises(ValueError, match=message):
             refuses(folder / "last.ckpt")
-
-
-def test_where_nothing_is_whole_it_says_so(folder) -> None:
-    for path in folder.glob("*.ckpt"):
-        path.write_bytes(b"")
+    (folder / "best.ckpt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"last\.ckpt is damaged or cut off: start the run anew"):
         check_whole(folder / "last.ckpt")
 

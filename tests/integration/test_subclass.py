@@ -1,12 +1,9 @@
 """A module of one's own: what its constructor was called with is what its checkpoint builds it from."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.distillers import KD
@@ -69,15 +66,11 @@ def test_free_arguments_come_back(net, kept) -> None:
     assert {"teacher", "student", "optimizer"}.isdisjoint(TMKDModule(net(), net()).hparams)
 
 
-def test_what_a_subclass_sets_itself_is_not_passed_again(net, kept) -> None:
+def test_what_a_subclass_sets_or_builds_itself_is_not_passed_again(net, kept) -> None:
     path = kept(Decides(net(), net(), extra=4, ce_weight=0.5))
     again = Decides.load_from_checkpoint(path, teacher=net(), student=net(), weights_only=True)
     assert (again.extra, again.ce_weight, again.views.names) == (4, 0.5, ("rgb",))
-
-
-def test_a_subclass_that_builds_its_network(net, kept) -> None:
-    path = kept(Builds(net, 4))
-    again = Builds.load_from_checkpoint(path, make=net, weights_only=True)
+    again = Builds.load_from_checkpoint(kept(Builds(net, 4)), make=net, weights_only=True)
     assert (again.network.fc.in_features, again.temperature) == (4, 2.0)
 
 
@@ -92,7 +85,7 @@ def test_an_object_of_a_subclass_is_asked_for(net, kept) -> None:
         Holds.load_from_checkpoint(path, network=net(), weights_only=True)
 
 
-def test_arguments_of_a_subclass_that_names_its_base(net, fit, tmp_path) -> None:
+def test_arguments_of_a_subclass_that_names_its_base(net, kept) -> None:
     """Not by super(), from a method beside the constructor, and with an argument deleted on the way."""
 
     class Named(ClassifierModule):
@@ -104,8 +97,6 @@ def test_arguments_of_a_subclass_that_names_its_base(net, fit, tmp_path) -> None
         def begin(self, options: dict[str, Any]) -> None:
             ClassifierModule.__init__(self, net(), **options)
 
-    module = Named(width=9, class_names=["a", "b", "c"])
-    saving = {"callbacks": [ModelCheckpoint(tmp_path, filename="last")], "enable_checkpointing": True}
-    fit(module, max_steps=1, **saving)
-    again = Named.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    path = kept(Named(width=9, class_names=["a", "b", "c"]))
+    again = Named.load_from_checkpoint(path, weights_only=True)
     assert (again.width, again.class_names) == (9, ["a", "b", "c"])

@@ -1,7 +1,5 @@
 """What Weights & Biases and TensorBoard are told, read from what they leave on the disk."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -72,14 +70,12 @@ def test_a_resumed_run_goes_on_under_its_id_with_record_and_artifact(tmkd_fit, t
     assert entry.path == "student.ckpt"
 
 
-def test_an_artifact_needs_a_run_to_belong_to_and_a_checkpoint(net, loader, tmp_path) -> None:
-    trainer = Trainer(logger=False, max_epochs=1, accelerator="cpu", callbacks=[StudentArtifact()])
-    with pytest.raises(ValueError, match="StudentArtifact needs a WandbLogger"):
-        trainer.fit(ClassifierModule(net()), loader(), loader())
-    options = {"logger": WandbLogger(offline=True, save_dir=str(tmp_path)), "enable_checkpointing": False}
-    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[StudentArtifact()], **options)
-    with pytest.raises(ValueError, match="needs a WandbLogger and a ModelCheckpoint"):
-        StudentArtifact().setup(trainer, ClassifierModule(net()), "fit")
+def test_an_artifact_needs_a_run_to_belong_to_and_a_checkpoint(net, tmp_path) -> None:
+    wandb = WandbLogger(offline=True, save_dir=str(tmp_path))
+    for options in ({"logger": False}, {"logger": wandb, "enable_checkpointing": False}):
+        trainer = Trainer(max_epochs=1, accelerator="cpu", **options)
+        with pytest.raises(ValueError, match="StudentArtifact needs a WandbLogger and a ModelCheckpoint"):
+            StudentArtifact().setup(trainer, ClassifierModule(net()), "fit")
 
 
 def test_csv_and_tensorboard_at_once(tmp_path, monkeypatch) -> None:

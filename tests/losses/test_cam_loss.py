@@ -1,5 +1,6 @@
 """Class activation maps against values of the official code, and against explicit windows."""
 
+from collections.abc import Callable
 from functools import partial
 from math import ceil, floor
 
@@ -11,12 +12,18 @@ from helpers.golden_values import Loss, Operations, check_moderate, check_nothin
 from tmkd_lightning.losses import class_attention
 
 STUDENT, TEACHER = fill((2, 5, 4, 4), 0.1, 2), fill((2, 5, 8, 8), 1.1, 2)
-GOLDEN = [  # resolution, normalize, value of the official code
-    (2, False, 1.148627911650225),
-    (2, True, 0.4891686745949445),
-    (4, False, 2.0298327590136305),
-    (4, True, 0.1252890759876272),
-]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "plain", "normalized"),  # values of the official code
+    [(2, 1.148627911650225, 0.4891686745949445), (4, 2.0298327590136305, 0.1252890759876272)],
+)
+def test_golden(resolution: int, plain: float, normalized: float) -> None:
+    for normalize, value in ((False, plain), (True, normalized)):
+        loss = class_attention(STUDENT, TEACHER, resolution, normalize)
+        assert loss.item() == pytest.approx(value, rel=1e-9)
+
+
 NORMALIZE = pytest.mark.parametrize("normalize", [False, True])
 
 
@@ -24,22 +31,14 @@ def at_2x2(normalize: bool) -> Loss:
     return partial(class_attention, resolution=2, normalize=normalize)
 
 
-@pytest.mark.parametrize(("resolution", "normalize", "value"), GOLDEN)
-def test_golden(resolution: int, normalize: bool, value: float) -> None:
-    assert class_attention(STUDENT, TEACHER, resolution, normalize).item() == pytest.approx(value, rel=1e-9)
-
-
 def window(index: int, size: int, count: int) -> slice:
     return slice(floor(index * size / count), ceil((index + 1) * size / count))
 
 
 def pooled(cam: Tensor, resolution: int, normalize: bool) -> Tensor:
-    height, width = cam.shape[2:]
-    result = torch.empty(*cam.shape[:2], resolution, resolution, dtype=cam.dtype)
-    for i in range(resolution):
-        for j in range(resolution):
-            part = cam[:, :, window(i, height, resolution), window(j, width, resolution)]
-            result[:, :, i, j] = part.mean((2, 3))
+    rows, columns = ([window(i, size, resolution) for i in range(resolution)] for size in cam.shape[2:])
+    means = [torch.stack([cam[:, :, row, column].mean((2, 3)) for column in columns], 2) for row in rows]
+    result = torch.stack(means, 2)
     return result / result.square().sum((2, 3), keepdim=True).sqrt() if normalize else result
 
 
@@ -73,22 +72,20 @@ def test_scale_counts_unless_normalised() -> None:
     assert scaled == pytest.approx(plain, rel=1e-9)
 
 
-def edge(name: str, size: int) -> Tensor:
-    cam = torch.randn(3, 4, size, size)
-    return {
-        "duplicates": cam[[0, 0, 2]],
-        "two samples": cam[:2],
-        "one sample": cam[:1],
-        "dead class": cam * torch.tensor([1, 0, 1, 1]).view(1, 4, 1, 1),
-        "dead": torch.zeros(3, 4, size, size),
-    }[name]
+EDGES = {
+    "duplicates": lambda cam: cam[[0, 0, 2]],
+    "two samples": lambda cam: cam[:2],
+    "one sample": lambda cam: cam[:1],
+    "dead class": lambda cam: cam * torch.tensor([1, 0, 1, 1]).view(1, 4, 1, 1),
+    "dead": torch.zeros_like,
+}
 
 
 @NORMALIZE
-@pytest.mark.parametrize("name", ["duplicates", "two samples", "one sample", "dead class", "dead"])
-def test_edges(normalize: bool, name: str) -> None:
+@pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES)
+def test_edges(normalize: bool, edge: Callable[[Tensor], Tensor]) -> None:
     """A map of zeros would multiply its gradient by 1e12, were it normalised as the others; equal maps cost nothing."""
-    student, teacher = edge(name, 4), edge(name, 6)
+    student, teacher = edge(torch.randn(3, 4, 4, 4)), edge(torch.randn(3, 4, 6, 6))
     plain = torch.randn(len(student), 4, 5, 5)
     for pair in ((student, plain), (plain, teacher), (student, teacher)):
         check_moderate(at_2x2(normalize), *pair)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.golden_values import HALVES, Loss, check_autocast, check_gradients, fill
+from helpers.golden_values import HALVES, Loss, check_autocast, check_gradients, check_nothing, fill
 from tmkd_lightning.losses import (
     attention_transfer,
     class_attention,
@@ -98,3 +98,12 @@ def test_wrong_temperature(name: str, temperature: float) -> None:
     loss, student, teacher = LOSSES[name]
     with pytest.raises(ValueError, match="temperature must be above 0"):
         loss(student, teacher, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"), [(rkd_distance, (5,)), (rkd_angle, (5,)), (similarity_preserving, (4, 3, 3))]
+)
+def test_relations_are_those_of_the_same_samples_and_one_has_none(loss: Loss, shape: tuple[int, ...]) -> None:
+    check_nothing(loss, torch.randn(1, *shape), torch.randn(1, *shape))
+    with pytest.raises(ValueError, match="student has 3 samples and teacher 4: relations need the same ones"):
+        loss(torch.zeros(3, *shape), torch.zeros(4, *shape))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from sklearn.metrics import recall_score, top_k_accuracy_score
 from torch import nn
@@ -14,6 +16,8 @@ from helpers.tiny import make_images
 from tmkd_lightning import ClassifierModule, TMKDModule, View
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.optimizers import learning_rate_factor
+
+NEGATIVE = View("negative", lambda image: 1 - image, "a negative of a {class}")
 
 
 def shade(value: float) -> View:
@@ -28,8 +32,7 @@ def test_each_image_is_seen_in_one_view_by_its_share(net) -> None:
 
 
 def test_views_land_on_the_images_they_were_made_from(net) -> None:
-    negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
-    module = ClassifierModule(net(), views=["rgb", negative])
+    module = ClassifierModule(net(), views=["rgb", NEGATIVE])
     image = torch.rand(32, 3, 4, 4)
     kinds = set()
     for one, other in zip(module.random_view(image)[0], image, strict=True):
@@ -45,35 +48,22 @@ def test_shares_that_do_not_fit_are_refused(net, shares) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")
-def test_no_images_at_all(net, fit, loader) -> None:
-    empty = torch.utils.data.DataLoader([], batch_size=4)
-    with pytest.raises(
-        ValueError, match="there is no training batch: the training set is empty, or limit_train_batches"
-    ):
-        fit(ClassifierModule(net()), train=empty)
+def test_batches_that_cannot_be_trained_on(net, fit, loader) -> None:
+    message = "there is no training batch: the training set is empty, or limit_train_batches"
+    with pytest.raises(ValueError, match=message):
+        fit(ClassifierModule(net()), train=DataLoader([], batch_size=4))
+    with pytest.raises(TypeError, match=r"expected a batch .* override unpack"):
+        fit(ClassifierModule(net()), train=CombinedLoader([loader(), loader()], "min_size"))
 
 
-def test_class_names_of_digits(net) -> None:
-    assert ClassifierModule(net(), class_names=[1, 2, 3]).class_names == ["1", "2", "3"]
-
-
-def test_metrics_are_those_of_scikit_learn(fit, loader, tmp_path) -> None:
-    class Wide(nn.Module):
-        """Eight classes, so that top-5 says something; labels 0..2 only, so that recall must skip absent classes."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(192, 8)
-
-        def forward(self, image):
-            return self.fc(image.flatten(1))
-
-    module = ClassifierModule(Wide())
+def test_metrics_are_those_of_scikit_learn(fit, loader) -> None:
+    """Eight classes, so that top-5 says something; labels 0..2 only, so that recall must skip absent classes."""
+    network = nn.Sequential(OrderedDict(flat=nn.Flatten(), fc=nn.Linear(192, 8)))
+    module = ClassifierModule(network, class_names=range(8))
+    assert module.class_names == list("01234567")
     trainer = fit(module, val=loader(seed=1), max_epochs=1)
-    data = loader(seed=1, batch_size=24)
-    image, label = next(iter(data))
-    module.eval()
-    scores = module(image).detach().numpy()
+    image, label = next(iter(loader(seed=1, batch_size=24)))
+    scores = module.eval()(image).detach().numpy()
     got = {name: value.item() for name, value in trainer.callback_metrics.items()}
     assert got["val/top1"] == pytest.approx((scores.argmax(1) == label.numpy()).mean())
     assert got["val/top5"] == pytest.approx(top_k_accuracy_score(label, scores, k=5, labels=range(8)))
@@ -83,8 +73,7 @@ def test_metrics_are_those_of_scikit_learn(fit, loader, tmp_path) -> None:
 
 
 def test_the_step_is_the_cross_entropy_of_what_is_seen(net) -> None:
-    negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
-    module = ClassifierModule(net(), views=[negative])
+    module = ClassifierModule(net(), views=[NEGATIVE])
     module.log = module.log_dict = lambda *args, **kwargs: None  # no trainer to log to
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     probability = module.extractor(1 - image).logits.softmax(1)[torch.arange(6), label]
@@ -94,8 +83,7 @@ def test_the_step_is_the_cross_entropy_of_what_is_seen(net) -> None:
 
 def test_its_checkpoint_is_a_teacher(net, fit, tmp_path) -> None:
     module = ClassifierModule(net(16))
-    saving = ModelCheckpoint(tmp_path, filename="teacher")
-    fit(module, callbacks=[saving], enable_checkpointing=True, max_epochs=1)
+    fit(module, max_epochs=1).save_checkpoint(tmp_path / "teacher.ckpt")
     state = torch.load(tmp_path / "teacher.ckpt", weights_only=True)["state_dict"]
     assert {key.split(".")[0] for key in state} == {"network", "extractor"}  # weights, and the statistics
 
@@ -108,12 +96,6 @@ def test_its_checkpoint_is_a_teacher(net, fit, tmp_path) -> None:
         assert all(one.equal(other) for one, other in pairs)
 
 
-def test_user_schedule_is_stepped_once_an_epoch(net, fit) -> None:
-    module = ClassifierModule(net(), lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, gamma=0.1))
-    fit(module, max_epochs=2)
-    assert module.lr_schedulers().get_last_lr()[0] == pytest.approx(0.001 * 0.01)
-
-
 def test_default_schedule_warms_up_and_decays() -> None:
     """At 12 steps for the paper's 120 epochs: half a step of warm-up; at 240: ten steps."""
     rates = [learning_rate_factor(step, 240) for step in (0, 4, 9, 10, 149, 150, 180, 210, 239)]
@@ -121,29 +103,20 @@ def test_default_schedule_warms_up_and_decays() -> None:
     assert [learning_rate_factor(step, 12) for step in (0, 7, 8)] == pytest.approx([1, 1, 0.1])
 
 
-def test_data_without_a_length_keep_the_rate(net, fit) -> None:
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(make_images(12))
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *_) -> None:
+        trainer.should_stop = trainer.global_step >= 6
+
+
+def test_runs_of_unknown_length_keep_the_rate(net, fit) -> None:
     """Lightning counts -1 steps there, of which a schedule would make rates below 0."""
-
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter(make_images(12))
-
-    module = ClassifierModule(net())
+    endless, streamed = ClassifierModule(net()), ClassifierModule(net())
+    fit(endless, max_epochs=-1, callbacks=[Stop()])
     with pytest.warns(UserWarning, match="have no length, so the learning rate stays as it is"):
-        fit(module, train=DataLoader(Stream(), batch_size=6))
-    assert module.lr_schedulers().get_last_lr() == [0.001]
-
-
-def test_two_loaders_are_not_taken_for_images_and_labels(net, fit, loader) -> None:
-    with pytest.raises(TypeError, match=r"expected a batch .* override unpack"):
-        fit(ClassifierModule(net()), train=CombinedLoader([loader(), loader()], "min_size"))
-
-
-def test_run_without_an_end_keeps_the_rate(net, fit) -> None:
-    class Stop(Callback):
-        def on_train_batch_end(self, trainer, *_) -> None:
-            trainer.should_stop = trainer.global_step >= 6
-
-    module = ClassifierModule(net())
-    fit(module, max_epochs=-1, callbacks=[Stop()])
-    assert module.lr_schedulers().get_last_lr() == [0.001]
+        fit(streamed, train=DataLoader(Stream(), batch_size=6))
+    assert endless.lr_schedulers().get_last_lr() == streamed.lr_schedulers().get_last_lr() == [0.001]

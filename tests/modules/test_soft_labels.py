@@ -199,13 +199,18 @@ def test_mixing_is_seeded_by_the_step_and_completes_missing_labels(net) -> None:
 NEGATIVE = View("negative", lambda image: 1 - image, "a negative of a {class}")
 
 
+@pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("target", ["fused", "same_view"])
-def test_the_student_sees_one_view_and_learns_the_target(net, target) -> None:
+def test_the_student_sees_one_view_and_learns_the_target(net, target, missing) -> None:
     module = ready(
         net, distiller=KD(), views=["rgb", NEGATIVE], fusion="mean", student_views=[NEGATIVE, "rgb"],
         student_view_shares=[0.7, 0.3], student_target=target, feature_weight=0, text_weight=0,
     )  # fmt: skip
-    got = step(module, CLASSES)
+    labels, completed = CLASSES.clone(), ONE_HOT.clone()
+    if missing:  # then all views are run, and the one that was drawn is picked
+        labels[0] = -1
+        completed[0] = module.teacher.frozen(IMAGES).logits[0].softmax(0)
+    got = step(module, labels)
     torch.manual_seed(2)
     drawn = torch.multinomial(torch.tensor([0.7, 0.3]), 6, replacement=True)
     assert 0 < drawn.sum() < 6
@@ -216,7 +221,7 @@ def test_the_student_sees_one_view_and_learns_the_target(net, target) -> None:
     teacher = of_view if target == "same_view" else (plain + negative) / 2
     kd = 16 * F.kl_div((logits / 4).log_softmax(1), (teacher / 4).softmax(1), reduction="batchmean").item()
     assert got["kd"].item() == pytest.approx(kd, rel=1e-4)
-    assert got["ce"].item() == pytest.approx(F.cross_entropy(logits, CLASSES).item(), rel=1e-5)
+    assert got["ce"].item() == pytest.approx(F.cross_entropy(logits, completed).item(), rel=1e-5)
 
 
 def test_same_view_runs_the_teacher_once_an_image(net) -> None:

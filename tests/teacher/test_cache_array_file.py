@@ -33,6 +33,13 @@ def values(rows: np.ndarray, shape: tuple[int, ...] = (2, 3)) -> np.ndarray:
     return (rows[:, None] + np.arange(size) / size).astype(np.float32).reshape(len(rows), *shape)
 
 
+@pytest.fixture
+def full(path: Path) -> ArrayFile:
+    file = make(path)
+    file.write(np.arange(6), values(np.arange(6)))
+    return file
+
+
 def test_rows_come_back_in_any_order(path: Path) -> None:
     file = make(path)
     rows = np.array([4, 0, 5])
@@ -41,35 +48,24 @@ def test_rows_come_back_in_any_order(path: Path) -> None:
     np.testing.assert_array_equal(file.read(asked), values(asked))
     assert (file.written, file.complete) == (3, False)
     assert file.read(np.array([4, 1])) is None  # one of them is not there
+    file.write(np.array([2]), np.zeros((1, 2, 3)))  # a row of zeros counts as written
+    assert file.read(np.array([2])).tolist() == np.zeros((1, 2, 3)).tolist()
     file.close()
     np.testing.assert_array_equal(ArrayFile(path).read(asked), values(asked))
     np.testing.assert_array_equal(np.load(path)[[0, 4, 5]], values(np.array([0, 4, 5])))  # a plain array to anybody
 
 
-def test_a_row_of_zeros_counts_as_written(path: Path) -> None:
-    file = make(path)
-    file.write(np.array([2]), np.zeros((1, 2, 3)))
-    assert file.read(np.array([2])).tolist() == np.zeros((1, 2, 3)).tolist()
-
-
-def test_all_rows_make_it_complete(path: Path) -> None:
-    file = make(path)
-    file.write(np.arange(6), values(np.arange(6)))
-    assert file.complete
+def test_a_damaged_row_is_not_read(path: Path, full: ArrayFile) -> None:
+    assert full.complete
     assert make(path).complete  # what is there is kept
-
-
-def test_a_damaged_row_is_not_read(path: Path) -> None:
-    file = make(path)
-    file.write(np.arange(6), values(np.arange(6)))
     with open(path, "r+b") as raw:
         raw.seek(-3, os.SEEK_END)  # in the last row
         raw.write(b"\x07")
-    assert file.read(np.array([5])) is None
-    np.testing.assert_array_equal(file.read(np.arange(5)), values(np.arange(5)))
-    assert file.damaged() == [5]
-    file.erase([5])
-    assert (file.written, file.damaged()) == (5, [])
+    assert full.read(np.array([5])) is None
+    np.testing.assert_array_equal(full.read(np.arange(5)), values(np.arange(5)))
+    assert full.damaged() == [5]
+    full.erase([5])
+    assert (full.written, full.damaged()) == (5, [])
 
 
 def test_a_mark_without_its_row_is_not_believed(path: Path) -> None:
@@ -124,24 +120,18 @@ def test_what_a_killed_process_left_is_whole(path: Path, seconds: float) -> None
     np.testing.assert_array_equal(file.read(np.array(whole)), values(np.array(whole), (5000,)))
 
 
-def cut_off(path: Path) -> None:
-    os.truncate(path, 140)
+DAMAGES = {
+    "cut off": lambda path: os.truncate(path, 140),
+    "empty": lambda path: os.truncate(path, 0),
+    "garbage": lambda path: path.write_bytes(b"not an array at all, but of some length"),
+    "malicious": lambda path: path.write_bytes(pickle.dumps(Trap(path.parent / "sprung"))),
+    "removed": Path.unlink,
+}
+WHICH = pytest.mark.parametrize("which", ["array.float32.npy", "array.float32.written.npy"])
 
 
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def garbage(path: Path) -> None:
-    path.write_bytes(b"not an array at all, but of some length")
-
-
-def malicious(path: Path) -> None:
-    path.write_bytes(pickle.dumps(Trap(path.parent / "sprung")))
-
-
-@pytest.mark.parametrize("which", ["array.float32.npy", "array.float32.written.npy"])
-@pytest.mark.parametrize("damage", [cut_off, empty, garbage, malicious, Path.unlink])
+@WHICH
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_files_are_named(path: Path, damage, which: str) -> None:
     make(path)
     damage(path.with_name(which))
@@ -150,12 +140,7 @@ def test_damaged_files_are_named(path: Path, damage, which: str) -> None:
     assert not (path.parent / "sprung").exists()
 
 
-def header(text: str) -> bytes:
-    """A file that says it is an array of this kind, and 64 zeros."""
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(64)
-
-
-@pytest.mark.parametrize("which", ["array.float32.npy", "array.float32.written.npy"])
+@WHICH
 @pytest.mark.parametrize(
     "text",
     [
@@ -173,21 +158,19 @@ def header(text: str) -> bytes:
 )
 def test_headers_that_say_nonsense_are_named(path: Path, text: str, which: str) -> None:
     make(path)
-    path.with_name(which).write_bytes(header(text))
+    header = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()  # of an array of this kind
+    path.with_name(which).write_bytes(header + bytes(64))
     with pytest.raises(CacheError, match=rf"(?s){which} is (missing, damaged|not an array of rows).*: remove it"):
         ArrayFile(path)
 
 
-def test_another_shape_or_type_is_refused(path: Path) -> None:
-    make(path)
+def test_what_belongs_to_another_array_is_refused(path: Path, full: ArrayFile) -> None:
     with pytest.raises(CacheError, match=r"holds \(6, 2, 3\) of float32 instead of \(6, 4\) of float32: remove it"):
         make(path, shape=(4,))
     with pytest.raises(CacheError, match=r"instead of \(6, 2, 3\) of float16"):
         ArrayFile.create(path, 6, (2, 3), "float16")
-
-
-def test_marks_of_another_array_are_refused(path: Path) -> None:
-    make(path)
+    path.unlink()
+    assert make(path).written == 0  # the marks of one that was removed are not believed
     np.save(path.with_suffix(".written.npy"), np.zeros(5, np.uint32))
     with pytest.raises(CacheError, match="does not belong to"):
         ArrayFile(path)
@@ -201,9 +184,3 @@ def test_a_file_that_is_cut_off_while_it_is_read_has_no_rows_there(path: Path) -
     os.truncate(path.with_suffix(".written.npy"), 4096)
     assert file.read(np.array([1999])) is None
     np.testing.assert_array_equal(file.read(np.arange(3)), values(np.arange(3), (100,)))
-
-
-def test_the_marks_of_an_array_that_was_removed_are_not_believed(path: Path) -> None:
-    make(path).write(np.arange(6), values(np.arange(6)))
-    path.unlink()
-    assert make(path).written == 0

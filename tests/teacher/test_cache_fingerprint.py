@@ -7,6 +7,7 @@ import json
 import shutil
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,10 @@ from tmkd_lightning.teacher.cache.folder import read_manifest
 from tmkd_lightning.views import edge, high_frequency, rgb
 
 
+def identity(network: torch.nn.Module, checkpoint: Path | None = None, **options: Any) -> Any:
+    return teacher_fingerprint(Extractor(network, **options), checkpoint and str(checkpoint))
+
+
 def test_one_teacher_has_one_identity(net) -> None:
     teacher = Extractor(net())
     first = teacher_fingerprint(teacher, None)
@@ -34,41 +39,27 @@ def test_one_teacher_has_one_identity(net) -> None:
     teacher.network.to(memory_format=torch.channels_last).compile()
     assert teacher_fingerprint(teacher.eval(), None) == first
     json.dumps(first)  # plain values
+    teacher.network.bn.running_var[3] += 1e-6
+    assert teacher_fingerprint(teacher, None) != first  # a single weight or statistic counts
 
 
 @pytest.mark.parametrize(
-    "other",
-    [
-        lambda net: Extractor(net(9)),
-        lambda net: Extractor(net(), mean=(0.5, 0.5, 0.5)),
-        lambda net: Extractor(net(), std=(0.5, 0.5, 0.5)),
-        lambda net: Extractor(net(), feature_map="bn"),
-    ],
-    ids=["network", "mean", "std", "map"],
+    "other", [{"width": 9}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)}, {"feature_map": "bn"}], ids=str
 )
 def test_another_teacher_has_another(net, other) -> None:
-    torch.manual_seed(0)
-    first = teacher_fingerprint(Extractor(net()), None)
-    torch.manual_seed(0)
-    assert teacher_fingerprint(other(net), None) != first
-
-
-def test_a_single_weight_or_statistic_counts(net) -> None:
-    teacher = Extractor(net())
-    first = teacher_fingerprint(teacher, None)
-    teacher.network.bn.running_var[3] += 1e-6
-    assert teacher_fingerprint(teacher, None) != first
+    found = []
+    for options in ({}, dict(other)):
+        torch.manual_seed(0)
+        found.append(identity(net(options.pop("width", 8)), **options))
+    assert found[0] != found[1]
 
 
 def test_code_and_numbers_behind_equal_weights_count() -> None:
     """Attention with one head or four has the same weights, and says something else."""
     one, four = (VisionTransformer(32, 16, 1, heads, 16, 32, num_classes=3) for heads in (1, 4))
     four.load_state_dict(one.state_dict())
-    assert teacher_fingerprint(Extractor(one), None) != teacher_fingerprint(Extractor(four), None)
-    first = teacher_fingerprint(Extractor(copy.deepcopy(one)), None)
-    assert first == teacher_fingerprint(Extractor(one), None)
-    one.eval()
-    assert first == teacher_fingerprint(Extractor(one), None)
+    assert identity(one) != identity(four)
+    assert identity(copy.deepcopy(one)) == identity(one) == identity(one.eval())
 
 
 class Louder(Net):
@@ -76,12 +67,18 @@ class Louder(Net):
         return 2 * super().forward(image)
 
 
-def test_a_forward_of_ones_own_counts(net) -> None:
+class Doubled(Extractor):
+    def normalize(self, image: torch.Tensor) -> torch.Tensor:
+        return 2 * super().normalize(image)
+
+
+def test_code_of_ones_own_counts(net) -> None:
     one, other = net(), Louder()
     other.load_state_dict(one.state_dict())
     other._get_name = lambda: "Net"  # prints the same
     assert repr(one) == repr(other)
-    assert teacher_fingerprint(Extractor(one), None) != teacher_fingerprint(Extractor(other), None)
+    assert identity(one) != identity(other)
+    assert identity(one) != teacher_fingerprint(Doubled(one), None)
 
 
 class Scaled(Net):
@@ -112,7 +109,7 @@ def test_what_forward_calls_and_what_no_checkpoint_holds_counts(build) -> None:
     one, other = Scaled(), build()
     other.load_state_dict(one.state_dict())
     assert repr(one) == repr(other)
-    identities = [teacher_fingerprint(Extractor(network), None) for network in (one, other, copy.deepcopy(one))]
+    identities = [identity(network) for network in (one, other, copy.deepcopy(one))]
     assert identities[0] == identities[2] != identities[1]
 
 
@@ -134,7 +131,7 @@ def test_a_helper_of_the_teachers_code_counts(old: str, new: str) -> None:
         module = types.ModuleType("mynet")
         exec(text, vars(module))
         torch.manual_seed(0)
-        identities.append(teacher_fingerprint(Extractor(module.Own()), None))
+        identities.append(identity(module.Own()))
     assert identities[0] == identities[2] != identities[1]
 
 
@@ -143,15 +140,10 @@ def test_a_hook_on_a_layer_counts_and_the_extractors_own_do_not(net) -> None:
     for network in (other, again):
         network.load_state_dict(one.state_dict())
     other.conv.register_forward_hook(lambda module, args, output: 3 * output)
-    identities = [teacher_fingerprint(Extractor(network), None) for network in (one, other, again)]
+    identities = [identity(network) for network in (one, other, again)]
     assert identities[0] == identities[2] != identities[1]
     Extractor(again)  # which taps it once more
-    assert teacher_fingerprint(Extractor(again), None) == identities[0]
-
-
-class Doubled(Extractor):
-    def normalize(self, image: torch.Tensor) -> torch.Tensor:
-        return 2 * super().normalize(image)
+    assert identity(again) == identities[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
@@ -166,34 +158,23 @@ def test_a_weight_that_a_hook_computes_does_not_count_as_code(net, wrap, tmp_pat
         torch.manual_seed(seed)
         network = net()
         wrap(network.conv)
-        found.append(teacher_fingerprint(Extractor(network), str(tmp_path / "weights")))
-    assert found[0] == found[1] != teacher_fingerprint(Extractor(net()), str(tmp_path / "weights"))
-
-
-def test_an_extractor_of_ones_own_counts(net) -> None:
-    network = net()
-    assert teacher_fingerprint(Extractor(network), None) != teacher_fingerprint(Doubled(network), None)
+        found.append(identity(network, tmp_path / "weights"))
+    assert found[0] == found[1] != identity(net(), tmp_path / "weights")
 
 
 def test_of_a_checkpoint_the_bytes_count(net, tmp_path: Path) -> None:
     """So that the weights need not be read; the network's own, which they will replace, do not matter."""
     path = tmp_path / "teacher.ckpt"
     path.write_bytes(b"one")
-    first = teacher_fingerprint(Extractor(net()), str(path))
-    assert teacher_fingerprint(Extractor(net()), str(path)) == first
-    path.write_bytes(b"two")
-    assert teacher_fingerprint(Extractor(net()), str(path)) != first
-
-
-def test_whether_weights_are_still_to_be_loaded_does_not_count(tmp_path: Path) -> None:
-    """They are until a checkpoint replaced them, which may be at the second of two runs with one module."""
-    path = tmp_path / "teacher.ckpt"
-    path.write_bytes(b"one")
+    first = identity(net(), path)
+    assert identity(net(), path) == first
     network = Pretrained("resnet18", weights="IMAGENET1K_V1", num_classes=3)
-    first = teacher_fingerprint(Extractor(network), str(path))
+    pending = identity(network, path)
     network.load_state_dict({key: value.clone() for key, value in network.state_dict().items()})
-    assert not network.pending
-    assert teacher_fingerprint(Extractor(network), str(path)) == first
+    assert not network.pending  # as at the second of two runs with one module
+    assert identity(network, path) == pending
+    path.write_bytes(b"two")
+    assert identity(net(), path) != first
 
 
 def negative(image: torch.Tensor) -> torch.Tensor:
@@ -227,10 +208,11 @@ class Darken:
         return torch.where(image.mean((1, 2, 3), keepdim=True) < self.threshold, 1 - image, image)
 
 
-def test_numbers_of_a_view_that_is_an_object_count() -> None:
+def test_numbers_of_a_view_that_is_an_object_count_and_words_do_not() -> None:
+    """The teacher does not read words; the fusion does, and it acts on what is kept."""
     one, again, other = (
-        views_fingerprint(MultiView(["rgb", View("dark", Darken(threshold), "a dark {class}")]))
-        for threshold in (0.01, 0.01, 0.02)
+        views_fingerprint(MultiView(["rgb", View("dark", Darken(threshold), template)]))
+        for threshold, template in ((0.01, "a dark {class}"), (0.01, "the {class}"), (0.02, "a dark {class}"))
     )
     assert one == again != other
     assert one[1][2] == other[1][2]  # the probe images look the same
@@ -246,12 +228,6 @@ def test_views_that_draw_are_refused_and_leave_the_generator_alone() -> None:
     assert torch.rand(1).equal(first)
 
 
-def test_the_words_of_a_view_do_not_matter() -> None:
-    """The teacher does not read them; the fusion does, and it acts on what is kept."""
-    views = [MultiView([View("own", negative, template)]) for template in ("a {class}", "the {class}")]
-    assert views_fingerprint(views[0]) == views_fingerprint(views[1])
-
-
 # Folders
 
 
@@ -265,38 +241,31 @@ def test_each_identity_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert folder(tmp_path, dtype="float16").path == folder(tmp_path, names=("embedding", "map")).path
 
 
-def fill(one: CacheFolder, rows: int = 3) -> None:
+def fill(one: CacheFolder, rows: int = 3) -> CacheFolder:
     one.create(rows, dict.fromkeys(one.dtypes, (2,)))
     one.write(np.arange(rows), {name: np.full((rows, 2), 7.0) for name in one.dtypes})
     one.write_head(weight=np.eye(2))
+    return one
 
 
 def test_arrays_are_added_beside_each_other(tmp_path: Path) -> None:
-    embeddings = folder(tmp_path)
-    fill(embeddings)
-    assert embeddings.complete
+    assert fill(folder(tmp_path)).complete
     both = folder(tmp_path, names=("embedding", "map"))
     assert (both.complete, both.written, both.read(np.array([0]))) == (False, 0, None)
-    fill(both)
-    assert both.complete
-    assert {kind: value.tolist() for kind, value in both.read(np.array([1])).items()} == {
-        "embedding": [[7.0, 7.0]],
-        "map": [[7.0, 7.0]],
-    }
+    assert fill(both).complete
+    read = {kind: value.tolist() for kind, value in both.read(np.array([1])).items()}
+    assert read == {"embedding": [[7.0, 7.0]], "map": [[7.0, 7.0]]}
     assert folder(tmp_path).complete
 
 
 @pytest.mark.parametrize("lost", ["embedding.float32.npy", "head.npz"])
 def test_what_is_gone_is_made_anew(tmp_path: Path, lost: str) -> None:
-    one = folder(tmp_path)
-    fill(one)
-    (one.path / lost).unlink()
+    (fill(folder(tmp_path)).path / lost).unlink()
     assert not folder(tmp_path).complete
 
 
 def test_the_head_comes_back(tmp_path: Path) -> None:
-    one = folder(tmp_path)
-    fill(one)
+    one = fill(folder(tmp_path))
     one.write_head(weight=np.array([[1.0, 2.0]]), bias=np.array([3.0]))
     head = {name: value.tolist() for name, value in one.read_head().items()}
     assert head == {"weight": [[1.0, 2.0]], "bias": [3.0]}
@@ -309,22 +278,17 @@ def test_a_disk_that_is_too_full_is_known_before_anything_is_made(tmp_path: Path
     one = folder(tmp_path)
     fill(folder(tmp_path, names=("map",), dtype="float64"), rows=5000)  # of another kind, whose space is not free
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(
-        CacheError, match=r"needs 1000 rows of {'embedding': \(2,\)} in 12.0kB, but .* has 1.00kB left: take few"
-    ):
+    message = r"needs 1000 rows of {'embedding': \(2,\)} in 12.0kB, but .* has 1.00kB left: take few"
+    with pytest.raises(CacheError, match=message):
         one.create(1000, {"embedding": (2,)})
     assert not list(one.path.glob("embedding*"))
-
-
-def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match=r"cannot be written to .*/file/.*name another directory"):
         folder(tmp_path / "file").create(3, {"embedding": (2,)})
 
 
 def test_a_folder_that_says_something_else_is_refused(tmp_path: Path) -> None:
-    one = folder(tmp_path)
-    fill(one)
+    one = fill(folder(tmp_path))
     (one.path / "identity.json").write_text('{"teacher": "u"}')
     with pytest.raises(CacheError, match="does not say what the folder's name does: remove"):
         folder(tmp_path)

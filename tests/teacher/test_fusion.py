@@ -37,23 +37,16 @@ def test_weight_net_is_equations_3_and_4() -> None:
 
 
 def test_weights_are_convex_even_for_extreme_scores() -> None:
-    network = WeightNet(text_dim=4, views=VIEWS)
+    network, rows = WeightNet(text_dim=4, views=VIEWS), torch.randn(50, VIEWS * 4)
+    assert network.hidden.out_features == 256  # the default
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(rows)
     with torch.no_grad():
         network.output.weight.mul_(1e5)
-    weights = network(torch.randn(50, VIEWS * 4))
-    torch.testing.assert_close(weights.sum(1), torch.ones(50))
-    assert weights.min() >= 0
-
-
-def test_weights_under_autocast() -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        weights = WeightNet(text_dim=4, views=VIEWS)(torch.randn(50, VIEWS * 4))
-    assert weights.dtype == torch.float32
-    torch.testing.assert_close(weights.sum(1), torch.ones(50))  # bfloat16 would miss 1 by up to 0.4 %
-
-
-def test_default_hidden_width() -> None:
-    assert WeightNet(text_dim=4, views=VIEWS).hidden.out_features == 256
+    for weights in (half, network(rows)):
+        assert weights.dtype == torch.float32
+        torch.testing.assert_close(weights.sum(1), torch.ones(50))  # bfloat16 would miss 1 by up to 0.4 %
+        assert weights.min() >= 0
 
 
 @pytest.mark.parametrize("part", ["logits", "embedding", "feature_map"])
@@ -82,18 +75,14 @@ def test_fused_parts_are_those_of_one_network() -> None:
     torch.testing.assert_close(fused.cam.mean((2, 3)) + head.bias, fused.logits, rtol=0, atol=1e-6)
 
 
-def test_all_weight_on_one_view_gives_that_view() -> None:
-    output, _ = teacher_output()
-    for view in range(VIEWS):
-        weights = torch.eye(VIEWS)[view].expand(BATCH, VIEWS)
-        assert fuse(output, weights).logits.equal(output.logits[view * BATCH : (view + 1) * BATCH])
-
-
 def test_one_view_is_bit_for_bit_the_plain_teacher() -> None:
     output, _ = teacher_output()
     fused = fuse(output, torch.ones(VIEWS * BATCH, 1))
     for part in ("logits", "embedding", "feature_map", "head_weight"):
         assert fused.require(part).equal(output.require(part))
+    for view, weights in enumerate(torch.eye(VIEWS)):
+        alone = fuse(output, weights.expand(BATCH, VIEWS))
+        assert alone.logits.equal(output.logits[view * BATCH : (view + 1) * BATCH])
 
 
 def test_gradient_of_the_weights() -> None:
@@ -102,10 +91,6 @@ def test_gradient_of_the_weights() -> None:
     weights = some_weights().requires_grad_()
     fuse(output, weights).logits.sum().backward()
     torch.testing.assert_close(weights.grad, output.logits.sum(1).view(VIEWS, BATCH).T)
-
-
-def test_gradient_reaches_the_weight_net() -> None:
-    output, _ = teacher_output()
     network = WeightNet(text_dim=4, views=VIEWS)
     weights = network(torch.randn(CLASSES, VIEWS * 4))[torch.tensor([0, 1, 1, 4])]
     fuse(output, weights).embedding.square().sum().backward()
@@ -134,12 +119,9 @@ def test_wrong_number_of_rows(shape: tuple[int, int]) -> None:
         fuse(output, torch.ones(shape))
 
 
-def test_bare_logits_are_enough() -> None:
+def test_bare_logits_and_a_half_precision_teacher() -> None:
     fused = fuse(Output(torch.tensor([[0.0], [1.0], [4.0], [5.0]])), torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
     assert fused.logits.tolist() == [[2.0], [1.0]]
     assert fused.embedding is None
-
-
-def test_cam_of_a_fused_half_precision_teacher() -> None:
     half = Output(*(torch.ones(shape).bfloat16() for shape in ((4, 3), (4, 5), (4, 5, 2, 2), (3, 5))))
     assert fuse(half, torch.full((2, 2), 0.5)).cam.equal(torch.full((2, 3, 2, 2), 5.0))

@@ -54,11 +54,11 @@ def test_names_of_foreign_objects(value: object, names: list[str] | None) -> Non
 
 def test_where_names_are_found() -> None:
     module = SimpleNamespace(class_names=None, saved_class_names=["c", "d"], num_classes=2, _trainer=None)
-    assert find_class_names(module) == ["c", "d"]
-    assert find_class_names(module, SimpleNamespace(class_names=["a"])) == ["c", "d"]
-    assert find_class_names(module, SimpleNamespace(class_names=("a", "b"))) == ["a", "b"]
+    data = SimpleNamespace(class_names=("a", "b"))
+    assert find_class_names(module) == find_class_names(module, SimpleNamespace(class_names=["a"])) == ["c", "d"]
+    assert find_class_names(module, data) == ["a", "b"]
     module.class_names = ["e", "f"]
-    assert find_class_names(module, SimpleNamespace(class_names=("a", "b"))) == ["e", "f"]
+    assert find_class_names(module, data) == ["e", "f"]
     module.num_classes = 3
     assert find_class_names(module) is None
 
@@ -80,6 +80,18 @@ def lists(one: list[str], other: list[str]) -> tuple[ClassList, ClassList]:
     return ClassList("the checkpoint", one), ClassList("the data", other)
 
 
+def test_differences_are_described_and_rows_found() -> None:
+    one, other = lists(["cat", "dog", "emu"], ["a emu", "cat", "dog"])
+    assert one.against(other) == (
+        "class 0 is 'cat' in the checkpoint and 'a emu' in the data, class 1 is 'dog' in the checkpoint and 'cat' in "
+        "the data (and 1 more)"
+    )
+    file, here = lists(["b", "c", "A_x", "d"], ["a x", "b", "c", "d"])
+    assert file.rows_for(here) == [2, 0, 1, 3]
+    assert file.reordered([2, 0, 1, 3]).same(here)
+    assert file.rows_for(ClassList("", ["a x", "b", "c", "e"])) is None
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -92,22 +104,8 @@ def lists(one: list[str], other: list[str]) -> tuple[ClassList, ClassList]:
     ],
 )
 def test_spelling(one: list[str], other: list[str], same: bool) -> None:
-    assert lists(one, other)[0].same(lists(one, other)[1]) == same
-
-
-def test_differences_are_described() -> None:
-    one, other = lists(["cat", "dog", "emu"], ["a emu", "cat", "dog"])
-    assert one.against(other) == (
-        "class 0 is 'cat' in the checkpoint and 'a emu' in the data, class 1 is 'dog' in the checkpoint and 'cat' in "
-        "the data (and 1 more)"
-    )
-
-
-def test_rows_by_hand() -> None:
-    file, here = lists(["b", "c", "A_x", "d"], ["a x", "b", "c", "d"])
-    assert file.rows_for(here) == [2, 0, 1, 3]
-    assert file.reordered([2, 0, 1, 3]).same(here)
-    assert file.rows_for(ClassList("", ["a x", "b", "c", "e"])) is None
+    first, second = lists(one, other)
+    assert first.same(second) == same
 
 
 def test_a_rename_needs_words_and_an_order_cannot_be_renamed() -> None:

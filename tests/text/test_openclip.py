@@ -6,7 +6,7 @@ import json
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -17,20 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.fake_datasets import Trap
+from helpers.tiny_clip import TINY, known_to_open_clip, tiny_clip, write_config
 from tmkd_lightning.text import OpenCLIPTextEncoder, TextEncoder
 from tmkd_lightning.text.openclip import TextWeightsError
 
+BIN = "open_clip_pytorch_model.bin"
 PROMPTS = ["a photo of a cat", "an edge enhanced image of a dog", "a photo of a {fish}"]
-TINY = {
-    "embed_dim": 6,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
-
-
-def tiny_clip(**changes: object) -> open_clip.CLIP:
-    torch.manual_seed(0)
-    return open_clip.CLIP(**json.loads(json.dumps(TINY | changes))).eval()
 
 
 def embed(model: open_clip.CLIP, prompts: list[str]) -> Tensor:
@@ -44,29 +36,14 @@ def embed(model: open_clip.CLIP, prompts: list[str]) -> Tensor:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """As ``open_clip.push_to_hf_hub`` lays it out."""
-    path = tmp_path / "clip"
-    path.mkdir()
-    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
-    return path
+    return write_config(tmp_path / "clip")
 
 
-@pytest.fixture
-def tiny_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An architecture that open_clip knows for the length of a test."""
-    factory = open_clip.factory
-    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
-    (tmp_path / "tiny-clip.json").write_text(json.dumps(TINY))
-    open_clip.add_model_config(tmp_path / "tiny-clip.json")
-    return "tiny-clip"
-
-
-@pytest.mark.parametrize(
-    ("weights", "quick_gelu"), [("open_clip_model.safetensors", False), ("open_clip_pytorch_model.bin", True)]
-)
+@pytest.mark.parametrize(("weights", "quick_gelu"), [("open_clip_model.safetensors", False), (BIN, True)])
 def test_clip_from_a_folder(folder: Path, weights: str, quick_gelu: bool) -> None:
     config = {"model_cfg": TINY | {"quick_gelu": quick_gelu}, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / BIN).unlink()
     model = tiny_clip(quick_gelu=quick_gelu)
     (save_file if weights.endswith("safetensors") else torch.save)(model.state_dict(), folder / weights)
     encoder = OpenCLIPTextEncoder("not used", pretrained=str(folder))
@@ -77,20 +54,20 @@ def test_clip_from_a_folder(folder: Path, weights: str, quick_gelu: bool) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_clip_from_a_file(tmp_path: Path, tiny_name: str, suffix: str) -> None:
+def test_clip_from_a_file(tmp_path: Path, suffix: str) -> None:
     model = tiny_clip()
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pt":
         torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, path)
     else:
         save_file(model.state_dict(), path)
-    torch.testing.assert_close(OpenCLIPTextEncoder(tiny_name, str(path)).encode(PROMPTS), embed(model, PROMPTS))
+    with known_to_open_clip(tmp_path) as name:
+        torch.testing.assert_close(OpenCLIPTextEncoder(name, str(path)).encode(PROMPTS), embed(model, PROMPTS))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_batches_and_training(folder: Path, batch_size: int) -> None:
     """Tensors made under inference_mode could not be saved for backward."""
-    torch.save(tiny_clip().state_dict(), folder / "open_clip_pytorch_model.bin")
     embeddings = OpenCLIPTextEncoder(pretrained=str(folder), batch_size=batch_size).encode(PROMPTS)
     torch.testing.assert_close(embeddings, embed(tiny_clip(), PROMPTS))
     assert not embeddings.requires_grad
@@ -100,9 +77,7 @@ def test_batches_and_training(folder: Path, batch_size: int) -> None:
 
 
 def test_clip_is_dropped_after_the_call(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(tiny_clip().state_dict(), folder / "open_clip_pytorch_model.bin")
-    models = []
-    create_model = open_clip.create_model
+    models, create_model = [], open_clip.create_model
 
     def create(*args: object, **options: object) -> open_clip.CLIP:
         model = create_model(*args, **options)
@@ -119,30 +94,33 @@ def test_clip_is_dropped_after_the_call(folder: Path, monkeypatch: pytest.Monkey
 def test_identity_of_clip(folder: Path, tmp_path: Path) -> None:
     assert OpenCLIPTextEncoder("ViT-L-14", "tag").identity() == "open_clip-ViT-L-14-tag"
     encoder = OpenCLIPTextEncoder(pretrained=str(folder))
-    torch.save(tiny_clip().state_dict(), folder / "open_clip_pytorch_model.bin")
     first = encoder.identity()
     assert first == encoder.identity()
     assert str(tmp_path) not in first  # the same files elsewhere are the same encoder
-    torch.save(tiny_clip(quick_gelu=True).logit_scale, folder / "open_clip_pytorch_model.bin")
+    torch.save(tiny_clip(quick_gelu=True).logit_scale, folder / BIN)
     assert encoder.identity() != first
-    one, other = tmp_path / "weights.pt", tmp_path / "other.pt"
-    one.write_bytes(b"1")
-    other.write_bytes(b"2")
-    names = {OpenCLIPTextEncoder(pretrained=str(path)).identity() for path in (one, other)}
+    names = set()
+    for content in ("1", "2"):
+        path = tmp_path / f"{content}.pt"
+        path.write_text(content)
+        names.add(OpenCLIPTextEncoder(pretrained=str(path)).identity())
     assert len(names) == 2
 
 
 @pytest.mark.parametrize("damage", ["no weights", "no config", "other sizes", "cut", "payload"])
 def test_local_weights_that_cannot_be_used(folder: Path, tmp_path: Path, damage: str) -> None:
-    weights = folder / "open_clip_pytorch_model.bin"
-    if damage == "payload":
-        torch.save({"state_dict": Trap(tmp_path / "hacked")}, weights)
-    elif damage != "no weights":
-        torch.save(tiny_clip(embed_dim=4 if damage == "other sizes" else 6).state_dict(), weights)
-    if damage == "no config":
-        (folder / "open_clip_config.json").unlink()
-    if damage == "cut":
-        weights.write_bytes(weights.read_bytes()[:1000])
+    weights = folder / BIN
+    match damage:
+        case "no weights":
+            weights.unlink()
+        case "no config":
+            (folder / "open_clip_config.json").unlink()
+        case "other sizes":
+            torch.save(tiny_clip(embed_dim=4).state_dict(), weights)
+        case "cut":
+            weights.write_bytes(weights.read_bytes()[:1000])
+        case "payload":
+            torch.save({"state_dict": Trap(tmp_path / "hacked")}, weights)
     message = f"CLIP local-dir:{folder} could not be loaded. {folder} must be a weights file"
     with pytest.raises(TextWeightsError, match=message):
         OpenCLIPTextEncoder(pretrained=str(folder)).encode(PROMPTS)
@@ -176,21 +154,15 @@ def test_names_that_are_refused_before_anything_is_fetched(name: str, tag: str, 
 
 
 @pytest.mark.usefixtures("no_network")
-def test_weights_that_cannot_be_fetched(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder in the message is where open_clip looks when there is no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(TextWeightsError) as caught:
         OpenCLIPTextEncoder(cache_dir=str(tmp_path)).encode(PROMPTS)
     message = str(caught.value)
     for part in ("ViT-B-32-quickgelu", "openai", str(tmp_path), "tmkd embed", "HashingTextEncoder", "no route to host"):
         assert part in message
-
-
-@pytest.mark.usefixtures("no_network")
-def test_the_file_that_would_have_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder in the message is where open_clip looks when there is no network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(TextWeightsError) as caught:
-        OpenCLIPTextEncoder(cache_dir=str(tmp_path)).encode(PROMPTS)
-    named = next(word for word in str(caught.value).split() if word.startswith(str(tmp_path)))
+    named = next(word for word in message.split() if word.startswith(str(tmp_path)))
     revision = "0" * 40
     path = Path(named) / "snapshots" / revision / "open_clip_model.safetensors"  # as the hub lays such a folder out
     path.parent.mkdir(parents=True)
@@ -213,15 +185,11 @@ def test_default_clip_is_the_papers() -> None:
 # A folder whose config names a tokenizer of the hub
 
 
-def with_hub_tokenizer(folder: Path) -> None:
+@pytest.fixture
+def transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """A stand-in for the package, which need not be installed: CLIP's own tokenizer, and what it was asked for."""
     config = {"model_cfg": TINY | {"text_cfg": TINY["text_cfg"] | {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP"}}}
     (folder / "open_clip_config.json").write_text(json.dumps(config | {"preprocess_cfg": {}}))
-    torch.save(tiny_clip().state_dict(), folder / "open_clip_pytorch_model.bin")
-
-
-@pytest.fixture
-def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """A stand-in for the package, which need not be installed: CLIP's own tokenizer, and what it was asked for."""
     asked: dict[str, object] = {}
 
     class AutoTokenizer:
@@ -239,7 +207,6 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 
 
 def test_tokenizer_is_read_from_the_folder(folder: Path, transformers: dict[str, object]) -> None:
-    with_hub_tokenizer(folder)
     torch.testing.assert_close(OpenCLIPTextEncoder(pretrained=str(folder)).encode(PROMPTS), embed(tiny_clip(), PROMPTS))
     assert str(transformers["source"]) == str(folder)
 
@@ -253,7 +220,6 @@ def test_tokenizer_that_cannot_be_loaded(
     def missing(source: object, **options: object) -> None:
         raise OSError(f"no tokenizer in {source}")
 
-    with_hub_tokenizer(folder)
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("the weights were loaded first"))
     monkeypatch.setattr(sys.modules["transformers"].AutoTokenizer, "from_pretrained", missing)
     if not installed:

@@ -34,19 +34,17 @@ class RunRecord(Callback):
         if stage != "fit" or not trainer.is_global_zero:
             return
         library = Path(tmkd_lightning.__file__)
-        cpu = collect_env.get_cpu_info(collect_env.run)  # get_env_info would start compilers, pip and conda too
         record = {
             "command": self.command,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "git": {"working_folder": commit(Path.cwd()), "library": commit(library.parent, library.name)},
-            "versions": {"tmkd_lightning": tmkd_lightning.__version__, "torch": str(torch.__version__)}
-            | {name: version(name) for name in ("torchvision", "lightning", "kornia", "open_clip_torch", "numpy")},
+            "versions": versions(),
             "hardware": {
                 "accelerator": type(trainer.accelerator).__name__,
                 "devices": trainer.num_devices,
                 "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
                 "cuda": torch.version.cuda,
-                "cpu": next(iter(re.findall(r"Model name:\s*(.+)", cpu)), cpu),
+                "cpu": cpu_name(),
                 "threads": torch.get_num_threads(),
                 "system": collect_env.get_python_platform(),
             },
@@ -56,6 +54,19 @@ class RunRecord(Callback):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             with atomic_write(folder / "run_record.json") as file:
                 file.write((json.dumps(record, indent=1) + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    """Versions of this library and of those that decide numbers."""
+    others = ("torchvision", "lightning", "kornia", "open_clip_torch", "numpy")
+    own = {"tmkd_lightning": tmkd_lightning.__version__, "torch": str(torch.__version__)}
+    return own | {name: version(name) for name in others}
+
+
+def cpu_name() -> str:
+    """The model of the CPU, or all that the system says of it."""
+    cpu = collect_env.get_cpu_info(collect_env.run)  # get_env_info would start compilers, pip and conda too
+    return next(iter(re.findall(r"Model name:\s*(.+)", cpu)), cpu)
 
 
 def commit(folder: Path, tracked: str = ".") -> str | None:

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tmkd_lightning.feature_extraction.output import Output
-from tmkd_lightning.models import load_pretrained
 from tmkd_lightning.teacher.cache import CacheError, CacheFolder, serialization
 from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint, views_fingerprint
 from tmkd_lightning.teacher.cache.serialization import EMBEDDING, LOGITS, PIXELS
@@ -29,7 +28,8 @@ class TeacherCache(Callback):
 
     Each batch is read if all of it is there, and else computed and written: a run that was killed resumes with what is
     there, processes fill one cache together, and damaged rows are computed again. Only what the method reads is stored:
-    embeddings, from which the head computes the logits, and maps in the size that they are read in.
+    embeddings, from which the head computes the logits (an `Ensemble`'s logits are stored too), and maps in the size
+    that they are read in.
 
     Args:
         directory: of the caches; made if missing. One directory serves any number of runs, also at once.
@@ -75,6 +75,7 @@ class TeacherCache(Callback):
         rank_zero_info(f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there{ending}")
         if self.complete and EMBEDDING in self.folder.dtypes:
             state = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}
+            pl_module.teacher.extractor.resize_head(len(state["weight"]))  # of the data's classes alone
             pl_module.teacher.extractor.head.load_state_dict(state)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,7 +113,8 @@ class TeacherCache(Callback):
         self._check_images = True
 
     def _dtypes(self, teacher: MultiViewTeacher, has_head: bool) -> dict[str, str]:
-        return serialization.array_dtypes(has_head, teacher.extractor.keep_map, teacher.frozen.map_size, self.dtype)
+        options = teacher.extractor.keep_map, teacher.frozen.map_size, self.dtype, teacher.extractor.logits_of_head
+        return serialization.array_dtypes(has_head, *options)
 
     def _identity(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         data = datamodule_of(trainer)
@@ -124,7 +126,7 @@ class TeacherCache(Callback):
             )
         extractor, statistics = module.teacher.extractor, module.normalized_with
         if module.teacher_checkpoint is None:
-            load_pretrained(extractor.network)
+            module.load_pretrained(extractor.network)
         of_file = {"key": module.teacher_key, "class_order": module.teacher_order()}
         return {
             "teacher": teacher_fingerprint(extractor, module.teacher_checkpoint) | of_file,

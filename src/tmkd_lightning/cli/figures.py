@@ -16,9 +16,9 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures import FIGURES, CollectedOutputs, OutputCollector, join_figures, plot_all, save_figures
 from tmkd_lightning.figures.curves import History, read_history, run_folder, run_name
 from tmkd_lightning.figures.drawing import FORMATS, NothingToPlotError, check_choice, check_files, check_matplotlib
-from tmkd_lightning.models import load_weights
+from tmkd_lightning.models import local_file
 from tmkd_lightning.modules.base import BaseModule
-from tmkd_lightning.modules.loading import describe_order, load_datamodule, load_module, teacher_order
+from tmkd_lightning.modules.loading import load_datamodule, load_module, load_teacher
 from tmkd_lightning.text.class_names import ClassList, find_class_names, learned_classes, resolve_class_names
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.messages import printable
@@ -116,18 +116,15 @@ def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extr
     if weights is None:  # a teacher that is built again would be another one
         print(f"no teacher is drawn: run {printable(title)} names no file with its weights; name one with teacher")
         return networks
-    path = Path(weights).expanduser()
+    path = local_file(weights)
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
         )
     extractor: Extractor = module.teacher.extractor
-    rows = teacher_order(module, path, data=None)  # of the classes as the run knew them
     key = module.teacher_key if weights == module.teacher_checkpoint else None
-    load_weights(extractor, path, replace_head=False, key=key)
-    if rows is not None:
-        print(describe_order(str(path), rows))
-        extractor.reorder_classes(rows)
+    if moved := load_teacher(module, path, key, data=None):  # by the classes as the run knew them
+        print(printable(moved))
     return {title: module.extractor, "teacher": extractor, **networks}
 
 

@@ -26,6 +26,7 @@ LIGHTNING_VERBS = {
 VERBS = {  # each is a module of this package
     "predict --images": "predict with a checkpoint alone, and write a CSV file",
     "export": "write the student of a checkpoint to a file for other programs",
+    "report": "compare a student with its teacher: size, latency and accuracy",
     "figures": "draw figures of finished runs",
     "data": "check a dataset",
     "embed": "write text embeddings to a file, for machines without internet",

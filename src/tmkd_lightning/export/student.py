@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tmkd_lightning import __version__
 from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.image_size import in_words
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.modules.loading import network_and_names
 from tmkd_lightning.utils.files import atomic_write, check_writable
@@ -35,17 +36,18 @@ def export_student(
 ) -> dict[str, str]:
     """Writes the student alone to a file that opens without this library.
 
-    The file takes any number of images at once, normalises them, and gives logits. A ``state_dict`` holds the bare
-    network's weights, for code that normalises by itself, and the statistics. The file is run before it gets its name:
-    if its logits differ from the module's by more than 1e-4, nothing is written and a ValueError raised. All is done
-    on a copy on the CPU in float32.
+    The file takes any number of images at once, resizes them if the Extractor does, normalises them, and gives logits.
+    A ``state_dict`` holds the bare network's weights, for code that does both by itself, and the statistics. The file
+    is run before it gets its name: if its logits differ from the module's by more than 1e-4, nothing is written and a
+    ValueError raised. All is done on a copy on the CPU in float32.
 
     Args:
         network: a TMKDModule, whose student is written, a ClassifierModule, or an Extractor.
         output: file to write, with the suffix of its format: ``.onnx``, ``.pt2`` or ``.safetensors``.
         format: ``onnx``, ``torch_export`` or ``state_dict``.
         input: type of the images that the file takes, ``float`` in [0, 1] or ``uint8``.
-        image_size: side of the images in pixels; the file takes no other.
+        image_size: side of the images in pixels; the file takes no other. An Extractor with an `image_size` of its own
+            resizes them to that inside the file; a ``state_dict`` names its own instead.
         class_names: names in the order of the labels; by default those that the module knows, or else numbers.
 
     Returns:
@@ -74,11 +76,11 @@ def export_student(
     if input == "uint8" and format == "state_dict":
         raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
     extractor, names = network_and_names(network, class_names)
-    classifier = DeployableClassifier(extractor)
+    classifier, size = DeployableClassifier(extractor), extractor.image_size
     metadata = {
         "class_names": json.dumps(list(names)),
         "input": "float32, normalised with mean and std" if format == "state_dict" else _INPUTS[input],
-        "image_size": str(image_size),
+        "image_size": str(image_size) if size is None or format != "state_dict" else in_words(size),
         "mean": json.dumps(_rounded(classifier.extractor.mean)),
         "std": json.dumps(_rounded(classifier.extractor.std)),
         "network": extractor.name,

@@ -1,6 +1,7 @@
 """Any classifier as a source of logits, embedding and feature map."""
 
+from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output
 
-__all__ = ["Extractor", "MissingPartError", "Output"]
+__all__ = ["Ensemble", "Extractor", "MissingPartError", "Output"]

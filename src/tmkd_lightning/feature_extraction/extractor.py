@@ -9,10 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.hooks import FORWARD_LOCK, Capture, unwrap_compiled
+from tmkd_lightning.feature_extraction.image_size import (
+    Size,
+    check_image_size,
+    in_words,
+    resize,
+    stated_image_size,
+)
 from tmkd_lightning.feature_extraction.layer_discovery import LayerTrace, trace_layers
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
+from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
+from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.validation import check_count
 
 _CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384)  # of images, in pixels
@@ -34,6 +43,11 @@ class Extractor(nn.Module):
         feature_map: dotted name of the layer that gives the map, by default found on the first batch.
         keep_map: whether to return the map; without it, activations are freed earlier.
         num_classes: K, for a network that it cannot be read off; None for the width of its last linear layer.
+        image_size: side in pixels, or (height, width), to which images are resized for this network, on their device:
+            bicubic with antialiasing, as CLIP and most of timm's networks were trained. Views are made before, at the
+            data's size, and normalisation comes after. Images that have this size stay as they are; None leaves all.
+        class_names: names of the network's classes in the order of its logits. A teacher's are matched with the data's
+            by name, so that it may have them in another order, and others beside them.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -44,6 +58,7 @@ class Extractor(nn.Module):
 
     mean: Tensor
     std: Tensor
+    logits_of_head = True  # whether the head, where there is one, gives them from the embedding
 
     def __init__(
         self,
@@ -54,12 +69,15 @@ class Extractor(nn.Module):
         feature_map: str | None = None,
         keep_map: bool = True,
         num_classes: int | None = None,
+        image_size: int | Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module) or isinstance(network, Extractor):
             raise TypeError(f"network must be a classifier (an nn.Module from images to logits), got {type(network)}")
         self.network, self.compiled = unwrap_compiled(network)
         self.keep_map = keep_map
+        self.image_size = None if image_size is None else check_image_size(image_size)
         self.named_head, self.named_map = head, feature_map
         self.head_name = last_linear(self.network) if head is None else head
         self.map_name = feature_map
@@ -77,6 +95,7 @@ class Extractor(nn.Module):
         layers = [name for name, layer in self.network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
         if num_classes is None and layers[-1:] != [self.head_name]:  # a head is the last layer with weights
             self.measure_classes()
+        self.class_names = None if class_names is None else self._check_names(class_names)
 
     @property
     def head(self) -> nn.Linear:
@@ -149,11 +168,17 @@ class Extractor(nn.Module):
             raise self._wrong_logits(logits)
         return Output(logits, embedding, feature_map, None if head is None else head.weight)
 
+    def pixels(self, image: Tensor) -> int:
+        """Pixels of one image ``(B, 3, H, W)`` as the network sees it."""
+        height, width = image.shape[-2:] if self.image_size is None else self.image_size
+        return height * width
+
     def normalize(self, image: Tensor) -> Tensor:
-        """Scales to [0, 1] where needed and subtracts and divides by the network's statistics, in its precision."""
+        """Scales to [0, 1], resizes, subtracts the mean and divides by the deviation, in the network's precision."""
         dtype = self.weight_dtype
         if not image.is_floating_point():
             image = to_unit_float(image)
+        image = resize(image, self.image_size)
         wide = torch.promote_types(self.mean.dtype, dtype)
         return (image.to(wide) - self.mean).div_(self.std).to(dtype)
 
@@ -168,7 +193,8 @@ class Extractor(nn.Module):
                 return
             image = image[:8]  # enough to tell one tensor from another, cheap for any network
             check_images(image)
-            trace = trace_layers(self.network, self.normalize(image))
+            image = image.to(self.mean.device)  # a teacher may have a device of its own
+            trace = self._trace(image)
             self._confirm_head(trace)
             if self.keep_map:
                 self._confirm_map(trace)
@@ -224,18 +250,36 @@ class Extractor(nn.Module):
         new = nn.Linear(old.in_features, num_classes, old.bias is not None, device=weight.device, dtype=weight.dtype)
         new.requires_grad_(weight.requires_grad).train(old.training)
         self.network.set_submodule(self.head_name, new)
-        self._num_classes = num_classes
+        self._num_classes, self.class_names = num_classes, None
 
-    @torch.no_grad()
     def reorder_classes(self, rows: Sequence[int]) -> None:
-        """Puts the classes of the head into another order: `rows` has, for each new label, its present row."""
+        """Puts classes into another order, or picks some: `rows` has, for each new label, its present row."""
+        self.check_reorderable()
+        self._take_rows(rows)
+
+    def check_reorderable(self) -> None:
+        """Raises a ValueError unless the network has a head whose rows can be moved."""
         if self.head_name not in self._trace_black_image().heads:
             raise ValueError(
                 f"the classes of {self.name} cannot be put into another order, as no linear layer gives its logits, or "
                 f"it takes no image of {_CUSTOMARY_SIDES} pixels: pass a network that has them in the data's order"
             )
-        for parameter in self.head.parameters():
-            parameter.copy_(parameter[list(rows)])
+
+    @torch.no_grad()
+    def _take_rows(self, rows: Sequence[int]) -> None:
+        old = {name: parameter[list(rows)] for name, parameter in self.head.named_parameters()}
+        names = self._names_of(rows)
+        self.resize_head(len(rows))
+        self.head.load_state_dict(old)
+        self.class_names = names
+
+    def _names_of(self, rows: Sequence[int]) -> list[str] | None:
+        return None if self.class_names is None else [self.class_names[row] for row in rows]
+
+    def _check_names(self, names: Sequence[str]) -> list[str]:
+        if len(names) != self.num_classes:
+            self.measure_classes()  # the width of the last linear layer need not be their number
+        return check_class_names(names, self.num_classes)
 
     def require(self, part: Part, reader: str) -> None:
         """Raises a `MissingPartError` that names the reader of a part which the network is known not to give."""
@@ -278,6 +322,33 @@ class Extractor(nn.Module):
                 black = torch.zeros(1, 3, side, side, device=self.mean.device)
                 return trace_layers(self.network, self.normalize(black))
         return LayerTrace()
+
+    def _trace(self, image: Tensor) -> LayerTrace:
+        """Traces the first images; the error says so if the network takes images, but of another size."""
+        image = self.normalize(image)
+        try:
+            return trace_layers(self.network, image)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a network comes to on images of another size than its own
+            seen, stated = image.shape[-2:], stated_image_size(self.network)
+            size = self._accepted_size(image, stated)
+            if size is None:
+                raise
+            raise ValueError(
+                f"{self.name} does not take images of {seen[0]}x{seen[1]} pixels, but of {size[0]}x{size[1]}"
+                f"{', for which it was built' if size == stated else ''}: pass Extractor(network, "
+                f"image_size={in_words(size)}), and images are resized for it ({short(error)})"
+            ) from error
+
+    def _accepted_size(self, image: Tensor, stated: Size | None) -> Size | None:
+        """The size that the network states, or else the first customary one, if it is not the image's and works."""
+        for size in dict.fromkeys([stated, *((side, side) for side in _CUSTOMARY_SIDES)]):
+            if size is not None and size != image.shape[-2:]:
+                with suppress(Exception):
+                    trace_layers(self.network, image.new_zeros(1, 3, *size))
+                    return size
+        return None
 
     def _confirm_head(self, trace: LayerTrace) -> None:
         logits, heads = trace.output, list(trace.heads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -72,6 +72,11 @@ class Output:
         embedding = None if self.embedding is None else function(self.embedding)
         feature_map = None if self.feature_map is None else function(self.feature_map)
         return Output(function(self.logits), embedding, feature_map, self.head_weight)
+
+    def to(self, device: torch.device) -> Output:
+        """Moves all parts to a device; those that are there stay."""
+        moved = self.map(lambda part: part.to(device))
+        return replace(moved, head_weight=None if self.head_weight is None else self.head_weight.to(device))
 
     @classmethod
     def cat(cls, outputs: Sequence[Output]) -> Output:

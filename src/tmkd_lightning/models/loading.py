@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor, last_linear
 from tmkd_lightning.feature_extraction.normalization import GIVEN, Triple
+from tmkd_lightning.models.remote_files import local_file
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint, read_metadata
 from tmkd_lightning.utils.images import channel_statistics
 from tmkd_lightning.utils.state_dict import describe_mismatch, uncompiled
@@ -28,7 +29,7 @@ def load_weights(
 
     Args:
         network: where the weights go, or an Extractor around it; unchanged if they do not fit.
-        path: file that ``torch.save`` wrote, or a ``.safetensors`` file.
+        path: file that ``torch.save`` wrote, or a ``.safetensors`` file; also on a server, as in `local_file`.
         replace_head: whether a head for another number of classes stays as it is, with a warning; else it is an error.
         key: part of the file, such as ``state_dict_ema``, needed if several fit; parts within parts are joined by dots.
 
@@ -41,7 +42,7 @@ def load_weights(
         >>> network.weight.tolist()
         [[1.0, 1.0]]
     """
-    path = Path(path).expanduser()
+    path = local_file(path)
     extractor = network if isinstance(network, Extractor) else None
     network = network if extractor is None else extractor.network
     state = network.state_dict(keep_vars=True)

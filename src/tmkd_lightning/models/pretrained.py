@@ -20,7 +20,31 @@ class PretrainedWeightsError(RuntimeError):
     """Pretrained weights cannot be fetched or read; the message says what would help."""
 
 
-class Pretrained(nn.Module):
+class DeferredNetwork(nn.Module):
+    """A network whose weights are read when they are needed, and not at all if a state dict was loaded before."""
+
+    _deferred: "_DeferredWeights"
+
+    @property
+    def pending(self) -> bool:
+        """Whether pretrained weights are still to be read."""
+        return self._deferred.pending
+
+    @pending.setter
+    def pending(self, value: bool) -> None:
+        self._deferred.pending = value
+
+    def load_pretrained(self) -> None:
+        """Reads the pretrained weights, if that is still to be done."""
+        raise NotImplementedError
+
+    def _defer_weights(self, network: nn.Module, pending: bool = True) -> None:
+        """Has state dicts that `network` loads stand in for the pretrained weights."""
+        self._deferred = _DeferredWeights(pending)
+        network.register_load_state_dict_pre_hook(self._deferred)
+
+
+class Pretrained(DeferredNetwork):
     """A classification network of torchvision, with ImageNet weights and a fresh head for your classes.
 
     The weights are read when they are needed: by the modules when training starts, otherwise at the first forward, and
@@ -61,17 +85,11 @@ class Pretrained(nn.Module):
         self.network = get_model(name, weights=None, num_classes=num_classes, **self.options)
         if not head_keys(self.network):
             raise ValueError(f"{name} has no linear layer as its head, which distillation needs: choose another")
-        self._deferred = _DeferredWeights(weights is not None)
-        self.network.register_load_state_dict_pre_hook(self._deferred)
+        self._defer_weights(self.network, pending=weights is not None)
         alias_submodule(self, "network", "")
 
     def _get_name(self) -> str:
         return self.name  # in messages, and where modules are printed
-
-    @property
-    def pending(self) -> bool:
-        """Whether pretrained weights are still to be read."""
-        return self._deferred.pending
 
     @property
     def pretrained_cfg(self) -> dict[str, tuple[float, ...]]:
@@ -107,9 +125,9 @@ class Pretrained(nn.Module):
 
 
 def load_pretrained(network: nn.Module) -> None:
-    """Reads the pretrained weights of every `Pretrained` in a network that still waits for them."""
+    """Reads the weights of every `Pretrained` or `ZeroShotCLIP` in a network that still waits for them."""
     for module in network.modules():
-        if isinstance(module, Pretrained):
+        if isinstance(module, DeferredNetwork):
             module.load_pretrained()
 
 

@@ -19,13 +19,14 @@ from tmkd_lightning.callbacks.non_finite_loss import NonFiniteLossCheck, check_f
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, restore_run, write_run
 from tmkd_lightning.lightning_compat.sigterm import ExitOnSigterm
-from tmkd_lightning.models import PretrainedWeightsError, load_pretrained
+from tmkd_lightning.models import PretrainedWeightsError, ZeroShotCLIP, load_pretrained
 from tmkd_lightning.modules import optimizers, validation
 from tmkd_lightning.modules.metrics import LoaderMetrics
-from tmkd_lightning.text.class_names import check_class_names, datamodule_of, find_class_names
+from tmkd_lightning.text.class_names import check_class_names, datamodule_of, find_class_names, names_for_prompts
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize, to_unit_float
 from tmkd_lightning.utils.labels import Mix, as_distribution, check_labels, known_part, mixed
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
+from tmkd_lightning.utils.secrets import without_secrets
 from tmkd_lightning.utils.validation import check_positive
 
 Normalization = tuple[Sequence[float], Sequence[float]]
@@ -241,7 +242,15 @@ class BaseModule(LightningModule):
     def read_weights(self) -> None:
         """Reads pretrained weights if they can be had; a run that is resumed may do without."""
         with suppress(PretrainedWeightsError):
-            load_pretrained(self.extractor.network)
+            self.load_pretrained(self.extractor.network)
+
+    def load_pretrained(self, network: nn.Module) -> None:
+        """Reads the weights that a network came with; a `ZeroShotCLIP` gets the class names of module or data."""
+        for part in network.modules():
+            if isinstance(part, ZeroShotCLIP):
+                data = datamodule_of(self.trainer)
+                part.set_class_names(names_for_prompts(self, data, part.class_names, "ZeroShotCLIP"))
+        load_pretrained(network)
 
     def on_fit_start(self) -> None:
         """Insists on pretrained weights, unless a checkpoint has brought others."""
@@ -341,7 +350,7 @@ class BaseModule(LightningModule):
                 arguments |= values[free] if free else {}
             frame = frame.f_back
         plain = {name: value for name, value in arguments.items() if _is_plain(value)}
-        self.save_hyperparameters(plain if given is None else given)
+        self.save_hyperparameters(without_secrets(plain) if given is None else given)
         self.unsaved_arguments = sorted(arguments.keys() - plain.keys() - _PASSED_ANEW) if given is None else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

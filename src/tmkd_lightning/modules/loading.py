@@ -10,6 +10,7 @@ from lightning.pytorch.cli import instantiate_module
 from torch import nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.models import load_weights
 from tmkd_lightning.models.pretrained import without_weights
 from tmkd_lightning.modules import base
 from tmkd_lightning.modules.base import BaseModule
@@ -18,6 +19,8 @@ from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint
 from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.state_dict import describe_mismatch
 
+NAMED = "the teacher's class_names"  # source of names that came with an Extractor
+_MAX_NAMES = 10  # in a message
 _CALLS = {  # argument that holds the network: how the module is loaded in Python
     "student": "TMKDModule.load_from_checkpoint({path!r}, teacher=..., student=..., weights_only=True)",
     "network": "ClassifierModule.load_from_checkpoint({path!r}, network=..., weights_only=True)",
@@ -155,38 +158,91 @@ def network_and_names(
     return extractor, classes.resolve_class_names(extractor.num_classes, class_names, known, "the module")
 
 
-def teacher_order(module: Any, path: str | Path | None, data: object) -> list[int] | None:
-    """Row of the teacher's head for each label of the student `module`; None where they are in order or unknown.
+def load_teacher(module: Any, path: str | Path | None, key: str | None, data: object) -> str | None:
+    """Loads the weights of a module's teacher, and gives its head the rows of the data's classes in their order.
 
-    `path` is the file with the teacher's weights, None if it came with its own; `data` the student's datamodule.
+    `path` is the file with the weights, `key` its part, both None if the teacher came with its own; `data` the
+    student's datamodule. Returns what was done to the head, in words, or None if it has the data's classes in order.
     """
+    extractor = module.teacher.extractor
+    known, rows = _match_teacher(module, path, data)
+    if path is None:
+        module.load_pretrained(extractor.network)
+    else:
+        if known is not None:
+            extractor.resize_head(len(known.names))
+        load_weights(extractor, path, replace_head=False, key=key)
+    if known is None or rows is None:
+        return None
+    extractor.reorder_classes(rows)
+    if path is None:
+        module.teacher_classes = [each.reordered(rows) for each in module.teacher_classes]
+    return _describe_rows("the teacher" if path is None else str(path), len(known.names), rows)
+
+
+def teacher_order(module: Any, path: str | Path | None, data: object) -> list[int] | None:
+    """Row of the teacher's head for each label of the student `module`; None where they are in order or unknown."""
+    return _match_teacher(module, path, data)[1]
+
+
+def _match_teacher(
+    module: Any, path: str | Path | None, data: object
+) -> tuple[classes.ClassList | None, list[int] | None]:
+    """The teacher's classes that have the student's among them, and `teacher_order`; refuses those that do not."""
     resumed = module._trainer is not None and module._trainer.training and module._trainer.ckpt_path
     learned = reversed(classes.learned_classes(module)) if resumed or module._trainer is None else ()
     # The most trusted first: what is on the disk, what the user says, what the student's checkpoint knew.
     known = (classes.data_classes(module, data), classes.given_classes(module), *learned)
     ours = [each for each in known if each is not None]
-    theirs = [] if not ours else module.teacher_classes if path is None else _classes_in(Path(path), module.num_classes)
+    theirs = _teacher_classes(module, path)
     for here in ours:
         for there in theirs:
             rows: list[int] | None = there.rows_for(here)
             if rows is not None:
-                return None if rows == sorted(rows) else rows
+                return there, None if rows == list(range(len(there.names))) else rows
+    named = "" if path is None else f"{path}: "
+    remedy = (
+        "take a teacher of these classes, or, if they are other names of the same ones, say so with "
+        "class_names=[...], the teacher's names in the order of the data"
+    )
     if ours and theirs:
-        raise ValueError(
-            f"{'' if path is None else f'{path}: '}the teacher knows other classes than the student learns: "
-            f"{theirs[0].against(ours[0])}; take a teacher of these classes, or, if they are other names of the same "
-            "ones, say so with class_names=[...], the teacher's names in the order of the data"
+        if len(theirs[0].names) == module.num_classes:
+            different = f"other classes than the student learns: {theirs[0].against(ours[0])}"
+        else:
+            missing = theirs[0].lacks(ours[0])
+            more = f" and {len(missing) - _MAX_NAMES} more" if len(missing) > _MAX_NAMES else ""
+            listed = ", ".join(map(repr, missing[:_MAX_NAMES])) + more
+            different = f"{len(theirs[0].names)} classes, and these of {ours[0].source} are not among them: {listed}"
+        raise ValueError(f"{named}the teacher knows {different}; {remedy}")
+    count = len(theirs[0].names) if theirs else module.teacher.extractor.num_classes
+    if count != module.num_classes:
+        unnamed = (
+            "the data name none: pass class_names=[...], the teacher's names of them"
+            if theirs
+            else "nothing names the teacher's: pass Extractor(network, class_names=[...]), or another teacher"
         )
-    return None
+        raise ValueError(
+            f"{named}the teacher has {count} classes and the student {module.num_classes}, which are picked from them "
+            f"by name, but {unnamed}"
+        )
+    return None, None
 
 
-def describe_order(teacher: str, rows: Sequence[int]) -> str:
-    """Says that a teacher's head is put in another order."""
+def _teacher_classes(module: Any, path: str | Path | None) -> list[classes.ClassList]:
+    """Names of the teacher's classes, as its file has them, else those that came with the network."""
+    if path is None:
+        return list(module.teacher_classes)
+    return _classes_in(Path(path)) or [each for each in module.teacher_classes if each.source == NAMED]
+
+
+def _describe_rows(teacher: str, known: int, rows: Sequence[int]) -> str:
+    if known > len(rows):
+        return f"{teacher} knows {known} classes: its head keeps those {len(rows)} of the data, in their order"
     moved = f"{sum(row != label for label, row in enumerate(rows))} of {len(rows)} classes move"
     return f"{teacher} has the classes of the data in another order: its head is put in that of the data, {moved}"
 
 
-def _classes_in(path: Path, num_classes: int) -> list[classes.ClassList]:
+def _classes_in(path: Path) -> list[classes.ClassList]:
     """Class names in a teacher's file: those of its training data, and its own."""
     if path.suffix == ".safetensors":
         names = [read_metadata(path).get("class_names")]
@@ -194,9 +250,10 @@ def _classes_in(path: Path, num_classes: int) -> list[classes.ClassList]:
         content = read_checkpoint(path, tensors=False)
         keys = (base.TRAINED_CLASS_NAMES, base.CLASS_NAMES) if isinstance(content, Mapping) else ()
         names = [content.get(key) for key in keys]
-    parsed = (classes.parse_class_names(each, num_classes) for each in names)
-    numbers = [str(label) for label in range(num_classes)]  # as exports call classes without names
-    return [classes.ClassList("the teacher's file", each) for each in parsed if each not in (None, numbers)]
+    parsed = (classes.parse_class_names(each, len(each)) for each in names if isinstance(each, list))
+    known = [each for each in parsed if each is not None]
+    numbered = [[str(label) for label in range(len(each))] for each in known]  # as exports call classes without names
+    return [classes.ClassList("the teacher's file", each) for each in known if each not in numbered]
 
 
 def _role(checkpoint: Any, path: Path) -> str:

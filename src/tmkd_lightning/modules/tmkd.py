@@ -12,19 +12,22 @@ from torch import Tensor, nn
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
 from tmkd_lightning.distillers.text_alignment import TextAlignment
+from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses import cross_entropy
-from tmkd_lightning.models import load_pretrained, load_weights
+from tmkd_lightning.models import local_file
 from tmkd_lightning.models.loading import adopt_statistics, read_statistics
+from tmkd_lightning.models.remote_files import check_location
+from tmkd_lightning.models.zero_shot import needs_class_names
 from tmkd_lightning.modules import validation
 from tmkd_lightning.modules.base import BaseModule, Normalization, NumClasses, as_extractor
-from tmkd_lightning.modules.loading import describe_order, teacher_order
+from tmkd_lightning.modules.loading import NAMED, load_teacher, teacher_order
 from tmkd_lightning.modules.optimizers import LRSchedulerCallable, OptimizerCallable
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.teacher.fusion import WeightNet
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
-from tmkd_lightning.text.class_names import datamodule_of, learned_classes
+from tmkd_lightning.text.class_names import ClassList, datamodule_of, learned_classes
 from tmkd_lightning.text.prompts import PromptBank
 from tmkd_lightning.utils.labels import Mix
 from tmkd_lightning.utils.state_dict import alias_submodule, exclude_from_state_dict, parameter_names
@@ -39,7 +42,9 @@ class TMKDModule(BaseModule):
     L_text`` (Eq. 12). With one view and the last three weights 0 it is exactly the base method.
 
     Args:
-        teacher: classifier from normalised images to logits, or an Extractor around one. It is frozen.
+        teacher: classifier from normalised images to logits, an Extractor around one, or an Ensemble of several. It is
+            frozen. Where the names of its classes are known, by its file or by ``Extractor(class_names=...)``, the rows
+            of its head are put in the order of the data's names, and rows of other classes are dropped.
         student: likewise, with the same classes.
         distiller: base method, or several whose terms are added; None for TMKD's own terms alone.
         views: names of built-in views or views of your own that the teacher sees.
@@ -69,8 +74,11 @@ class TMKDModule(BaseModule):
         text_head_dim: width of the space in which L_text compares.
         fusion_hidden: width of the WeightNet's hidden layer.
         normalized_with: mean and standard deviation of each channel, if the images of a batch arrive normalised.
-        teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time.
+        teacher_checkpoint: file with the teacher's weights, read when training starts and at no other time: a path,
+            ``hf://<owner>/<repository>/<file>@<revision>`` or ``https://<host>/<...>/<file>``, which is fetched once.
         teacher_key: part of that file where it holds several networks that fit, such as ``state_dict_ema``.
+        teacher_device: such as ``cuda:1``, where the teacher is put and stays; views go there and its answers come
+            back. None for the student's device.
         compile: whether to compile both networks before the first step.
         teacher_chunk: most images, of all views, in one forward of the teacher; None for all, on a CPU for one view's.
         head_lr_factor: learning-rate factor of projector, text heads and WeightNet.
@@ -120,6 +128,7 @@ class TMKDModule(BaseModule):
         normalized_with: Normalization | None = None,
         teacher_checkpoint: str | None = None,
         teacher_key: str | None = None,
+        teacher_device: str | torch.device | None = None,
         compile: bool = False,
         teacher_chunk: int | None = None,
         head_lr_factor: float = 1.0,
@@ -142,14 +151,10 @@ class TMKDModule(BaseModule):
         validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
         validation.check_choice("student_target", student_target, ["fused", "same_view"])
 
-        self.teacher_classes = learned_classes(teacher) if isinstance(teacher, BaseModule) else []
-        teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
-        validation.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
-        self._set_num_classes(self.extractor.num_classes)  # which may have been measured only now
-        frozen = FrozenTeacher(teacher, teacher_chunk)
-        self.teacher_checkpoint = None if teacher_checkpoint is None else os.path.expanduser(teacher_checkpoint)
-        self.teacher_key = teacher_key
-        self.ce_weight, self.fusion_objective = ce_weight, fusion_objective
+        teacher = self._own_teacher(teacher, num_classes, teacher_checkpoint)
+        frozen = FrozenTeacher(teacher, teacher_chunk, teacher_device)
+        self.teacher_checkpoint = teacher_checkpoint and check_location("teacher_checkpoint", teacher_checkpoint)
+        self.teacher_key, self.ce_weight, self.fusion_objective = teacher_key, ce_weight, fusion_objective
 
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
@@ -186,6 +191,26 @@ class TMKDModule(BaseModule):
         exclude_from_state_dict(self, "teacher.frozen")
         alias_submodule(self, "teacher.weight_net", "weight_net")
         self._ddp_params_and_buffers_to_ignore = parameter_names(self, "teacher.frozen", "prompt_bank")
+
+    def _own_teacher(self, teacher: nn.Module, num_classes: NumClasses, checkpoint: str | None) -> Extractor:
+        """Notes which classes the teacher knows, and holds it against the student."""
+        self.teacher_classes = learned_classes(teacher) if isinstance(teacher, BaseModule) else []
+        extractor = as_extractor(teacher, None)
+        if extractor.class_names is not None:
+            self.teacher_classes.append(ClassList(NAMED, extractor.class_names))
+        if checkpoint is not None and isinstance(extractor, Ensemble):
+            raise ValueError(
+                "teacher_checkpoint holds the weights of one network, but the teacher is an Ensemble: load each "
+                "member's with tmkd_lightning.models.load_weights, and leave teacher_checkpoint out"
+            )
+        if needs_class_names(extractor):
+            extractor.resize_head(self.num_classes)
+        elif checkpoint is not None and extractor.class_names is None:
+            extractor = as_extractor(extractor, num_classes)
+        by_name = bool(self.teacher_classes) or checkpoint is not None
+        validation.check_pair(extractor, self.extractor, num_classes != "data", by_name)
+        self._set_num_classes(self.extractor.num_classes)  # which may have been measured only now
+        return extractor
 
     @property
     def student(self) -> nn.Module:
@@ -275,8 +300,8 @@ class TMKDModule(BaseModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds the text embeddings if something reads them, and a measurement of the teacher."""
-        path = self.teacher_checkpoint
-        if path is not None and self.trainer.training and self.reads_teacher:
+        if self.teacher_checkpoint is not None and self.trainer.training and self.reads_teacher:
+            path = self.teacher_checkpoint = str(local_file(self.teacher_checkpoint))  # fetched by one process
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, was the teacher trained?")
             statistics = read_statistics(path)
@@ -308,15 +333,9 @@ class TMKDModule(BaseModule):
     def read_weights(self) -> None:
         """Reads the teacher's weights too, from its checkpoint if there is one; no other stage needs them."""
         if self.runs_teacher and not (self.teacher_cache is not None and self.teacher_cache.complete is None):
-            rows = self.teacher_order()
-            if self.teacher_checkpoint is None:
-                load_pretrained(self.teacher.extractor.network)
-            else:
-                load_weights(self.teacher.extractor, self.teacher_checkpoint, replace_head=False, key=self.teacher_key)
-            if rows is not None:
-                rank_zero_warn(describe_order(self.teacher_checkpoint or "the teacher", rows))
-                self.teacher.extractor.reorder_classes(rows)
-                self.teacher_classes = [known.reordered(rows) for known in self.teacher_classes]
+            moved = load_teacher(self, self.teacher_checkpoint, self.teacher_key, datamodule_of(self.trainer))
+            if moved is not None:
+                rank_zero_warn(moved)
         super().read_weights()
 
     def teacher_order(self) -> list[int] | None:
@@ -333,8 +352,10 @@ class TMKDModule(BaseModule):
     def resize_classes(self, num_classes: int) -> None:
         """Resizes the teacher's head, which its checkpoint then fills, and the prompt bank too."""
         teacher = self.teacher.extractor
-        if self.runs_teacher and teacher.num_classes != num_classes:
-            if self.teacher_checkpoint is None and validation.measured_classes(teacher, num_classes) != num_classes:
+        picked = len(self.teacher_classes) > 0 and teacher.num_classes > num_classes  # by name, in setup
+        if self.runs_teacher and teacher.num_classes != num_classes and not picked:
+            fixed = self.teacher_checkpoint is None and not needs_class_names(teacher)
+            if fixed and validation.measured_classes(teacher, num_classes) != num_classes:
                 raise ValueError(
                     f"teacher {teacher.name} has {teacher.num_classes} classes instead of {num_classes}: a fresh head "
                     "would know nothing; train it on these classes, and pass it or its teacher_checkpoint"

@@ -15,8 +15,11 @@ from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.views import MultiView
 
 
-def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> None:
-    """Refuses a teacher and a student that share weights or have different classes, and a student that is frozen."""
+def check_pair(teacher: Extractor, student: Extractor, same_classes: bool, by_name: bool) -> None:
+    """Refuses a teacher and a student that share weights or have different classes, and a student that is frozen.
+
+    A teacher may have more classes than the student if names tell, in setup, which of them are the student's.
+    """
     if {id(parameter) for parameter in teacher.parameters()} & {id(parameter) for parameter in student.parameters()}:
         raise ValueError("teacher and student share weights: freezing one would freeze the other, pass a deepcopy")
     if not any(parameter.requires_grad for parameter in student.parameters()):
@@ -25,11 +28,13 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> No
         return
     if teacher.num_classes != student.num_classes:
         student.measure_classes()
-    if measured_classes(teacher, student.num_classes) != student.num_classes:
+    classes = measured_classes(teacher, student.num_classes)
+    if classes != student.num_classes and not (by_name and classes > student.num_classes):
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
             f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: if another "
-            "layer is the head, name it with Extractor(network, head=...), if none is, say num_classes=... there"
+            "layer is the head, name it with Extractor(network, head=...), if none is, say num_classes=... there; of a "
+            "teacher that knows more classes, the data's are picked by name: Extractor(network, class_names=[...])"
         )
 
 

@@ -58,6 +58,24 @@ def find_class_names(module: Any, data: object = None) -> list[str] | None:
     return next((names for names in parsed if names is not None), None)
 
 
+def names_for_prompts(module: Any, data: object, given: Sequence[object] | None, source: str) -> Sequence[object]:
+    """Words for prompts: those given to `source`, which may rename and not reorder, else the module's or the data's."""
+    if given is not None:
+        words = ClassList(source, [str(name) for name in given])
+        for place, known in (("TMKDModule", module.class_names), ("the data", getattr(data, "class_names", None))):
+            names = parse_class_names(known, len(words.names))
+            check_same_classes([ClassList(place, names)] if names else [], words, None)
+        return given
+    of_data = (getattr(data, attribute, None) for attribute in ("class_phrases", "class_names"))
+    for found in (module.class_names, *of_data, module.saved_class_names):
+        if isinstance(found, (list, tuple)):
+            return found
+    raise ValueError(
+        f"no class names to write prompts with: pass TMKDModule(class_names=...), {source}(class_names=...), or a "
+        "datamodule with a class_names property"
+    )
+
+
 def resolve_class_names(
     num_classes: int,
     given: Sequence[object] | None = None,
@@ -91,10 +109,15 @@ class ClassList(NamedTuple):
         return any(label_of.get(name, label) != label for label, name in enumerate(ours))
 
     def rows_for(self, other: ClassList) -> list[int] | None:
-        """Label here of each class of the other list, or None where the classes differ."""
+        """Label here of each class of the other list, or None if some are not here."""
         ours, theirs = self._normalized(other)
         label_of = {name: label for label, name in enumerate(ours)}
-        return [label_of[name] for name in theirs] if label_of.keys() == set(theirs) else None
+        return [label_of[name] for name in theirs] if label_of.keys() >= set(theirs) else None
+
+    def lacks(self, other: ClassList) -> list[str]:
+        """Names of the other list that are not here."""
+        ours, theirs = self._normalized(other)
+        return [name for name, normalized in zip(other.names, theirs, strict=True) if normalized not in ours]
 
     def reordered(self, rows: Sequence[int]) -> ClassList:
         """The same names in the order of `rows`."""

@@ -1,10 +1,12 @@
 """CLIP's text tower, through open_clip."""
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,46 +66,80 @@ class OpenCLIPTextEncoder:
         """Encodes prompts; see `TextEncoder`."""
         import open_clip  # slow, and only needed where embeddings are not cached
 
-        folder = Path(self.pretrained).is_dir()
-        name = f"local-dir:{self.pretrained}" if folder else self.model_name
+        name = source_name(self.model_name, self.pretrained)
         if not Path(self.pretrained).exists():
-            _check_tag(name, self.pretrained)
-        options = {"pretrained": None if folder else self.pretrained, "require_pretrained": True}
+            check_tag(self.model_name, self.pretrained)
         try:
-            with warnings.catch_warnings():  # open_clip warns of activations, which it cannot know of local files
-                warnings.filterwarnings("ignore", module="open_clip")
-                tokens = open_clip.get_tokenizer(name, cache_dir=self.cache_dir)(list(prompts))
-                model = open_clip.create_model(name, cache_dir=self.cache_dir, **options).eval()
+            tokens = open_clip.get_tokenizer(name, cache_dir=self.cache_dir)(list(prompts))
+            model = load_clip(self.model_name, self.pretrained, self.cache_dir)
         except Exception as error:  # open_clip, the hub and transformers raise many kinds
             raise TextWeightsError(f"CLIP {name} could not be loaded. {self._remedy()}. Cause: {error}") from error
         batches = [model.encode_text(batch, normalize=True) for batch in tokens.split(self.batch_size)]
         return torch.cat(batches).float()
 
     def _remedy(self) -> str:
+        remedy = weights_remedy(self.model_name, self.pretrained, self.cache_dir)
         if Path(self.pretrained).exists():
-            return (
-                f"{self.pretrained} must be a weights file, or a folder with open_clip_config.json, the weights and "
-                "all files of the tokenizer; a tokenizer of the Hugging Face hub needs `pip install transformers`"
-            )
-        from huggingface_hub.constants import HF_HUB_CACHE
-        from open_clip import get_pretrained_cfg
-
-        repository = (get_pretrained_cfg(self.model_name, self.pretrained) or {}).get("hf_hub", "").rstrip("/")
-        cached = Path(self.cache_dir or HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+            return remedy
         return (
-            f"Without a network, copy {cached} from a machine that has it, pass a local file or folder as "
-            "OpenCLIPTextEncoder(pretrained=...), or make the embeddings elsewhere with `tmkd embed` and use "
-            "EmbeddingFile. HashingTextEncoder serves to try things out; its texts have no visual meaning"
+            f"{remedy} as OpenCLIPTextEncoder(pretrained=...), or make the embeddings elsewhere with `tmkd embed` and "
+            "use EmbeddingFile. HashingTextEncoder serves to try things out; its texts have no visual meaning"
         )
 
 
-def _check_tag(model_name: str, tag: str) -> None:
+def source_name(model_name: str, pretrained: str) -> str:
+    """What open_clip calls the source of the architecture: a local folder, else the model's name."""
+    return f"local-dir:{pretrained}" if Path(pretrained).is_dir() else model_name
+
+
+def load_clip(model_name: str, pretrained: str, cache_dir: str | None) -> Any:
+    """Loads a whole CLIP in evaluation mode; open_clip, the hub and the disk raise many kinds of errors."""
+    import open_clip
+
+    tag = None if Path(pretrained).is_dir() else pretrained
+    with warnings.catch_warnings():  # open_clip warns of activations, which it cannot know of local files
+        warnings.filterwarnings("ignore", module="open_clip")
+        options = {"pretrained": tag, "require_pretrained": True, "cache_dir": cache_dir}
+        return open_clip.create_model(source_name(model_name, pretrained), **options).eval()
+
+
+def clip_config(model_name: str, pretrained: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Architecture and preprocessing of a CLIP as open_clip has them, without its weights."""
+    import open_clip
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    path = Path(pretrained, "open_clip_config.json")
+    if Path(pretrained).is_dir():
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            model, own = config["model_cfg"], config.get("preprocess_cfg")
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise ValueError(f"{path} is not the config of an open_clip model ({error!r})") from error
+    else:
+        model, own = _model_config(model_name), open_clip.get_pretrained_cfg(model_name, pretrained)
+    return model, merge_preprocess_dict(PreprocessCfg(), own or {})
+
+
+def weights_remedy(model_name: str, pretrained: str, cache_dir: str | None) -> str:
+    """What helps if a CLIP cannot be loaded."""
+    if Path(pretrained).exists():
+        return (
+            f"{pretrained} must be a weights file, or a folder with open_clip_config.json, the weights and "
+            "all files of the tokenizer; a tokenizer of the Hugging Face hub needs `pip install transformers`"
+        )
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from open_clip import get_pretrained_cfg
+
+    repository = (get_pretrained_cfg(model_name, pretrained) or {}).get("hf_hub", "").rstrip("/")
+    cached = Path(cache_dir or HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    return f"Without a network, copy {cached} from a machine that has it, pass a local file or folder"
+
+
+def check_tag(model_name: str, tag: str) -> None:
     """Refuses an unknown model or tag, and weights of another activation than the model's."""
     import open_clip
 
-    config = open_clip.get_model_config(model_name)
-    if config is None:
-        raise ValueError(f"open_clip knows no model {model_name!r}; `open_clip.list_models()` gives them")
+    config = _model_config(model_name)
     weights = open_clip.get_pretrained_cfg(model_name, tag)
     if not weights:
         known = open_clip.list_pretrained_tags_by_model(model_name)
@@ -114,6 +150,15 @@ def _check_tag(model_name: str, tag: str) -> None:
             f"weights {tag!r} and architecture {model_name!r} differ in their activation, which gives wrong "
             f"embeddings without failing: use model_name={fitting!r}"
         )
+
+
+def _model_config(model_name: str) -> dict[str, Any]:
+    import open_clip
+
+    config: dict[str, Any] | None = open_clip.get_model_config(model_name)
+    if config is None:
+        raise ValueError(f"open_clip knows no model {model_name!r}; `open_clip.list_models()` gives them")
+    return config
 
 
 def _digest(paths: Sequence[Path]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.teacher.cache.array_file import CacheError
 from tmkd_lightning.utils.files import sha256_of
@@ -19,6 +20,9 @@ _SIDES = (64, 32, 224, 96, 128, 256, 299, 384)  # of probe images in pixels; a n
 
 def teacher_fingerprint(teacher: Extractor, checkpoint: str | None) -> dict[str, Any]:
     """Plain values that decide a teacher's outputs; of weights that a checkpoint will replace, its bytes count."""
+    if isinstance(teacher, Ensemble):
+        members = [teacher_fingerprint(member, None) for member in teacher.members]
+        return {"name": teacher.name, "average": teacher.average, "members": members}
     state = teacher.network.state_dict()
     return {
         "name": teacher.name,
@@ -28,6 +32,7 @@ def teacher_fingerprint(teacher: Extractor, checkpoint: str | None) -> dict[str,
         "feature_map": teacher.named_map,
         "mean": teacher.mean.flatten().tolist(),
         "std": teacher.std.flatten().tolist(),
+        "image_size": teacher.image_size,
     }
 
 

@@ -12,14 +12,18 @@ from tmkd_lightning.teacher.frozen import FrozenTeacher
 
 PIXELS = "pixels"  # names of arrays: checksums of the images
 EMBEDDING = "embedding"  # inputs of the head, which computes the logits again
-LOGITS = "logits"  # of a teacher without a head
+LOGITS = "logits"  # of a teacher without a head, or whose head does not give them
 _PARTS: dict[str, Part] = {EMBEDDING: "embedding", LOGITS: "logits"}
 
 
-def array_dtypes(has_head: bool, reads_map: bool, map_size: int | None, dtype: str) -> dict[str, str]:
+def array_dtypes(
+    has_head: bool, reads_map: bool, map_size: int | None, dtype: str, logits_of_head: bool = True
+) -> dict[str, str]:
     """Dtypes by name of the arrays to store; maps are pooled to `map_size` pixels a side, None for no pooling."""
     maps = {"map" if map_size is None else f"map_{map_size}x{map_size}": dtype} if reads_map else {}
-    return {PIXELS: "uint32", EMBEDDING if has_head else LOGITS: dtype, **maps}
+    embeddings = {EMBEDDING: dtype} if has_head else {}
+    logits = {} if has_head and logits_of_head else {LOGITS: dtype}
+    return {PIXELS: "uint32", **embeddings, **logits, **maps}
 
 
 def to_arrays(output: Output, views: int, dtypes: Mapping[str, str]) -> dict[str, Tensor]:
@@ -32,13 +36,16 @@ def to_arrays(output: Output, views: int, dtypes: Mapping[str, str]) -> dict[str
 
 
 def from_arrays(arrays: Mapping[str, Tensor], teacher: FrozenTeacher, image: Tensor, views: int) -> Output:
-    """Inverts `to_arrays`: only the teacher's head runs; `image` is the batch ``(B, 3, H, W)``."""
+    """Inverts `to_arrays`; if logits are not stored, the teacher's head runs. `image` is the batch ``(B, 3, H, W)``."""
     dtype = teacher.extractor.weight_dtype
     rows = {name: part.transpose(0, 1).flatten(0, 1).to(dtype) for name, part in arrays.items()}
-    if LOGITS in rows:
+    feature_map = next((rows[name] for name in rows if name not in (EMBEDDING, LOGITS)), None)
+    if EMBEDDING not in rows:
         return Output(rows[LOGITS])
-    maps = [rows[name] for name in rows if name != EMBEDDING]
-    return teacher.from_embedding(rows[EMBEDDING], maps[0] if maps else None, image, views)
+    if LOGITS not in rows:
+        return teacher.from_embedding(rows[EMBEDDING], feature_map, image, views)
+    head = teacher.extractor.head
+    return Output(rows[LOGITS], rows[EMBEDDING], feature_map, head.weight).to(image.device)
 
 
 def image_checksums(image: Tensor) -> np.ndarray:

@@ -1,0 +1,139 @@
+"""``tmkd report``: from trained runs, with or without the teacher's file and the data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from tmkd_lightning.cli.main import main
+from tmkd_lightning.data import DigitsDataModule
+from tmkd_lightning.export import report as measuring
+from tmkd_lightning.modules.loading import load_module
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHORT = [
+    f"--trainer.{one}=1" for one in ("max_epochs", "limit_train_batches", "limit_val_batches", "log_every_n_steps")
+]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+STUDENT, TEACHER = "runs/digits_tmkd/best.ckpt", "runs/digits_teacher/best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with short runs of the quickstart's teacher and of TMKD."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for name in ("teacher", "tmkd"):
+            main(["fit", "--config", str(EXAMPLES / f"digits_{name}.yaml"), *SHORT, *QUIET])
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of it to work in, where no clock is waited for."""
+    monkeypatch.setattr(measuring, "_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "_RUNS", 2)
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def untested(monkeypatch) -> None:
+    """Accuracy takes the longest."""
+    monkeypatch.setattr(measuring, "_test", lambda *args: dict.fromkeys(("top1", "top5", "recall"), 0.5))
+
+
+def report(*args: str, checkpoint: str = STUDENT) -> dict[str, Any]:
+    main(["report", "--checkpoint", checkpoint, "--accelerator", "cpu", "--batch_sizes", "[1,2]", *args])
+    return json.loads(Path("report.json").read_text())
+
+
+def by_lightning(checkpoint: str) -> dict[str, float]:
+    """What ``tmkd test`` says of a checkpoint."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    data = DigitsDataModule(image_size=16, batch_size=300)
+    (found,) = trainer.test(load_module(checkpoint), datamodule=data, verbose=False)
+    return {name: pytest.approx(found[f"test/{name}"], abs=1e-6) for name in ("top1", "top5", "recall")}
+
+
+def test_the_students_gain_over_the_trained_teacher(here, capsys) -> None:
+    found = report()
+    teacher, student = found["networks"]["teacher"], found["networks"]["student"]
+    assert (teacher["accuracy"], student["accuracy"]) == (by_lightning(TEACHER), by_lightning(STUDENT))
+    assert teacher["accuracy"]["top1"] != student["accuracy"]["top1"]
+    assert (teacher["parameters"], student["parameters"]) == (691_674, 77_850)
+    assert [one["batch_size"] for one in student["latency"]] == [1, 2]
+    assert (found["checkpoint"], found["data"]["image_size"], found["data"]["test_images"]) == (STUDENT, 16, 599)
+    assert (found["device"]["type"], found["device"]["threads"]) == ("cpu", torch.get_num_threads())
+    assert found["versions"]["torch"] == torch.__version__
+    text = Path("report.md").read_text()
+    assert f"\n- checkpoint: {STUDENT}\n" in text
+    assert text in capsys.readouterr().out
+
+
+def test_without_the_teachers_file_its_size_alone(here) -> None:
+    Path(TEACHER).rename("elsewhere.ckpt")
+    teacher = report()["networks"]["teacher"]
+    assert (teacher["parameters"], teacher["accuracy"]) == (691_674, None)
+    assert teacher["not_measured"] == f"no weights of the teacher at {TEACHER}: name their file with --teacher"
+    assert report("--teacher", "elsewhere.ckpt")["networks"]["teacher"]["accuracy"] == by_lightning("elsewhere.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"no weights of the teacher at gone\.ckpt"):
+        report("--teacher", "gone.ckpt")
+
+
+def test_a_classifier_has_no_teacher(here, untested) -> None:
+    found = report(checkpoint=TEACHER)
+    assert (list(found["networks"]), found["ratio"]) == (["network"], None)
+    with pytest.raises(ValueError, match=rf"the run has no teacher, so {STUDENT} has no place"):
+        report("--teacher", STUDENT, checkpoint=TEACHER)
+
+
+def test_images_of_another_size(here, untested, capsys) -> None:
+    macs = report()["networks"]["student"]["macs"]
+    found = report("--image_size", "32")
+    assert found["networks"]["student"]["macs"] == pytest.approx(4 * macs, rel=0.01)  # all but the head
+    assert capsys.readouterr().err.count("WARNING: the images of the data are 16 pixels, not 32") == 1
+
+
+def without_data(path: str) -> None:
+    content = torch.load(path, weights_only=True)
+    content["datamodule_hyper_parameters"].clear()
+    torch.save(content, path)
+
+
+def test_a_checkpoint_that_does_not_name_its_data(here, untested) -> None:
+    without_data(STUDENT)
+    with pytest.raises(ValueError, match=f"{STUDENT} does not say how large its images were: pass --image_size"):
+        report()
+    assert not Path("report.json").exists()
+    found = report("--image_size", "16")["networks"]["student"]
+    assert found["accuracy"] is None
+    assert found["not_measured"] == f"{STUDENT} does not name its data: name them with --data"
+    data = ["--data", "tmkd_lightning.data.DigitsDataModule", "--data.image_size", "16"]
+    found = report(*data)
+    assert found["data"]["datamodule"] == "tmkd_lightning.data.datamodules.digits.DigitsDataModule"
+    assert found["networks"]["student"]["accuracy"]["top1"] == 0.5
+
+
+def test_what_fails_leaves_an_older_report_as_it_was(here) -> None:
+    Path("report.md").write_text("older")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at gone\.ckpt: is the path right"):
+        report(checkpoint="gone.ckpt")
+    with pytest.raises(ValueError, match="batch_sizes must be a whole number, at least 1, got 0"):
+        report("--batch_sizes", "[0]")
+    with pytest.raises(ValueError, match=r"accelerator '\w+' cannot be used here"):
+        report("--accelerator", "mps" if torch.cuda.is_available() else "cuda")
+    Path("page").write_text("")
+    with pytest.raises(NotADirectoryError, match="page is a file, not a folder"):
+        report("--output", "page/report")
+    assert Path("report.md").read_text() == "older"
+    assert not Path("report.json").exists()
