@@ -52,6 +52,11 @@ class Distiller(nn.Module, ABC):
             Weighted scalar terms by the name they are logged under.
         """
 
+    @property
+    def method_name(self) -> str:
+        """What messages call the method."""
+        return type(self).__name__
+
     def set_epoch(self, epoch: int) -> None:
         """Takes the epoch of training, from 0 on, before each step; for a method whose loss changes with it."""
 
@@ -75,7 +80,7 @@ class RegressionDistiller(Distiller):
         found = tuple(one.shape[1] for one in pair)
         if found != self.dims:
             raise ValueError(
-                f"{self._get_name()} was made for embeddings {self.dims} wide, of student and teacher, but they are "
+                f"{self.method_name} was made for embeddings {self.dims} wide, of student and teacher, but they are "
                 f"{found}: give these numbers for student_dim and teacher_dim"
             )
         return pair

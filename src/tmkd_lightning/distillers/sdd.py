@@ -53,11 +53,11 @@ class SDD(Distiller):
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``sdd``; see `Distiller`."""
-        pair = self.cell_logits(student, "student"), self.cell_logits(teacher, "teacher")
-        images, cells = pair[0].shape[:2]
+        of_student, of_teacher = self.cell_logits(student, "student"), self.cell_logits(teacher, "teacher")
+        images, cells = of_teacher.shape[:2]
         labels = label.unsqueeze(1).expand(images, cells)
-        losses = self.base.loss(*(one.flatten(0, 1) for one in pair), labels.flatten(), reduction="none")
-        right = pair[1].argmax(2) == labels
+        losses = self.base.loss(of_student.flatten(0, 1), of_teacher.flatten(0, 1), labels.flatten(), reduction="none")
+        right = of_teacher.argmax(2) == labels
         counts = 1 + (right != right[:, :1]).to(losses.dtype)  # the first cell is the whole image
         return {self.name: self.base.weight * (counts * losses.unflatten(0, (images, cells))).mean()}
 

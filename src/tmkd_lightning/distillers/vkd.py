@@ -40,5 +40,5 @@ class VkD(RegressionDistiller):
         """Computes the term ``vkd``; see `Distiller`."""
         pair = self.embeddings(student, teacher)
         with torch.autocast(pair[0].device.type, enabled=False):  # in half precision it would not be orthogonal
-            projection = self.projector.weight
+            projection: Tensor = self.projector.weight  # type: ignore[assignment]  # computed by the parametrization
         return {self.name: self.weight * vkd(*pair, projection)}

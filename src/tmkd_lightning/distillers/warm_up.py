@@ -45,6 +45,11 @@ class WarmUp(Distiller):
         self.is_logit_term, self.needs_class = distiller.is_logit_term, distiller.needs_class
         self.min_batch = distiller.min_batch
 
+    @property
+    def method_name(self) -> str:
+        """That of the method, which messages are about."""
+        return self.distiller.method_name
+
     def set_epoch(self, epoch: int) -> None:
         """Takes the epoch, and hands it on."""
         self.epoch = epoch
@@ -54,7 +59,3 @@ class WarmUp(Distiller):
         """Computes the method's terms; see `Distiller`."""
         factor = min((self.epoch + 1) / self.epochs, 1.0)
         return {name: factor * term for name, term in self.distiller(student, teacher, label).items()}
-
-    def _get_name(self) -> str:
-        """The method's name, which messages are about."""
-        return self.distiller._get_name()

@@ -287,7 +287,7 @@ class TMKDModule(BaseModule):
 
     def why_classes_needed(self) -> str | None:
         """No reason, unless a method needs one class for each image."""
-        needing = [part._get_name() for part in self.distiller.parts if part.needs_class]
+        needing = [part.method_name for part in self.distiller.parts if part.needs_class]
         return f"{needing[0]} needs one class for each image" if needing else None
 
     # Around the run
