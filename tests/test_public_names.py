@@ -7,9 +7,9 @@ import pytest
 PUBLIC = {
     "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank TMKDModule View WeightNet",
     "tmkd_lightning.callbacks": "PromptEmbeddings TeacherCache",
-    "tmkd_lightning.distillers": "CATKD KD RKD SP Distiller Sum TeKAP",
-    "tmkd_lightning.losses": "class_attention feature_kl logit_kl rkd_angle rkd_distance similarity_preserving "
-    "tekap_kl text_contrast",
+    "tmkd_lightning.distillers": "AT CATKD DIST DKD KD NKD NST PKT RKD SDD SP SRRL TTM Distiller Sum TeKAP VkD WarmUp",
+    "tmkd_lightning.losses": "attention_transfer class_attention dist dkd feature_kl hcl logit_kl nkd nst pkt "
+    "rkd_angle rkd_distance similarity_preserving srrl standardize_logits tekap_kl text_contrast ttm vkd wttm",
     "tmkd_lightning.views": "canny edge_view high_frequency_view",
     "tmkd_lightning.text": "EmbeddingFile HashingTextEncoder OpenCLIPTextEncoder TextEncoder",
     "tmkd_lightning.models": "Pretrained WideResNet ZeroShotCLIP load_weights local_file resnet18 resnet50 "

@@ -17,6 +17,8 @@ Config = dict[str, Any]
 
 EXAMPLES = Path(__file__).resolve().parent.parent
 TITLES = {"student": "Student alone", "kd": "KD", "rkd": "RKD", "sp": "SP", "cat_kd": "CAT-KD", "tekap": "TeKAP"}
+TITLES |= {name: name.upper() for name in ("dkd", "dist", "ttm", "nkd", "pkt", "sdd", "at", "nst", "srrl")}
+TITLES |= {"vkd": "VkD"}
 METRICS = {"top1": "top-1", "top5": "top-5", "recall": "mean recall"}
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 _LOCATION = ("root", "num_workers", "download")  # arguments of a datamodule that change no result

@@ -104,7 +104,7 @@ def test_method(run, method) -> None:
     metrics = Path("runs/cub_vgg13_vgg8", method, "version_0/metrics.csv").read_text().splitlines()[0].split(",")
     terms = {name.removeprefix("train/") for name in metrics if name.startswith("train/")}
     own = {method.removesuffix("_tmkd")} - {"student"}
-    with_logits = any(EVERY[term].is_logit_term for term in own & EVERY.keys())
+    with_logits = any(EVERY[term]().is_logit_term for term in own & EVERY.keys())
     added = {"feature", "text", "fusion"} | (set() if with_logits else {"logit"})
     assert terms - {"loss", "loss_step", "loss_epoch"} == {"ce"} | own | (added if method.endswith("_tmkd") else set())
 

@@ -11,8 +11,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.golden_values import fill
-from helpers.methods import METHODS as EVERY
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, FeatureKL, Sum, TeKAP
+from helpers.methods import of_widths
+from tmkd_lightning.distillers import (
+    AT,
+    CATKD,
+    DIST,
+    DKD,
+    KD,
+    NKD,
+    NST,
+    PKT,
+    RKD,
+    SDD,
+    SP,
+    SRRL,
+    TTM,
+    Distiller,
+    FeatureKL,
+    Sum,
+    TeKAP,
+    VkD,
+    WarmUp,
+)
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output
 from tmkd_lightning.losses import (
     class_attention,
@@ -59,7 +79,7 @@ def network_output(batch: int, width: int, size: int) -> Output:
 def test_kd() -> None:
     student, teacher = outputs()
     assert KD()(student, teacher, LABEL)["kd"].equal(logit_kl(student.logits, teacher.logits, 4.0))
-    term = KD(2.0, 0.9, "soft")(student, teacher, LABEL)["soft"]
+    term = KD(2.0, 0.9, name="soft")(student, teacher, LABEL)["soft"]
     torch.testing.assert_close(term, 0.9 * logit_kl(student.logits, teacher.logits, 2.0))
 
 
@@ -98,7 +118,7 @@ def test_feature_kl_trains_student_projector_and_teacher_side() -> None:
 
 
 Feature = partial(FeatureKL, 4, 6)
-METHODS = {**EVERY, "feature": Feature}
+METHODS = {**of_widths(4, 6), "feature": Feature}
 
 
 @pytest.mark.parametrize(
@@ -110,12 +130,23 @@ METHODS = {**EVERY, "feature": Feature}
         ("sp", {"feature_map"}, False, 2),
         ("cat_kd", {"feature_map", "head_weight"}, False, 1),
         ("tekap", set(), True, 1),
+        ("dkd", set(), True, 1),
+        ("dist", set(), True, 2),
+        ("ttm", set(), True, 1),
+        ("nkd", set(), True, 1),
+        ("pkt", {"embedding"}, False, 2),
+        ("sdd", {"embedding", "feature_map", "head_weight"}, True, 1),
+        ("at", {"feature_map"}, False, 1),
+        ("nst", {"feature_map"}, False, 1),
+        ("vkd", {"embedding"}, False, 1),
+        ("srrl", {"embedding", "head_weight"}, False, 2),
     ],
 )
 def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
     method = METHODS[name]()
     assert (method.reads, method.is_logit_term, method.min_batch) == (reads, is_logit_term, min_batch)
-    assert list(method(network_output(2, 4, 4), network_output(2, 6, 2), LABEL)) == [name]
+    assert method.needs_class == (name in ("dkd", "nkd", "sdd"))
+    assert list(method(network_output(2, 4, 5), network_output(2, 6, 4), LABEL)) == [name]
 
 
 def test_methods_weigh_their_losses() -> None:
@@ -194,27 +225,37 @@ def test_tekap_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tekap_noise(monkeypatch, TeKAP(copies=1), logits.to("meta")).device.type == "meta"
 
 
-@pytest.mark.parametrize("name", ["feature", "rkd", "sp", "cat_kd"])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method().reads])
 def test_missing_parts(name: str) -> None:
-    student, teacher = network_output(2, 4, 4), network_output(2, 6, 2)
+    student, teacher = network_output(2, 4, 4), network_output(2, 6, 4)
     for part in METHODS[name]().reads:
-        for pair in ((replace(student, **{part: None}), teacher), (student, replace(teacher, **{part: None}))):
+        pairs = [(student, replace(teacher, **{part: None})), (replace(student, **{part: None}), teacher)]
+        for pair in pairs[: 1 if (name, part) == ("srrl", "head_weight") else 2]:  # of the teacher alone
             with pytest.raises(MissingPartError, match=f"this output has no {part} "):
                 METHODS[name]()(*pair, LABEL)
+
+
+WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, partial(VkD, 4, 6), partial(SRRL, 4, 6)]
 
 
 @pytest.mark.parametrize(
     ("argument", "methods", "wrong", "message"),
     [
-        ("weight", [KD, Feature, SP, CATKD, TeKAP], WRONG, "at least 0 and finite"),
+        ("weight", [*WEIGHED, Feature], WRONG, "at least 0 and finite"),
         ("noise_scale", [Feature], WRONG, "at least 0 and finite"),
         ("distance_weight", [RKD], WRONG, "at least 0 and finite"),
         ("angle_weight", [RKD], WRONG, "at least 0 and finite"),
         ("copies_weight", [TeKAP], WRONG, "at least 0 and finite"),
         ("resolution", [CATKD], [0, 1.5], "a whole number, at least 1"),
         ("copies", [TeKAP], [0, 1.5], "a whole number, at least 1"),
-        ("temperature", [KD, TeKAP, Feature], [0.0, float("inf")], "above 0 and finite"),
-        ("name", [KD, RKD, SP, CATKD, TeKAP], [""], "a word, as the term is logged under it"),
+        ("temperature", [KD, TeKAP, Feature, DKD, DIST, NKD], [0.0, float("inf")], "above 0 and finite"),
+        ("beta", [DKD, DIST], WRONG, "at least 0 and finite"),
+        ("gamma", [DIST, NKD], WRONG, "at least 0 and finite"),
+        ("alpha", [DKD], WRONG, "at least 0 and finite"),
+        ("power", [TTM], [0.0, float("nan"), float("inf")], "above 0 and finite"),
+        ("power", [AT], [0.5, float("nan"), float("inf")], "at least 1 and finite"),
+        ("epochs", [partial(WarmUp, KD())], [0, 1.5], "a whole number, at least 1"),
+        ("name", [*WEIGHED, RKD, partial(SDD, KD())], [""], "a word, as the term is logged under it"),
     ],
 )
 def test_wrong_arguments(argument: str, methods: list[Callable[..., Distiller]], wrong: list, message: str) -> None:
@@ -229,7 +270,7 @@ def test_fusion_learns_through_every_method(name: str) -> None:
     views = network_output(3 * 4, 6, 4)
     weights = torch.rand(4, 3).softmax(1).requires_grad_()
     method = METHODS[name]()
-    method(network_output(4, 4, 4), fuse(views, weights), LABEL)[name].backward()
+    method(network_output(4, 4, 4), fuse(views, weights), torch.tensor([0, 2, 1, 1]))[name].backward()
     assert weights.grad.isfinite().all()
     assert (weights.grad != 0).all()
 

@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from helpers.methods import METHODS
+from helpers.methods import METHODS, NEED_A_MAP, of_widths
 from helpers.subprocess_run import run_script
 from helpers.tiny import sgd
 from tmkd_lightning import Extractor, TMKDModule
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Sum
+from tmkd_lightning.distillers import CATKD, DIST, KD, RKD, SP, Sum, WarmUp
 from tmkd_lightning.feature_extraction.output import MissingPartError
 
 PLAIN = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
@@ -60,7 +60,7 @@ def test_plain_is_the_method_and_nothing_else(net, fit, name) -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("objective", "precision"), [("label", "bf16-mixed"), ("distillation", "32-true")])
 def test_tmkd_on_top(net, fit, prompts, name, objective, precision) -> None:
-    """KD and TeKAP take the place of the logit loss; the fused teacher reaches each method."""
+    """Methods that match logits take the place of the logit loss; the fused teacher reaches each method."""
     terms, seen = Terms(), []
     distiller = METHODS[name]()
     distiller.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
@@ -70,7 +70,7 @@ def test_tmkd_on_top(net, fit, prompts, name, objective, precision) -> None:
     assert all(torch.tensor(list(step.values())).isfinite().all() for step in terms.steps)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
     own = {"ce", name, "feature", "text", "loss"} | ({"fusion"} if objective == "label" else set())
-    assert all(step.keys() == own | (set() if METHODS[name].is_logit_term else {"logit"}) for step in terms.steps)
+    assert all(step.keys() == own | (set() if distiller.is_logit_term else {"logit"}) for step in terms.steps)
     assert all(output.logits.requires_grad == (objective == "distillation") for output in seen)
     if precision == "32-true":
         torch.testing.assert_close(seen[0].logits, module.teacher.extractor.head(seen[0].embedding))
@@ -83,7 +83,8 @@ def test_one_view_weighing_nothing_is_bit_for_bit_the_plain_method(net, name) ->
     that."""
     teacher, student, order = Extractor(net(16)), Extractor(net()), []
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
-    module = TMKDModule(teacher, student, distiller=METHODS[name](), **PLAIN)
+    distiller = METHODS[name]()
+    module = TMKDModule(teacher, student, distiller=distiller, **PLAIN)
     module.log = module.log_dict = lambda *args, **kwargs: None
     module.verify_networks(image)
     module.teacher.register_forward_hook(lambda *_: order.append("teacher"))
@@ -95,22 +96,22 @@ def test_one_view_weighing_nothing_is_bit_for_bit_the_plain_method(net, name) ->
     with torch.no_grad():
         taught = teacher.eval()(image)
     output = student(image)
-    bare = nn.functional.cross_entropy(output.logits, label) + METHODS[name]()(output, taught, label)[name]
+    bare = nn.functional.cross_entropy(output.logits, label) + distiller(output, taught, label)[name]
     assert ours.equal(bare)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_pair_of_vits(fit, name) -> None:
-    """SP and CAT-KD read a map before a global pooling, and a ViT has none: its patches meet in a class token."""
+    """Some methods read a map before a global pooling, and a ViT has none: its patches meet in a class token."""
     alone, nested = METHODS[name](), [KD(), Sum(METHODS[name]())]
-    if name not in ("sp", "cat_kd"):
-        module = TMKDModule(TinyViT(), TinyViT(), distiller=alone, optimizer=sgd, **PLAIN)
+    if name not in NEED_A_MAP:
+        module = TMKDModule(TinyViT(16), TinyViT(), distiller=alone, optimizer=sgd, **PLAIN)
         assert fit(module).global_step == 8
         return
     for method in (alone, nested):  # named by itself in a list, too
-        module = TMKDModule(TinyViT(), TinyViT(), distiller=method, optimizer=sgd, **PLAIN)
+        module = TMKDModule(TinyViT(16), TinyViT(), distiller=method, optimizer=sgd, **PLAIN)
         before = copy.deepcopy(module.state_dict())
-        message = f"^{METHODS[name].__name__} reads feature_map, but TinyViT has no 4-D map"
+        message = f"^{type(alone).__name__} reads feature_map, but TinyViT has no 4-D map"
         with pytest.raises(MissingPartError, match=message):
             fit(module)
         assert all(value.equal(before[key]) for key, value in module.state_dict().items())
@@ -126,6 +127,7 @@ def without_batch_norm() -> nn.Module:
     [
         (RKD(), 2, "RKD compares the images .* batch_size of at least 3"),
         (SP(), 1, "SP compares the images .* batch_size of at least 2"),
+        (WarmUp(DIST()), 1, "DIST compares the images .* batch_size of at least 2"),
         (CATKD(resolution=7), 6, "maps of 6x6 cannot be pooled to 7x7"),
     ],
 )
@@ -142,9 +144,10 @@ def test_what_a_method_cannot_compare_is_an_error_before_anything_is_trained(
     assert all(value.equal(before[key]) for key, value in module.student.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["rkd", "sp"])
+@pytest.mark.parametrize("name", ["rkd", "sp", "pkt", "dist", "srrl"])
 def test_a_last_batch_of_one_costs_nothing_and_is_told_once(fit, loader, name) -> None:
-    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=METHODS[name](), **PLAIN)
+    distiller = of_widths(4, 4)[name]()
+    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=distiller, **PLAIN)
     terms = Terms()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")

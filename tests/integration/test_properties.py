@@ -9,19 +9,27 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from helpers.golden_values import HALVES, Loss, gradients
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses import (
+    attention_transfer,
     class_attention,
+    dkd,
     feature_kl,
+    hcl,
     logit_kl,
+    nst,
+    pkt,
     rkd_angle,
     rkd_distance,
     similarity_preserving,
     tekap_kl,
     text_contrast,
+    ttm,
+    wttm,
 )
 from tmkd_lightning.teacher.fusion import WeightNet, fuse
 from tmkd_lightning.views.view import BUILT_IN, MultiView, View, edge_view, high_frequency_view
@@ -201,6 +209,15 @@ def on_maps(loss: Loss) -> Loss:
     return lambda student, teacher: loss(as_maps(student), as_maps(teacher))
 
 
+def with_another_class(loss: Loss) -> Loss:
+    """For losses that need two classes."""
+    return lambda student, teacher: loss(F.pad(student, (0, 1)), F.pad(teacher, (0, 1)))
+
+
+def of_first_class(student: Tensor, teacher: Tensor) -> Tensor:
+    return dkd(student, teacher, torch.zeros(len(student), dtype=torch.long), 1.0, 8.0, 4.0)
+
+
 LOSSES: dict[str, Loss] = {  # of rows (B, N)
     "logit_kl": partial(logit_kl, temperature=4.0),
     "feature_kl": partial(feature_kl, temperature=2.0),
@@ -210,6 +227,14 @@ LOSSES: dict[str, Loss] = {  # of rows (B, N)
     "similarity_preserving": on_maps(similarity_preserving),
     "class_attention": on_maps(partial(class_attention, resolution=1, normalize=False)),
     "class_attention, normalised": on_maps(partial(class_attention, resolution=2, normalize=True)),
+    "logit_kl, standardised": with_another_class(partial(logit_kl, temperature=2.0, standardize=True)),
+    "dkd": with_another_class(of_first_class),
+    "ttm": partial(ttm, power=0.1),
+    "wttm": partial(wttm, power=0.2),
+    "pkt": pkt,
+    "attention_transfer": on_maps(attention_transfer),
+    "nst": on_maps(nst),
+    "hcl": on_maps(hcl),
 }
 
 
@@ -240,7 +265,7 @@ def test_losses_cost_nothing_where_both_agree_and_are_of_the_batch(
     torch.testing.assert_close(loss(student[order], teacher[order]), value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [LOSSES["logit_kl"], LOSSES["feature_kl"], same_noise])
+@pytest.mark.parametrize("loss", [*(LOSSES[name] for name in ("logit_kl", "feature_kl", "ttm", "wttm")), same_noise])
 @drawn(max_examples=20)
 @given(pairs(), SEEDS)
 def test_a_shift_of_all_logits_of_an_image_says_nothing(loss: Loss, pair: tuple[Tensor, Tensor], seed: int) -> None:

@@ -1,11 +1,43 @@
 """Distillation methods: each compares the outputs of any student and any teacher, TMKD's fused teacher too."""
 
-from tmkd_lightning.distillers.base import Distiller, Sum
+from tmkd_lightning.distillers.at import AT
+from tmkd_lightning.distillers.base import Distiller, LogitDistiller, Sum
 from tmkd_lightning.distillers.cat_kd import CATKD
+from tmkd_lightning.distillers.dist import DIST
+from tmkd_lightning.distillers.dkd import DKD
 from tmkd_lightning.distillers.feature_kl import FeatureKL
 from tmkd_lightning.distillers.kd import KD
+from tmkd_lightning.distillers.nkd import NKD
+from tmkd_lightning.distillers.nst import NST
+from tmkd_lightning.distillers.pkt import PKT
 from tmkd_lightning.distillers.rkd import RKD
+from tmkd_lightning.distillers.sdd import SDD
 from tmkd_lightning.distillers.sp import SP
+from tmkd_lightning.distillers.srrl import SRRL
 from tmkd_lightning.distillers.tekap import TeKAP
+from tmkd_lightning.distillers.ttm import TTM
+from tmkd_lightning.distillers.vkd import VkD
+from tmkd_lightning.distillers.warm_up import WarmUp
 
-__all__ = ["CATKD", "KD", "RKD", "SP", "Distiller", "FeatureKL", "Sum", "TeKAP"]
+__all__ = [
+    "AT",
+    "CATKD",
+    "DIST",
+    "DKD",
+    "KD",
+    "NKD",
+    "NST",
+    "PKT",
+    "RKD",
+    "SDD",
+    "SP",
+    "SRRL",
+    "TTM",
+    "Distiller",
+    "FeatureKL",
+    "LogitDistiller",
+    "Sum",
+    "TeKAP",
+    "VkD",
+    "WarmUp",
+]

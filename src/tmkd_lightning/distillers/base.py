@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.output import Output, Part
+from tmkd_lightning.utils.validation import check_count
 
 _TMKD_TERMS = frozenset({"ce", "fusion", "text"})  # TMKDModule adds terms of these names itself
 
@@ -50,6 +52,58 @@ class Distiller(nn.Module, ABC):
             Weighted scalar terms by the name they are logged under.
         """
 
+    @property
+    def method_name(self) -> str:
+        """What messages call the method."""
+        return type(self).__name__
+
+    def set_epoch(self, epoch: int) -> None:
+        """Takes the epoch of training, from 0 on, before each step; for a method whose loss changes with it."""
+
+    def zero(self, student: Output) -> Tensor:
+        """A loss of 0 for a batch too small for the method, with gradients of 0 for the student and its own layers."""
+        return 0 * torch.stack([student.logits.float().sum(), *(one.float().sum() for one in self.parameters())]).sum()
+
+
+class RegressionDistiller(Distiller):
+    """A method that regresses the teacher's embedding through a projector made for two widths."""
+
+    reads: frozenset[Part] = frozenset({"embedding"})
+
+    def __init__(self, student_dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.dims = check_count("student_dim", student_dim), check_count("teacher_dim", teacher_dim)
+
+    def embeddings(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+        """Both embeddings; raises a ValueError where they have other widths."""
+        pair = student.require("embedding"), teacher.require("embedding")
+        found = tuple(one.shape[1] for one in pair)
+        if found != self.dims:
+            raise ValueError(
+                f"{self.method_name} was made for embeddings {self.dims} wide, of student and teacher, but they are "
+                f"{found}: give these numbers for student_dim and teacher_dim"
+            )
+        return pair
+
+
+class LogitDistiller(Distiller):
+    """A method that compares the logits of each image by themselves; `SDD` applies it to parts of images too.
+
+    Implement `loss`, and set `weight` and `name` in the constructor.
+    """
+
+    is_logit_term = True
+    weight: float
+    name: str
+
+    @abstractmethod
+    def loss(self, student: Tensor, teacher: Tensor, label: Tensor, reduction: str = "mean") -> Tensor:
+        """Computes the unweighted loss of logits ``(B, K)``: its mean, or with ``none`` that of each image ``(B,)``."""
+
+    def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
+        """Computes the method's one term; see `Distiller`."""
+        return {self.name: self.weight * self.loss(student.logits, teacher.logits, label)}
+
 
 class Sum(Distiller):
     """Several methods at once; their terms are added.
@@ -90,6 +144,11 @@ class Sum(Distiller):
     def parts(self) -> list[Distiller]:
         """The methods in order, with those of nested sums."""
         return cast(list[Distiller], list(self.distillers))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hands the epoch to all methods."""
+        for part in self.parts:
+            part.set_epoch(epoch)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the terms of all methods; see `Distiller`."""

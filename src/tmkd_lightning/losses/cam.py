@@ -1,5 +1,7 @@
 """Class attention loss: differences of pooled class activation maps (CAT-KD)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,12 +47,24 @@ def pool(maps: Tensor, resolution: int, whose: str) -> Tensor:
             f"the {whose}'s maps of {height}x{width} cannot be pooled to {resolution}x{resolution}: use larger images, "
             "a network that keeps larger maps, or a lower resolution"
         )
+    return average_pool(maps, (resolution, resolution))
+
+
+def average_pool(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Like `pool`, to any size ``(r, c)`` up to that of the maps."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    if height == width == resolution:
+    height, width = maps.shape[2:]
+    if [height, width] == list(size):
         return maps
-    windows = torch.kron(_windows(height, resolution, maps), _windows(width, resolution, maps))
+    windows = torch.kron(_windows(height, size[0], maps), _windows(width, size[1], maps))
     with torch.autocast(maps.device.type, enabled=False):
-        return (maps.flatten(2) @ windows).unflatten(2, (resolution, resolution))
+        return (maps.flatten(2) @ windows).unflatten(2, (size[0], size[1]))
+
+
+def pool_larger(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
+    """Pools the larger of two maps ``(B, C, h, w)`` to the size of the smaller one."""
+    size = [min(sides) for sides in zip(student_map.shape[2:], teacher_map.shape[2:], strict=True)]
+    return average_pool(student_map, size), average_pool(teacher_map, size)
 
 
 def _windows(size: int, resolution: int, like: Tensor) -> Tensor:

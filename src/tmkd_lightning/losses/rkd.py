@@ -31,7 +31,7 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
         >>> rkd_distance(line, stretched).item()
         0.0
     """
-    student, teacher = _prepare(student, teacher)
+    student, teacher = prepare_embeddings(student, teacher)
     return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
 
 
@@ -56,7 +56,7 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
         >>> rkd_angle(corner, corner @ torch.tensor([[0.0, 2.0], [-2.0, 0.0]])).item()
         0.0
     """
-    student, teacher = _prepare(student, teacher)
+    student, teacher = prepare_embeddings(student, teacher)
     squared = _squared_distances(student), _squared_distances(teacher)
     batch = len(student)
     size = max(_MIN_CORNERS_PER_CHUNK, _COSINES_PER_CHUNK // batch**2)
@@ -76,7 +76,7 @@ def check_samples(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(f"student has {len(student)} samples and teacher {len(teacher)}: relations need the same ones")
 
 
-def _prepare(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def prepare_embeddings(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Checks both embeddings and widens half precision to float32."""
     check_samples(student, teacher)
     if student.ndim != 2 or teacher.ndim != 2:

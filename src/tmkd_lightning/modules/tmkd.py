@@ -248,6 +248,7 @@ class TMKDModule(BaseModule):
         student = self.student_extractor(seen, checked=True)
         losses = {"ce": self.ce_weight * cross_entropy(student.logits, labels)}
         if teacher is not None:
+            self.distiller.set_epoch(self.current_epoch)
             losses |= self.fusion_loss(teacher, labels)
             losses |= self.distiller(student, self.target(teacher), labels)
         if self.text_alignment is not None:
@@ -286,7 +287,7 @@ class TMKDModule(BaseModule):
 
     def why_classes_needed(self) -> str | None:
         """No reason, unless a method needs one class for each image."""
-        needing = [type(part).__name__ for part in self.distiller.parts if part.needs_class]
+        needing = [part.method_name for part in self.distiller.parts if part.needs_class]
         return f"{needing[0]} needs one class for each image" if needing else None
 
     # Around the run

@@ -95,10 +95,10 @@ def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) ->
     for part in distiller.parts:
         for extractor in extractors:
             for name in sorted(part.reads):
-                extractor.require(name, reader=type(part).__name__)
+                extractor.require(name, reader=part.method_name)
         if images < part.min_batch:
             raise ValueError(
-                f"{type(part).__name__} compares the images of a batch with each other, but training batches hold "
+                f"{part.method_name} compares the images of a batch with each other, but training batches hold "
                 f"{images} on each device: use a batch_size of at least {part.min_batch}"
             )
 
@@ -108,7 +108,7 @@ def warn_small_batch(distiller: Sum, images: int) -> None:
     for part in distiller.parts:
         if images < part.min_batch:
             rank_zero_warn(
-                f"a training batch of {images} is too small for {type(part).__name__}, which compares images with each "
+                f"a training batch of {images} is too small for {part.method_name}, which compares images with each "
                 "other: its loss is 0 there; drop_last=True avoids it"
             )
 

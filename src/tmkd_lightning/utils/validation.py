@@ -20,6 +20,13 @@ def check_weight(name: str, weight: float) -> float:
     return weight
 
 
+def check_at_least_one(name: str, value: float) -> float:
+    """Checks for a finite number of at least 1."""
+    if not (is_number(value) and 1 <= value < math.inf):
+        raise ValueError(f"{name} must be at least 1 and finite, got {value!r}")
+    return value
+
+
 def check_count(name: str, count: int, minimum: int = 1) -> int:
     """Checks for an integer of at least `minimum`."""
     given: object = count  # a user's may be of another type

@@ -1,0 +1,43 @@
+"""Hierarchical context loss: differences of two maps at several sizes (ReviewKD)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tmkd_lightning.losses.cam import average_pool
+
+_SIDES = (4, 2, 1)
+
+
+def hcl(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Mean squared difference of two maps, at full size and pooled to sides of 4, 2 and 1.
+
+    The differences have weights 1, ½, ¼ and ⅛, and are divided by the sum of the weights; sides that are not below that
+    of the maps are left out. Gradients flow into both arguments.
+
+    Args:
+        student_map: feature maps, ``(B, C, h, w)``.
+        teacher_map: feature maps of the same shape.
+
+    Returns:
+        Scalar, at least 0.
+
+    Source: Chen et al. 2021, the weights as in their code; a method sums it over several pairs of maps.
+
+    Example:
+        >>> import torch
+        >>> signs = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]])
+        >>> hcl(signs, torch.zeros(1, 1, 2, 2)).item()  # (1 · 1 + ½ · 0) / 1.5
+        0.66666...
+    """
+    if student_map.shape != teacher_map.shape:
+        shapes = f"student {tuple(student_map.shape)} and teacher {tuple(teacher_map.shape)}"
+        raise ValueError(f"{shapes} must have one shape: project the student's map to the teacher's")
+    smallest = min(student_map.shape[2:])
+    sizes: list[Sequence[int]] = [student_map.shape[2:], *((side, side) for side in _SIDES if side < smallest)]
+    weights = [0.5**level for level in range(len(sizes))]
+    pairs = [(average_pool(student_map, size), average_pool(teacher_map, size)) for size in sizes]
+    losses = [weight * F.mse_loss(*pair) for weight, pair in zip(weights, pairs, strict=True)]
+    return torch.stack(losses).sum() / sum(weights)

@@ -1,0 +1,46 @@
+"""Neuron selectivity transfer: the channels' activation patterns as a distribution (NST)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tmkd_lightning.losses.cam import pool_larger
+from tmkd_lightning.losses.rkd import check_samples
+
+
+def nst(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy between the channels of student and teacher, by the kernel ``(x·y)²``.
+
+    ``mean k(t, t') + mean k(s, s') − 2 · mean k(s, t)`` over all pairs of channels of an image, each channel flattened
+    and divided by its L2 norm, averaged over the batch. The larger map is pooled to the size of the smaller one first.
+    Gradients flow into both arguments.
+
+    It is computed as ``‖A_sᵀA_s / C − A_tᵀA_t / D‖²``, which is the same, from channels A as rows: no pairs of channels
+    are formed, and it cannot be negative. That takes ``(h·w)²`` numbers an image.
+
+    Args:
+        student_map: feature maps, ``(B, C, h, w)``.
+        teacher_map: feature maps of the same samples, ``(B, D, H, W)``.
+
+    Returns:
+        Scalar, at least 0.
+
+    Source: Huang and Wang 2017, with the polynomial kernel (d 2, c 0).
+
+    Example:
+        >>> student, teacher = torch.tensor([[[[3.0, 0.0]]]]), torch.tensor([[[[0.0, 5.0]]]])
+        >>> nst(student, teacher).item(), nst(student, student.expand(1, 4, 1, 2)).item()
+        (2.0, 0.0)
+    """
+    check_samples(student_map, teacher_map)
+    student, teacher = pool_larger(student_map, teacher_map)
+    with torch.autocast(student.device.type, enabled=False):
+        difference = _second_moments(student) - _second_moments(teacher)
+    return difference.square().sum() / len(student)
+
+
+def _second_moments(maps: Tensor) -> Tensor:
+    """Mean of ``a·aᵀ`` over the channels ``(B, h·w, h·w)``; a channel of zeros stays zero and gets no gradient."""
+    channels = maps.flatten(2)
+    channels = F.normalize(channels, dim=2) * (channels != 0).any(2, keepdim=True)
+    return channels.mT @ channels / channels.shape[1]

@@ -1,0 +1,116 @@
+"""Methods that read embeddings and maps: their losses, weights and projectors."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from helpers.golden_values import HALVES, fill
+from tmkd_lightning.distillers import AT, NST, PKT, SRRL, VkD
+from tmkd_lightning.feature_extraction.output import Output
+from tmkd_lightning.losses import attention_transfer, nst, pkt, vkd
+
+LABEL = torch.tensor([0, 2, 1])
+
+
+def pair(size: int = 4) -> tuple[Output, Output]:
+    shapes = ((3, 2, size, size), (3, 5, 4, 4))
+    maps = [torch.randn(shape) for shape in shapes]
+    return tuple(Output(torch.randn(3, 3), one.mean((2, 3)), one, torch.randn(3, one.shape[1])) for one in maps)
+
+
+def test_losses_and_weights() -> None:
+    student, teacher = pair(8)
+    maps, embeddings = (student.feature_map, teacher.feature_map), (student.embedding, teacher.embedding)
+    for method, expected in (
+        (PKT(), 30000 * pkt(*embeddings)),
+        (PKT(2.0), 2 * pkt(*embeddings)),
+        (AT(), 1000 * attention_transfer(*maps)),
+        (AT(2.0, 4.0), 2 * attention_transfer(*maps, 4)),
+        (NST(), 50 * nst(*maps)),
+        (NST(2.0), 2 * nst(*maps)),
+    ):
+        (term,) = method(student, teacher, LABEL).values()
+        torch.testing.assert_close(term, expected)
+
+
+@pytest.mark.parametrize(("student_dim", "teacher_dim"), [(2, 5), (5, 5), (5, 2)])
+def test_vkd(student_dim: int, teacher_dim: int) -> None:
+    student, teacher = (Output(torch.randn(3, 3), torch.randn(3, dim)) for dim in (student_dim, teacher_dim))
+    method = VkD(student_dim, teacher_dim, weight=0.5)
+    weight = method.projector.weight.detach()
+    gram = weight.T @ weight if student_dim <= teacher_dim else weight @ weight.T
+    torch.testing.assert_close(gram, torch.eye(min(student_dim, teacher_dim)), atol=1e-5, rtol=0)
+    expected = 0.5 * vkd(student.embedding, teacher.embedding, weight)
+    torch.testing.assert_close(method(student, teacher, LABEL)["vkd"], expected)
+
+
+@pytest.mark.parametrize(("student_dim", "teacher_dim"), [(2, 5), (5, 5)])
+def test_vkd_stays_orthogonal_through_training_copies_and_state_dicts(student_dim: int, teacher_dim: int) -> None:
+    student, teacher = (Output(torch.randn(3, 3), torch.randn(3, dim)) for dim in (student_dim, teacher_dim))
+    method = VkD(student_dim, teacher_dim)
+    before = method.projector.weight.detach().clone()
+    optimizer = torch.optim.SGD(method.parameters(), lr=1.0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        method(student, teacher, LABEL)["vkd"].backward()
+        optimizer.step()
+    weight = method.projector.weight.detach()
+    assert not weight.allclose(before, atol=1e-2)
+    torch.testing.assert_close(weight.T @ weight, torch.eye(student_dim), atol=1e-5, rtol=0)
+    restored = VkD(student_dim, teacher_dim)
+    restored.load_state_dict(method.state_dict())
+    for other in (deepcopy(method), restored):
+        assert other.projector.weight.equal(weight)
+        other(student, teacher, LABEL)["vkd"].backward()
+        assert all(parameter.grad is not None for parameter in other.parameters())
+
+
+@pytest.mark.parametrize("method", [VkD, SRRL])
+def test_other_widths(method) -> None:
+    with pytest.raises(ValueError, match=r"made for embeddings \(4, 5\) wide, of student .* but they are \(2, 5\)"):
+        method(4, 5)(*pair(), LABEL)
+    with pytest.raises(ValueError, match="teacher_dim must be a whole number, at least 1, got 0"):
+        method(4, 0)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_vkd_projects_in_float32_under_autocast(half: torch.dtype) -> None:
+    student, teacher = pair()
+    method = VkD(2, 5)
+    expected = method(student, teacher, LABEL)["vkd"]
+    with torch.autocast("cpu", half):
+        assert method(student, teacher, LABEL)["vkd"].equal(expected)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "weight", "head", "value"),
+    [
+        ((4, 6, 0.2, 1), (4, 8, 0.9, 1), 0.2, (5, 0.6), 1.0671720730576277 + 4.861929628137007),
+        ((7, 12, 1.2, 3), (7, 5, 0.3, 0.2), 0.8, (9, 1.2), 0.5056657712637436 + 0.5654670634353444),
+        ((2, 3, 0.2, 1), (2, 4, 2.9, 10), 1.5, (3, 1.9), 60.05733166744212 + 87.17569983382293),
+    ],
+)
+def test_official_values_of_srrl(student, teacher, weight, head, value) -> None:
+    """Values of SimKD's code, embeddings and logits added up, with the projector's weight given."""
+    method = SRRL(student[1], teacher[1], weight=2.0).double()
+    with torch.no_grad():
+        method.projector[0].weight.copy_(fill((teacher[1], student[1]), weight, 0.5))
+    embeddings = (fill((batch, dim), phase, scale) for batch, dim, phase, scale in (student, teacher))
+    of_student, of_teacher = (Output(torch.zeros(student[0], 2), one) for one in embeddings)
+    target = Output(of_teacher.logits, of_teacher.embedding, None, fill((head[0], teacher[1]), head[1], 0.5))
+    term = method(of_student, target, torch.zeros(student[0]).long())["srrl"]
+    assert term.item() == pytest.approx(2 * value, rel=1e-9)
+
+
+def test_srrl_of_one_image() -> None:
+    """Its BatchNorm has no statistics; other processes still wait for gradients of the projector."""
+    method = SRRL(2, 5)
+    student, teacher = (one.map(lambda part: part[:1]) for one in pair())
+    student.logits.requires_grad_()
+    term = method(student, teacher, LABEL[:1])["srrl"]
+    term.backward()
+    assert term.item() == 0
+    assert all(one.grad.abs().sum() == 0 for one in (student.logits, *method.parameters()))
