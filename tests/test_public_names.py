@@ -10,13 +10,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 PUBLIC = {
     "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank TMKDModule View WeightNet",
     "tmkd_lightning.callbacks": "PromptEmbeddings TeacherCache",
-    "tmkd_lightning.distillers": "CATKD KD RKD SP Distiller Sum TeKAP",
+    "tmkd_lightning.distillers": "CATKD KD RKD SP Distiller QueueKL Sum TeKAP",
     "tmkd_lightning.losses": "class_attention feature_kl logit_kl rkd_angle rkd_distance similarity_preserving "
     "tekap_kl text_contrast",
     "tmkd_lightning.views": "canny edge_view high_frequency_view",
     "tmkd_lightning.text": "EmbeddingFile HashingTextEncoder OpenCLIPTextEncoder TextEncoder",
-    "tmkd_lightning.models": "Pretrained WideResNet load_weights resnet18 resnet50 shufflenet_v2 vgg13 vgg8 wrn_16_2 "
-    "wrn_40_1 wrn_40_2",
+    "tmkd_lightning.models": "Pretrained Probe WideResNet load_weights resnet18 resnet50 shufflenet_v2 vgg13 vgg8 "
+    "wrn_16_2 wrn_40_1 wrn_40_2",
     "tmkd_lightning.data": "CIFAR100DataModule CUB200DataModule DTDDataModule DigitsDataModule ImageFolderDataModule "
     "RAFDBDataModule StanfordDogsDataModule",
     "tmkd_lightning.export": "export_student predict_folder",

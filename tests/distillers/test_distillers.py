@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from helpers.golden_values import fill
 from helpers.methods import METHODS as EVERY
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, FeatureKL, Sum, TeKAP
+from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, FeatureKL, QueueKL, Sum, TeKAP
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output
 from tmkd_lightning.losses import (
     class_attention,
@@ -95,7 +95,7 @@ def test_feature_kl_trains_student_projector_and_teacher_side() -> None:
 
 
 Feature = partial(FeatureKL, 4, 6)
-METHODS = {**EVERY, "feature": Feature}
+METHODS = {**EVERY, "feature": Feature, "queue_kl": partial(QueueKL, 4, 6)}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,7 @@ METHODS = {**EVERY, "feature": Feature}
         ("sp", {"feature_map"}, False, 2),
         ("cat_kd", {"feature_map", "head_weight"}, False, 1),
         ("tekap", set(), True, 1),
+        ("queue_kl", {"embedding"}, False, 1),
     ],
 )
 def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
@@ -198,7 +199,7 @@ def test_tekap_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tekap_noise(monkeypatch, TeKAP(copies=1), logits.to("meta")).device.type == "meta"
 
 
-@pytest.mark.parametrize("name", ["feature", "rkd", "sp", "cat_kd"])
+@pytest.mark.parametrize("name", ["feature", "rkd", "sp", "cat_kd", "queue_kl"])
 def test_missing_parts(name: str) -> None:
     student, teacher = network_output(2, 4, 4), network_output(2, 6, 2)
     for part in METHODS[name]().reads:
@@ -210,15 +211,22 @@ def test_missing_parts(name: str) -> None:
 @pytest.mark.parametrize(
     ("argument", "methods", "wrong", "message"),
     [
-        ("weight", [KD, Feature, SP, CATKD, TeKAP], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
+        (
+            "weight",
+            [KD, Feature, SP, CATKD, TeKAP, QueueKL],
+            [-1.0, float("nan"), float("inf")],
+            "at least 0 and finite",
+        ),
         ("noise_scale", [Feature], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
         ("distance_weight", [RKD], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
         ("angle_weight", [RKD], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
         ("copies_weight", [TeKAP], [-1.0, float("nan"), float("inf")], "at least 0 and finite"),
         ("resolution", [CATKD], [0, 1.5], "a whole number, at least 1"),
         ("copies", [TeKAP], [0, 1.5], "a whole number, at least 1"),
-        ("temperature", [KD, TeKAP, Feature], [0.0, float("inf")], "above 0 and finite"),
-        ("name", [KD, RKD, SP, CATKD, TeKAP], [""], "a word, as the term is logged under it"),
+        ("teacher_temperature", [QueueKL], [0.0, float("inf")], "above 0 and finite"),
+        ("queue_size", [QueueKL], [0, 1.5], "a whole number, at least 1"),
+        ("temperature", [KD, TeKAP, Feature, QueueKL], [0.0, float("inf")], "above 0 and finite"),
+        ("name", [KD, RKD, SP, CATKD, TeKAP, QueueKL], [""], "a word, as the term is logged under it"),
     ],
 )
 def test_wrong_arguments(argument: str, methods: list[Callable[..., Distiller]], wrong: list, message: str) -> None:

@@ -11,6 +11,7 @@ from tmkd_lightning.losses import (
     class_attention,
     feature_kl,
     logit_kl,
+    queue_kl,
     rkd_angle,
     rkd_distance,
     similarity_preserving,
@@ -22,12 +23,14 @@ LOGITS, TARGETS = fill((4, 10), 0.1, 3), fill((4, 10), 1.3, 3)
 EMBEDDINGS = fill((4, 6), 0.2, 1), fill((4, 8), 0.9, 1)
 CAMS = fill((2, 3, 5, 3), 0.1, 2), fill((2, 3, 4, 4), 1.1, 2)
 NOISE = torch.stack([fill((4, 10), phase, 1) for phase in (2.0, 3.0, 4.0)]).float()  # as the distiller draws it
+QUEUE = torch.nn.functional.normalize(fill((6, 10), 0.5, 1))
 LABEL = torch.tensor([1, 3, 0, 2])
 LOSSES: dict[str, tuple[Loss, Tensor, Tensor]] = {
     "logit_kl": (partial(logit_kl, temperature=4.0), LOGITS, TARGETS),
     "feature_kl": (partial(feature_kl, temperature=4.0), LOGITS, TARGETS),
     "tekap_kl": (partial(tekap_kl, temperature=4.0, noise=NOISE), LOGITS, TARGETS),
     "text_contrast": (partial(text_contrast, label=LABEL, temperature=0.07), LOGITS, TARGETS),
+    "queue_kl": (partial(queue_kl, queue=QUEUE, temperature=0.07), LOGITS, TARGETS),
     "rkd_distance": (rkd_distance, *EMBEDDINGS),
     "rkd_angle": (rkd_angle, *EMBEDDINGS),
     "similarity_preserving": (similarity_preserving, fill((4, 3, 2, 2), 0.3, 1), fill((4, 5, 2, 2), 1.1, 1)),
@@ -35,7 +38,9 @@ LOSSES: dict[str, tuple[Loss, Tensor, Tensor]] = {
     "class_attention_normalized": (partial(class_attention, resolution=2, normalize=True), *CAMS),
 }
 EVERY = pytest.mark.parametrize("name", LOSSES)
-TEMPERED = pytest.mark.parametrize("loss", [LOSSES[name][0] for name in ("logit_kl", "feature_kl", "tekap_kl")])
+TEMPERED = pytest.mark.parametrize(
+    "loss", [LOSSES[name][0] for name in ("logit_kl", "feature_kl", "tekap_kl", "queue_kl")]
+)
 
 
 @EVERY
@@ -68,7 +73,7 @@ def test_wrong_shapes(loss: Loss, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
-@pytest.mark.parametrize("name", ["logit_kl", "feature_kl", "tekap_kl", "text_contrast"])
+@pytest.mark.parametrize("name", ["logit_kl", "feature_kl", "tekap_kl", "text_contrast", "queue_kl"])
 def test_wrong_temperature(name: str, temperature: float) -> None:
     loss, student, teacher = LOSSES[name]
     with pytest.raises(ValueError, match="temperature must be above 0"):

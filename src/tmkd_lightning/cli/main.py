@@ -28,6 +28,7 @@ VERBS = {  # each is a module of this package
     "export": "write the student of a checkpoint to a file for other programs",
     "figures": "draw figures of finished runs",
     "data": "check a dataset",
+    "probe": "fit a linear head on a teacher, and write its checkpoint",
     "embed": "write text embeddings to a file, for machines without internet",
     "cache": "list, check or remove teacher caches",
 }
@@ -89,6 +90,9 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         check_configs(words)
         module = import_module(f"tmkd_lightning.cli.{verb}")
+        if verb == "probe":  # which reads the config of a run
+            module.run(args)
+            return
         functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
         if len(functions) == 1:
             (functions,) = functions.values()

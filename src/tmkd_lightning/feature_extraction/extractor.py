@@ -2,20 +2,19 @@
 
 import itertools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.hooks import FORWARD_LOCK, Capture, unwrap_compiled
-from tmkd_lightning.feature_extraction.layer_discovery import LayerTrace, trace_layers
+from tmkd_lightning.feature_extraction.layer_discovery import LayerTrace, trace_black_image, trace_layers
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
+from tmkd_lightning.feature_extraction.probe_head import ProbeHead
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.validation import check_count
-
-_CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384)  # of images, in pixels
 
 
 class Extractor(nn.Module):
@@ -84,6 +83,12 @@ class Extractor(nn.Module):
         if self.head_name is None:
             raise MissingPartError(f"{self.name} has no head: {self._why_no_head}")
         return self.network.get_submodule(self.head_name)  # type: ignore[return-value]
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the logits say anything; those of a `Probe` do once its head is fitted. Waits for the device."""
+        head = None if self.head_name is None else self.head
+        return head.fitted if isinstance(head, ProbeHead) else True
 
     @property
     def confirmed(self) -> bool:
@@ -207,7 +212,7 @@ class Extractor(nn.Module):
 
     def measure_classes(self) -> None:
         """Sets `num_classes` to the logits that the network gives for a black image, if it takes one."""
-        output = self._trace_black_image().output
+        output = trace_black_image(self.network, self.normalize).output
         if isinstance(output, Tensor) and output.ndim == 2:
             self._num_classes = output.shape[1]
 
@@ -221,7 +226,8 @@ class Extractor(nn.Module):
                 f"be replaced gives them: build it for {num_classes} classes"
             )
         old, weight = self.head, self.head.weight
-        new = nn.Linear(old.in_features, num_classes, old.bias is not None, device=weight.device, dtype=weight.dtype)
+        kind = ProbeHead if isinstance(old, ProbeHead) else nn.Linear
+        new = kind(old.in_features, num_classes, old.bias is not None, device=weight.device, dtype=weight.dtype)
         new.requires_grad_(weight.requires_grad).train(old.training)
         self.network.set_submodule(self.head_name, new)
         self._num_classes = num_classes
@@ -229,10 +235,10 @@ class Extractor(nn.Module):
     @torch.no_grad()
     def reorder_classes(self, rows: Sequence[int]) -> None:
         """Puts the classes of the head into another order: `rows` has, for each new label, its present row."""
-        if self.head_name not in self._trace_black_image().heads:
+        if self.head_name not in trace_black_image(self.network, self.normalize).heads:
             raise ValueError(
                 f"the classes of {self.name} cannot be put into another order, as no linear layer gives its logits, or "
-                f"it takes no image of {_CUSTOMARY_SIDES} pixels: pass a network that has them in the data's order"
+                "it takes no image of a customary size: pass a network that has them in the data's order"
             )
         for parameter in self.head.parameters():
             parameter.copy_(parameter[list(rows)])
@@ -269,15 +275,6 @@ class Extractor(nn.Module):
         map_name = self.map_name if self.keep_map else None
         map_layer = None if map_name is None else self.network.get_submodule(map_name)
         return None if self.head_name is None else self.head, map_layer
-
-    def _trace_black_image(self) -> LayerTrace:
-        """Traces a black image of the first customary size that the network takes; an empty trace if it takes none."""
-        pending = any(getattr(module, "pending", False) is True for module in self.network.modules())
-        for side in () if pending else _CUSTOMARY_SIDES:  # a forward would fetch pretrained weights
-            with suppress(Exception):  # whatever a network comes to on images of another size than its own
-                black = torch.zeros(1, 3, side, side, device=self.mean.device)
-                return trace_layers(self.network, self.normalize(black))
-        return LayerTrace()
 
     def _confirm_head(self, trace: LayerTrace) -> None:
         logits, heads = trace.output, list(trace.heads)

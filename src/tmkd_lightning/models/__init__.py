@@ -2,6 +2,7 @@
 
 from tmkd_lightning.models.loading import load_weights
 from tmkd_lightning.models.pretrained import Pretrained, PretrainedWeightsError, load_pretrained
+from tmkd_lightning.models.probe import Probe
 from tmkd_lightning.models.resnet import resnet18, resnet50
 from tmkd_lightning.models.shufflenet import shufflenet_v2
 from tmkd_lightning.models.vgg import VGG, vgg8, vgg13
@@ -11,6 +12,7 @@ __all__ = [
     "VGG",
     "Pretrained",
     "PretrainedWeightsError",
+    "Probe",
     "WideResNet",
     "load_pretrained",
     "load_weights",

@@ -144,6 +144,8 @@ class TMKDModule(BaseModule):
 
         self.teacher_classes = learned_classes(teacher) if isinstance(teacher, BaseModule) else []
         teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
+        if not teacher.knows_classes:
+            teacher.resize_head(self.extractor.num_classes)
         validation.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
         self._set_num_classes(self.extractor.num_classes)  # which may have been measured only now
         frozen = FrozenTeacher(teacher, teacher_chunk)
@@ -158,7 +160,9 @@ class TMKDModule(BaseModule):
             dims = self.extractor.embedding_dim, teacher.embedding_dim
             tmkd_terms.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
+        validation.build_parts(self.distiller, self.extractor, teacher)
         self.reads_teacher = len(self.distiller.parts) > 0
+        self.teacher_lacks_logits = False  # known in setup
         frozen.map_size = self.distiller.map_size
         for extractor in (self.extractor, teacher):
             extractor.keep_map = "feature_map" in self.distiller.reads
@@ -257,6 +261,12 @@ class TMKDModule(BaseModule):
             return "no term of the loss reads a teacher, whose answer could stand in for it"
         if "rgb" not in self.teacher.view_names:
             return "the teacher's answer to the view rgb stands in for it, which views leaves out"
+        reads_label = self.ce_weight > 0 or self.text_alignment is not None or self.teacher.weight_net is not None
+        if self.teacher_lacks_logits and reads_label:
+            return (
+                "the teacher has no fitted head whose answer could stand in for it: fit one with tmkd probe, or train "
+                "on embeddings alone, with ce_weight=0, text_weight=0 and fusion='mean'"
+            )
         return self.why_classes_needed()
 
     def why_classes_needed(self) -> str | None:
@@ -299,8 +309,13 @@ class TMKDModule(BaseModule):
     def setup(self, stage: str) -> None:
         """Refuses to train without text embeddings, or with a teacher of other classes."""
         super().setup(stage)
-        if stage == "fit" and self.reads_teacher and not self.runs_teacher:  # else read_weights has done so
-            self.teacher_order()
+        if stage == "fit" and self.reads_teacher:
+            if not self.runs_teacher:  # else read_weights has done so
+                self.teacher_order()
+            self.teacher_lacks_logits = not self.teacher.extractor.knows_classes
+            if self.teacher_lacks_logits:
+                fuses = self.teacher.weight_net is not None and self.fusion_objective == "label"
+                validation.check_reads_no_logits(self.distiller, self.teacher.extractor, fuses)
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
 
@@ -333,10 +348,12 @@ class TMKDModule(BaseModule):
         """Resizes the teacher's head, which its checkpoint then fills, and the prompt bank too."""
         teacher = self.teacher.extractor
         if self.runs_teacher and teacher.num_classes != num_classes:
-            if self.teacher_checkpoint is None and validation.measured_classes(teacher, num_classes) != num_classes:
+            knows_others = self.teacher_checkpoint is None and teacher.knows_classes
+            if knows_others and validation.measured_classes(teacher, num_classes) != num_classes:
                 raise ValueError(
                     f"teacher {teacher.name} has {teacher.num_classes} classes instead of {num_classes}: a fresh head "
-                    "would know nothing; train it on these classes, and pass it or its teacher_checkpoint"
+                    "would know nothing; train it on these classes, or fit a head with tmkd probe, and pass it or its "
+                    "teacher_checkpoint"
                 )
             teacher.resize_head(num_classes)
         super().resize_classes(num_classes)

@@ -29,7 +29,8 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> No
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
             f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: if another "
-            "layer is the head, name it with Extractor(network, head=...), if none is, say num_classes=... there"
+            "layer is the head, name it with Extractor(network, head=...), if none is, say num_classes=... there; a "
+            "network that gives embeddings goes into tmkd_lightning.models.Probe"
         )
 
 
@@ -83,6 +84,27 @@ def check_arguments(num_classes: object, optimizer: object, lr_scheduler: object
         raise TypeError(f"optimizer must be a function from parameter groups to an optimizer, got {optimizer!r}")
     if lr_scheduler is not None and not callable(lr_scheduler):
         raise TypeError(f"lr_scheduler must be a function from an optimizer to a scheduler, got {lr_scheduler!r}")
+
+
+def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
+    """Has methods that read embeddings make the layers that depend on their widths."""
+    for part in distiller.parts:
+        if "embedding" in part.reads:
+            for extractor in (student, teacher):
+                extractor.require("embedding", reader=type(part).__name__)
+            part.build(student.embedding_dim, teacher.embedding_dim)
+
+
+def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bool) -> None:
+    """Refuses what reads the logits of a teacher whose head is not fitted."""
+    readers = [type(part).__name__ for part in distiller.parts if part.reads_logits or "head_weight" in part.reads]
+    readers += ["fusion='text'"] if fuses_by_label else []
+    if readers:
+        raise ValueError(
+            f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: fit one with "
+            "tmkd probe and name its file in teacher_checkpoint, or train on embeddings alone, with logit_weight=0, "
+            "methods that read no logits (RKD, SP, QueueKL) and fusion='mean'"
+        )
 
 
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:
