@@ -89,6 +89,7 @@ class TMKDModule(BaseModule):
 
     teacher: MultiViewTeacher
     teacher_cache: TeacherCache | None = None  # the trainer's, if it has one
+    teacher_lacks_logits: bool = False  # whether its head is not fitted; known in setup
 
     def __init__(
         self,
@@ -144,8 +145,6 @@ class TMKDModule(BaseModule):
 
         self.teacher_classes = learned_classes(teacher) if isinstance(teacher, BaseModule) else []
         teacher = as_extractor(teacher, num_classes if teacher_checkpoint else None)
-        if not teacher.knows_classes:
-            teacher.resize_head(self.extractor.num_classes)
         validation.check_pair(teacher, self.extractor, same_classes=num_classes != "data")
         self._set_num_classes(self.extractor.num_classes)  # which may have been measured only now
         frozen = FrozenTeacher(teacher, teacher_chunk)
@@ -155,14 +154,11 @@ class TMKDModule(BaseModule):
 
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
-            for extractor in (self.extractor, teacher):
-                extractor.require("embedding", reader="L_feat")
-            dims = self.extractor.embedding_dim, teacher.embedding_dim
+            dims = validation.embedding_dims(self.extractor, teacher, reader="L_feat")
             tmkd_terms.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
         validation.build_parts(self.distiller, self.extractor, teacher)
         self.reads_teacher = len(self.distiller.parts) > 0
-        self.teacher_lacks_logits = False  # known in setup
         frozen.map_size = self.distiller.map_size
         for extractor in (self.extractor, teacher):
             extractor.keep_map = "feature_map" in self.distiller.reads

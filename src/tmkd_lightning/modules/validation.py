@@ -16,11 +16,16 @@ from tmkd_lightning.views import MultiView
 
 
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool) -> None:
-    """Refuses a teacher and a student that share weights or have different classes, and a student that is frozen."""
+    """Refuses a teacher and a student that share weights or have different classes, and a student that is frozen.
+
+    A head of the teacher that is not fitted yet gets the student's classes.
+    """
     if {id(parameter) for parameter in teacher.parameters()} & {id(parameter) for parameter in student.parameters()}:
         raise ValueError("teacher and student share weights: freezing one would freeze the other, pass a deepcopy")
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ValueError(f"student {student.name} has nothing to train: call requires_grad_(True) on it")
+    if not teacher.knows_classes:
+        teacher.resize_head(student.num_classes)
     if not same_classes:
         return
     if teacher.num_classes != student.num_classes:
@@ -90,9 +95,14 @@ def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
     """Has methods that read embeddings make the layers that depend on their widths."""
     for part in distiller.parts:
         if "embedding" in part.reads:
-            for extractor in (student, teacher):
-                extractor.require("embedding", reader=type(part).__name__)
-            part.build(student.embedding_dim, teacher.embedding_dim)
+            part.build(*embedding_dims(student, teacher, reader=type(part).__name__))
+
+
+def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple[int, int]:
+    """Widths of the embeddings of both networks, which `reader` needs."""
+    for extractor in (student, teacher):
+        extractor.require("embedding", reader=reader)
+    return student.embedding_dim, teacher.embedding_dim
 
 
 def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bool) -> None:
