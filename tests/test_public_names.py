@@ -7,12 +7,14 @@ import pytest
 PUBLIC = {
     "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank TMKDModule View WeightNet",
     "tmkd_lightning.callbacks": "PromptEmbeddings TeacherCache",
-    "tmkd_lightning.distillers": "AT CATKD DIST DKD KD NKD NST PKT RKD SDD SP SRRL TTM Distiller Sum TeKAP VkD WarmUp",
-    "tmkd_lightning.losses": "attention_transfer class_attention dist dkd feature_kl hcl logit_kl nkd nst pkt "
-    "rkd_angle rkd_distance similarity_preserving srrl standardize_logits tekap_kl text_contrast ttm vkd wttm",
-    "tmkd_lightning.views": "canny edge_view high_frequency_view",
+    "tmkd_lightning.distillers": "AT CATKD DIST DKD KD NKD NST PKT QueueKL RKD SDD SP SRRL TTM Distiller Sum TeKAP VkD "
+    "WarmUp",
+    "tmkd_lightning.losses": "attention_transfer class_attention cross_entropy dist dkd feature_kl hcl logit_kl nkd "
+    "nst pkt queue_kl rkd_angle rkd_distance similarity_preserving srrl standardize_logits tekap_kl text_contrast ttm vkd "
+    "wttm",
+    "tmkd_lightning.views": "canny edge_view high_frequency_view RandomView",
     "tmkd_lightning.text": "EmbeddingFile HashingTextEncoder OpenCLIPTextEncoder TextEncoder",
-    "tmkd_lightning.models": "Pretrained WideResNet ZeroShotCLIP load_weights local_file resnet18 resnet50 "
+    "tmkd_lightning.models": "Pretrained Probe WideResNet ZeroShotCLIP load_weights local_file resnet18 resnet50 "
     "shufflenet_v2 vgg13 vgg8 wrn_16_2 wrn_40_1 wrn_40_2",
     "tmkd_lightning.data": "CIFAR100DataModule CUB200DataModule DTDDataModule DigitsDataModule ImageFolderDataModule "
     "RAFDBDataModule StanfordDogsDataModule",

@@ -137,9 +137,10 @@ class Both(TMKDModule):
     """Trains as it is, and notes what each loss would be with outputs rounded to half precision, all else equal."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        state = torch.get_rng_state()
+        state, memory = torch.get_rng_state(), copy.deepcopy(dict(self.distiller.named_buffers()))
         loss = super().training_step(batch, batch_idx)
         torch.set_rng_state(state)  # the same noise
+        self.distiller.load_state_dict(memory, strict=False)  # and the same queue
         self.teacher.forward_views = self.rounded
         rounded = super().training_step(batch, batch_idx)
         del self.teacher.forward_views

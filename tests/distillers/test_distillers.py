@@ -28,6 +28,7 @@ from tmkd_lightning.distillers import (
     TTM,
     Distiller,
     FeatureKL,
+    QueueKL,
     Sum,
     TeKAP,
     VkD,
@@ -140,6 +141,7 @@ METHODS = {**of_widths(4, 6), "feature": Feature}
         ("nst", {"feature_map"}, False, 1),
         ("vkd", {"embedding"}, False, 1),
         ("srrl", {"embedding", "head_weight"}, False, 2),
+        ("queue_kl", {"embedding"}, False, 1),
     ],
 )
 def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
@@ -241,21 +243,23 @@ WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, partial(VkD,
 @pytest.mark.parametrize(
     ("argument", "methods", "wrong", "message"),
     [
-        ("weight", [*WEIGHED, Feature], WRONG, "at least 0 and finite"),
+        ("weight", [*WEIGHED, Feature, QueueKL], WRONG, "at least 0 and finite"),
         ("noise_scale", [Feature], WRONG, "at least 0 and finite"),
         ("distance_weight", [RKD], WRONG, "at least 0 and finite"),
         ("angle_weight", [RKD], WRONG, "at least 0 and finite"),
         ("copies_weight", [TeKAP], WRONG, "at least 0 and finite"),
         ("resolution", [CATKD], [0, 1.5], "a whole number, at least 1"),
         ("copies", [TeKAP], [0, 1.5], "a whole number, at least 1"),
-        ("temperature", [KD, TeKAP, Feature, DKD, DIST, NKD], [0.0, float("inf")], "above 0 and finite"),
+        ("teacher_temperature", [QueueKL], [0.0, float("inf")], "above 0 and finite"),
+        ("queue_size", [QueueKL], [0, 1.5], "a whole number, at least 1"),
+        ("temperature", [KD, TeKAP, Feature, DKD, DIST, NKD, QueueKL], [0.0, float("inf")], "above 0 and finite"),
         ("beta", [DKD, DIST], WRONG, "at least 0 and finite"),
         ("gamma", [DIST, NKD], WRONG, "at least 0 and finite"),
         ("alpha", [DKD], WRONG, "at least 0 and finite"),
         ("power", [TTM], [0.0, float("nan"), float("inf")], "above 0 and finite"),
         ("power", [AT], [0.5, float("nan"), float("inf")], "at least 1 and finite"),
         ("epochs", [partial(WarmUp, KD())], [0, 1.5], "a whole number, at least 1"),
-        ("name", [*WEIGHED, RKD, partial(SDD, KD())], [""], "a word, as the term is logged under it"),
+        ("name", [*WEIGHED, RKD, partial(SDD, KD()), QueueKL], [""], "a word, as the term is logged under it"),
     ],
 )
 def test_wrong_arguments(argument: str, methods: list[Callable[..., Distiller]], wrong: list, message: str) -> None:

@@ -18,11 +18,12 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, auto_parser
 
 from helpers.doc_pages import ROOT
-from tmkd_lightning.cli import lightning_cli
+from tmkd_lightning.cli import lightning_cli, probe
 from tmkd_lightning.cli.lightning_cli import TMKDCLI
 from tmkd_lightning.cli.main import LIGHTNING_VERBS, VERBS, main
 
 KNOWN = {verb.split()[0] for verb in LIGHTNING_VERBS | VERBS} | {"--help"}
+PROBE = probe.ProbeCLI
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^(\w[\w-]*):(?!=)", MAKEFILE, re.M))
 SETTINGS = set(re.findall(r"^(\w+) \?=", MAKEFILE, re.M))
@@ -58,6 +59,7 @@ def check_tmkd(arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("error", "(?s).*was expanded to")  # an option cut short
         patch.setattr(lightning_cli, "TMKDCLI", parse_lightnings)
+        patch.setattr(probe, "ProbeCLI", parse_probe)
         patch.setattr("tmkd_lightning.cli.main.auto_cli", parse_verb)
         main(arguments)
 
@@ -70,8 +72,12 @@ def parse_lightnings(args: Sequence[str]) -> None:
     parsers()[args[0]].parse_args(args[1:])
 
 
+def parse_probe(args: Sequence[str]) -> None:
+    parsers(PROBE, "probe")["probe"].parse_args(args[1:])
+
+
 @cache
-def parsers() -> dict[str, ArgumentParser]:
+def parsers(command_line: type[TMKDCLI] = TMKDCLI, verb: str = "fit") -> dict[str, ArgumentParser]:
     """Those of ``tmkd fit`` and its like, by verb; each alone, which takes half the time of all under one."""
     found = []
 
@@ -82,7 +88,7 @@ def parsers() -> dict[str, ArgumentParser]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TMKDCLI, "parse_arguments", stop)
         with pytest.raises(ParsedError):
-            TMKDCLI(["fit"])
+            command_line([verb])
     return found[0]
 
 

@@ -18,6 +18,7 @@ from tmkd_lightning.distillers import (
     SRRL,
     TTM,
     Distiller,
+    QueueKL,
     TeKAP,
     VkD,
 )
@@ -41,6 +42,7 @@ def of_widths(student_dim: int, teacher_dim: int) -> dict[str, Callable[..., Dis
         "nst": NST,
         "vkd": partial(VkD, student_dim, teacher_dim),
         "srrl": partial(SRRL, student_dim, teacher_dim),
+        "queue_kl": partial(QueueKL, student_dim, teacher_dim),
     }
 
 

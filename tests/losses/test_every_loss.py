@@ -18,6 +18,7 @@ from tmkd_lightning.losses import (
     nkd,
     nst,
     pkt,
+    queue_kl,
     rkd_angle,
     rkd_distance,
     similarity_preserving,
@@ -34,12 +35,14 @@ EMBEDDINGS = fill((4, 6), 0.2, 1), fill((4, 8), 0.9, 1)
 MAPS = fill((4, 3, 4, 4), 0.3, 1), fill((4, 5, 5, 3), 1.1, 1)
 CAMS = fill((2, 3, 5, 3), 0.1, 2), fill((2, 3, 4, 4), 1.1, 2)
 NOISE = torch.stack([fill((4, 10), phase, 1) for phase in (2.0, 3.0, 4.0)]).float()  # as the distiller draws it
+QUEUE = torch.nn.functional.normalize(fill((6, 10), 0.5, 1))
 LABEL = torch.tensor([1, 3, 0, 2])
 LOSSES: dict[str, tuple[Loss, Tensor, Tensor]] = {
     "logit_kl": (partial(logit_kl, temperature=4.0), LOGITS, TARGETS),
     "feature_kl": (partial(feature_kl, temperature=4.0), LOGITS, TARGETS),
     "tekap_kl": (partial(tekap_kl, temperature=4.0, noise=NOISE), LOGITS, TARGETS),
     "text_contrast": (partial(text_contrast, label=LABEL, temperature=0.07), LOGITS, TARGETS),
+    "queue_kl": (partial(queue_kl, queue=QUEUE, temperature=0.07), LOGITS, TARGETS),
     "rkd_distance": (rkd_distance, *EMBEDDINGS),
     "rkd_angle": (rkd_angle, *EMBEDDINGS),
     "similarity_preserving": (similarity_preserving, fill((4, 3, 2, 2), 0.3, 1), fill((4, 5, 2, 2), 1.1, 1)),

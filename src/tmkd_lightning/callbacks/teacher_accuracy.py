@@ -36,10 +36,13 @@ class TeacherAccuracyCheck(Callback):
         """Measures and prints."""
         if pl_module.teacher is None or self.batches == 0 or not pl_module.runs_teacher:
             return
+        extractor = pl_module.teacher.extractor
+        if not extractor.knows_classes:
+            rank_zero_info(f"Teacher {extractor.name} was not measured: it has no fitted head")
+            return
         with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
             batches, spread = validation_batches(trainer, self.batches)
             measured = [_predict(pl_module, batch) for batch in batches]
-        extractor = pl_module.teacher.extractor
         if not measured:
             rank_zero_info(f"Teacher {extractor.name} was not measured: there are no validation batches")
             return

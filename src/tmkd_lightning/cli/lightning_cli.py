@@ -31,11 +31,11 @@ from tmkd_lightning.utils.messages import printable
 from tmkd_lightning.utils.secrets import redact, redact_words
 
 
-def run(args: Sequence[str] | None) -> None:
-    """Runs a verb of Lightning, and restores the SIGTERM handler afterwards."""
+def run(args: Sequence[str] | None, command_line: type["TMKDCLI"] | None = None) -> None:
+    """Runs a verb of Lightning, or of another command line, and restores the SIGTERM handler afterwards."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        TMKDCLI(args)
+        (command_line or TMKDCLI)(args)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
@@ -48,6 +48,7 @@ class _LightningParser(Parser, LightningArgumentParser):
 class TMKDCLI(LightningCLI):
     """Lightning's command line: any module, any datamodule, by class_path."""
 
+    _trainer_class = Trainer
     _model_config: Namespace | None = None  # of the config, before the checkpoint's hyperparameters replace it
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
@@ -55,6 +56,7 @@ class TMKDCLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
+            trainer_class=self._trainer_class,
             parser_class=_LightningParser,
             subclass_mode_model=True,
             subclass_mode_data=True,

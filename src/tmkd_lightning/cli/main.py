@@ -29,6 +29,7 @@ VERBS = {  # each is a module of this package
     "report": "compare a student with its teacher: size, latency and accuracy",
     "figures": "draw figures of finished runs",
     "data": "check a dataset",
+    "probe": "fit a linear head on a teacher, and write its checkpoint",
     "embed": "write text embeddings to a file, for machines without internet",
     "cache": "list, check or remove teacher caches",
 }
@@ -90,6 +91,9 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         check_configs(words)
         module = import_module(f"tmkd_lightning.cli.{verb}")
+        if verb == "probe":  # which reads the config of a run
+            module.run(args)
+            return
         functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
         if len(functions) == 1:
             (functions,) = functions.values()

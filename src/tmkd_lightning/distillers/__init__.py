@@ -10,6 +10,7 @@ from tmkd_lightning.distillers.kd import KD
 from tmkd_lightning.distillers.nkd import NKD
 from tmkd_lightning.distillers.nst import NST
 from tmkd_lightning.distillers.pkt import PKT
+from tmkd_lightning.distillers.queue_kl import QueueKL
 from tmkd_lightning.distillers.rkd import RKD
 from tmkd_lightning.distillers.sdd import SDD
 from tmkd_lightning.distillers.sp import SP
@@ -36,6 +37,7 @@ __all__ = [
     "Distiller",
     "FeatureKL",
     "LogitDistiller",
+    "QueueKL",
     "Sum",
     "TeKAP",
     "VkD",

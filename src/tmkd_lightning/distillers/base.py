@@ -20,6 +20,7 @@ class Distiller(nn.Module, ABC):
 
     Attributes:
         reads: parts of the outputs that the method uses besides the logits.
+        reads_logits: whether the method reads the teacher's logits, which one without a fitted head does not have.
         is_logit_term: whether the method compares the logits and so replaces TMKD's own logit loss.
         map_size: side in pixels to which the method pools feature maps first, None where it reads them whole.
         min_batch: smallest batch that the method is defined on; 2 or more where it compares samples.
@@ -33,10 +34,14 @@ class Distiller(nn.Module, ABC):
     """
 
     reads: frozenset[Part] = frozenset()
+    reads_logits: bool = True
     is_logit_term: bool = False
     map_size: int | None = None
     min_batch: int = 1
     needs_class: bool = False
+
+    def build(self, student_dim: int, teacher_dim: int) -> None:
+        """Makes layers that depend on the widths of the embeddings; `TMKDModule` calls it where they are read."""
 
     @abstractmethod
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
@@ -134,6 +139,7 @@ class Sum(Distiller):
                 raise ValueError(f"{wrong}: choose from {list(get_args(Part))}")
         self.distillers = nn.ModuleList(parts)
         self.reads = frozenset[Part]().union(*(part.reads for part in parts))
+        self.reads_logits = any(part.reads_logits for part in parts)
         self.is_logit_term = any(part.is_logit_term for part in parts)
         sizes = {part.map_size for part in parts if "feature_map" in part.reads}
         self.map_size = sizes.pop() if len(sizes) == 1 else None

@@ -29,6 +29,7 @@ class FeatureKL(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"embedding"})
+    reads_logits = False
 
     def __init__(
         self,

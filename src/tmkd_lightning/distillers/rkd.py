@@ -26,6 +26,7 @@ class RKD(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"embedding"})
+    reads_logits = False
     min_batch = 3  # two samples have one distance, which is divided by itself, and no angle
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0, name: str = "rkd") -> None:

@@ -26,6 +26,7 @@ class SP(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"feature_map"})
+    reads_logits = False
     min_batch = 2
 
     def __init__(self, weight: float = 3000.0, name: str = "sp") -> None:

@@ -16,15 +16,19 @@ from tmkd_lightning.feature_extraction.image_size import (
     resize,
     stated_image_size,
 )
-from tmkd_lightning.feature_extraction.layer_discovery import LayerTrace, trace_layers
+from tmkd_lightning.feature_extraction.layer_discovery import (
+    CUSTOMARY_SIDES,
+    LayerTrace,
+    trace_black_image,
+    trace_layers,
+)
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
+from tmkd_lightning.feature_extraction.probe_head import ProbeHead
 from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.messages import short
 from tmkd_lightning.utils.validation import check_count
-
-_CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384)  # of images, in pixels
 
 
 class Extractor(nn.Module):
@@ -103,6 +107,12 @@ class Extractor(nn.Module):
         if self.head_name is None:
             raise MissingPartError(f"{self.name} has no head: {self._why_no_head}")
         return self.network.get_submodule(self.head_name)  # type: ignore[return-value]
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the logits say anything; those of a `Probe` do once its head is fitted. Waits for the device."""
+        head = None if self.head_name is None else self.head
+        return head.fitted if isinstance(head, ProbeHead) else True
 
     @property
     def confirmed(self) -> bool:
@@ -233,7 +243,7 @@ class Extractor(nn.Module):
 
     def measure_classes(self) -> None:
         """Sets `num_classes` to the logits that the network gives for a black image, if it takes one."""
-        output = self._trace_black_image().output
+        output = trace_black_image(self.network, self.normalize).output
         if isinstance(output, Tensor) and output.ndim == 2:
             self._num_classes = output.shape[1]
 
@@ -247,7 +257,8 @@ class Extractor(nn.Module):
                 f"be replaced gives them: build it for {num_classes} classes"
             )
         old, weight = self.head, self.head.weight
-        new = nn.Linear(old.in_features, num_classes, old.bias is not None, device=weight.device, dtype=weight.dtype)
+        kind = ProbeHead if isinstance(old, ProbeHead) else nn.Linear
+        new = kind(old.in_features, num_classes, old.bias is not None, device=weight.device, dtype=weight.dtype)
         new.requires_grad_(weight.requires_grad).train(old.training)
         self.network.set_submodule(self.head_name, new)
         self._num_classes, self.class_names = num_classes, None
@@ -259,10 +270,10 @@ class Extractor(nn.Module):
 
     def check_reorderable(self) -> None:
         """Raises a ValueError unless the network has a head whose rows can be moved."""
-        if self.head_name not in self._trace_black_image().heads:
+        if self.head_name not in trace_black_image(self.network, self.normalize).heads:
             raise ValueError(
                 f"the classes of {self.name} cannot be put into another order, as no linear layer gives its logits, or "
-                f"it takes no image of {_CUSTOMARY_SIDES} pixels: pass a network that has them in the data's order"
+                "it takes no image of a customary size: pass a network that has them in the data's order"
             )
 
     @torch.no_grad()
@@ -314,15 +325,6 @@ class Extractor(nn.Module):
         map_layer = None if map_name is None else self.network.get_submodule(map_name)
         return None if self.head_name is None else self.head, map_layer
 
-    def _trace_black_image(self) -> LayerTrace:
-        """Traces a black image of the first customary size that the network takes; an empty trace if it takes none."""
-        pending = any(getattr(module, "pending", False) is True for module in self.network.modules())
-        for side in () if pending else _CUSTOMARY_SIDES:  # a forward would fetch pretrained weights
-            with suppress(Exception):  # whatever a network comes to on images of another size than its own
-                black = torch.zeros(1, 3, side, side, device=self.mean.device)
-                return trace_layers(self.network, self.normalize(black))
-        return LayerTrace()
-
     def _trace(self, image: Tensor) -> LayerTrace:
         """Traces the first images; the error says so if the network takes images, but of another size."""
         image = self.normalize(image)
@@ -343,7 +345,7 @@ class Extractor(nn.Module):
 
     def _accepted_size(self, image: Tensor, stated: Size | None) -> Size | None:
         """The size that the network states, or else the first customary one, if it is not the image's and works."""
-        for size in dict.fromkeys([stated, *((side, side) for side in _CUSTOMARY_SIDES)]):
+        for size in dict.fromkeys([stated, *((side, side) for side in CUSTOMARY_SIDES)]):
             if size is not None and size != image.shape[-2:]:
                 with suppress(Exception):
                     trace_layers(self.network, image.new_zeros(1, 3, *size))

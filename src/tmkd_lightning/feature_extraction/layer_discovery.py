@@ -1,11 +1,14 @@
 """Finds, in one forward pass, which linear layers give a network's output and which maps average to their input."""
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384, 336, 448, 512, 518)  # of images, in pixels
 
 
 class LayerTrace:
@@ -75,6 +78,17 @@ def trace_layers(network: nn.Module, image: Tensor) -> LayerTrace:
         network.eval()
         trace.finish(network(image))
     return trace
+
+
+def trace_black_image(network: nn.Module, normalize: Callable[[Tensor], Tensor] = Tensor.clone) -> LayerTrace:
+    """Traces a black image of the first customary size that the network takes; an empty trace if it takes none."""
+    pending = any(getattr(module, "pending", False) is True for module in network.modules())
+    weight = next((part for part in network.parameters() if part.is_floating_point()), torch.empty(0))
+    for side in () if pending else CUSTOMARY_SIDES:  # a forward would fetch pretrained weights
+        with suppress(Exception):  # whatever a network comes to on images of another size than its own
+            black = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+            return trace_layers(network, normalize(black))
+    return LayerTrace()
 
 
 def _pool(value: object) -> tuple[Tensor | None, int]:

@@ -9,6 +9,7 @@ from tmkd_lightning.losses.kl import cross_entropy, feature_kl, logit_kl, standa
 from tmkd_lightning.losses.nkd import nkd
 from tmkd_lightning.losses.nst import nst
 from tmkd_lightning.losses.pkt import pkt
+from tmkd_lightning.losses.queue_kl import queue_kl
 from tmkd_lightning.losses.rkd import rkd_angle, rkd_distance
 from tmkd_lightning.losses.sp import similarity_preserving
 from tmkd_lightning.losses.srrl import srrl
@@ -29,6 +30,7 @@ __all__ = [
     "nkd",
     "nst",
     "pkt",
+    "queue_kl",
     "rkd_angle",
     "rkd_distance",
     "similarity_preserving",

@@ -2,6 +2,7 @@
 
 from tmkd_lightning.models.loading import load_weights
 from tmkd_lightning.models.pretrained import Pretrained, PretrainedWeightsError, load_pretrained
+from tmkd_lightning.models.probe import Probe
 from tmkd_lightning.models.remote_files import DownloadError, local_file
 from tmkd_lightning.models.resnet import resnet18, resnet50
 from tmkd_lightning.models.shufflenet import shufflenet_v2
@@ -14,6 +15,7 @@ __all__ = [
     "DownloadError",
     "Pretrained",
     "PretrainedWeightsError",
+    "Probe",
     "WideResNet",
     "ZeroShotCLIP",
     "load_pretrained",

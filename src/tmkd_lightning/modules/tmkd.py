@@ -97,6 +97,7 @@ class TMKDModule(BaseModule):
 
     teacher: MultiViewTeacher
     teacher_cache: TeacherCache | None = None  # the trainer's, if it has one
+    teacher_lacks_logits: bool = False  # whether its head is not fitted; known in setup
 
     def __init__(
         self,
@@ -158,11 +159,10 @@ class TMKDModule(BaseModule):
 
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
-            for extractor in (self.extractor, teacher):
-                extractor.require("embedding", reader="L_feat")
-            dims = self.extractor.embedding_dim, teacher.embedding_dim
+            dims = validation.embedding_dims(self.extractor, teacher, reader="L_feat")
             tmkd_terms.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
+        validation.build_parts(self.distiller, self.extractor, teacher)
         self.reads_teacher = len(self.distiller.parts) > 0
         frozen.map_size = self.distiller.map_size
         for extractor in (self.extractor, teacher):
@@ -283,6 +283,12 @@ class TMKDModule(BaseModule):
             return "no term of the loss reads a teacher, whose answer could stand in for it"
         if "rgb" not in self.teacher.view_names:
             return "the teacher's answer to the view rgb stands in for it, which views leaves out"
+        reads_label = self.ce_weight > 0 or self.text_alignment is not None or self.teacher.weight_net is not None
+        if self.teacher_lacks_logits and reads_label:
+            return (
+                "the teacher has no fitted head whose answer could stand in for it: fit one with tmkd probe, or train "
+                "on embeddings alone, with ce_weight=0, text_weight=0 and fusion='mean'"
+            )
         return self.why_classes_needed()
 
     def why_classes_needed(self) -> str | None:
@@ -325,8 +331,13 @@ class TMKDModule(BaseModule):
     def setup(self, stage: str) -> None:
         """Refuses to train without text embeddings, or with a teacher of other classes."""
         super().setup(stage)
-        if stage == "fit" and self.reads_teacher and not self.runs_teacher:  # else read_weights has done so
-            self.teacher_order()
+        if stage == "fit" and self.reads_teacher:
+            if not self.runs_teacher:  # else read_weights has done so
+                self.teacher_order()
+            self.teacher_lacks_logits = not self.teacher.extractor.knows_classes
+            if self.teacher_lacks_logits:
+                fuses = self.teacher.weight_net is not None and self.fusion_objective == "label"
+                validation.check_reads_no_logits(self.distiller, self.teacher.extractor, fuses)
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
 
@@ -354,11 +365,12 @@ class TMKDModule(BaseModule):
         teacher = self.teacher.extractor
         picked = len(self.teacher_classes) > 0 and teacher.num_classes > num_classes  # by name, in setup
         if self.runs_teacher and teacher.num_classes != num_classes and not picked:
-            fixed = self.teacher_checkpoint is None and not needs_class_names(teacher)
+            fixed = self.teacher_checkpoint is None and teacher.knows_classes and not needs_class_names(teacher)
             if fixed and validation.measured_classes(teacher, num_classes) != num_classes:
                 raise ValueError(
                     f"teacher {teacher.name} has {teacher.num_classes} classes instead of {num_classes}: a fresh head "
-                    "would know nothing; train it on these classes, and pass it or its teacher_checkpoint"
+                    "would know nothing; train it on these classes, or fit a head with tmkd probe, and pass it or its "
+                    "teacher_checkpoint"
                 )
             teacher.resize_head(num_classes)
         super().resize_classes(num_classes)

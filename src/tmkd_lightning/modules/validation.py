@@ -18,12 +18,15 @@ from tmkd_lightning.views import MultiView
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool, by_name: bool) -> None:
     """Refuses a teacher and a student that share weights or have different classes, and a student that is frozen.
 
-    A teacher may have more classes than the student if names tell, in setup, which of them are the student's.
+    A head of the teacher that is not fitted yet gets the student's classes. A teacher may have more classes than the
+    student if names tell, in setup, which of them are the student's.
     """
     if {id(parameter) for parameter in teacher.parameters()} & {id(parameter) for parameter in student.parameters()}:
         raise ValueError("teacher and student share weights: freezing one would freeze the other, pass a deepcopy")
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ValueError(f"student {student.name} has nothing to train: call requires_grad_(True) on it")
+    if not teacher.knows_classes:
+        teacher.resize_head(student.num_classes)
     if not same_classes:
         return
     if teacher.num_classes != student.num_classes:
@@ -34,7 +37,8 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool, by_na
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
             f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: if another "
             "layer is the head, name it with Extractor(network, head=...), if none is, say num_classes=... there; of a "
-            "teacher that knows more classes, the data's are picked by name: Extractor(network, class_names=[...])"
+            "teacher that knows more classes, the data's are picked by name: Extractor(network, class_names=[...]); a "
+            "network that gives embeddings goes into tmkd_lightning.models.Probe"
         )
 
 
@@ -88,6 +92,32 @@ def check_arguments(num_classes: object, optimizer: object, lr_scheduler: object
         raise TypeError(f"optimizer must be a function from parameter groups to an optimizer, got {optimizer!r}")
     if lr_scheduler is not None and not callable(lr_scheduler):
         raise TypeError(f"lr_scheduler must be a function from an optimizer to a scheduler, got {lr_scheduler!r}")
+
+
+def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
+    """Has methods that read embeddings make the layers that depend on their widths."""
+    for part in distiller.parts:
+        if "embedding" in part.reads:
+            part.build(*embedding_dims(student, teacher, reader=type(part).__name__))
+
+
+def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple[int, int]:
+    """Widths of the embeddings of both networks, which `reader` needs."""
+    for extractor in (student, teacher):
+        extractor.require("embedding", reader=reader)
+    return student.embedding_dim, teacher.embedding_dim
+
+
+def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bool) -> None:
+    """Refuses what reads the logits of a teacher whose head is not fitted."""
+    readers = [type(part).__name__ for part in distiller.parts if part.reads_logits or "head_weight" in part.reads]
+    readers += ["fusion='text'"] if fuses_by_label else []
+    if readers:
+        raise ValueError(
+            f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: fit one with "
+            "tmkd probe and name its file in teacher_checkpoint, or train on embeddings alone, with logit_weight=0, "
+            "methods that read no logits (RKD, SP, QueueKL) and fusion='mean'"
+        )
 
 
 def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) -> None:

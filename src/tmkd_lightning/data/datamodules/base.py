@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
@@ -115,6 +115,14 @@ class ImageDataModule(LightningDataModule, ABC):
         drop_last = len(sampler) % self.batch_size == 1  # BatchNorm cannot train on one image
         return self._loader(dataset, DeferredLoader, sampler=sampler, drop_last=drop_last)
 
+    def ordered_train_dataloader(self, augmented: int = 0) -> Loader:
+        """Training batches in order: prepared as for validation, or, `augmented` times in a row, as for training."""
+        samples, transform = self.samples("train"), self.train_transform if augmented else self.eval_transform
+        epochs = [SeededDataset(samples, transform, self.seed) for _ in range(max(1, augmented))]
+        for epoch, dataset in enumerate(epochs):
+            dataset.set_epoch(epoch)
+        return self._loader(ConcatDataset(epochs))
+
     def val_dataloader(self) -> Loader:
         """Validation batches in order, split between the processes."""
         return self._evaluation_loader("val")
@@ -142,7 +150,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Rank of this process, and number of all."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, dataset: SeededDataset, kind: type[Loader] = DataLoader, **options: Any) -> Loader:
+    def _loader(self, dataset: Dataset[tuple[Any, ...]], kind: type[Loader] = DataLoader, **options: Any) -> Loader:
         return kind(
             dataset,
             batch_size=self.batch_size,
