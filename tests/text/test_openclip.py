@@ -36,7 +36,9 @@ def embed(model: open_clip.CLIP, prompts: list[str]) -> Tensor:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """As ``open_clip.push_to_hf_hub`` lays it out."""
-    return write_config(tmp_path / "clip")
+    path = write_config(tmp_path / "clip")
+    torch.save(tiny_clip().state_dict(), path / BIN)
+    return path
 
 
 @pytest.mark.parametrize(("weights", "quick_gelu"), [("open_clip_model.safetensors", False), (BIN, True)])
