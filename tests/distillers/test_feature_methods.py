@@ -40,7 +40,7 @@ def test_losses_and_weights() -> None:
 def test_vkd(student_dim: int, teacher_dim: int) -> None:
     student, teacher = (Output(torch.randn(3, 3), torch.randn(3, dim)) for dim in (student_dim, teacher_dim))
     method = VkD(student_dim, teacher_dim, weight=0.5)
-    weight = method.projector.weight.detach()
+    weight = method.projection.detach()
     gram = weight.T @ weight if student_dim <= teacher_dim else weight @ weight.T
     torch.testing.assert_close(gram, torch.eye(min(student_dim, teacher_dim)), atol=1e-5, rtol=0)
     expected = 0.5 * vkd(student.embedding, teacher.embedding, weight)
@@ -48,22 +48,24 @@ def test_vkd(student_dim: int, teacher_dim: int) -> None:
 
 
 @pytest.mark.parametrize(("student_dim", "teacher_dim"), [(2, 5), (5, 5)])
-def test_vkd_stays_orthogonal_through_training_copies_and_state_dicts(student_dim: int, teacher_dim: int) -> None:
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_vkd_stays_orthogonal_through_training_copies_and_state_dicts(optimizer, student_dim, teacher_dim) -> None:
+    """Weight decay, which undoes torch's own parametrization by Householder reflections, is on."""
     student, teacher = (Output(torch.randn(3, 3), torch.randn(3, dim)) for dim in (student_dim, teacher_dim))
     method = VkD(student_dim, teacher_dim)
-    before = method.projector.weight.detach().clone()
-    optimizer = torch.optim.SGD(method.parameters(), lr=1.0)
-    for _ in range(5):
+    before = method.projection.detach()
+    optimizer = optimizer(method.parameters(), lr=0.1, weight_decay=0.05)
+    for _ in range(20):
         optimizer.zero_grad()
         method(student, teacher, LABEL)["vkd"].backward()
         optimizer.step()
-    weight = method.projector.weight.detach()
+    weight = method.projection.detach()
     assert not weight.allclose(before, atol=1e-2)
     torch.testing.assert_close(weight.T @ weight, torch.eye(student_dim), atol=1e-5, rtol=0)
     restored = VkD(student_dim, teacher_dim)
     restored.load_state_dict(method.state_dict())
     for other in (deepcopy(method), restored):
-        assert other.projector.weight.equal(weight)
+        assert other.projection.equal(weight)
         other(student, teacher, LABEL)["vkd"].backward()
         assert all(parameter.grad is not None for parameter in other.parameters())
 
@@ -74,6 +76,19 @@ def test_other_widths(method) -> None:
         method(4, 5)(*pair(), LABEL)
     with pytest.raises(ValueError, match="teacher_dim must be a whole number, at least 1, got 0"):
         method(4, 0)
+
+
+def test_gradients_of_the_projection() -> None:
+    """Through the QR decomposition, of a wide and of a tall matrix."""
+    for dims in ((2, 4), (4, 2)):
+        method = VkD(*dims).double()
+        sides = torch.randn(3, dims[0]).double(), torch.randn(3, dims[1]).double()
+
+        def loss(weight: torch.Tensor) -> torch.Tensor:
+            student, teacher = (Output(torch.zeros(3, 3), side) for side in sides)  # noqa: B023
+            return torch.func.functional_call(method, {"projector.weight": weight}, (student, teacher, LABEL))["vkd"]  # noqa: B023
+
+        assert torch.autograd.gradcheck(loss, (method.projector.weight.detach().requires_grad_(),))
 
 
 @pytest.mark.parametrize("half", HALVES)

@@ -88,7 +88,7 @@ def test_one_view_weighing_nothing_is_bit_for_bit_the_plain_method(net, name) ->
     alone = copy.deepcopy(distiller)  # some have weights and a memory of their own
     module.log = module.log_dict = lambda *args, **kwargs: None
     module.verify_networks(image)
-    module.teacher.register_forward_hook(lambda *_: order.append("teacher"))
+    module.teacher.frozen.register_forward_hook(lambda *_: order.append("teacher"))
     module.student_extractor.register_forward_pre_hook(lambda *_: order.append("student"))
     torch.manual_seed(1)
     ours = module.training_step((image, label), 0)

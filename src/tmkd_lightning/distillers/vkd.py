@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
 
 from tmkd_lightning.distillers.base import RegressionDistiller
 from tmkd_lightning.feature_extraction.output import Output
@@ -20,25 +19,36 @@ class VkD(RegressionDistiller):
         weight: factor of the loss, at least 0.
         name: name of the term in logs.
 
-    Source: Miles et al. 2024, for students that are ViTs; the weight is our choice.
+    Source: Miles et al. 2024, for students that are ViTs; the weight is our choice, and so is the QR decomposition
+    that keeps the projection orthogonal.
 
     Example:
         >>> import torch
-        >>> distiller = VkD(student_dim=2, teacher_dim=4)
-        >>> weight = distiller.projector.weight
-        >>> (weight.T @ weight).allclose(torch.eye(2), atol=1e-6)
+        >>> projection = VkD(student_dim=2, teacher_dim=4).projection
+        >>> (projection.T @ projection).allclose(torch.eye(2), atol=1e-6)
         True
     """
 
     def __init__(self, student_dim: int, teacher_dim: int, weight: float = 1.0, name: str = "vkd") -> None:
         super().__init__(student_dim, teacher_dim)
-        self.projector = orthogonal(nn.Linear(student_dim, teacher_dim, bias=False))
+        self.projector = nn.Linear(student_dim, teacher_dim, bias=False)
         self.weight = check_weight("weight", weight)
         self.name = check_term(name)
 
+    @property
+    def projection(self) -> Tensor:
+        """P ``(E, D)`` with orthonormal columns, or rows where E is below D: Q of the QR decomposition of the weight.
+
+        torch's own parametrization by Householder reflections becomes 0 under weight decay: it casts a diagonal of -1
+        to int, and decay makes -0.999 of it.
+        """
+        weight = self.projector.weight
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        with torch.autocast(weight.device.type, enabled=False):
+            q, r = torch.linalg.qr(weight if weight.shape[0] >= weight.shape[1] else weight.T)
+            q = q.where(r.diagonal() >= 0, -q)  # the one of a positive diagonal, which moves smoothly with the weight
+        return q if q.shape == weight.shape else q.T
+
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``vkd``; see `Distiller`."""
-        pair = self.embeddings(student, teacher)
-        with torch.autocast(pair[0].device.type, enabled=False):  # in half precision it would not be orthogonal
-            projection: Tensor = self.projector.weight  # type: ignore[assignment]  # computed by the parametrization
-        return {self.name: self.weight * vkd(*pair, projection)}
+        return {self.name: self.weight * vkd(*self.embeddings(student, teacher), self.projection)}
