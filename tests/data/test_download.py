@@ -184,7 +184,7 @@ def write_zip(path: Path, *members: Member) -> Archive:
 
 @pytest.mark.parametrize(("name", "write"), [("a.tar", write_tar), ("a.tgz", write_tar), ("a.zip", write_zip)])
 def test_what_it_holds_is_taken_and_the_rest_dropped(root: Path, name: str, write: Callable[..., Archive]) -> None:
-    members = [("./birds/deep/1.jpg", b"one"), ("./birds/2.jpg", b"two"), ("readme.txt", b"x")]
+    members = [("./birds/deep/1.jpg", b"one"), ("./birds/2.jpg", b"two"), ("/readme.txt", b"x")]
     options = {"mode": "w"} if name == "a.tar" else {}
     download_and_unpack(root, [write(root / name, *members, **options)], download=False)
     assert everything(root) == [name, "birds", "birds/2.jpg", "birds/deep", "birds/deep/1.jpg"]
