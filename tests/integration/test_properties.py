@@ -229,8 +229,8 @@ LOSSES: dict[str, Loss] = {  # of rows (B, N)
     "class_attention, normalised": on_maps(partial(class_attention, resolution=2, normalize=True)),
     "logit_kl, standardised": with_another_class(partial(logit_kl, temperature=2.0, standardize=True)),
     "dkd": with_another_class(of_first_class),
-    "ttm": partial(ttm, power=0.1),
-    "wttm": partial(wttm, power=0.2),
+    "ttm": partial(ttm, power=1.0),  # at another, the student is to be another than the teacher
+    "wttm": partial(wttm, power=1.0),
     "pkt": pkt,
     "attention_transfer": on_maps(attention_transfer),
     "nst": on_maps(nst),
