@@ -54,7 +54,7 @@ class DigitsDataModule(ImageDataModule):
         if train_samples is not None and train_samples < len(_NAMES):
             raise ValueError(f"train_samples must be at least {len(_NAMES)}, one a class, got {train_samples}")
         if labelled_samples is not None:
-            check_count("labelled_samples", labelled_samples)
+            check_count("labelled_samples", labelled_samples, minimum=0)
         self.train_samples, self.labelled_samples = train_samples, labelled_samples
 
     @property
