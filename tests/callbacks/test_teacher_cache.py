@@ -137,13 +137,14 @@ class Both(TMKDModule):
     """Trains as it is, and notes what each loss would be with outputs rounded to half precision, all else equal."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        state, memory = torch.get_rng_state(), copy.deepcopy(dict(self.distiller.named_buffers()))
+        state, distiller = torch.get_rng_state(), copy.deepcopy(self.distiller)
         loss = super().training_step(batch, batch_idx)
         torch.set_rng_state(state)  # the same noise
-        self.distiller.load_state_dict(memory, strict=False)  # and the same queue
+        self.distiller, distiller = distiller, self.distiller  # and the same queue
         self.teacher.forward_views = self.rounded
         rounded = super().training_step(batch, batch_idx)
         del self.teacher.forward_views
+        self.distiller = distiller
         self.apart = [*getattr(self, "apart", []), abs(rounded.item() - loss.item()) / loss.item()]
         return loss
 

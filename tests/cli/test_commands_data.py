@@ -79,6 +79,11 @@ def test_classes_of_data_that_are_still_to_be_loaded_or_have_one_name(tmp_path) 
 KINDS = ["CUB200", "RAFDB", "CIFAR100", "DTD", "StanfordDogs", "ImageFolder", "Digits"]
 OF_ALL = {"batch_size", "num_workers", "image_size", "seed", "augmentation_replicas"}
 OF_ALL |= {"train_transform", "eval_transform"}
+OF_ONE = {
+    "DTD": {"partition"},
+    "ImageFolder": {"root", "val_fraction", "unlabelled", "classes"},
+    "Digits": {"train_samples", "labelled_samples"},
+}
 OF_BENCHMARKS = {"root", "val", "val_fraction", "val_seed", "download"}
 
 
@@ -89,7 +94,7 @@ def test_arguments_that_are_passed_on_are_listed_and_checked(kind, tmp_path, cap
     with pytest.raises(SystemExit, match=r"^0$"):
         tmkd(["fit", f"--data.help={name}"])
     listed = set(re.findall(r"--data\.(\w+) ", capsys.readouterr().out.split("Help for")[1]))
-    own = {"DTD": {"partition"}, "ImageFolder": {"root", "val_fraction"}, "Digits": {"train_samples"}}.get(kind, set())
+    own = OF_ONE.get(kind, set())
     assert listed == OF_ALL | own | (set() if kind in ("ImageFolder", "Digits") else OF_BENCHMARKS)
     with pytest.raises(SystemExit, match=r"^2$"):
         tmkd(["data", "check", "--data", name, "--data.batchsize", "7"])

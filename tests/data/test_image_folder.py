@@ -244,3 +244,27 @@ def test_folders_that_are_missing(root: Path, tmp_path: Path) -> None:
     for stage in ("test", "predict"):
         with pytest.raises(DataError, match=f"no folder {root}/test"):
             data.setup(stage)
+
+
+def test_images_without_a_class_join_the_training_images(root: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        write(tmp_path / "photos" / "deep" / f"{index}.png", (9, 9, 9))
+    data = module(root, unlabelled=str(tmp_path / "photos"))
+    data.prepare_data()
+    assert [label for _, label in data.samples("train").files] == [0] * 9 + [1] * 9 + [2] * 9 + [-1] * 3
+    assert sorted(label for _, label in data.samples("val").files) == [0, 1, 2]
+    alone = module(tmp_path / "photos" / "deep", unlabelled=str(tmp_path / "photos"), classes=["ant", "bee"])
+    alone.prepare_data()
+    alone.setup("fit")
+    assert next(iter(alone.train_dataloader()))[1].tolist() == [-1] * 3
+    assert (alone.val_dataloader(), alone.class_names) == ([], ["ant", "bee"])
+
+
+@pytest.mark.parametrize("place", [".", "test", "train/ant", "nowhere", "empty"])
+def test_unlabelled_images_that_cannot_be_used(root: Path, place: str) -> None:
+    write(root / "test" / "ant" / "0.png", (9, 9, 9))
+    (root.parent / "empty").mkdir()
+    folder = root.parent / place if place in ("nowhere", "empty") else root / place
+    message = {"nowhere": "is no folder", "empty": "holds no image"}.get(place, r"shares images with .*: name a folder")
+    with pytest.raises(DataError, match=message):
+        module(root, unlabelled=str(folder)).samples("train")

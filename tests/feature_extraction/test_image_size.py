@@ -13,13 +13,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from helpers.tiny import Net, sgd
-from tmkd_lightning import Extractor, TMKDModule
+from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.export import export_student
 from tmkd_lightning.feature_extraction.image_size import resize, stated_image_size
 from tmkd_lightning.feature_extraction.layer_discovery import trace_layers
+from tmkd_lightning.models import load_weights
+from tmkd_lightning.modules.loading import network_and_names
 from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 
@@ -239,3 +241,23 @@ def test_classes_are_measured_at_that_size() -> None:
     extractor.measure_classes()
     extractor.reorder_classes([2, 0, 1])
     assert trace_layers(extractor.network, torch.zeros(1, 3, 40, 40)).heads
+
+
+def test_the_size_comes_with_a_teachers_file(fit: Any, tmp_path: Path) -> None:
+    module = ClassifierModule(Extractor(Net(), image_size=(16, 12)), optimizer=sgd)
+    fit(module, max_epochs=1).save_checkpoint(tmp_path / "teacher.ckpt")
+    loaded, given = Extractor(Net()), Extractor(Net(), image_size=8)
+    load_weights(loaded, tmp_path / "teacher.ckpt")
+    assert loaded.image_size == (16, 12)
+    with pytest.warns(UserWarning, match=r"images resized to \(16, 12\) for it, but the Extractor of Net was given"):
+        load_weights(given, tmp_path / "teacher.ckpt")
+    assert given.image_size == (8, 8)
+    image = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(loaded.eval()(image).logits, module.extractor.eval()(image).logits)
+
+
+def test_class_names_of_an_extractor_are_those_of_its_module(tmp_path: Path) -> None:
+    names = ["red", "green", "blue"]
+    network = Extractor(Net(), class_names=names)
+    assert network_and_names(network, None)[1] == names
+    assert ClassifierModule(network).class_names == names

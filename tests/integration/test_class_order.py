@@ -1,5 +1,6 @@
 """Checkpoints, modules, teachers and data that name the classes otherwise: no label is taken for another class."""
 
+import copy
 import json
 import warnings
 from collections.abc import Callable
@@ -306,6 +307,28 @@ class Folders(DigitsDataModule):
     def __init__(self, names: list[str]) -> None:
         super().__init__(train_samples=40, image_size=8, batch_size=20, num_workers=0, augmentation_replicas=1)
         self.class_names = names
+
+
+@pytest.mark.parametrize("known", [10, 12])
+def test_after_a_complete_cache_no_class_is_moved_again(tmp_path: Path, known: int) -> None:
+    """Of a teacher that came with its weights and names; of twelve classes, ten are picked."""
+    words, rows = [f"word {label}" for label in range(known)], [9, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    network = Net(16, num_classes=known)
+
+    def train(module: TMKDModule, *callbacks: TeacherCache) -> TMKDModule:
+        trainer = Trainer(max_epochs=1, enable_checkpointing=False, callbacks=list(callbacks), **QUIET)
+        trainer.fit(module, Folders([words[row] for row in rows]))
+        return module
+
+    def make() -> TMKDModule:
+        return TMKDModule(Extractor(copy.deepcopy(network), class_names=words), Net(8, 10), **KD_ALONE)
+
+    with warnings.catch_warnings(action="ignore"):
+        train(make(), TeacherCache(str(tmp_path / "cache"), "float32"))
+        module = train(make(), TeacherCache(str(tmp_path / "cache"), "float32"))
+        assert module.teacher_classes[0].names == [words[row] for row in rows]
+        assert head(module).equal(network.fc.weight[rows])
+        assert head(train(module)).equal(network.fc.weight[rows])
 
 
 def test_caches_of_two_orders_are_two(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import CutMix, MixUp
@@ -37,7 +40,9 @@ def step(module: TMKDModule, labels, images=IMAGES) -> dict[str, torch.Tensor]:
     torch.manual_seed(2)
     module.logged_losses.clear()
     module.zero_grad()
+    before = copy.deepcopy(module.distiller.state_dict())
     module.training_step(images if labels is None else (images, labels), 0).backward()
+    module.distiller.load_state_dict(before)  # a queue has moved on
     grads = {name: one.grad.clone() for name, one in module.named_parameters() if one.grad is not None}
     return {**module.logged_losses, **grads}
 
@@ -161,7 +166,7 @@ def test_mix_is_refused_where_it_cannot_work(net, tmp_path, fit, prompts) -> Non
         fit(module, callbacks=[prompts(), TeacherCache(str(tmp_path))])
     for wrong, message in (
         (lambda images, labels: images, "must return images and labels"),
-        (lambda images, labels: (images, labels), r"float labels \(6, classes\), got .* of torch.int64"),
+        (lambda images, labels: (images, labels), r"float labels \(6, 3\), got .* of torch.int64"),
         (lambda images, labels: (images[:1], ONE_HOT), r"must return images \(6, 3, 8, 8\)"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
@@ -194,6 +199,52 @@ def test_mixing_is_seeded_by_the_step_and_completes_missing_labels(net) -> None:
     completed = labels + (1 - labels.sum(1, keepdim=True)) * answer
     logits = module.student_extractor(images).logits
     assert got["ce"].item() == pytest.approx(cross_entropy(logits, completed).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda given: given, r"float labels \(6, 3\), got .* of torch.int64"),
+        (lambda given: F.one_hot(given, 3) * 3.0, "sum to 1, got sums of 3 to 3"),
+        (lambda given: torch.ones(len(given), 1), r"float labels \(6, 3\), got .* and \(6, 1\)"),
+    ],
+)
+def test_what_mix_returns_is_checked_in_a_run(net, fit, labels, message) -> None:
+    module = ClassifierModule(net(), mix=lambda images, given: (images, labels(given)), optimizer=sgd)
+    with pytest.raises(ValueError, match=message):
+        fit(module)
+    assert module.trainer.global_step == 0
+
+
+class OwnTransfer(LightningDataModule):
+    """Has a transfer hook of its own, and labels for the first batch alone."""
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader([(image, label if i < 6 else -1) for i, (image, label) in enumerate(make_images(12))], 6)
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in both")
+def test_missing_labels_behind_a_foreign_hook_are_refused_or_filled(net, fit) -> None:
+    module = ClassifierModule(net(), optimizer=sgd)
+    with pytest.raises(ValueError, match=r"without a label .* a classifier learns from labels"):
+        fit(module, datamodule=OwnTransfer())
+    assert module.trainer.global_step == 1
+    distilled = TMKDModule(net(16), net(), distiller=KD(), text_weight=0, fusion="mean", optimizer=sgd)
+    fit(distilled, datamodule=OwnTransfer())
+    assert distilled.trainer.global_step == 4
+
+
+def test_view_weights_of_soft_labels_are_not_rounded_under_autocast(net) -> None:
+    module = ready(net)
+    soft = torch.rand(6, 3).softmax(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        hard, one_hot = module.teacher.view_weights(CLASSES), module.teacher.view_weights(ONE_HOT)
+        sums = module.teacher.view_weights(soft).sum(1)
+    assert one_hot.equal(hard)
+    assert sums.tolist() == pytest.approx([1] * 6, abs=1e-6)
 
 
 NEGATIVE = View("negative", lambda image: 1 - image, "a negative of a {class}")

@@ -73,7 +73,8 @@ class TeacherCache(Callback):
         rows = identity["data"]["images"] * identity["data"]["replicas"]
         ending = ": the teacher will not run" if self.complete else ""
         rank_zero_info(f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there{ending}")
-        if self.complete and EMBEDDING in self.folder.dtypes:
+        # A teacher that came with its weights has this head, or gets it, when its module puts its classes in order.
+        if self.complete and EMBEDDING in self.folder.dtypes and pl_module.teacher_checkpoint is not None:
             state = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}
             pl_module.teacher.extractor.resize_head(len(state["weight"]))  # of the data's classes alone
             pl_module.teacher.extractor.head.load_state_dict(state)

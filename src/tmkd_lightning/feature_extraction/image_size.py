@@ -11,6 +11,8 @@ from tmkd_lightning.utils.validation import check_count
 
 Size = tuple[int, int]  # height and width in pixels
 
+IMAGE_SIZE = "tmkd_image_size"  # key in checkpoints
+
 
 def check_image_size(size: int | Sequence[int]) -> Size:
     """Checks a side of square images, or their height and width, in pixels."""

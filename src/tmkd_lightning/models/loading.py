@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor, last_linear
+from tmkd_lightning.feature_extraction.image_size import IMAGE_SIZE, check_image_size, in_words
 from tmkd_lightning.feature_extraction.normalization import GIVEN, Triple
 from tmkd_lightning.models.remote_files import local_file
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint, read_metadata
@@ -57,8 +58,8 @@ def load_weights(
         raise ValueError(f"{path} does not fit {type(network).__name__}: " + "; ".join(problems))
     network.load_state_dict({name: fitting[name] for name in state})
     statistics = read_statistics(path, content)
-    if statistics is not None and extractor is not None:
-        adopt_statistics(extractor, statistics, path)
+    if extractor is not None:
+        adopt_preprocessing(extractor, path, content)
     elif statistics is not None:
         network.image_mean, network.image_std = statistics  # type: ignore[assignment]
     if head:
@@ -86,7 +87,25 @@ def read_statistics(path: str | Path, content: Any = None) -> tuple[Triple, Trip
     return mean, std
 
 
-def adopt_statistics(extractor: Extractor, statistics: tuple[Triple, Triple], path: str | Path) -> None:
+def adopt_preprocessing(extractor: Extractor, path: str | Path, content: Any = None) -> None:
+    """Resizes and normalises images as for the network of a file; `content` if it is read already."""
+    path = Path(path).expanduser()
+    if path.suffix != ".safetensors":
+        content = read_checkpoint(path, tensors=False) if content is None else content
+        size = content.get(IMAGE_SIZE) if isinstance(content, Mapping) else None
+        if size is not None and extractor.image_size != (size := check_image_size(size)):
+            message = f"{path} was trained on images resized to {in_words(size)} for it"
+            if extractor.image_size is None:
+                extractor.image_size = size
+                rank_zero_info(f"{message}, and so are those of {extractor.name} from now on")
+            else:
+                rank_zero_warn(f"{message}, but the Extractor of {extractor.name} was given another image_size")
+    statistics = read_statistics(path, content)
+    if statistics is not None:
+        _adopt_statistics(extractor, statistics, path)
+
+
+def _adopt_statistics(extractor: Extractor, statistics: tuple[Triple, Triple], path: str | Path) -> None:
     """Normalises as the network of a file was trained; warns instead where the user gave other statistics."""
     mean, std = channel_statistics(*statistics)
     if torch.allclose(extractor.mean.float().cpu(), mean) and torch.allclose(extractor.std.float().cpu(), std):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tmkd_lightning.callbacks import ClassNamesCheck, PlateauStep, StepSeeds
 from tmkd_lightning.callbacks.non_finite_loss import NonFiniteLossCheck, check_finite_weights
 from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.image_size import IMAGE_SIZE
 from tmkd_lightning.lightning_compat.resume import check_same_data, read_run, restore_run, write_run
 from tmkd_lightning.lightning_compat.sigterm import ExitOnSigterm
 from tmkd_lightning.models import PretrainedWeightsError, ZeroShotCLIP, load_pretrained
@@ -36,7 +37,8 @@ LEFT_OUT = "tmkd_left_out"  # keys in checkpoints: names of arguments that were 
 NUM_CLASSES = "tmkd_num_classes"
 CLASS_NAMES = "tmkd_class_names"  # or None where the run knew none
 TRAINED_CLASS_NAMES = "tmkd_trained_class_names"  # as the training data call the classes, or None
-_PASSED_ANEW = {"teacher", "student", "network", "optimizer", "lr_scheduler"}  # arguments that every caller passes
+# arguments that every caller passes, or that training alone reads
+_PASSED_ANEW = {"teacher", "student", "network", "optimizer", "lr_scheduler", "mix"}
 _STAGES = {"train": "training batch", "val": "validation batch", "test": "test batch", "predict": "prediction batch"}
 
 
@@ -60,6 +62,7 @@ class BaseModule(LightningModule):
         self.extractor = as_extractor(network, num_classes)
         self.teacher: Any = None  # callbacks look for these two
         self.prompt_bank: Any = None
+        class_names = self.extractor.class_names if class_names is None else class_names
         if class_names is not None and len(class_names) != self.extractor.num_classes:
             self.extractor.measure_classes()  # the width of the last linear layer need not be their number
         self.num_classes_of_data = num_classes == "data"
@@ -79,7 +82,7 @@ class BaseModule(LightningModule):
         self.__dict__["mix"] = mix  # not as a part of the module, whose state checkpoints hold
         self._lacks_labels: bool | None = None  # of the training batch that was transferred last; None: not known
         self.labels_lack = False  # of the batch of this step
-        self._told_of_missing = False
+        self._told_of_missing, self._check_mix = False, True
         self.logged_losses: dict[str, Tensor] = {}  # of the last step, for NonFiniteLossCheck
         self.unsaved_arguments: list[str] = []
         self.run_before: dict[str, Any] = {}  # of the checkpoint that was loaded
@@ -96,6 +99,8 @@ class BaseModule(LightningModule):
         """
         if isinstance(batch, Tensor):
             return batch, None
+        if isinstance(batch, (list, tuple)) and len(batch) == 1 and isinstance(batch[0], Tensor):
+            return batch[0], None  # of a TensorDataset of images alone
         if isinstance(batch, (list, tuple)) and len(batch) in (2, 3) and _holds_sample_ids(batch[2:]):
             images, labels = batch[:2]
             if isinstance(images, Tensor) and isinstance(labels, Tensor):
@@ -135,8 +140,13 @@ class BaseModule(LightningModule):
         lacking, self._lacks_labels = self._lacks_labels, None
         self.labels_lack = labels is None or (bool((labels < 0).any()) if lacking is None else lacking)
         if labels is None or self.labels_lack:
+            if lacking is None and (reason := self.why_labels_needed()):  # else `check_batch` has asked
+                raise ValueError(f"a training batch has images without a label (None or -1), but {reason}")
             labels = known_part(labels, len(images), self.num_classes, images.device)
-        return (images, labels) if self.mix is None else mixed(self.mix, images, labels, check=not self._verified)
+        if self.mix is None:
+            return images, labels
+        check, self._check_mix = self._check_mix, False
+        return mixed(self.mix, images, labels, self.num_classes, check)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Checks images and labels on the host, where reading them waits for no device."""
@@ -361,6 +371,7 @@ class BaseModule(LightningModule):
         check_finite_weights(self)
         checkpoint[LEFT_OUT] = self.unsaved_arguments
         checkpoint[NUM_CLASSES] = self.num_classes
+        checkpoint[IMAGE_SIZE] = self.extractor.image_size
         checkpoint[CLASS_NAMES] = find_class_names(self)
         checkpoint[TRAINED_CLASS_NAMES] = self.trained_class_names
         write_run(self, checkpoint)

@@ -150,7 +150,7 @@ def network_and_names(
             f"expected a TMKDModule, a ClassifierModule or an Extractor, got {type(network).__name__}: wrap a bare "
             "network as Extractor(network), with the mean and std that it expects"
         )
-    known: Sequence[str] | None = None
+    known: Sequence[str] | None = extractor.class_names
     if isinstance(network, BaseModule):  # its argument, then what it was trained on, then the last data it was given
         learned, given = classes.learned_classes(network), classes.given_classes(network)
         classes.check_same_classes(learned, given, None)

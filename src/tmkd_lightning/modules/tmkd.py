@@ -17,7 +17,7 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses import cross_entropy
 from tmkd_lightning.models import local_file
-from tmkd_lightning.models.loading import adopt_statistics, read_statistics
+from tmkd_lightning.models.loading import adopt_preprocessing
 from tmkd_lightning.models.remote_files import check_location
 from tmkd_lightning.models.zero_shot import needs_class_names
 from tmkd_lightning.modules import validation
@@ -310,9 +310,7 @@ class TMKDModule(BaseModule):
             path = self.teacher_checkpoint = str(local_file(self.teacher_checkpoint))  # fetched by one process
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, was the teacher trained?")
-            statistics = read_statistics(path)
-            if statistics is not None:  # before a TeacherCache asks what decides the teacher's outputs
-                adopt_statistics(self.teacher.extractor, statistics, path)
+            adopt_preprocessing(self.teacher.extractor, path)  # before a TeacherCache asks what decides its outputs
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
         if self.teacher_cache is not None and self.mix is not None:
@@ -343,7 +341,9 @@ class TMKDModule(BaseModule):
 
     def read_weights(self) -> None:
         """Reads the teacher's weights too, from its checkpoint if there is one; no other stage needs them."""
-        if self.runs_teacher and not (self.teacher_cache is not None and self.teacher_cache.complete is None):
+        complete = False if self.teacher_cache is None else self.teacher_cache.complete  # None: not known yet
+        own = self.teacher_checkpoint is None  # a teacher that came with its weights: its head is put in order anyway
+        if self.reads_teacher and complete is not None and (own or not complete):
             moved = load_teacher(self, self.teacher_checkpoint, self.teacher_key, datamodule_of(self.trainer))
             if moved is not None:
                 rank_zero_warn(moved)

@@ -100,9 +100,9 @@ class MultiViewTeacher(nn.Module):
         of_class = self.weight_net(self.prompt_bank.concat_views())
         if labels.ndim == 1:
             return of_class[labels]
-        if not fewer_images:
-            return labels.to(of_class.dtype) @ of_class
-        share, main = labels.max(dim=1)  # the main class apart, so that a one-hot row rounds like its class
-        rest = labels.scatter(1, main.unsqueeze(1), 0.0)
-        of_main = self.weight_net(self.prompt_bank.concat_views(main))
-        return share.unsqueeze(1) * of_main + rest.to(of_class.dtype) @ of_class
+        with torch.autocast(labels.device.type, enabled=False):
+            if not fewer_images:
+                return labels.to(of_class.dtype) @ of_class
+            share, main = labels.max(dim=1)  # the main class apart, so that a one-hot row rounds like its class
+            rest = labels.scatter(1, main.unsqueeze(1), 0.0).to(of_class.dtype) @ of_class
+        return share.unsqueeze(1) * self.weight_net(self.prompt_bank.concat_views(main)) + rest

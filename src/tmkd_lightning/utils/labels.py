@@ -64,7 +64,7 @@ def complete(labels: Tensor, answer: Tensor) -> Tensor:
     return labels + (1 - labels.sum(1, keepdim=True)) * answer
 
 
-def mixed(mix: Mix, images: Tensor, labels: Tensor, check: bool) -> tuple[Tensor, Tensor]:
+def mixed(mix: Mix, images: Tensor, labels: Tensor, num_classes: int, check: bool) -> tuple[Tensor, Tensor]:
     """Calls `mix`; checking what it returns waits for the device."""
     result = mix(images, labels)
     if not check:
@@ -72,9 +72,15 @@ def mixed(mix: Mix, images: Tensor, labels: Tensor, check: bool) -> tuple[Tensor
     if not (isinstance(result, (tuple, list)) and len(result) == 2 and all(isinstance(one, Tensor) for one in result)):
         raise TypeError(f"mix must return images and labels, got {type(result).__name__}")
     new_images, new_labels = result
-    if new_images.shape != images.shape or not new_labels.is_floating_point() or new_labels.ndim != 2:
+    expected = (len(images), num_classes)
+    if new_images.shape != images.shape or not new_labels.is_floating_point() or new_labels.shape != expected:
         raise ValueError(
-            f"mix must return images {tuple(images.shape)} and float labels ({len(images)}, classes), got "
+            f"mix must return images {tuple(images.shape)} and float labels {expected}, got "
             f"{tuple(new_images.shape)} and {tuple(new_labels.shape)} of {new_labels.dtype}"
+        )
+    sums = new_labels.sum(1)
+    if not ((new_labels >= 0).all() and (sums < 1.01).all() and (labels.ndim == 2 or (sums > 0.99).all())):
+        raise ValueError(
+            f"mix must return labels of at least 0 that sum to 1, got sums of {sums.min():.4g} to {sums.max():.4g}"
         )
     return result

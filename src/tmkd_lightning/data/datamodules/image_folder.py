@@ -80,9 +80,11 @@ class ImageFolderDataModule(ImageDataModule):
     def _files(self, split: str) -> list[tuple[Path, int]]:
         folder, classes = self.root / split, self._classes()
         if self.classes is not None and self.unlabelled is not None and split == "train" and not _is_folder(folder):
+            if not _is_folder(self.root):
+                raise DataError(f"no folder {self.root}: root holds val and test, or is an empty folder without them")
             return []
         if unknown := sorted(set(_class_folders(folder)) - set(classes)):
-            known = self.root / "train" if self.classes is None else "classes"
+            known = self.root / "train" if self.classes is None else "the argument classes"
             raise DataError(f"{folder / unknown[0]} is a class that {known} lacks")
         images = [find_images(folder / name) for name in classes]
         empty = [folder / name for name, paths in zip(classes, images, strict=True) if not paths]
@@ -93,6 +95,12 @@ class ImageFolderDataModule(ImageDataModule):
     def _unlabelled_files(self) -> list[tuple[Path, int]]:
         if self.unlabelled is None:
             return []
+        for split in ("train", "val", "test"):
+            one, other = (self.root / split).resolve(), self.unlabelled.resolve()
+            if one.exists() and (one.is_relative_to(other) or other.is_relative_to(one)):
+                raise DataError(
+                    f"unlabelled={str(self.unlabelled)!r} shares images with {one}: name a folder beside it"
+                )
         paths = find_images(self.unlabelled)
         if not paths:
             wrong = "holds no image" if _is_folder(self.unlabelled) else "is no folder"
