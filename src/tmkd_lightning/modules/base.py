@@ -103,7 +103,7 @@ class BaseModule(LightningModule):
             return batch[0], None  # of a TensorDataset of images alone
         if isinstance(batch, (list, tuple)) and len(batch) in (2, 3) and _holds_sample_ids(batch[2:]):
             images, labels = batch[:2]
-            if isinstance(images, Tensor) and isinstance(labels, Tensor):
+            if isinstance(images, Tensor) and (labels is None or isinstance(labels, Tensor)):
                 return images, labels
         got = validation.describe(batch)
         raise TypeError(f"expected a batch (images, labels), got {got}: override unpack(self, batch) to return the two")
