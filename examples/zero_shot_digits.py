@@ -68,12 +68,12 @@ def save_tiny_clip(folder: Path) -> None:
     data = DigitsDataModule(image_size=16, batch_size=64)
     tokens = tokenize([f"a photo of a {phrase}." for phrase in data.class_phrases])
     torch.nn.init.normal_(clip.token_embedding.weight, std=0.5)  # or all ten prompts look the same for long
-    optimizer = torch.optim.AdamW(clip.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(clip.parameters(), lr=1e-3)
     data.setup("fit")
     mean, std = (
         torch.tensor(part).view(3, 1, 1) for part in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
-    for _ in range(40):
+    for _ in range(20):
         for images, labels in data.train_dataloader():
             image = clip.encode_image((images / 255 - mean) / std, normalize=True)
             text = clip.encode_text(tokens, normalize=True)
