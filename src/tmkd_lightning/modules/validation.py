@@ -98,7 +98,7 @@ def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
     """Has methods that read embeddings make the layers that depend on their widths."""
     for part in distiller.parts:
         if "embedding" in part.reads:
-            part.build(*embedding_dims(student, teacher, reader=type(part).__name__))
+            part.build(*embedding_dims(student, teacher, reader=part.method_name))
 
 
 def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple[int, int]:
@@ -110,13 +110,13 @@ def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple
 
 def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bool) -> None:
     """Refuses what reads the logits of a teacher whose head is not fitted."""
-    readers = [type(part).__name__ for part in distiller.parts if part.reads_logits or "head_weight" in part.reads]
+    readers = [part.method_name for part in distiller.parts if part.reads_logits or "head_weight" in part.reads]
     readers += ["fusion='text'"] if fuses_by_label else []
     if readers:
         raise ValueError(
             f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: fit one with "
             "tmkd probe and name its file in teacher_checkpoint, or train on embeddings alone, with logit_weight=0, "
-            "methods that read no logits (RKD, SP, QueueKL) and fusion='mean'"
+            "methods that read no logits (RKD, SP, PKT, AT, NST, VkD, QueueKL) and fusion='mean'"
         )
 
 
