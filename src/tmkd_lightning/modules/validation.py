@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmkd_lightning.distillers import Distiller, Sum
+from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.views import MultiView
@@ -113,10 +114,13 @@ def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bo
     readers = [part.method_name for part in distiller.parts if part.reads_logits or "head_weight" in part.reads]
     readers += ["fusion='text'"] if fuses_by_label else []
     if readers:
+        remedy = "fit one with tmkd probe and name its file in teacher_checkpoint"
+        if isinstance(teacher, Ensemble):
+            remedy = "fit its members' with tmkd probe, one by one, and read them with load_weights"
         raise ValueError(
-            f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: fit one with "
-            "tmkd probe and name its file in teacher_checkpoint, or train on embeddings alone, with logit_weight=0, "
-            "methods that read no logits (RKD, SP, PKT, AT, NST, VkD, QueueKL) and fusion='mean'"
+            f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: {remedy}, or "
+            "train on embeddings alone, with logit_weight=0, methods that read no logits (RKD, SP, PKT, AT, NST, VkD, "
+            "QueueKL) and fusion='mean'"
         )
 
 
