@@ -171,11 +171,11 @@ def test_a_complete_cache_is_read(tmp_path, monkeypatch, capsys) -> None:
     found, _ = probe.collect(Trainer(callbacks=[cache], **QUIET), module, data, module.teacher.extractor, module.views)
     assert sum(forwards) == 2 * 299  # of the validation images alone
     assert found.values.shape == (20, 4, 16)
-    assert f"2 augmented passes over the training images are read from {cache.directory}" in capsys.readouterr().out
+    assert f"The training images, augmented in 2 pass(es), are read from {cache.directory}" in capsys.readouterr().out
 
     module = teach()
     arguments = Trainer(callbacks=[cache], **QUIET), module, data, module.teacher.extractor, module.views
-    with pytest.raises(ValueError, match=r"augmented=4 has no say here: .* its 2 augmented passes"):
+    with pytest.raises(ValueError, match=r"augmented=4 has no say here: .* its images, augmented in 2 pass"):
         probe.collect(*arguments, augmented=4)
 
     module = teach()

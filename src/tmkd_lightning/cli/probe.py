@@ -284,8 +284,8 @@ def _from_cache(
         return []
     if augmented:
         raise ValueError(
-            f"augmented={augmented} has no say here: the TeacherCache of the config is complete, and its "
-            f"{data.augmentation_replicas} augmented passes would be read instead; leave one of the two out"
+            f"augmented={augmented} has no say here: the config's TeacherCache is complete, and its images, "
+            f"augmented in {data.augmentation_replicas} pass(es), would be read instead; leave one of the two out"
         )
     samples = data.samples("train")
     labels = samples.labels if isinstance(samples, ImageFiles) else [label for _, label in samples]
@@ -293,7 +293,7 @@ def _from_cache(
     rows = cache.folder.read(np.arange(replicas * images))
     if rows is None:
         return []  # damaged
-    print(printable(f"{replicas} augmented passes over the training images are read from {cache.folder.path}"))
+    print(printable(f"The training images, augmented in {replicas} pass(es), are read from {cache.folder.path}"))
     values = rows["embedding"].astype(np.float32)
     by_image = values.reshape(replicas, images, *values.shape[1:]).swapaxes(0, 1)
     return [Embeddings(by_image.reshape(images, -1, values.shape[-1]), np.asarray(labels))]
