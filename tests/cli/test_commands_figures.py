@@ -144,7 +144,7 @@ def test_networks_without_a_teacher_to_show(here, drawn, capsys) -> None:
     """A teacher without a file, which built again would have other weights than the one that taught; or none at all."""
     altered(lambda content: content["hyper_parameters"].update(teacher_checkpoint=None))
     figures("--checkpoint", KD, "--which", "logits", "--batches", "1")
-    assert "no teacher is drawn: run digits_kd names no file with its weights" in capsys.readouterr().out
+    assert "no teacher of run digits_kd is drawn: the run names no file" in capsys.readouterr().out
     teacher = "runs/digits_teacher/best.ckpt"
     figures("--checkpoint", teacher, "--which", "logits", "--batches", "1")
     assert list(map(titles, drawn)) == [["digits_kd"], ["digits_teacher"]]

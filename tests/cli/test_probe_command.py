@@ -13,8 +13,9 @@ import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.fake_datasets import serve
 from helpers.tiny import Net, make_images
-from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from tmkd_lightning import ClassifierModule, Ensemble, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import probe
 from tmkd_lightning.cli.main import main
@@ -109,6 +110,36 @@ def test_a_network_without_a_head(config) -> None:
     assert module.extractor.knows_classes
 
 
+@pytest.mark.parametrize("place", ["hf://owner/repository/teacher.ckpt@main", "https://example.org/teacher.pt"])
+def test_a_teacher_on_a_server_is_no_place_to_write_to(config, place) -> None:
+    """Taken for a path, it would be a folder called hf: here."""
+    config["model"]["init_args"]["teacher_checkpoint"] = place
+    with pytest.raises(ValueError, match=rf"tmkd probe cannot write to {place}: give --output teacher.ckpt"):
+        run(config)
+    assert [path.name for path in Path().iterdir()] == ["config.yaml"]
+
+
+def test_a_teacher_on_a_server_is_fetched_and_read(config, tmp_path, monkeypatch) -> None:
+    """The written network is the served one, under another head."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    served = Net(32, num_classes=10)
+    (tmp_path / "served").mkdir()
+    torch.save(served.state_dict(), tmp_path / "served" / "teacher.pt")
+    with serve(tmp_path / "served") as server:
+        config["model"]["init_args"]["teacher_checkpoint"] = f"{server.url}/teacher.pt"
+        run(config, "--output", "head.ckpt")
+    written = load_module("head.ckpt").network
+    assert written.conv.weight.equal(served.conv.weight)
+    assert not written.fc.weight.equal(served.fc.weight)
+
+
+def test_an_ensemble_is_refused() -> None:
+    """A head would be fitted for its first member alone, and measured without the others."""
+    module = ClassifierModule(Ensemble([Net(num_classes=10), Net(num_classes=10)]))
+    with pytest.raises(ValueError, match="the head of one network, not of an Ensemble: probe each member alone"):
+        probe.run_probe(Trainer(**QUIET), module, digits(), "ensemble.ckpt")
+
+
 def digits(**options: Any) -> DigitsDataModule:
     return DigitsDataModule(image_size=8, train_samples=20, **options)
 
@@ -131,15 +162,21 @@ def test_training_images_are_prepared_as_for_validation_and_all_are_there() -> N
         torch.testing.assert_close(torch.from_numpy(train.values[:, index]), expected)
 
 
-def test_a_complete_cache_is_read(monkeypatch) -> None:
+def test_a_complete_cache_is_read(tmp_path, monkeypatch, capsys) -> None:
     """The augmented images of all replicas, as the network would see them."""
-    data, cache = digits(augmentation_replicas=2), TeacherCache("cache", dtype="float32")
+    data, cache = digits(augmentation_replicas=2), TeacherCache(str(tmp_path / "cache"), dtype="float32")
     Trainer(max_epochs=2, callbacks=[cache], limit_val_batches=0, **QUIET).fit(teach(), datamodule=data)
     module, forwards = teach(), []
     module.teacher.frozen.register_forward_pre_hook(lambda _, args: forwards.append(len(args[0])))
     found, _ = probe.collect(Trainer(callbacks=[cache], **QUIET), module, data, module.teacher.extractor, module.views)
     assert sum(forwards) == 2 * 299  # of the validation images alone
     assert found.values.shape == (20, 4, 16)
+    assert f"The training images, augmented in 2 pass(es), are read from {cache.directory}" in capsys.readouterr().out
+
+    module = teach()
+    arguments = Trainer(callbacks=[cache], **QUIET), module, data, module.teacher.extractor, module.views
+    with pytest.raises(ValueError, match=r"augmented=4 has no say here: .* its images, augmented in 2 pass"):
+        probe.collect(*arguments, augmented=4)
 
     module = teach()
     ours, _ = probe.collect(Trainer(**QUIET), module, digits(), module.teacher.extractor, module.views, augmented=2)

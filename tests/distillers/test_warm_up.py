@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from helpers.tiny import sgd
 from tmkd_lightning import TMKDModule
-from tmkd_lightning.distillers import CATKD, DKD, KD, RKD, SP, Sum, WarmUp
+from tmkd_lightning.distillers import CATKD, DKD, KD, RKD, SP, QueueKL, Sum, WarmUp
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output
 
 PLAIN = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
@@ -41,10 +41,22 @@ def test_within_sums_and_around_them() -> None:
 def test_is_for_the_module_what_the_method_is() -> None:
     for method in (KD(), DKD(), RKD(), CATKD(resolution=3)):
         warm = WarmUp(method)
-        for part in ("reads", "is_logit_term", "map_size", "min_batch", "needs_class"):
+        for part in ("reads", "reads_logits", "is_logit_term", "map_size", "min_batch", "needs_class", "method_name"):
             assert getattr(warm, part) == getattr(method, part), part
-    with pytest.raises(TypeError, match="WarmUp takes a Distiller, got str"):
+    with pytest.raises(TypeError, match="WarmUp takes Distillers, got str"):
         WarmUp("kd")
+
+
+def test_a_method_that_is_built_later_is_built_within(net, fit) -> None:
+    """By the widths that the module reads off the networks; its loss is the method's, times the ramp."""
+    losses: dict[str, float] = {}
+    for name, method in {"full": QueueKL(queue_size=16), "rising": WarmUp(Sum(QueueKL(queue_size=16), RKD()))}.items():
+        torch.manual_seed(0)
+        built = TMKDModule(net(16), net(), distiller=method, optimizer=sgd, **PLAIN)
+        (queue,) = (part for part in built.modules() if isinstance(part, QueueKL))
+        assert queue.projector.weight.shape == (16, built.extractor.embedding_dim)
+        losses[name] = fit(built, max_epochs=1, limit_train_batches=1).logged_metrics["train/queue_kl"].item()
+    assert losses["rising"] == pytest.approx(losses["full"] / 20, rel=1e-5)
 
 
 class Ratios(Callback):

@@ -19,11 +19,12 @@ from sklearn.metrics import recall_score, top_k_accuracy_score
 from torch import Tensor, nn
 
 from helpers.tiny import Net, make_images
+from helpers.tiny_clip import write_config
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, models
 from tmkd_lightning.data import DataError, DigitsDataModule, ImageFolderDataModule
 from tmkd_lightning.export import report
 from tmkd_lightning.export.report import compare, measure, report_files, to_markdown, write_report
-from tmkd_lightning.models import Pretrained, WideResNet
+from tmkd_lightning.models import Pretrained, WideResNet, ZeroShotCLIP
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +131,15 @@ def test_a_network_is_left_as_it_is_and_fetches_nothing(monkeypatch) -> None:
     assert network.network.pending
     assert network.network.training
     assert all(value.equal(before[name]) for name, value in network.network.state_dict().items())
+
+
+def test_a_zero_shot_network_fetches_nothing_either(tmp_path) -> None:
+    """Neither weights nor the embeddings of names, which it does not know yet."""
+    network = Extractor(ZeroShotCLIP(pretrained=str(write_config(tmp_path / "clip"))))  # a folder without weights
+    network.resize_head(4)
+    tower = sum(parameter.numel() for parameter in network.network.visual.parameters())
+    assert measure(network, 40, [2])["parameters"] == tower + 4 * 6  # rows of the embedding's width
+    assert network.network.pending
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from helpers.tiny import CLASSES, Net, sgd
-from tmkd_lightning import Ensemble, Extractor, TMKDModule
+from tmkd_lightning import ClassifierModule, Ensemble, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD
 from tmkd_lightning.export import export_student
 from tmkd_lightning.figures import OutputCollector
+from tmkd_lightning.models import Probe
 from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 
@@ -91,8 +92,24 @@ def test_what_is_no_ensemble() -> None:
     named = [Extractor(Net(), class_names=names) for names in (["a", "b", "c"], ["a", "c", "b"])]
     with pytest.raises(ValueError, match="class 1 is 'b' in member Net and 'c' in member Net"):
         Ensemble(named)
+    with pytest.raises(TypeError, match=r"is a ClassifierModule, which normalises .*: pass the .* module.extractor"):
+        Ensemble([Net(), ClassifierModule(Net())])
     with pytest.raises(ValueError, match="holds the weights of one network, but the teacher is an Ensemble"):
         TMKDModule(Ensemble(two()), Net(), teacher_checkpoint="teacher.ckpt", **KD_ALONE)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_member_whose_head_is_not_fitted(fit: Any, order: tuple[int, int]) -> None:
+    """Its logits of 0 would draw the average to equal probabilities, wherever it stands."""
+    network = Net(16)
+    network.fc = nn.Identity()
+    members = [Net(), Probe(network, num_classes=3)]
+    ensemble = Ensemble([members[index] for index in order])
+    assert not ensemble.knows_classes
+    with pytest.raises(ValueError, match=r"KD would read the logits of Ensemble, .* fit its members' with tmkd probe"):
+        fit(TMKDModule(ensemble, Net(), fusion="mean", **KD_ALONE))
+    nn.init.normal_(members[1].head.weight)
+    assert ensemble.knows_classes
 
 
 def test_classes_are_moved_in_all_members_or_in_none() -> None:

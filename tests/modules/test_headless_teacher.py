@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from helpers.tiny import Net, make_images, sgd
 from tmkd_lightning import TMKDModule
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, Distiller, QueueKL
+from tmkd_lightning.distillers import AT, CATKD, KD, NST, PKT, RKD, SP, Distiller, QueueKL, Sum, VkD, WarmUp
 from tmkd_lightning.models import Probe
 
 EMBEDDINGS_ALONE: dict[str, Any] = {"fusion": "mean", "logit_weight": 0, "text_weight": 0}
@@ -38,6 +38,15 @@ def test_methods_that_read_embeddings_train(net, fit, loader, caplog, method) ->
     assert "Teacher Probe(Net) was not measured: it has no fitted head" in caplog.text
 
 
+@pytest.mark.parametrize("method", [PKT(), AT(), NST(), VkD(8, 16), WarmUp(RKD()), WarmUp(Sum(QueueKL(), RKD()))])
+def test_more_methods_that_read_no_logits_train(net, fit, method) -> None:
+    module = TMKDModule(headless(), net(), distiller=method, optimizer=sgd, **EMBEDDINGS_ALONE)
+    logged = fit(module, max_epochs=1).logged_metrics
+    terms = {"PKT": ["pkt"], "AT": ["at"], "NST": ["nst"], "VkD": ["vkd"], "RKD": ["rkd"]}
+    for name in terms.get(method.method_name, ["queue_kl", "rkd"]):
+        assert logged[f"train/{name}"] > 0
+
+
 class ReadsBoth(Distiller):
     """Of somebody who knows nothing of heads that are not fitted."""
 
@@ -54,6 +63,7 @@ class ReadsBoth(Distiller):
         ({"distiller": [RKD(), KD()]}, "KD"),
         ({"distiller": CATKD()}, "CATKD"),
         ({"distiller": ReadsBoth()}, "ReadsBoth"),
+        ({"distiller": [RKD(), WarmUp(KD())]}, "KD"),
         ({"distiller": RKD(), "fusion": "text"}, "fusion='text'"),
     ],
 )

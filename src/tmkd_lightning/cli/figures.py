@@ -16,9 +16,8 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures import FIGURES, CollectedOutputs, OutputCollector, join_figures, plot_all, save_figures
 from tmkd_lightning.figures.curves import History, read_history, run_folder, run_name
 from tmkd_lightning.figures.drawing import FORMATS, NothingToPlotError, check_choice, check_files, check_matplotlib
-from tmkd_lightning.models import local_file
 from tmkd_lightning.modules.base import BaseModule
-from tmkd_lightning.modules.loading import load_datamodule, load_module, load_teacher
+from tmkd_lightning.modules.loading import load_datamodule, load_module, read_teacher
 from tmkd_lightning.text.class_names import ClassList, find_class_names, learned_classes, resolve_class_names
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.messages import printable
@@ -112,20 +111,11 @@ def _networks(modules: Mapping[str, Any], teacher: bool | str) -> dict[str, Extr
         raise ValueError(f"run {title} has no teacher, so {teacher} has no place: name a second run with against")
     if module.teacher is None or teacher is False:
         return networks
-    weights = module.teacher_checkpoint if teacher is True else teacher
-    if weights is None:  # a teacher that is built again would be another one
-        print(f"no teacher is drawn: run {printable(title)} names no file with its weights; name one with teacher")
+    remedy = "name their file with teacher, or leave it out with teacher=false"
+    if reason := read_teacher(module, None if teacher is True else teacher, remedy):
+        print(f"no teacher of run {printable(title)} is drawn: {reason}")
         return networks
-    path = local_file(weights)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights of the teacher at {weights}: name their file with teacher, or leave it out with teacher=false"
-        )
-    extractor: Extractor = module.teacher.extractor
-    key = module.teacher_key if weights == module.teacher_checkpoint else None
-    if moved := load_teacher(module, path, key, data=None):  # by the classes as the run knew them
-        print(printable(moved))
-    return {title: module.extractor, "teacher": extractor, **networks}
+    return {title: module.extractor, "teacher": module.teacher.extractor, **networks}
 
 
 class FinishedRun:

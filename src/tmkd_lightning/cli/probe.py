@@ -17,9 +17,10 @@ from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import lightning_cli
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.data.image_files import ImageFiles
+from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO
-from tmkd_lightning.models import load_pretrained, load_weights
+from tmkd_lightning.models import load_pretrained, load_weights, local_file
 from tmkd_lightning.models.linear_probe import LinearHead, fit_linear_head
 from tmkd_lightning.modules import ClassifierModule, TMKDModule
 from tmkd_lightning.modules.base import BaseModule
@@ -28,6 +29,7 @@ from tmkd_lightning.text.class_names import parse_class_names
 from tmkd_lightning.utils.images import check_images
 from tmkd_lightning.utils.labels import check_labels
 from tmkd_lightning.utils.messages import printable
+from tmkd_lightning.utils.secrets import redact
 from tmkd_lightning.views import MultiView, RandomView
 
 
@@ -169,7 +171,7 @@ def collect(
     def loaders() -> list[Any]:
         data.setup("fit")
         if cache is not None and isinstance(module, TMKDModule) and isinstance(data, ImageDataModule):
-            cached.extend(_from_cache(cache, trainer, module, data))
+            cached.extend(_from_cache(cache, trainer, module, data, augmented))
         found = [] if cached else [_training_loader(data, augmented)]
         validation = next(iter(tree_leaves(validation_loader())), None) if has_validation else None
         return found + ([] if validation is None else [validation])
@@ -226,7 +228,10 @@ def _output(module: TMKDModule | ClassifierModule, output: str | None) -> Path:
     named = module.teacher_checkpoint if isinstance(module, TMKDModule) else None
     if output is None and named is None:
         raise ValueError("tmkd probe does not know where to write the teacher: give --output teacher.ckpt")
-    path = Path(output or named or "").expanduser()
+    location = output or named or ""
+    if "://" in location:
+        raise ValueError(f"tmkd probe cannot write to {redact(location)}: give --output teacher.ckpt, a file of yours")
+    path = Path(location).expanduser()
     if path.suffix == ".safetensors":
         raise ValueError(f"{path} would not hold a checkpoint: name a file that ends in .ckpt")
     if output is None and path.exists():
@@ -239,6 +244,8 @@ def _teacher(
 ) -> tuple[Extractor, MultiView, list[float]]:
     """The network, its views, and the share of each."""
     extractor = module.teacher.extractor if isinstance(module, TMKDModule) else module.extractor
+    if isinstance(extractor, Ensemble):
+        raise ValueError("tmkd probe fits the head of one network, not of an Ensemble: probe each member alone")
     if view_shares is None and isinstance(module, ClassifierModule):
         return extractor, module.views, module.random_view.shares.tolist()
     return extractor, module.views, RandomView(module.views.views, view_shares, "view_shares").shares.tolist()
@@ -249,9 +256,10 @@ def _read_weights(module: TMKDModule | ClassifierModule, extractor: Extractor, p
     load_pretrained(extractor.network)
     if not isinstance(module, TMKDModule) or module.teacher_checkpoint is None:
         return
-    weights = Path(module.teacher_checkpoint)
+    weights = local_file(module.teacher_checkpoint)
     if weights.exists() or weights.resolve() != path.resolve():
         load_weights(extractor, weights, key=module.teacher_key)
+        module.teacher_checkpoint = str(weights)  # as a run of tmkd fit hands it to a TeacherCache
     else:
         module.teacher_checkpoint = None  # as a TeacherCache of the network without a head knows it
 
@@ -264,7 +272,9 @@ def _training_loader(data: LightningDataModule, augmented: int) -> Any:
     return next(iter(tree_leaves(data.train_dataloader())))
 
 
-def _from_cache(cache: TeacherCache, trainer: Trainer, module: TMKDModule, data: ImageDataModule) -> list[Embeddings]:
+def _from_cache(
+    cache: TeacherCache, trainer: Trainer, module: TMKDModule, data: ImageDataModule, augmented: int
+) -> list[Embeddings]:
     """The embeddings of all augmented training images, if the cache has all of them."""
     if not data.augmentation_replicas or not module.reads_teacher:
         return []
@@ -272,12 +282,18 @@ def _from_cache(cache: TeacherCache, trainer: Trainer, module: TMKDModule, data:
     cache.setup(trainer, module, "fit")
     if not cache.complete or cache.folder is None or "embedding" not in cache.folder.dtypes:
         return []
+    if augmented:
+        raise ValueError(
+            f"augmented={augmented} has no say here: the config's TeacherCache is complete, and its images, "
+            f"augmented in {data.augmentation_replicas} pass(es), would be read instead; leave one of the two out"
+        )
     samples = data.samples("train")
     labels = samples.labels if isinstance(samples, ImageFiles) else [label for _, label in samples]
     replicas, images = data.augmentation_replicas, len(labels)
     rows = cache.folder.read(np.arange(replicas * images))
     if rows is None:
         return []  # damaged
+    print(printable(f"The training images, augmented in {replicas} pass(es), are read from {cache.folder.path}"))
     values = rows["embedding"].astype(np.float32)
     by_image = values.reshape(replicas, images, *values.shape[1:]).swapaxes(0, 1)
     return [Embeddings(by_image.reshape(images, -1, values.shape[-1]), np.asarray(labels))]

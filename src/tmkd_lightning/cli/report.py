@@ -8,8 +8,7 @@ from lightning.pytorch import LightningDataModule
 
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.export.report import compare, report_files, to_markdown, write_report
-from tmkd_lightning.models import local_file
-from tmkd_lightning.modules.loading import load_datamodule, load_module, load_teacher
+from tmkd_lightning.modules.loading import load_datamodule, load_module, read_teacher
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import check_writable
 from tmkd_lightning.utils.messages import printable
@@ -78,16 +77,9 @@ def _read_teacher(module: Any, file: str | None) -> str | None:
         raise ValueError(f"the run has no teacher, so {file} has no place: leave --teacher out")
     if module.teacher is None:
         return None
-    weights = module.teacher_checkpoint if file is None else file
-    if weights is None:  # a teacher that is built again would be another one
-        return "the run names no file with its weights: name one with --teacher"
-    path = local_file(weights)
-    if not path.is_file():
-        missing = f"no weights of the teacher at {weights}: name their file with --teacher"
+    try:
+        return read_teacher(module, file, "name their file with --teacher")
+    except FileNotFoundError as error:
         if file is not None:
-            raise FileNotFoundError(missing)
-        return missing
-    key = module.teacher_key if weights == module.teacher_checkpoint else None
-    if moved := load_teacher(module, path, key, data=None):
-        print(printable(moved))
-    return None
+            raise
+        return str(error)

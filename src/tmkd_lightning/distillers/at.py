@@ -28,6 +28,7 @@ class AT(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"feature_map"})
+    reads_logits = False
 
     def __init__(self, weight: float = 1000.0, power: float = 2.0, name: str = "at") -> None:
         super().__init__()

@@ -130,8 +130,9 @@ class Sum(Distiller):
         parts: list[Distiller] = []
         for distiller in distillers:
             if not isinstance(distiller, Distiller):
-                raise TypeError(f"Sum takes Distillers, got {type(distiller).__name__}")
-            parts += distiller.parts if isinstance(distiller, Sum) else [distiller]
+                raise TypeError(f"{type(self).__name__} takes Distillers, got {type(distiller).__name__}")
+            # A subclass, such as WarmUp, does more than add terms.
+            parts += distiller.parts if type(distiller) is Sum else [distiller]
         for part in parts:
             unknown = sorted(part.reads - set(get_args(Part)))
             if unknown:
@@ -150,6 +151,17 @@ class Sum(Distiller):
     def parts(self) -> list[Distiller]:
         """The methods in order, with those of nested sums."""
         return cast(list[Distiller], list(self.distillers))
+
+    @property
+    def method_name(self) -> str:
+        """Those of all methods."""
+        return ", ".join(part.method_name for part in self.parts)
+
+    def build(self, student_dim: int, teacher_dim: int) -> None:
+        """Makes the layers of the methods that read embeddings."""
+        for part in self.parts:
+            if "embedding" in part.reads:
+                part.build(student_dim, teacher_dim)
 
     def set_epoch(self, epoch: int) -> None:
         """Hands the epoch to all methods."""

@@ -27,6 +27,7 @@ class NST(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"feature_map"})
+    reads_logits = False
 
     def __init__(self, weight: float = 50.0, name: str = "nst") -> None:
         super().__init__()

@@ -25,6 +25,7 @@ class PKT(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"embedding"})
+    reads_logits = False
     min_batch = 2
 
     def __init__(self, weight: float = 30000.0, name: str = "pkt") -> None:

@@ -29,6 +29,8 @@ class VkD(RegressionDistiller):
         True
     """
 
+    reads_logits = False
+
     def __init__(self, student_dim: int, teacher_dim: int, weight: float = 1.0, name: str = "vkd") -> None:
         super().__init__(student_dim, teacher_dim)
         self.projector = nn.Linear(student_dim, teacher_dim, bias=False)

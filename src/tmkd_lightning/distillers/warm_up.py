@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from tmkd_lightning.distillers.base import Distiller
+from tmkd_lightning.distillers.base import Distiller, Sum
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.utils.validation import check_count
 
 
-class WarmUp(Distiller):
+class WarmUp(Sum):
     """Multiplies a method's terms by ``min(epoch / epochs, 1)``, epochs counted from 1.
 
     The epoch is that of the Trainer, told by `TMKDModule` before each step: a resumed run goes on where it was.
@@ -35,27 +35,16 @@ class WarmUp(Distiller):
     """
 
     def __init__(self, distiller: Distiller, epochs: int = 20) -> None:
-        super().__init__()
-        if not isinstance(distiller, Distiller):
-            raise TypeError(f"WarmUp takes a Distiller, got {type(distiller).__name__}")
-        self.distiller = distiller
+        super().__init__(distiller)
         self.epochs = check_count("epochs", epochs)
         self.epoch = 0
-        self.reads, self.map_size = distiller.reads, distiller.map_size
-        self.is_logit_term, self.needs_class = distiller.is_logit_term, distiller.needs_class
-        self.min_batch = distiller.min_batch
-
-    @property
-    def method_name(self) -> str:
-        """That of the method, which messages are about."""
-        return self.distiller.method_name
 
     def set_epoch(self, epoch: int) -> None:
         """Takes the epoch, and hands it on."""
         self.epoch = epoch
-        self.distiller.set_epoch(epoch)
+        super().set_epoch(epoch)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the method's terms; see `Distiller`."""
         factor = min((self.epoch + 1) / self.epochs, 1.0)
-        return {name: factor * term for name, term in self.distiller(student, teacher, label).items()}
+        return {name: factor * term for name, term in super().forward(student, teacher, label).items()}

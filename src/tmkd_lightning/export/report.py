@@ -21,7 +21,7 @@ from tmkd_lightning.callbacks.run_record import cpu_name, versions
 from tmkd_lightning.data import DataError
 from tmkd_lightning.export.student import FORMATS, DeployableClassifier, predict_logits
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.models import Pretrained
+from tmkd_lightning.models.pretrained import DeferredNetwork
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.utils.files import atomic_write
 from tmkd_lightning.utils.messages import printable, short
@@ -135,8 +135,8 @@ def measure(
         check_count("batch_sizes", size)
     classifier = DeployableClassifier(network)
     for part in classifier.modules():
-        if isinstance(part, Pretrained):
-            part.weights = None  # else the first forward would fetch them
+        if isinstance(part, DeferredNetwork):
+            part.pending = False  # else the first forward would fetch them
     image = torch.rand(max(batch_sizes, default=1), 3, image_size, image_size)
     with _flop_counter() as counter:
         predict_logits(classifier, image[:1])

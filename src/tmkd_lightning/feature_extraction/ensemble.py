@@ -31,6 +31,7 @@ class Ensemble(Extractor):
 
     Raises:
         ValueError: there are no members, or they have different classes.
+        TypeError: a member is a module around an Extractor; pass its ``extractor``.
 
     Source: Hinton et al. 2015, Sec. 1, which takes either mean; Lakshminarayanan et al. 2017, Sec. 2.4, that of
     the probabilities, which is the default.
@@ -51,6 +52,12 @@ class Ensemble(Extractor):
             raise ValueError(f"average must be 'probabilities' or 'logits', got {average!r}")
         if not isinstance(members, (list, tuple, nn.ModuleList)) or len(members) == 0:
             raise ValueError(f"members must be a list of at least one network, got {members!r}")
+        for each in members:
+            if not isinstance(each, Extractor) and any(isinstance(child, Extractor) for child in each.children()):
+                raise TypeError(
+                    f"a member of an Ensemble is a {type(each).__name__}, which normalises images by itself: pass the "
+                    "Extractor in it, module.extractor"
+                )
         extractors = [each if isinstance(each, Extractor) else Extractor(each) for each in members]
         if len({each.num_classes for each in extractors}) > 1:
             for each in extractors:
@@ -80,6 +87,11 @@ class Ensemble(Extractor):
     def average(self) -> Average:
         """What is averaged."""
         return self.network.average
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether all members' logits say something: zeros among them would change the average."""
+        return all(member.knows_classes for member in self.members)
 
     @property
     def confirmed(self) -> bool:

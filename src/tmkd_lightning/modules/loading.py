@@ -10,13 +10,13 @@ from lightning.pytorch.cli import instantiate_module
 from torch import nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.models import load_weights
+from tmkd_lightning.models import load_weights, local_file
 from tmkd_lightning.models.pretrained import without_weights
 from tmkd_lightning.modules import base
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.text import class_names as classes
 from tmkd_lightning.utils.checkpoint_reading import check_parts, read_checkpoint, read_metadata
-from tmkd_lightning.utils.messages import short
+from tmkd_lightning.utils.messages import printable, short
 from tmkd_lightning.utils.state_dict import describe_mismatch
 
 NAMED = "the teacher's class_names"  # source of names that came with an Extractor
@@ -156,6 +156,32 @@ def network_and_names(
         classes.check_same_classes(learned, given, None)
         known = next((one.names for one in (given, *learned) if one is not None), classes.find_class_names(network))
     return extractor, classes.resolve_class_names(extractor.num_classes, class_names, known, "the module")
+
+
+def read_teacher(module: Any, file: str | None, remedy: str) -> str | None:
+    """Reads the weights of the teacher of a run that was loaded again; prints it if its head gets other rows.
+
+    Args:
+        module: the run's, which has a teacher.
+        file: the weights' place, or None for the one that the run names.
+        remedy: what would help where they are not there, for messages.
+
+    Returns:
+        Why there are none, where the run names no file with them; else None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    weights = module.teacher_checkpoint if file is None else file
+    if weights is None:  # a teacher that is built again would be another one
+        return f"the run names no file with the teacher's weights: {remedy}"
+    path = local_file(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights of the teacher at {weights}: {remedy}")
+    key = module.teacher_key if weights == module.teacher_checkpoint else None
+    if moved := load_teacher(module, path, key, data=None):  # by the classes as the run knew them
+        print(printable(moved))
+    return None
 
 
 def load_teacher(module: Any, path: str | Path | None, key: str | None, data: object) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmkd_lightning.distillers import Distiller, Sum
+from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.views import MultiView
@@ -98,7 +99,7 @@ def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
     """Has methods that read embeddings make the layers that depend on their widths."""
     for part in distiller.parts:
         if "embedding" in part.reads:
-            part.build(*embedding_dims(student, teacher, reader=type(part).__name__))
+            part.build(*embedding_dims(student, teacher, reader=part.method_name))
 
 
 def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple[int, int]:
@@ -110,13 +111,16 @@ def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple
 
 def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bool) -> None:
     """Refuses what reads the logits of a teacher whose head is not fitted."""
-    readers = [type(part).__name__ for part in distiller.parts if part.reads_logits or "head_weight" in part.reads]
+    readers = [part.method_name for part in distiller.parts if part.reads_logits or "head_weight" in part.reads]
     readers += ["fusion='text'"] if fuses_by_label else []
     if readers:
+        remedy = "fit one with tmkd probe and name its file in teacher_checkpoint"
+        if isinstance(teacher, Ensemble):
+            remedy = "fit its members' with tmkd probe, one by one, and read them with load_weights"
         raise ValueError(
-            f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: fit one with "
-            "tmkd probe and name its file in teacher_checkpoint, or train on embeddings alone, with logit_weight=0, "
-            "methods that read no logits (RKD, SP, QueueKL) and fusion='mean'"
+            f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: {remedy}, or "
+            "train on embeddings alone, with logit_weight=0, methods that read no logits (RKD, SP, PKT, AT, NST, VkD, "
+            "QueueKL) and fusion='mean'"
         )
 
 
