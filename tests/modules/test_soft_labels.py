@@ -295,6 +295,19 @@ def test_a_view_that_the_teacher_lacks_has_no_answer(net) -> None:
         TMKDModule(net(), net(), student_views=["rgb", "edge"], student_view_shares=[1.0, 0.0])
 
 
+def test_a_missing_label_makes_no_number_where_it_is_measured(net) -> None:
+    """Behind a transfer hook of a datamodule; else it is refused on the host."""
+    module = ready(net)
+    logged = {}
+    module.log = lambda name, metric, **_: logged.setdefault(name, metric)
+    missing = ONE_HOT.clone()
+    missing[2] = -1
+    module.val_metrics.log(module, torch.randn(6, 3), missing)
+    assert {name: metric.compute().isnan().item() for name, metric in logged.items()} == dict.fromkeys(
+        ["val/loss", "val/top1", "val/top5", "val/recall"], True
+    )
+
+
 def test_soft_labels_are_measured_by_their_shares() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 2.0]])
     labels = torch.tensor([[0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]])

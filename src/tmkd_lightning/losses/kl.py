@@ -26,7 +26,7 @@ def cross_entropy(logits: Tensor, label: Tensor, reduction: str = "mean") -> Ten
     if label.ndim == 1:
         return F.cross_entropy(logits, label, reduction=reduction)
     terms = label * F.log_softmax(logits, dim=1)
-    rows = terms.where(label > 0, 0.0).sum(1, keepdim=True)  # a class left out has a logit of -inf
+    rows = terms.where(label != 0, 0.0).sum(1, keepdim=True)  # a class left out has a logit of -inf
     first = torch.zeros(len(label), dtype=torch.long, device=label.device)
     return F.nll_loss(rows, first, reduction=reduction)  # sums the rows in the same order as for classes
 

@@ -28,6 +28,8 @@ class LoaderMetrics(nn.Module):
         while len(self.of_loader) <= loader:
             self.of_loader.append(classification_metrics(self.num_classes).to(logits.device))
         metrics: Any = self.of_loader[loader]
+        if label.ndim == 2:  # a label that lacks, behind a transfer hook that is not ours, makes no number
+            label = label.where(label >= 0, torch.nan)
         metrics.update(logits, label)
         for name, metric in metrics.items():
             # Lightning looks for the attribute of a metric once a run, and one of these may be newer
