@@ -66,8 +66,8 @@ class TMKDModule(BaseModule):
         temperature: T of L_logit.
         feature_temperature: T of L_feat.
         text_temperature: τ of L_text.
-        text_negatives: number of other classes, drawn at every step, that L_text contrasts with; None for all. Of labels
-            that are distributions, every class that one of them has counts as its own.
+        text_negatives: number of other classes, drawn at every step, that L_text contrasts with; None for all. Of
+            labels that are distributions, every class that one of them has counts as its own.
         noise_scale: λ, how strongly the teacher's embedding is perturbed in L_feat.
         num_classes: K; networks made for another number get fresh heads. ``data`` is the datamodule's, None theirs.
         class_names: names of the classes in the order of the labels; by default the datamodule's.
