@@ -188,7 +188,8 @@ class Extractor(nn.Module):
         dtype = self.weight_dtype
         if not image.is_floating_point():
             image = to_unit_float(image)
-        image = resize(image, self.image_size)
+        if self.image_size is not None:
+            image = resize(image, self.image_size)
         wide = torch.promote_types(self.mean.dtype, dtype)
         return (image.to(wide) - self.mean).div_(self.std).to(dtype)
 

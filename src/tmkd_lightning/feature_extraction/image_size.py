@@ -23,8 +23,8 @@ def check_image_size(size: int | Sequence[int]) -> Size:
     return height, width
 
 
-def resize(image: Tensor, size: Size | None) -> Tensor:
-    """Resizes images ``(B, 3, H, W)`` in [0, 1] to `size`; those that have it, and all for None, come back as they are.
+def resize(image: Tensor, size: Size) -> Tensor:
+    """Resizes images ``(B, 3, H, W)`` in [0, 1] to `size`; those that have it come back as they are.
 
     Bicubic with antialiasing, in float32 or better, clipped to [0, 1] as PIL clips what bicubic weights overshoot.
 
@@ -36,7 +36,7 @@ def resize(image: Tensor, size: Size | None) -> Tensor:
         >>> resize(checkerboard, (1, 1)).flatten().tolist()
         [0.5, 0.5, 0.5]
     """
-    if size is None or image.shape[-2:] == size:
+    if image.shape[-2:] == size:
         return image
     return F.interpolate(at_least_float32(image), size=size, mode="bicubic", antialias=True).clamp(0, 1)
 

@@ -246,10 +246,9 @@ class TMKDModule(BaseModule):
         teacher = None
         if self.reads_teacher:  # before the student, as it keeps no activations
             teacher, labels = self.teach(images, labels, seen, drawn)
-        student = self.student_extractor(seen, checked=True)
+        student = self.extractor(seen, checked=True)
         losses = {"ce": self.ce_weight * cross_entropy(student.logits, labels)}
         if teacher is not None:
-            self.distiller.set_epoch(self.current_epoch)
             losses |= self.fusion_loss(teacher, labels)
             losses |= self.distiller(student, self.target(teacher), labels)
         if self.text_alignment is not None:
@@ -353,6 +352,11 @@ class TMKDModule(BaseModule):
     def teacher_order(self) -> list[int] | None:
         """Row of the teacher's head for each label, where the teacher has the classes in another order."""
         return teacher_order(self, self.teacher_checkpoint, datamodule_of(self.trainer))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Tells methods the epoch, whose own hook Lightning leaves out where a run is resumed within it."""
+        super().on_train_batch_start(batch, batch_idx)
+        self.distiller.set_epoch(self.current_epoch)
 
     def verify_networks(self, images: Tensor) -> None:
         """Verifies also that networks and batch have what the losses need."""

@@ -52,14 +52,12 @@ def main_class(labels: Tensor) -> Tensor:
 
 
 def complete(labels: Tensor, answer: Tensor) -> Tensor:
-    """Fills what rows ``(B, K)`` lack of 1 with the teacher's answer, logits ``(B, K)``; classes ``(B,)`` lack nothing.
+    """Fills what rows ``(B, K)`` lack of 1 with the teacher's answer, logits ``(B, K)``.
 
     Example:
         >>> complete(torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, 1.0]]), torch.zeros(3, 2)).tolist()
         [[0.5, 0.5], [0.75, 0.25], [0.0, 1.0]]
     """
-    if labels.ndim == 1:
-        return labels
     answer = answer.detach().to(torch.promote_types(answer.dtype, labels.dtype)).softmax(dim=1)
     return labels + (1 - labels.sum(1, keepdim=True)) * answer
 
