@@ -5,8 +5,11 @@ With a second argument: trains by each method ("methods", for test_every_method.
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -19,16 +22,28 @@ from helpers.tiny import CLASSES, Net, make_images, sgd
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.data import ImageDataModule
-from tmkd_lightning.distillers import KD
+from tmkd_lightning.distillers import DIST, KD, PKT, RKD, SP, Distiller
 from tmkd_lightning.text import HashingTextEncoder
+from tmkd_lightning.utils.distributed import gather_batches
 
 BATCH = 8  # of all processes together
 TMKD: dict[str, Any] = {"fusion": "text", "noise_scale": 0}
+ALONE: dict[str, Any] = {"views": ["rgb"], "text_weight": 0, "feature_weight": 0, "logit_weight": 0}
+# Weights with which each moves the student further than the cross-entropy beside it does.
+RELATIONAL: dict[str, Callable[..., Distiller]] = {
+    "rkd": partial(RKD, 2.0, 4.0),
+    "sp": partial(SP, 30.0),
+    "pkt": partial(PKT, 300.0),
+    "dist": partial(DIST, beta=0.0, gamma=20.0),
+}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "kd": {"distiller": KD(), "views": ["rgb"], "text_weight": 0, "feature_weight": 0},
+    "kd": {**ALONE, "distiller": KD()},
     "tmkd, distillation": {**TMKD, "fusion_objective": "distillation"},
     "tmkd, label": {**TMKD, "fusion_objective": "label"},
+    "tmkd, rkd": {**TMKD, "fusion_objective": "distillation", "distiller": RKD(2.0, 4.0, gather=True)},
+    **{name: {**ALONE, "distiller": method(gather=True)} for name, method in RELATIONAL.items()},
 }
+LOCAL = {f"{name}, local": {**ALONE, "distiller": method()} for name, method in RELATIONAL.items()}
 
 
 class Plain(nn.Module):
@@ -37,10 +52,11 @@ class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.relu = nn.ReLU()
         self.fc = nn.Linear(8, len(CLASSES))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.fc(self.conv(image).relu().mean((2, 3)))
+        return self.fc(self.relu(self.conv(image)).mean((2, 3)))
 
 
 class Noise(ImageDataModule):
@@ -92,7 +108,7 @@ def trainer(processes: int, **options: Any) -> Trainer:
 
 def train(processes: int, folder: Path, name: str, images: int = 24) -> dict[str, Tensor]:
     """Everything that two epochs have trained: six steps."""
-    module = build(**SETTINGS[name])
+    module = build(**{**SETTINGS, **LOCAL}[name])
     prompts = PromptEmbeddings(HashingTextEncoder(), cache_dir=str(folder / "prompts"))
     run = trainer(processes, callbacks=[prompts])
     run.fit(module, datamodule=Noise(images, 9, BATCH // processes))
@@ -118,6 +134,24 @@ def poisoned(processes: int, folder: Path) -> str:
     return "nothing"
 
 
+def gathered() -> dict[str, Any]:
+    """What `gather_batches` gives each of two processes, its gradients, and what it says of batches that differ."""
+    rank = torch.distributed.get_rank()
+    found: dict[str, Any] = {}
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        own = torch.tensor([[1.0], [2.0]], dtype=dtype).add(10 * rank).requires_grad_()
+        whole, other = gather_batches(own, torch.tensor([[5.0, 6.0]]).add(10 * rank))
+        (whole * torch.tensor([[1.0], [2.0], [3.0], [4.0]], dtype=dtype)).sum().backward()
+        found[str(dtype)] = whole.detach(), other, own.grad
+    for shape, backend in (((2 + rank, 3), "gloo"), ((2, 3, 4 + rank), "nccl")):
+        with patch.object(torch.distributed, "get_backend", lambda name=backend: name):
+            try:
+                gather_batches(torch.zeros(2, 3), torch.zeros(shape))
+            except ValueError as error:
+                found[backend] = str(error)
+    return found
+
+
 def each_method() -> dict[str, Any]:
     """The student that each method ends with."""
     students, methods = {}, {"alone": None} | {name: method() for name, method in METHODS.items()}
@@ -133,9 +167,9 @@ def each_method() -> dict[str, Any]:
 
 
 def all_of(place: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {name: train(2, place, name) for name in SETTINGS}
+    found: dict[str, Any] = {name: train(2, place, name) for name in (*SETTINGS, *LOCAL)}
     found["uneven"] = train(2, place, "kd", images=21)  # 11 each, one of them twice: batches of 4, 4 and 3
-    return {**found, "metrics": measure(2), "poisoned": poisoned(2, place)}
+    return {**found, "metrics": measure(2), "poisoned": poisoned(2, place), "gathered": gathered()}
 
 
 class Tell(Callback):

@@ -36,11 +36,41 @@ def test_two_processes_equal_one(ranks, tmp_path, name) -> None:
     one = script.train(1, tmp_path, name)
     assert one.keys() == ranks[0][name].keys()
     assert any("weight_net" in key for key in one) == name.startswith("tmkd")
+    off = apart(one, ranks[0][name], name)
+    assert max(off.values()) < TOLERANCE, off
+
+
+@pytest.mark.parametrize("name", script.RELATIONAL)
+def test_without_gather_two_processes_are_not_one(ranks, tmp_path, name) -> None:
+    """On one process, gathering changes nothing, to the last bit."""
+    one, gathered = script.train(1, tmp_path, f"{name}, local"), script.train(1, tmp_path, name)
+    assert all(value.equal(gathered[key]) for key, value in one.items())
+    assert max(apart(one, ranks[0][f"{name}, local"], name).values()) > 1000 * TOLERANCE
+
+
+def apart(one: dict[str, Any], other: dict[str, Any], name: str) -> dict[str, float]:
+    """How far two runs end from each other, by parameter, in units of how far the first has moved it."""
     fresh = dict(script.build(**script.SETTINGS[name]).named_parameters())
-    for key, value in one.items():
-        moved = (value - fresh[key]).abs().max()
-        assert moved > 1e-5, key
-        assert (ranks[0][name][key] - value).abs().max() < TOLERANCE * moved, key
+    moved = {key: (value - fresh[key]).abs().max() for key, value in one.items()}
+    assert min(moved.values()) > 1e-5
+    return {key: ((other[key] - value).abs().max() / moved[key]).item() for key, value in one.items()}
+
+
+def test_gathered_batches_and_their_gradients(ranks) -> None:
+    """Weights of 1 to 4 are the gradient of the whole batch; the mean of two processes has it in each one's rows."""
+    for rank, found in enumerate(each["gathered"] for each in ranks):
+        for dtype in (torch.bfloat16, torch.float16, torch.float64):
+            whole, other, gradient = found[str(dtype)]
+            assert (whole.dtype, whole.flatten().tolist()) == (dtype, [1, 2, 11, 12])
+            assert other.tolist() == [[5, 6], [15, 16]]
+            assert gradient.flatten().tolist() == [[2, 4], [6, 8]][rank]
+
+
+def test_batches_that_differ_between_processes_are_refused_by_both(ranks) -> None:
+    """Also beside a backend of the devices, where the hosts need a group of their own."""
+    for found in (each["gathered"] for each in ranks):
+        assert "(they hold [2, 2] images): give each process batches of one size" in found["nccl"]
+        assert found["gloo"].startswith("the batches of all processes are gathered, but differ in shape")
 
 
 def test_both_processes_have_one_student(ranks, folder) -> None:

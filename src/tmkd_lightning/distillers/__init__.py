@@ -11,6 +11,7 @@ from tmkd_lightning.distillers.nkd import NKD
 from tmkd_lightning.distillers.nst import NST
 from tmkd_lightning.distillers.pkt import PKT
 from tmkd_lightning.distillers.queue_kl import QueueKL
+from tmkd_lightning.distillers.relational import RelationalDistiller
 from tmkd_lightning.distillers.rkd import RKD
 from tmkd_lightning.distillers.sdd import SDD
 from tmkd_lightning.distillers.sp import SP
@@ -38,6 +39,7 @@ __all__ = [
     "FeatureKL",
     "LogitDistiller",
     "QueueKL",
+    "RelationalDistiller",
     "Sum",
     "TeKAP",
     "VkD",

@@ -24,6 +24,7 @@ class Distiller(nn.Module, ABC):
         is_logit_term: whether the method compares the logits and so replaces TMKD's own logit loss.
         map_size: side in pixels to which the method pools feature maps first, None where it reads them whole.
         min_batch: smallest batch that the method is defined on; 2 or more where it compares samples.
+        gather: whether `min_batch` counts the images of all processes, which the method then compares.
         needs_class: whether the method needs one class for each image, and cannot take a distribution over them.
 
     Example:
@@ -38,6 +39,7 @@ class Distiller(nn.Module, ABC):
     is_logit_term: bool = False
     map_size: int | None = None
     min_batch: int = 1
+    gather: bool = False
     needs_class: bool = False
 
     def build(self, student_dim: int, teacher_dim: int) -> None:
@@ -146,6 +148,7 @@ class Sum(Distiller):
         self.map_size = sizes.pop() if len(sizes) == 1 else None
         self.needs_class = any(part.needs_class for part in parts)
         self.min_batch = max((part.min_batch for part in parts), default=1)
+        self.gather = all(part.gather for part in parts if part.min_batch > 1)
 
     @property
     def parts(self) -> list[Distiller]:

@@ -1,13 +1,13 @@
 """Queue distillation: matches similarities to a queue of the teacher's embeddings; needs neither labels nor logits."""
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmkd_lightning.distillers.base import Distiller
 from tmkd_lightning.feature_extraction.output import Output, Part
 from tmkd_lightning.losses.queue_kl import queue_kl
+from tmkd_lightning.utils.distributed import gather_batches
 from tmkd_lightning.utils.validation import check_count, check_positive, check_term, check_weight
 
 
@@ -99,18 +99,9 @@ class QueueKL(Distiller):
     def _enqueue(self, embeddings: Tensor) -> None:
         """Overwrites the oldest rows; on the device alone, as waiting for it would cost more."""
         wide = torch.promote_types(embeddings.dtype, torch.float32)
-        rows = _gather(F.normalize(embeddings.to(wide)).to(self.queue.dtype))
+        (rows,) = gather_batches(F.normalize(embeddings.to(wide)).to(self.queue.dtype))
         self.position += max(0, len(rows) - self.queue_size)  # as if the ones left out had been overwritten
         rows = rows[-self.queue_size :]
         places = (self.position + torch.arange(len(rows), device=rows.device)) % self.queue_size
         self.queue.index_copy_(0, places, rows)
         self.position.add_(len(rows)).remainder_(self.queue_size)
-
-
-def _gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, in their order."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)

@@ -2,23 +2,25 @@
 
 from torch import Tensor
 
-from tmkd_lightning.distillers.base import Distiller
-from tmkd_lightning.feature_extraction.output import Output, Part
+from tmkd_lightning.distillers.relational import RelationalDistiller
+from tmkd_lightning.feature_extraction.output import Part
 from tmkd_lightning.losses.sp import similarity_preserving
-from tmkd_lightning.utils.validation import check_term, check_weight
+from tmkd_lightning.utils.validation import check_weight
 
 
-class SP(Distiller):
-    """Difference of the similarity matrices of feature maps, within the batch of one device.
+class SP(RelationalDistiller):
+    """Difference of the similarity matrices of the feature maps of a batch.
 
     Args:
         weight: factor of the loss, at least 0.
+        gather: whether the images of all processes are compared, instead of those of each by itself.
         name: name of the term in logs.
 
     Source: Tung and Mori 2019, Eq. 4, on the last map before the pooling; the weight as in their code and RepDistiller.
 
     Example:
         >>> import torch
+        >>> from tmkd_lightning import Output
         >>> maps = torch.eye(2).view(2, 2, 1, 1)
         >>> student, teacher = (Output(torch.zeros(2, 2), feature_map=scale * maps) for scale in (1, 3))
         >>> SP()(student, teacher, torch.zeros(2))["sp"].item()
@@ -26,15 +28,14 @@ class SP(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"feature_map"})
+    compares: Part = "feature_map"
     reads_logits = False
     min_batch = 2
 
-    def __init__(self, weight: float = 3000.0, name: str = "sp") -> None:
-        super().__init__()
+    def __init__(self, weight: float = 3000.0, gather: bool = False, name: str = "sp") -> None:
+        super().__init__(gather, name)
         self.weight = check_weight("weight", weight)
-        self.name = check_term(name)
 
-    def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
-        """Computes the term ``sp``; see `Distiller`."""
-        loss = similarity_preserving(student.require("feature_map"), teacher.require("feature_map"))
-        return {self.name: self.weight * loss}
+    def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Computes the weighted loss; see `RelationalDistiller`."""
+        return self.weight * similarity_preserving(student, teacher)

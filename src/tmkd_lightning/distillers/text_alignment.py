@@ -10,6 +10,9 @@ from tmkd_lightning.utils.validation import check_count, check_positive, check_w
 class TextAlignment(nn.Module):
     """Contrasts the student's embedding with the texts of the classes, both projected to one space.
 
+    Each image is compared with texts alone, none with another image: the mean over the images of N processes is that
+    of one process with all of them, so there is nothing to gather. Only `negatives` are drawn by each process anew.
+
     Args:
         student_dim: width D of the student's embedding.
         text_dim: width E of the text embeddings.

@@ -13,6 +13,7 @@ from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.text.class_names import datamodule_of
+from tmkd_lightning.utils.distributed import world_size
 from tmkd_lightning.views import MultiView
 
 
@@ -130,21 +131,27 @@ def check_needs(distiller: Sum, extractors: Sequence[Extractor], images: int) ->
         for extractor in extractors:
             for name in sorted(part.reads):
                 extractor.require(name, reader=part.method_name)
-        if images < part.min_batch:
+        if compared_images(part, images) < part.min_batch:
+            together = f" and those of all processes {compared_images(part, images)}" if part.gather else ""
             raise ValueError(
                 f"{part.method_name} compares the images of a batch with each other, but training batches hold "
-                f"{images} on each device: use a batch_size of at least {part.min_batch}"
+                f"{images} on each device{together}: use a batch_size of at least {part.min_batch}"
             )
 
 
 def warn_small_batch(distiller: Sum, images: int) -> None:
     """Warns of a last batch too small for a method, whose loss is 0 there."""
     for part in distiller.parts:
-        if images < part.min_batch:
+        if compared_images(part, images) < part.min_batch:
             rank_zero_warn(
                 f"a training batch of {images} is too small for {part.method_name}, which compares images with each "
                 "other: its loss is 0 there; drop_last=True avoids it"
             )
+
+
+def compared_images(distiller: Distiller, images: int) -> int:
+    """How many images a method compares, where each process has a batch of some."""
+    return images * world_size() if distiller.gather else images
 
 
 def check_data_classes(trainer: Trainer, extractor: Extractor) -> None:
