@@ -19,7 +19,7 @@ import tempfile
 from typing import Any
 
 import torch
-from common import METHODS, PAIRS, SEEN, now, report, sgd, silent_trainer
+from common import METHODS, PAIRS, SEEN, make_method, now, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
@@ -73,10 +73,10 @@ def one_round(options: argparse.Namespace, folder: str) -> dict[str, float]:
 
     def distil(epochs: int, *callbacks: Callback) -> Epochs:
         seed_everything(0, verbose=False)  # the same networks, and the same noise
-        method = METHODS[options.method]
         networks = make_teacher(num_classes=classes), make_student(num_classes=classes)
+        method = make_method(options.method, networks[1], networks[0])
         seen = SEEN if options.student_views else {}
-        module = TMKDModule(*networks, distiller=method() if method else None, optimizer=sgd, **seen)
+        module = TMKDModule(*networks, distiller=method, optimizer=sgd, **seen)
         return train(module, options, epochs, [prompts, TeacherAccuracyCheck(0), *callbacks])
 
     seed_everything(0, verbose=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import platform
@@ -14,16 +15,43 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 from torchvision.models import resnet18, resnet50
 
-from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
+from tmkd_lightning import Extractor, distillers
+from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
 from tmkd_lightning.models import wrn_16_2, wrn_40_2
 
 PAIRS = {"wrn": (wrn_40_2, wrn_16_2, 32), "resnet": (resnet50, resnet18, 224)}  # teacher, student, image size
-METHODS = {"none": None, "kd": KD, "rkd": RKD, "sp": SP, "cat_kd": CATKD, "tekap": TeKAP}
 VIEWS = ["rgb", "edge", "high_frequency"]
 SEEN: dict[str, Any] = {"student_views": VIEWS, "student_view_shares": [0.4, 0.3, 0.3]}
+PAPER = ("kd", "rkd", "sp", "cat_kd", "tekap")
 PACKAGES = ("torch", "torchvision", "lightning", "kornia", "pillow")
+
+
+def shipped_methods() -> dict[str, type[Distiller]]:
+    """Every base method of the library by the name of its term, without what only adds up or weighs others."""
+    exported = [getattr(distillers, name) for name in distillers.__all__]
+    kinds = [kind for kind in exported if inspect.isclass(kind) and issubclass(kind, Distiller)]
+    kinds = [kind for kind in kinds if not inspect.isabstract(kind) and not issubclass(kind, (Sum, FeatureKL))]
+    return {inspect.signature(kind).parameters["name"].default: kind for kind in kinds}
+
+
+METHODS: dict[str, type[Distiller] | None] = {"none": None, **shipped_methods()}
+
+
+def make_method(name: str, student: nn.Module, teacher: nn.Module) -> Distiller | None:
+    """A method with its defaults for two networks; arguments without one are their widths, or KD as the base."""
+    kind = METHODS[name]
+    if kind is None:
+        return None
+    values = {
+        "base": KD(),
+        "student_dim": Extractor(student).embedding_dim,
+        "teacher_dim": Extractor(teacher).embedding_dim,
+    }
+    required = [each for each in inspect.signature(kind).parameters.values() if each.default is each.empty]
+    return kind(**{each.name: values[each.name] for each in required})
 
 
 def silent_trainer(epochs: int, callbacks: Sequence[Any] = (), **options: Any) -> Trainer:

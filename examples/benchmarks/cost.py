@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import METHODS, PAIRS, now, report, sgd
+from common import PAIRS, PAPER, make_method, now, report, sgd
 from step import CLASSES
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -103,10 +103,9 @@ def parts(pair: str, size: int, batch_size: int, device: str) -> dict[str, Calla
     calls: dict[str, Callable[[], object]] = {f"view {view.name}": _bind(view, image) for view in module.views.views}
     calls["teacher, a view"] = _bind(module.teacher, seen[:batch_size])
     calls["student, trained"] = train_student
-    for name, method in METHODS.items():
-        if method is not None:
-            distiller = method().to(device)
-            calls[f"loss of {name}"] = lambda d=distiller: sum(d(fresh(), teacher, label).values()).backward()
+    for name in PAPER:
+        distiller = make_method(name, module.student, module.teacher.extractor.network).to(device)
+        calls[f"loss of {name}"] = lambda d=distiller: sum(d(fresh(), teacher, label).values()).backward()
     calls["loss feature + logit"] = lambda: sum(module.distiller(fresh(), teacher, label).values()).backward()
     calls["fusion weights"] = lambda: module.teacher.view_weights(label).sum().backward()
     calls["text contrast"] = lambda: sum(

@@ -6,7 +6,8 @@
 The least (`--against floor`) is what the networks cost: forward, backward and optimizer of the student alone, and one
 bare forward of the teacher for each view. Both train copies of one pair on the same batches, one step in turn, ours
 through the Trainer with a CSV logger; after each pair of steps the views are built once more and timed by themselves.
-Prints milliseconds a step and the ratios, medians over the steps of one run, and writes runs/step.json.
+Prints milliseconds a step and the ratios, medians over the steps of one run, or over the rounds of these, and writes
+runs/step.json. `--methods all` is every base method of the library; examples/benchmarks/methods.py makes a table of it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import argparse
 import copy
 import statistics
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from common import METHODS, PAIRS, SEEN, now, report, sgd, silent_trainer
+from common import METHODS, PAIRS, SEEN, make_method, now, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ from tmkd_lightning.text import HashingTextEncoder
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = 100
+CLOCKS = {"wall": now, "cpu": time.process_time}
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 
 
@@ -80,8 +83,8 @@ class Floor(ByHand):
 class InTurn(Callback):
     """After each step of the Trainer, does and times the other; the time in between is ours."""
 
-    def __init__(self, other: Callable[..., ByHand], *networks: nn.Module) -> None:
-        self.other = other
+    def __init__(self, clock: Callable[[], float], other: Callable[..., ByHand], *networks: nn.Module) -> None:
+        self.clock, self.other = clock, other
         self.networks = networks
         self.ours: list[float] = []
         self.theirs: list[float] = []
@@ -89,17 +92,17 @@ class InTurn(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.bare = self.other(*(network.to(module.device) for network in self.networks))
-        self.mark = now()
+        self.mark = self.clock()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        start = now()
+        start = self.clock()
         self.ours.append(start - self.mark)
         self.bare.step(*batch)
-        middle = now()
+        middle = self.clock()
         module.views(batch[0])
-        self.mark = now()
+        self.mark = self.clock()
         self.theirs.append(middle - start)
         self.views.append(self.mark - middle)
 
@@ -111,6 +114,7 @@ def measure(
     student_views: bool,
     compile: bool,
     against: str,
+    clock: str,
     batch_size: int,
     steps: int,
     warm_up: int,
@@ -118,12 +122,12 @@ def measure(
     make_teacher, make_student, size = PAIRS[pair]
     networks = make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES)
     bare = copy.deepcopy(networks)  # before ours are given hooks
-    distiller = METHODS[method]() if METHODS[method] else None
+    distiller = make_method(method, networks[1], networks[0])
     options = ({} if tmkd else PLAIN) | (SEEN if student_views else {})
     module = TMKDModule(*networks, distiller=distiller, optimizer=sgd, compile=compile, **options)
     batch = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8), torch.randint(CLASSES, (batch_size,))
     other = ByHand if against == "by_hand" else partial(Floor, views=len(module.views))
-    in_turn = InTurn(other, *bare)
+    in_turn = InTurn(CLOCKS[clock], other, *bare)
     names = [f"class {index}" for index in range(CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         prompts = PromptEmbeddings(HashingTextEncoder(), class_names=names, cache_dir=folder)
@@ -143,23 +147,37 @@ def measure(
     }
 
 
+def median_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of one method's numbers over the rounds."""
+    return {
+        key: statistics.median(row[key] for row in rows) if isinstance(value, float) else value
+        for key, value in rows[0].items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pair", choices=PAIRS, default="wrn")
-    parser.add_argument("--methods", choices=METHODS, nargs="+", default=["kd"])
+    parser.add_argument("--methods", choices=[*METHODS, "all"], nargs="+", default=["kd"])
+    parser.add_argument("--rounds", type=int, default=1, help="methods take turns; medians over the rounds are shown")
     parser.add_argument("--tmkd", action="store_true", help="three views, fusion, and TMKD's own terms on top")
     parser.add_argument("--student_views", action="store_true", help="the student sees one of the views of each image")
     parser.add_argument("--compile", action="store_true", help="ours only; the other stays as it is")
     parser.add_argument("--against", choices=["floor", "by_hand"], default="floor")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's time, on a shared machine")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm_up", type=int, default=3)
     options = vars(parser.parse_args())
     methods = options.pop("methods")
+    methods = [name for name in METHODS if name != "none"] if methods == ["all"] else methods
     if options["against"] == "by_hand" and (options["tmkd"] or methods != ["kd"]):
         parser.error("written by hand is plain KD only")
-    rows = [measure(method=method, **options) for method in methods]
-    report("step", rows)
+    if options["clock"] == "cpu" and torch.cuda.is_available():
+        parser.error("the cpu clock sees nothing of a GPU")
+    rounds = options.pop("rounds")
+    runs = [[measure(method=method, **options) for method in methods] for _ in range(rounds)]
+    report("step", [median_row(rows) for rows in zip(*runs, strict=True)])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class CATKD(Distiller):
     """
 
     reads: frozenset[Part] = frozenset({"feature_map", "head_weight"})
+    reads_logits = False
 
     def __init__(self, weight: float = 5.0, resolution: int = 2, normalize: bool = False, name: str = "cat_kd") -> None:
         super().__init__()

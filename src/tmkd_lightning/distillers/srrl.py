@@ -31,6 +31,7 @@ class SRRL(RegressionDistiller):
     """
 
     reads: frozenset[Part] = frozenset({"embedding", "head_weight"})
+    reads_logits = False
     min_batch = 2  # of one image there are no statistics for the BatchNorm
 
     def __init__(self, student_dim: int, teacher_dim: int, weight: float = 1.0, name: str = "srrl") -> None:
