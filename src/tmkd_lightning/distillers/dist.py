@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from tmkd_lightning.distillers.relational import RelationalDistiller
-from tmkd_lightning.feature_extraction.output import Part
 from tmkd_lightning.losses.dist import dist
 from tmkd_lightning.utils.validation import check_positive, check_weight
 
@@ -29,7 +28,7 @@ class DIST(RelationalDistiller):
         4.0
     """
 
-    compares: Part = "logits"
+    compares = "logits"
     is_logit_term = True
     min_batch = 2
 

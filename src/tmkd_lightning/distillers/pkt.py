@@ -27,7 +27,7 @@ class PKT(RelationalDistiller):
     """
 
     reads: frozenset[Part] = frozenset({"embedding"})
-    compares: Part = "embedding"
+    compares = "embedding"
     reads_logits = False
     min_batch = 2
 

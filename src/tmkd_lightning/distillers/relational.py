@@ -1,11 +1,12 @@
 """The base class of methods that compare the images of a batch with each other."""
 
 from abc import abstractmethod
+from typing import Literal
 
 from torch import Tensor
 
 from tmkd_lightning.distillers.base import Distiller
-from tmkd_lightning.feature_extraction.output import Output, Part
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.utils.distributed import gather_batches
 from tmkd_lightning.utils.validation import check_term
 
@@ -34,7 +35,7 @@ class RelationalDistiller(Distiller):
         1.0
     """
 
-    compares: Part
+    compares: Literal["logits", "embedding", "feature_map"]
 
     def __init__(self, gather: bool, name: str) -> None:
         super().__init__()

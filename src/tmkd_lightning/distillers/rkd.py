@@ -28,7 +28,7 @@ class RKD(RelationalDistiller):
     """
 
     reads: frozenset[Part] = frozenset({"embedding"})
-    compares: Part = "embedding"
+    compares = "embedding"
     reads_logits = False
     min_batch = 3  # two samples have one distance, which is divided by itself, and no angle
 

@@ -28,7 +28,7 @@ class SP(RelationalDistiller):
     """
 
     reads: frozenset[Part] = frozenset({"feature_map"})
-    compares: Part = "feature_map"
+    compares = "feature_map"
     reads_logits = False
     min_batch = 2
 
