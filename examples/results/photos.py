@@ -10,23 +10,25 @@ from torchvision.transforms import v2
 
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 
+TRAIN, TEACHER, HELD_OUT = slice(0, 400), slice(400, 2900), slice(4500, 5000)  # of each class's training images
 _AUGMENTATION = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
 
 
 class Photos(ImageDataModule):
-    """The first images of every class, decoded once; the whole test set."""
+    """Some images of every class, decoded once; measured on the whole test set, or on held-out training images."""
 
-    def __init__(self, root: Path, images: int, seed: int = 0, augment: bool = False) -> None:
+    def __init__(self, root: Path, images: slice, held_out: bool, replicas: int, seed: int = 0) -> None:
         super().__init__(
             batch_size=128,
             num_workers=0,
             image_size=32,
             seed=seed,
-            augmentation_replicas=0 if augment else 1,  # images that stay as they are can come from a TeacherCache
-            train_transform=_AUGMENTATION if augment else nn.Identity(),
+            augmentation_replicas=replicas,
+            train_transform=_AUGMENTATION,
             eval_transform=nn.Identity(),
         )
-        self.root, self.images = root, images
+        self.root = root
+        self.parts = {"train": ("train", images), "test": ("train", HELD_OUT) if held_out else ("test", slice(None))}
         self._read: dict[str, list[tuple[Tensor, int]]] = {}
 
     @property
@@ -37,10 +39,10 @@ class Photos(ImageDataModule):
         if split == "val":
             return []  # nothing is chosen by validation: every number is of the last epoch
         if split not in self._read:
-            each = self.images // len(self.class_names) if split == "train" else None
+            folder, part = self.parts[split]
             self._read[split] = [
                 (v2.functional.pil_to_tensor(Image.open(path).convert("RGB")), label)
                 for label, name in enumerate(self.class_names)
-                for path in sorted((self.root / split / name).iterdir())[:each]
+                for path in sorted((self.root / folder / name).iterdir())[part]
             ]
         return self._read[split]

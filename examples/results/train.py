@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from conditions import METHODS, MILD, TEACHERS, VIEWS, Condition
+from conditions import METHODS, SHARES, TEACHERS, VIEWS, Condition
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from photos import Photos
+from photos import TEACHER, TRAIN, Photos
 from shares import Measured
 from student import Small
 from torch.nn import functional as F
@@ -26,20 +27,34 @@ from tmkd_lightning.text.prompts import prompts_of
 from tmkd_lightning.views import MultiView, View
 
 PROMPT = "a {class}"
+REPLICAS = 8  # crops and flips that come again, so that the teacher's answers are stored
 
 
-def teacher(folder: Path, root: Path, images: int, precision: Any, epochs: int, name: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a study share."""
+
+    folder: Path
+    root: Path
+    epochs: int
+    teacher_epochs: int
+    held_out: bool
+    precision: Any
+
+
+def teacher(setting: Setting, name: str) -> dict[str, Any]:
     """Trains WRN-10-2 on plain images or on its views, and keeps its weights; measures it on each view."""
     start = time.monotonic()
     seed_everything(0, verbose=False)
-    data = Photos(root, images, augment=True)
+    data = Photos(setting.root, TEACHER, setting.held_out, replicas=0)
     views = TEACHERS[name]
-    shares = [0.4, 0.3, 0.3] if len(views) > 1 else None
     network = large()
-    module = ClassifierModule(network, views=views, view_shares=shares, **_optimisation(epochs))
-    _fit(module, data, epochs, precision, [])
-    torch.save(network.state_dict(), folder / f"teacher_{name}.pt")
-    return {"seconds": time.monotonic() - start, **accuracies(network, data)}
+    module = ClassifierModule(
+        network, views=views, view_shares=SHARES if len(views) > 1 else None, **_optimisation(setting.teacher_epochs)
+    )
+    _fit(module, data, setting.teacher_epochs, setting.precision, [])
+    torch.save(network.state_dict(), setting.folder / f"teacher_{name}.pt")
+    return {"top1": accuracy(network, data, VIEWS), "seconds": time.monotonic() - start}
 
 
 def large() -> WideResNet:
@@ -50,12 +65,6 @@ def load_teacher(folder: Path, name: str) -> WideResNet:
     network = large()
     network.load_state_dict(torch.load(folder / f"teacher_{name}.pt", weights_only=True))
     return network
-
-
-def accuracies(network: WideResNet, data: Photos) -> dict[str, float]:
-    """Top-1 in % on each view, of the mean of their logits, and of both where the edges are drawn more faintly."""
-    views, mild = accuracy(network, data, VIEWS), accuracy(network, data, MILD)
-    return {**views, "mild edge": mild["edge"], "mean with mild edge": mild["mean of views"]}
 
 
 @torch.no_grad()
@@ -70,25 +79,27 @@ def accuracy(network: WideResNet, data: Photos, names: Sequence[str | View]) -> 
     return dict(zip([*views.names, "mean of views"], (100 * right / len(data.samples("test"))).tolist(), strict=True))
 
 
-def student(
-    folder: Path, root: Path, images: int, precision: Any, vectors: Path, epochs: int, condition: Condition, seed: int
-) -> Any:
-    """Trains one student."""
+def student(setting: Setting, condition: Condition, seed: int) -> dict[str, Any]:
+    """Trains one student, and measures it on the plain images after the last epoch."""
     start = time.monotonic()
     seed_everything(seed, verbose=False)
-    data = photos(root, images)
-    data.seed = seed  # of the order
-    network = Small()
+    data = photos(setting.root, setting.held_out)
+    data.seed = seed  # of the order and the augmentation
+    network, optimisation = Small(), _optimisation(setting.epochs)
     callbacks: list[Callback] = []
     if condition.teacher is None:
-        module: LightningModule = ClassifierModule(network, **_optimisation(epochs))
+        module: LightningModule = ClassifierModule(network, **condition.options, **optimisation)
     else:
-        distiller = None if condition.method is None else METHODS[condition.method]()
-        options = {**condition.options, "distiller": distiller, **_optimisation(epochs)}
-        module = Measured(load_teacher(folder, condition.teacher), network, **options)
-        texts = PromptEmbeddings(EmbeddingFile(vectors), templates=PROMPT, cache_dir=str(folder / "texts"))
-        callbacks = [texts, TeacherAccuracyCheck(0), TeacherCache(str(folder / "cache"))]
-    trainer = _fit(module, data, epochs, precision, callbacks)
+        method = METHODS[condition.method]()
+        taught = load_teacher(setting.folder, condition.teacher)
+        module = Measured(taught, network, distiller=method, **condition.options, **optimisation)
+        texts = EmbeddingFile(setting.folder / f"texts_{condition.texts}.npz")
+        callbacks = [
+            PromptEmbeddings(texts, templates=PROMPT, cache_dir=str(setting.folder / "texts")),
+            TeacherAccuracyCheck(0),
+            TeacherCache(str(setting.folder / "cache" / str(seed))),
+        ]
+    trainer = _fit(module, data, setting.epochs, setting.precision, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     test = trainer.test(module, datamodule=data, verbose=False)[0]
     shares = module.shares() if isinstance(module, Measured) else {}
@@ -96,16 +107,22 @@ def student(
 
 
 @functools.cache
-def photos(root: Path, images: int) -> Photos:
+def photos(root: Path, held_out: bool) -> Photos:
     """Read once in each process."""
-    return Photos(root, images)
+    return Photos(root, TRAIN, held_out, replicas=REPLICAS)
 
 
-def keep_vectors(source: Path, array: str, path: Path) -> None:
-    """Writes genuine class vectors as embeddings of prompts, which the library reads like any others."""
+def keep_vectors(source: Path, array: str, folder: Path) -> None:
+    """Writes genuine class vectors, the same of other classes, and random ones of the same lengths, as texts."""
     with np.load(source, allow_pickle=False) as file:
         prompts = prompts_of(PROMPT, [str(name) for name in file[f"{array}_names"]])
-        write_embeddings(path, prompts, F.normalize(torch.from_numpy(file[array])), "CLIP ViT-B/32 class vectors")
+        vectors = F.normalize(torch.from_numpy(file[array]).float())
+    # Turned by a random rotation, they have the same angles to each other, and nothing else is left of them.
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(vectors.shape[1], vectors.shape[1], generator=generator)).Q
+    kinds = {"genuine": vectors, "permuted": vectors.roll(3, 0), "random": vectors @ rotation}
+    for name, values in kinds.items():
+        write_embeddings(folder / f"texts_{name}.npz", prompts, values, f"CLIP ViT-B/32 class vectors, {name}")
 
 
 def _optimisation(epochs: int) -> dict[str, Any]:
