@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+from other_views import OTHER
+from torchvision.transforms import v2
 
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
-from tmkd_lightning.views import View
-from tmkd_lightning.views.gaussian_blur import gaussian_blur
 
 VIEWS = ["rgb", "edge", "high_frequency"]
 TEACHERS = {"rgb": ["rgb"], "views": VIEWS}
@@ -18,18 +16,8 @@ SHARES = [0.4, 0.3, 0.3]
 METHODS: dict[str, Any] = {"kd": KD, "tekap": TeKAP, "cat_kd": CATKD, "sp": SP, "rkd": RKD}
 LOGIT_TERMS = ("kd", "tekap")  # methods that are themselves the logit term
 
-
-def noise(image: Tensor) -> Tensor:
-    return (image + 0.1 * torch.randn_like(image)).clamp(0, 1)
-
-
-GENERIC = [
-    "rgb",
-    View("noise", noise, "a {class}"),
-    View("blur", lambda image: gaussian_blur(image, 5, 1.0), "a {class}"),
-]
-_NONE = {"feature_weight": 0.0, "text_weight": 0.0}
-_RGB = {**_NONE, "views": ["rgb"]}
+_NO_TMKD = {"feature_weight": 0.0, "text_weight": 0.0}
+_RGB = {**_NO_TMKD, "views": ["rgb"]}
 _SEEN = {"student_views": VIEWS, "student_view_shares": SHARES}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {**_RGB, "logit_weight": 0.0},
@@ -38,7 +26,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "tmkd": {},
     "seen": _SEEN,
     "seen_rgb_target": {**_RGB, **_SEEN},  # what the student's views do without the teacher's
-    "generic": {**_RGB, "student_views": GENERIC, "student_view_shares": SHARES},
+    "generic": {**_RGB, "student_views": ["rgb", OTHER["noise"], OTHER["low_pass"]], "student_view_shares": SHARES},
+    "trivial": {**_RGB, "student_views": ["rgb", OTHER["trivial"]], "student_view_shares": [0.4, 0.6]},
 }
 
 
@@ -51,46 +40,50 @@ class Condition:
     method: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     texts: str = "genuine"
+    longer: int = 1  # times the epochs
 
 
 def conditions() -> list[Condition]:
     """All of them, what tells most first: a study that is stopped early has the rest."""
     return [
         Condition("alone"),
-        Condition("alone_on_views", options={"views": VIEWS, "view_shares": SHARES}),
         *(of(method, kind) for method in METHODS for kind in ("plain", "seen")),
         *(of(method, "logit") for method in METHODS if method not in LOGIT_TERMS),
         *(of(method, kind) for method in METHODS for kind in ("generic", "tmkd")),
         *(of("kd", kind, texts) for kind in ("tmkd", "seen") for texts in ("random", "permuted")),
-        of("kd", "plain", teacher="rgb"),
         of("kd", "seen_rgb_target"),
+        of("kd", "trivial"),
+        Condition("alone_on_views", options={"views": VIEWS, "view_shares": SHARES}),
         *(of(method, "paper") for method in METHODS),
+        of("kd", "plain", teacher="rgb"),
+        Condition("alone_twice_as_long", longer=2),
     ]
 
 
 def tuning() -> list[Condition]:
-    """What is tried on held-out training images, for KD alone: the target, the strengths, the shares, the text."""
-    tried: dict[str, dict[str, Any]] = {
-        "plain": KINDS["plain"],
-        "tmkd": {},
-        "seen": _SEEN,
+    """What is tried on held-out training images, for KD alone: the student's views, the target, weights, shares."""
+    tried: dict[str, dict[str, Any]] = {kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper")}
+    for name in ("edge", "high_frequency", *OTHER):  # each with a half of the images, and the teacher on RGB
+        view = OTHER.get(name, name)
+        tried[f"see_{name}"] = {**_RGB, "student_views": ["rgb", view], "student_view_shares": [0.5, 0.5]}
+    tried |= {
         "same_view": {**_SEEN, "student_target": "same_view"},
-        "rgb_target": KINDS["seen_rgb_target"],
+        "by_image": {**_SEEN, "fusion": "image"},
+        "by_image_rgb_student": {"fusion": "image"},
         "mean": {**_SEEN, "fusion": "mean"},
-        "mean_no_text": {**_SEEN, "fusion": "mean", "text_weight": 0.0},
-        "mean_no_text_no_feature": {**_SEEN, "fusion": "mean", **_NONE},
+        "no_text": {**_SEEN, "text_weight": 0.0},
+        "no_feature": {**_SEEN, "feature_weight": 0.0},
+        "mean_no_text_no_feature": {**_SEEN, "fusion": "mean", **_NO_TMKD},
         "strong_feature": {**_SEEN, "feature_weight": 50.0, "feature_temperature": 1.0},
         "few": {**_SEEN, "student_view_shares": [0.7, 0.15, 0.15]},
         "many": {**_SEEN, "student_view_shares": [0.2, 0.4, 0.4]},
-        "edge_only": {"student_views": ["rgb", "edge"], "student_view_shares": [0.6, 0.4]},
-        "high_only": {"student_views": ["rgb", "high_frequency"], "student_view_shares": [0.6, 0.4]},
-        "generic": KINDS["generic"],
+        "mixup": {**_RGB, "mix": v2.MixUp(num_classes=10)},
+        "mixup_seen": {**_RGB, **_SEEN, "mix": v2.MixUp(num_classes=10)},
     }
-    return [Condition(f"tune_{name}", "views", "kd", options) for name, options in tried.items()]
+    return [Condition(name, "views", "kd", options) for name, options in tried.items()]
 
 
 def of(method: str, kind: str, texts: str = "genuine", teacher: str = "views") -> Condition:
-    name = (
-        f"{method}+{kind}" + (f"@{texts}" if texts != "genuine" else "") + ("@rgb_teacher" if teacher == "rgb" else "")
-    )
-    return Condition(name, teacher, method, KINDS[kind], texts)
+    """A method in one of the kinds; what is not usual is in its name."""
+    name = f"{method}+{kind}" + ("" if texts == "genuine" else f"@{texts}")
+    return Condition(name + ("@rgb_teacher" if teacher == "rgb" else ""), teacher, method, KINDS[kind], texts)

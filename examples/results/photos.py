@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -11,7 +12,13 @@ from torchvision.transforms import v2
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 
 TRAIN, TEACHER, HELD_OUT = slice(0, 400), slice(400, 2900), slice(4500, 5000)  # of each class's training images
-_AUGMENTATION = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
+
+
+def crop_and_flip(image: Tensor) -> Tensor:
+    """A random crop of an image that has 4 more pixels on each side, flipped or not; RandomCrop takes longer."""
+    top, left, flipped = torch.randint(0, 18, (3,)).tolist()
+    crop = image[:, top // 2 : top // 2 + 32, left // 2 : left // 2 + 32]
+    return crop.flip(2) if flipped < 9 else crop.contiguous()
 
 
 class Photos(ImageDataModule):
@@ -24,7 +31,7 @@ class Photos(ImageDataModule):
             image_size=32,
             seed=seed,
             augmentation_replicas=replicas,
-            train_transform=_AUGMENTATION,
+            train_transform=crop_and_flip,
             eval_transform=nn.Identity(),
         )
         self.root = root
@@ -40,9 +47,11 @@ class Photos(ImageDataModule):
             return []  # nothing is chosen by validation: every number is of the last epoch
         if split not in self._read:
             folder, part = self.parts[split]
-            self._read[split] = [
+            images = [
                 (v2.functional.pil_to_tensor(Image.open(path).convert("RGB")), label)
                 for label, name in enumerate(self.class_names)
                 for path in sorted((self.root / folder / name).iterdir())[part]
             ]
+            padded = [(v2.functional.pad(image, [4]), label) for image, label in images]
+            self._read[split] = padded if split == "train" else images
         return self._read[split]

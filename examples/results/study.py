@@ -5,7 +5,8 @@
 The root holds train/<class>/ and test/<class>/ with 32-pixel photos; the vectors are one CLIP embedding for each class,
 repeated over the views. Trains two teachers, one on plain images and one on its views, then every student with every
 seed, one thread each. A finished run is a file in `--output` and is not run again, so a study that was stopped goes on.
-With `--tune`, tries settings on held-out training images instead, and never reads a test image.
+With `--tune`, tries settings on held-out training images instead, and never reads a test image; its files are in a
+folder of their own.
 """
 
 from __future__ import annotations
@@ -44,8 +45,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
+    parser.add_argument(
+        "--precision", default="32-true", help="of the teachers' training; bf16-mixed pays where the CPU has it"
+    )
     options = parser.parse_args()
+    if options.tune:
+        options.output /= "tuning"
     for folder in (options.output, options.work):
         folder.mkdir(parents=True, exist_ok=True)
     train.keep_vectors(options.vectors, options.array, options.work)
@@ -78,7 +83,10 @@ def run_all(runs: dict[str, Callable[[], dict[str, Any]]], options: argparse.Nam
 
 def versions() -> dict[str, str]:
     """Of Python, the packages and the code."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
+    folder = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, check=True
+    )
     packages = {name: version(name) for name in ("torch", "torchvision", "lightning")}
     return {"commit": commit.stdout.strip(), "python": platform.python_version(), **packages}
 
