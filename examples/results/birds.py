@@ -55,7 +55,7 @@ class Birds(ImageDataModule):
         if split == "val":
             return []
         file = self.folder / f"birds_{split}.npy"
-        images = CUB200(self.root, split).samples
+        images = CUB200(self.root, split).files
         copies = COPIES if split == "train" else 1
         if not file.exists():
             _write(file, [path for path, _ in images], copies, _TRAIN if split == "train" else _TEST)
