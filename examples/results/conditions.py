@@ -1,62 +1,89 @@
-"""What is compared: two teachers, five methods with and without TMKD, two ways to train its fusion, and its parts."""
+"""What is compared: five methods, each alone, with TMKD as published, and with a student that sees views; controls."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from other_views import OTHER
+from torchvision.transforms import v2
+
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
-from tmkd_lightning.views import edge
 
 VIEWS = ["rgb", "edge", "high_frequency"]
 TEACHERS = {"rgb": ["rgb"], "views": VIEWS}
+SHARES = [0.4, 0.3, 0.3]
 METHODS: dict[str, Any] = {"kd": KD, "tekap": TeKAP, "cat_kd": CATKD, "sp": SP, "rkd": RKD}
-_NONE = {"feature_weight": 0.0, "logit_weight": 0.0, "text_weight": 0.0}
-PLAIN: dict[str, Any] = {"views": ["rgb"], **_NONE}
-LOGIT: dict[str, Any] = {"views": ["rgb"], **_NONE, "logit_weight": 1.0}  # KD's loss, which TMKD adds to other methods
-MILD = ["rgb", edge(alpha=0.1), "high_frequency"]
-PARTS: dict[str, dict[str, Any]] = {  # of TMKD, one at a time beside KD
-    "kd+text": {**PLAIN, "text_weight": 0.8},
-    "kd+feature": {**PLAIN, "feature_weight": 1.0},
-    "kd+mean_of_views": {**_NONE, "views": VIEWS, "fusion": "mean"},
-    "kd+fused_by_label": {**_NONE, "views": VIEWS},
-    "kd+fused_by_distillation": {**_NONE, "views": VIEWS, "fusion_objective": "distillation"},
-    "kd+mean_of_views_mild_edges": {**_NONE, "views": MILD, "fusion": "mean"},
-    "kd+fused_by_distillation_mild_edges": {**_NONE, "views": MILD, "fusion_objective": "distillation"},
+LOGIT_TERMS = ("kd", "tekap")  # methods that are themselves the logit term
+
+_NO_TMKD = {"feature_weight": 0.0, "text_weight": 0.0}
+_RGB = {**_NO_TMKD, "views": ["rgb"]}
+_SEEN = {"student_views": VIEWS, "student_view_shares": SHARES}
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {**_RGB, "logit_weight": 0.0},
+    "logit": {**_RGB, "logit_weight": 1.0},  # KD's loss, which TMKD adds to other methods
+    "paper": {"fusion_objective": "distillation"},
+    "tmkd": {},
+    "seen": _SEEN,
+    "seen_rgb_target": {**_RGB, **_SEEN},  # what the student's views do without the teacher's
+    "generic": {**_RGB, "student_views": ["rgb", OTHER["noise"], OTHER["low_pass"]], "student_view_shares": SHARES},
+    "trivial": {**_RGB, "student_views": ["rgb", OTHER["trivial"]], "student_view_shares": [0.4, 0.6]},
 }
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A teacher and the method by which is learnt from it; the student alone has neither."""
+    """A teacher, the method by which is learnt from it, and the texts; a student alone has none of them."""
 
     name: str
-    teacher: str | None
+    teacher: str | None = None
     method: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        return self.name if self.teacher is None else f"{self.teacher}_{self.name}"
+    texts: str = "genuine"
+    longer: int = 1  # times the epochs
 
 
 def conditions() -> list[Condition]:
-    """All of them, what tells most and costs least first: a study that is stopped early has the rest."""
-    cheap = [name for name in METHODS if name != "rkd"]
+    """All of them, what tells most first: a study that is stopped early has the rest."""
     return [
-        Condition("student", None),
-        *compared(cheap, "plain", PLAIN),
-        *compared(cheap, "tmkd", {}),
-        *compared(["cat_kd", "sp"], "logit", LOGIT),
-        *compared(["rkd"], "plain", PLAIN),
-        *compared(["rkd"], "tmkd", {}),
-        *compared(cheap, "tmkd@distillation", {"fusion_objective": "distillation"}),
-        *(Condition(name, teacher, "kd", PARTS[name]) for teacher in TEACHERS for name in PARTS),
-        *compared(["rkd"], "logit", LOGIT),
-        *compared(["rkd"], "tmkd@distillation", {"fusion_objective": "distillation"}),
+        Condition("alone"),
+        *(of(method, kind) for method in METHODS for kind in ("plain", "seen")),
+        *(of(method, "logit") for method in METHODS if method not in LOGIT_TERMS),
+        *(of(method, kind) for method in METHODS for kind in ("generic", "tmkd")),
+        *(of("kd", kind, texts) for kind in ("tmkd", "seen") for texts in ("random", "permuted")),
+        of("kd", "seen_rgb_target"),
+        of("kd", "trivial"),
+        Condition("alone_on_views", options={"views": VIEWS, "view_shares": SHARES}),
+        *(of(method, "paper") for method in METHODS),
+        of("kd", "plain", teacher="rgb"),
+        Condition("alone_twice_as_long", longer=2),
     ]
 
 
-def compared(methods: list[str], variant: str, options: dict[str, Any]) -> list[Condition]:
-    """Methods in one variant, with both teachers."""
-    return [Condition(f"{name}+{variant}", teacher, name, options) for name in methods for teacher in TEACHERS]
+def tuning() -> list[Condition]:
+    """What is tried on held-out training images, for KD alone: the student's views, the target, weights, shares."""
+    tried: dict[str, dict[str, Any]] = {kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper")}
+    for name in ("edge", "high_frequency", *OTHER):  # each with a half of the images, and the teacher on RGB
+        view = OTHER.get(name, name)
+        tried[f"see_{name}"] = {**_RGB, "student_views": ["rgb", view], "student_view_shares": [0.5, 0.5]}
+    tried |= {
+        "same_view": {**_SEEN, "student_target": "same_view"},
+        "by_image": {**_SEEN, "fusion": "image"},
+        "by_image_rgb_student": {"fusion": "image"},
+        "mean": {**_SEEN, "fusion": "mean"},
+        "no_text": {**_SEEN, "text_weight": 0.0},
+        "no_feature": {**_SEEN, "feature_weight": 0.0},
+        "mean_no_text_no_feature": {**_SEEN, "fusion": "mean", **_NO_TMKD},
+        "strong_feature": {**_SEEN, "feature_weight": 50.0, "feature_temperature": 1.0},
+        "few": {**_SEEN, "student_view_shares": [0.7, 0.15, 0.15]},
+        "many": {**_SEEN, "student_view_shares": [0.2, 0.4, 0.4]},
+        "mixup": {**_RGB, "mix": v2.MixUp(num_classes=10)},
+        "mixup_seen": {**_RGB, **_SEEN, "mix": v2.MixUp(num_classes=10)},
+    }
+    return [Condition(name, "views", "kd", options) for name, options in tried.items()]
+
+
+def of(method: str, kind: str, texts: str = "genuine", teacher: str = "views") -> Condition:
+    """A method in one of the kinds; what is not usual is in its name."""
+    name = f"{method}+{kind}" + ("" if texts == "genuine" else f"@{texts}")
+    return Condition(name + ("@rgb_teacher" if teacher == "rgb" else ""), teacher, method, KINDS[kind], texts)

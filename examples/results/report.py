@@ -1,79 +1,203 @@
-"""The tables of docs/results.md from the files that the study has left, finished or not.
+"""The tables of docs/results.md from the runs that the study has left, finished or not.
 
-python examples/results/report.py --output runs/results
+    python examples/results/report.py
+
+With `--write`, they are put into that page, in place of those between its markers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from conditions import METHODS, PARTS, TEACHERS
+from conditions import LOGIT_TERMS, METHODS, TEACHERS, VIEWS
+from scipy import stats
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and titles are those of the grids
 from grid import TITLES
 from tabulator import format_gain, format_mean
 
-SEEDS = 3  # by default of study.py; cells with fewer say so
-KINDS = {"plain": "plain", "+ KD's loss": "logit", "+ TMKD": "tmkd", "+ TMKD, distillation": "tmkd@distillation"}
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "results.md"
+SETS = {"cifar10": "CIFAR-10 (JPEG)", "cub50": "CUB-50"}
+SEEDS, TUNING_SEEDS = 5, 2
+COLUMNS = {
+    "as published": "plain",
+    "+ KD's loss": "logit",
+    "+ TMKD of the paper": "paper",
+    "+ TMKD": "tmkd",
+    "+ TMKD, student on views": "seen",
+    "+ noise and blur": "generic",
+}
+MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--output", type=Path, default=Path("runs/results"))
-    folder = parser.parse_args().output
-    teachers = {name: json.loads((folder / f"teacher_{name}.json").read_text()) for name in TEACHERS}
-    _print(pd.DataFrame(teachers).drop("seconds").T.map("{:.1f}".format))
-    alone, longer = (mean(runs(folder, name)) for name in ("student", "student_2x"))
-    print(f"student alone: {alone}; twice as long: {longer}")
-    for teacher in TEACHERS:
-        print(f"\n{teacher}")
-        _print(methods(folder, teacher))
-        _print(parts(folder, teacher))
-        _print(gradients(folder, teacher))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into docs/results.md")
+    tables = all_tables()
+    if parser.parse_args().write:
+        PAGE.write_text(fill(PAGE.read_text(), tables))
+    else:
+        print("\n\n".join(f"{name}\n\n{table}" for name, table in tables.items()))
+
+
+def all_tables() -> dict[str, str]:
+    """Every table by its name."""
+    folders = {name: HERE / name for name in SETS if (HERE / name / "teacher_views.json").exists()}
+    corrected = holm({(name, *key): p for name, folder in folders.items() for key, p in p_values(folder).items()})
+    tables = {}
+    for name, folder in folders.items():
+        own = {key[1:]: p for key, p in corrected.items() if key[0] == name}
+        frames = {
+            "teachers": teachers(folder),
+            "methods": methods(folder),
+            "gains": gains(folder, own),
+            "controls": controls(folder),
+            "gradients": gradients(folder),
+        }
+        tables |= {f"{name} {title}": frame.to_markdown(disable_numparse=True) for title, frame in frames.items()}
+    if (HERE / "cifar10" / "tuning" / "plain_0.json").exists():
+        tables["tuning"] = tuning(HERE / "cifar10" / "tuning").to_markdown(disable_numparse=True)
+    return tables
+
+
+def fill(page: str, tables: dict[str, str]) -> str:
+    """Puts tables between their markers; those of other names stay."""
+    for name, table in tables.items():
+        start, end = MARKERS[0].format(name=name), MARKERS[1]
+        page = re.sub(f"(?<={re.escape(start)}).*?(?={re.escape(end)})", lambda _, new=table: new, page, flags=re.S)
+    return page
 
 
 def runs(folder: Path, name: str) -> pd.DataFrame:
-    """One row for each finished seed: what the run has left, with ``top1`` in % and a column for each logged value."""
+    """A row for each finished seed: what the run has left, with ``top1`` in % and a column for each logged value."""
     files = {seed: folder / f"{name}_{seed}.json" for seed in range(100)}
     found = {seed: json.loads(file.read_text()) for seed, file in files.items() if file.exists()}
     frame = pd.json_normalize(list(found.values()))
     return frame.set_axis(list(found)) if found else pd.DataFrame(columns=["top1"], dtype=float)
 
 
-def methods(folder: Path, teacher: str) -> pd.DataFrame:
-    """A row for each method: plain, with KD's loss, with TMKD by both objectives, and the gains."""
+def teachers(folder: Path) -> pd.DataFrame:
+    """Top-1 of each teacher on each view, of the mean of the three, and where any of them is right."""
+    found = {name: json.loads((folder / f"teacher_{name}.json").read_text())["top1"] for name in TEACHERS}
+    rows = {}
+    for name, top1 in found.items():
+        others = {view: value for view, value in top1.pop("others").items() if view not in (*VIEWS, *_SUMMARY)}
+        rows["its views" if name == "views" else "plain images"] = top1 | others
+    return pd.DataFrame(rows).T.map("{:.1f}".format).rename_axis("teacher trained on")
+
+
+_SUMMARY = ("mean of views", "any view")
+
+
+def methods(folder: Path) -> pd.DataFrame:
+    """A row for each method, a column for each of its kinds."""
     rows = {}
     for name in METHODS:
-        found = {title: runs(folder, f"{teacher}_{name}+{kind}") for title, kind in KINDS.items()}
-        plain, logit, fused, distilled = found.values()
-        rows[TITLES[name]] = {title: mean(part) for title, part in found.items()} | {
-            "gain": gain(fused, plain),
-            "gain over + KD's loss": gain(fused, logit),
-            "gain, distillation": gain(distilled, plain),
-        }
-    return pd.DataFrame(rows).T
+        kinds = {title: kind for title, kind in COLUMNS.items() if not (kind == "logit" and name in LOGIT_TERMS)}
+        rows[TITLES[name]] = {title: mean(runs(folder, f"{name}+{kind}")) for title, kind in kinds.items()}
+    return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).fillna("").rename_axis("method")
 
 
-def parts(folder: Path, teacher: str) -> pd.DataFrame:
-    """A row for each part of TMKD beside KD, with the mean weight of each view in the last step."""
-    plain = runs(folder, f"{teacher}_kd+plain")
+def comparisons(name: str) -> dict[str, str]:
+    """What a method with TMKD and a student on views is held against, by the claim: column and kind."""
+    return {"as published": "plain"} | ({} if name in LOGIT_TERMS else {"+ KD's loss": "logit"})
+
+
+def p_values(folder: Path) -> dict[tuple[str, str], float]:
+    """Of Student's t on the differences of equal seeds, by method and kind."""
+    found = {}
+    for name in METHODS:
+        seen = runs(folder, f"{name}+seen")["top1"]
+        for kind in comparisons(name).values():
+            differences = (seen - runs(folder, f"{name}+{kind}")["top1"]).dropna()
+            if len(differences) > 1:
+                found[name, kind] = float(stats.ttest_1samp(differences, 0).pvalue)
+    return found
+
+
+def holm(p_values: dict[Any, float]) -> dict[Any, float]:
+    """p-values corrected for all comparisons by Holm's step-down procedure."""
+    corrected, largest = {}, 0.0
+    for place, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p))
+        corrected[key] = largest
+    return corrected
+
+
+def gains(folder: Path, corrected: dict[tuple[str, str], float]) -> pd.DataFrame:
+    """Of TMKD with a student on views, over the method, over it with KD's loss, and over the generic control."""
     rows = {}
-    for name in ["kd+tmkd", "kd+tmkd@distillation", *PARTS]:
-        found = runs(folder, f"{teacher}_{name}")
-        weights = means(found, "logged.fusion/")
-        rows[name] = {"top-1": mean(found), "gain over KD": gain(found, plain), "weights of the views": weights}
-    return pd.DataFrame(rows).T
+    for name in METHODS:
+        seen = runs(folder, f"{name}+seen")
+        row = {}
+        for title, kind in comparisons(name).items():
+            p = f", p {corrected[name, kind]:.2g}" if (name, kind) in corrected else ""
+            row[f"over {title}"] = gain(seen, runs(folder, f"{name}+{kind}")) + p
+        row["over + TMKD"] = gain(seen, runs(folder, f"{name}+tmkd"))
+        row["over + noise and blur"] = gain(seen, runs(folder, f"{name}+generic"))
+        rows[TITLES[name]] = row
+    columns = ["over as published", "over + KD's loss", "over + TMKD", "over + noise and blur"]
+    return pd.DataFrame(rows).T.reindex(columns=columns).fillna("").rename_axis("gain of + TMKD, student on views")
 
 
-def gradients(folder: Path, teacher: str) -> pd.DataFrame:
-    """A row for each method: the share of each term in the lengths of the gradients."""
-    names = [f"{method}+{kind}" for method in METHODS for kind in ("plain", "tmkd")]
-    rows = {name: means(runs(folder, f"{teacher}_{name}"), "shares.") for name in names}
-    return pd.DataFrame({"share of the gradient": rows})
+def controls(folder: Path) -> pd.DataFrame:
+    """What else was run, beside KD."""
+    plain, rows = runs(folder, "kd+plain"), {}
+    for title, name in {
+        "student alone": "alone",
+        "student alone, twice as long": "alone_twice_as_long",
+        "student alone, on views": "alone_on_views",
+        "KD": "kd+plain",
+        "KD from the teacher of plain images": "kd+plain@rgb_teacher",
+        "KD, student on views, target RGB": "kd+seen_rgb_target",
+        "KD, student on noise and blur, target RGB": "kd+generic",
+        "KD, student on TrivialAugment, target RGB": "kd+trivial",
+        "KD + TMKD": "kd+tmkd",
+        "KD + TMKD, texts of other classes": "kd+tmkd@permuted",
+        "KD + TMKD, random texts": "kd+tmkd@random",
+        "KD + TMKD, student on views": "kd+seen",
+        "the same, texts of other classes": "kd+seen@permuted",
+        "the same, random texts": "kd+seen@random",
+    }.items():
+        found = runs(folder, name)
+        seconds = f"{found['seconds'].median():.0f}" if len(found) else ""
+        rows[title] = {"top-1": mean(found), "gain over KD": gain(found, plain), "seconds": seconds}
+    rows["KD"]["gain over KD"] = ""
+    return pd.DataFrame(rows).T.rename_axis("run")
+
+
+def gradients(folder: Path) -> pd.DataFrame:
+    """The share of each term in the lengths of the gradients."""
+    names = {TITLES[method] + title: f"{method}+{kind}" for method in METHODS for title, kind in _PULLS.items()}
+    rows = {title: means(runs(folder, name), "shares.") for title, name in names.items()}
+    return pd.DataFrame({"share of the gradient": rows}).rename_axis("run")
+
+
+_PULLS = {"": "plain", " + TMKD": "tmkd", " + TMKD, student on views": "seen"}
+
+
+def tuning(folder: Path) -> pd.DataFrame:
+    """All that was tried on held-out training images, the best first."""
+    names = sorted(
+        {file.stem.rsplit("_", 1)[0] for file in folder.glob("*_0.json")} - {f"teacher_{t}" for t in TEACHERS}
+    )
+    found = {name: runs(folder, name) for name in names}
+    rows = {
+        name: {
+            "top-1": format_mean(one["top1"], TUNING_SEEDS, digits=1),
+            "gain over KD": f"{(one['top1'] - found['plain']['top1']).mean():+.1f}",
+            "weights of the views": means(one, "logged.fusion/"),
+        }
+        for name, one in sorted(found.items(), key=lambda item: -item[1]["top1"].mean())
+    }
+    return pd.DataFrame(rows).T.rename_axis("tried")
 
 
 def mean(found: pd.DataFrame) -> str:
@@ -87,11 +211,7 @@ def gain(found: pd.DataFrame, base: pd.DataFrame) -> str:
 def means(found: pd.DataFrame, prefix: str) -> str:
     """Means over seeds of the columns with a prefix."""
     columns = found.filter(like=prefix).mean()
-    return ", ".join(f"{name.removeprefix(prefix)} {value:.2f}" for name, value in columns.items()) or "-"
-
-
-def _print(frame: pd.DataFrame) -> None:
-    print(f"\n{frame.to_markdown(disable_numparse=True)}\n")
+    return ", ".join(f"{name.removeprefix(prefix)} {value:.2f}" for name, value in columns.items()) or ""
 
 
 if __name__ == "__main__":

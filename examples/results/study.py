@@ -1,10 +1,13 @@
-"""What TMKD adds to five methods on CIFAR-10 (JPEG) with genuine CLIP vectors: the study of docs/results.md.
+"""What TMKD adds to five methods on two sets of photos: the study of docs/results.md.
 
-    python examples/results/study.py --root data/cifar10 --vectors clip.npz --array cifar10 --jobs 2
+    python examples/results/study.py cifar10 --root data/cifar10 --vectors clip.npz --jobs 2
 
-The root holds train/<class>/ and test/<class>/ with 32-pixel photos; the vectors are one CLIP embedding for each class,
-repeated over the views. Trains two teachers, one on plain images and one on its views, then every student with every
-seed, one thread each. A finished run is a file in `--output` and is not run again, so a study that was stopped goes on.
+The root of cifar10 holds train/<class>/ and test/<class>/ with 32-pixel photos; that of cub50 holds CUB_200_2011 with
+the first 50 classes, and the teachers' weights. The vectors are one text embedding for each class, repeated over the
+views. Measures two teachers, one of plain images and one of its views, and trains every student with every seed, one
+thread each. A finished run is a file in `--output` and is not run again, so a study that was stopped goes on. With
+`--tune`, tries settings on held-out training images instead, and never reads a test image; its files are in a folder of
+their own.
 """
 
 from __future__ import annotations
@@ -12,63 +15,76 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import platform
+import subprocess
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import train
-from conditions import TEACHERS, conditions
+from conditions import TEACHERS, conditions, tuning
+from sets import SETS
 from tqdm import tqdm
 
 from tmkd_lightning.utils.files import atomic_write
 
+VECTORS = {"cifar10": ("cifar10", "cifar10_names"), "cub50": ("clip_attr512", "names")}
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=SETS)
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--vectors", type=Path, required=True, help="an .npz file")
-    parser.add_argument("--array", default="cifar10", help="its array of class vectors; <array>_names are the classes")
-    parser.add_argument("--output", type=Path, default=Path("runs/results"))
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--teacher_epochs", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--vectors", type=Path, required=True, help="an .npz file, with arrays of vectors and of names")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="finished runs, in a folder a set")
+    parser.add_argument("--work", type=Path, default=Path("runs/results"), help="teachers' weights, caches")
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    vectors = options.output / "vectors.npz"
-    train.keep_vectors(options.vectors, options.array, vectors)
-    data = (options.output, options.root, options.images, options.precision)
+    output, folder = options.output / options.set / ("tuning" if options.tune else ""), options.work / options.set
+    for made in (output, folder):
+        made.mkdir(parents=True, exist_ok=True)
+    train.keep_vectors(options.vectors, *VECTORS[options.set], folder)
+    images = SETS[options.set](options.root, folder, options.tune)
+    record = {"epochs": images.epochs, **versions()}
     run_all(
-        {f"teacher_{name}": partial(train.teacher, *data, options.teacher_epochs, name) for name in TEACHERS}, options
+        {f"teacher_{name}": partial(train.teacher, images, name) for name in TEACHERS}, output, options.jobs, record
     )
-    alone = conditions()[0]
-    runs = [("student_2x", 2 * options.epochs, alone), *((each.id, options.epochs, each) for each in conditions())]
-    students = {
-        f"{name}_{seed}": partial(train.student, *data, vectors, epochs, condition, seed)
-        for name, epochs, condition in runs
+    tried = tuning() if options.tune else conditions()
+    runs = {
+        f"{each.name}_{seed}": partial(train.student, images, each, seed)
         for seed in range(options.seeds)
+        for each in tried
     }
-    run_all(students, options)
+    run_all(runs, output, options.jobs, record)
 
 
-def run_all(runs: dict[str, Callable[[], dict[str, Any]]], options: argparse.Namespace) -> None:
+def run_all(runs: dict[str, Callable[[], dict[str, Any]]], output: Path, jobs: int, record: dict[str, Any]) -> None:
     """Runs what is not finished, in order, several at once; writes a file for each."""
-    left = {name: run for name, run in runs.items() if not (options.output / f"{name}.json").exists()}
-    with ProcessPoolExecutor(options.jobs, get_context("spawn"), initializer=_quiet) as pool:
+    left = {name: run for name, run in runs.items() if not (output / f"{name}.json").exists()}
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet) as pool:
         waiting = {pool.submit(run): name for name, run in left.items()}
         for done in tqdm(as_completed(waiting), total=len(waiting)):
             if done.exception() is not None:
                 print(f"{waiting[done]} failed: {done.exception()!r}", flush=True)
                 continue
-            with atomic_write(options.output / f"{waiting[done]}.json") as file:
-                file.write(json.dumps(done.result(), indent=1).encode())
+            with atomic_write(output / f"{waiting[done]}.json") as file:
+                file.write(json.dumps({**done.result(), "record": record}, indent=1).encode())
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the packages and the code."""
+    command, folder = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
+    commit = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    packages = {name: version(name) for name in ("torch", "torchvision", "lightning")}
+    return {"commit": commit.stdout.strip(), "python": platform.python_version(), **packages}
 
 
 def _quiet() -> None:

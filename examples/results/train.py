@@ -1,8 +1,7 @@
-"""Trains the teachers and the students of the study, and measures them on the whole test set after the last epoch."""
+"""Measures the teachers and trains the students; both are measured on whole test sets, after the last epoch."""
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from conditions import METHODS, MILD, TEACHERS, VIEWS, Condition
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from photos import Photos
+from conditions import METHODS, VIEWS, Condition
+from lightning.pytorch import Callback, LightningModule, seed_everything
+from other_views import OTHER
+from sets import ImageSet, fit, optimisation_of
 from shares import Measured
-from student import Small
+from torch import nn
 from torch.nn import functional as F
 
 from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
-from tmkd_lightning.models import WideResNet
+from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.text import EmbeddingFile, write_embeddings
 from tmkd_lightning.text.prompts import prompts_of
@@ -28,104 +28,65 @@ from tmkd_lightning.views import MultiView, View
 PROMPT = "a {class}"
 
 
-def teacher(folder: Path, root: Path, images: int, precision: Any, epochs: int, name: str) -> dict[str, Any]:
-    """Trains WRN-10-2 on plain images or on its views, and keeps its weights; measures it on each view."""
+def teacher(images: ImageSet, name: str) -> dict[str, Any]:
+    """Trains a teacher, if that was not done; measures it on each view."""
     start = time.monotonic()
-    seed_everything(0, verbose=False)
-    data = Photos(root, images, augment=True)
-    views = TEACHERS[name]
-    shares = [0.4, 0.3, 0.3] if len(views) > 1 else None
-    network = large()
-    module = ClassifierModule(network, views=views, view_shares=shares, **_optimisation(epochs))
-    _fit(module, data, epochs, precision, [])
-    torch.save(network.state_dict(), folder / f"teacher_{name}.pt")
-    return {"seconds": time.monotonic() - start, **accuracies(network, data)}
-
-
-def large() -> WideResNet:
-    return WideResNet(depth=10, widen_factor=2, num_classes=10)
-
-
-def load_teacher(folder: Path, name: str) -> WideResNet:
-    network = large()
-    network.load_state_dict(torch.load(folder / f"teacher_{name}.pt", weights_only=True))
-    return network
-
-
-def accuracies(network: WideResNet, data: Photos) -> dict[str, float]:
-    """Top-1 in % on each view, of the mean of their logits, and of both where the edges are drawn more faintly."""
-    views, mild = accuracy(network, data, VIEWS), accuracy(network, data, MILD)
-    return {**views, "mild edge": mild["edge"], "mean with mild edge": mild["mean of views"]}
+    network, data = images.teacher(name), images.data()
+    measured = accuracy(network, data, VIEWS) | {"others": accuracy(network, data, ["rgb", *OTHER.values()])}
+    return {"top1": measured, "seconds": time.monotonic() - start}
 
 
 @torch.no_grad()
-def accuracy(network: WideResNet, data: Photos, names: Sequence[str | View]) -> dict[str, float]:
-    """Top-1 in % on each of some views, and of the mean of their logits."""
+def accuracy(network: nn.Module, data: ImageDataModule, names: Sequence[str | View]) -> dict[str, float]:
+    """Top-1 in % on each of some views, of the mean of their logits, and where any view is right."""
     data.setup("test")
-    frozen, views = FrozenTeacher(Extractor(network)), MultiView(names)
-    right = torch.zeros(len(views) + 1)
+    extractor = network if isinstance(network, Extractor) else Extractor(network)
+    frozen, views = FrozenTeacher(extractor), MultiView(names)
+    right = torch.zeros(len(views) + 2)
     for image, label in data.test_dataloader():
         logits = frozen(views(image / 255).flatten(0, 1)).logits.unflatten(0, (len(views), -1))
-        right += (torch.cat([logits, logits.mean(0, keepdim=True)]).argmax(2) == label).sum(1)
-    return dict(zip([*views.names, "mean of views"], (100 * right / len(data.samples("test"))).tolist(), strict=True))
+        found = torch.cat([logits, logits.mean(0, keepdim=True)]).argmax(2) == label
+        right += torch.cat([found, found[:-1].any(0, keepdim=True)]).sum(1)
+    percent = (100 * right / len(data.samples("test"))).tolist()
+    return dict(zip([*views.names, "mean of views", "any view"], percent, strict=True))
 
 
-def student(
-    folder: Path, root: Path, images: int, precision: Any, vectors: Path, epochs: int, condition: Condition, seed: int
-) -> Any:
-    """Trains one student."""
+def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]:
+    """Trains one student, and measures it on the plain images."""
     start = time.monotonic()
-    seed_everything(seed, verbose=False)
-    data = photos(root, images)
+    data = images.data()
     data.seed = seed  # of the order
-    network = Small()
+    seed_everything(seed, verbose=False)
+    epochs = images.epochs * condition.longer
+    network, optimisation = images.student(), optimisation_of(epochs)
     callbacks: list[Callback] = []
     if condition.teacher is None:
-        module: LightningModule = ClassifierModule(network, **_optimisation(epochs))
+        module: LightningModule = ClassifierModule(network, **condition.options, **optimisation)
     else:
-        distiller = None if condition.method is None else METHODS[condition.method]()
-        options = {**condition.options, "distiller": distiller, **_optimisation(epochs)}
-        module = Measured(load_teacher(folder, condition.teacher), network, **options)
-        texts = PromptEmbeddings(EmbeddingFile(vectors), templates=PROMPT, cache_dir=str(folder / "texts"))
-        callbacks = [texts, TeacherAccuracyCheck(0), TeacherCache(str(folder / "cache"))]
-    trainer = _fit(module, data, epochs, precision, callbacks)
+        method, taught = METHODS[condition.method](), images.teacher(condition.teacher)
+        module = Measured(taught, network, distiller=method, **condition.options, **optimisation)
+        texts = EmbeddingFile(images.folder / f"texts_{condition.texts}.npz")
+        callbacks = [
+            PromptEmbeddings(texts, templates=PROMPT, cache_dir=str(images.folder / "texts")),
+            TeacherAccuracyCheck(0),
+        ]
+        if "mix" not in condition.options:  # which makes images that come once
+            callbacks.append(TeacherCache(str(images.folder / "cache"), dtype="float32"))
+    trainer = fit(module, data, epochs, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     test = trainer.test(module, datamodule=data, verbose=False)[0]
     shares = module.shares() if isinstance(module, Measured) else {}
     return {"top1": 100 * test["test/top1"], "logged": logged, "shares": shares, "seconds": time.monotonic() - start}
 
 
-@functools.cache
-def photos(root: Path, images: int) -> Photos:
-    """Read once in each process."""
-    return Photos(root, images)
-
-
-def keep_vectors(source: Path, array: str, path: Path) -> None:
-    """Writes genuine class vectors as embeddings of prompts, which the library reads like any others."""
+def keep_vectors(source: Path, array: str, names: str, folder: Path) -> None:
+    """Writes genuine class vectors, the same of other classes, and random ones of the same lengths, as texts."""
     with np.load(source, allow_pickle=False) as file:
-        prompts = prompts_of(PROMPT, [str(name) for name in file[f"{array}_names"]])
-        write_embeddings(path, prompts, F.normalize(torch.from_numpy(file[array])), "CLIP ViT-B/32 class vectors")
-
-
-def _optimisation(epochs: int) -> dict[str, Any]:
-    return {
-        "optimizer": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
-        "lr_scheduler": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-    }
-
-
-def _fit(module: LightningModule, data: Photos, epochs: int, precision: Any, callbacks: list[Callback]) -> Trainer:
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        precision=precision,
-        logger=False,
-        limit_val_batches=0,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=data)
-    return trainer
+        prompts = prompts_of(PROMPT, [str(name) for name in file[names]])
+        vectors = F.normalize(torch.from_numpy(file[array]).float())
+    # Turned by a random rotation, they have the same angles to each other, and nothing else is left of them.
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(vectors.shape[1], vectors.shape[1], generator=generator)).Q
+    kinds = {"genuine": vectors, "permuted": vectors.roll(3, 0), "random": vectors @ rotation}
+    for name, values in kinds.items():
+        write_embeddings(folder / f"texts_{name}.npz", prompts, values, f"class vectors {array}, {name}")

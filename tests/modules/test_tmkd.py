@@ -186,6 +186,24 @@ def test_distillation_losses_reach_the_weight_net(net) -> None:
     assert all(p.grad is None for p in module.teacher.frozen.parameters())
 
 
+def test_fusion_by_image_tells_images_of_one_class_apart(net) -> None:
+    torch.manual_seed(0)
+    module = filled(TMKDModule(net(16), net(), fusion="image"))
+    image, label = torch.rand(4, 3, 8, 8), torch.tensor([1, 1, 1, 1])
+    module.training_step((image, label), 0).backward()
+    evidence = module.teacher.weight_net.evidence.weight
+    assert evidence.grad.abs().min() > 0
+    evidence.data = torch.tensor([[2.0, 0.0]])
+    found = module.teacher(image, label).logits
+    of_class = module.teacher.view_weights(label)
+    views = module.teacher.forward_views(image).logits.unflatten(0, (3, 4))
+    weights = of_class * views.softmax(2)[..., 1].T.square()  # exp of twice the label's log-probability
+    weights = weights / weights.sum(1, keepdim=True)
+    torch.testing.assert_close(found, torch.einsum("bv,vbk->bk", weights, views))
+    assert weights.std(0).min() > 1e-4
+    assert of_class.std(0).max() < 1e-6
+
+
 def test_mean_fusion_weighs_views_equally(net) -> None:
     module = TMKDModule(net(16), net(), fusion="mean", text_weight=0)
     module.log_dict = lambda *args, **kwargs: None

@@ -49,6 +49,44 @@ def test_weights_are_convex_even_for_extreme_scores() -> None:
         assert weights.min() >= 0
 
 
+def test_weights_by_image_are_those_of_the_class_at_first() -> None:
+    network = WeightNet(text_dim=4, views=VIEWS, by_image=True)
+    output, _ = teacher_output()
+    found = network.reweigh(some_weights(), output.logits, torch.tensor([0, 1, 2, 3]))
+    torch.testing.assert_close(found, some_weights())
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_weights_by_image_by_loops(soft: bool) -> None:
+    network = WeightNet(text_dim=4, views=VIEWS, by_image=True)
+    network.evidence.weight.data = torch.tensor([[0.7, -0.3]])
+    logits, weights = teacher_output()[0].logits, some_weights()
+    labels = torch.tensor([0, 4, 2, 2])
+    rows = torch.eye(CLASSES)[labels]
+    if soft:
+        labels = rows = torch.rand(BATCH, CLASSES, generator=torch.Generator().manual_seed(3)).softmax(1)
+    found = network.reweigh(weights, logits, labels)
+    for image in range(BATCH):
+        scores = []
+        for view in range(VIEWS):
+            p = np.exp(logits[view * BATCH + image].double().numpy())
+            p /= p.sum()
+            of_label, entropy = (rows[image].double().numpy() * np.log(p)).sum(), -(p * np.log(p)).sum()
+            scores.append(np.log(weights[image, view].item()) + 0.7 * of_label - 0.3 * -entropy)
+        expected = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(found[image].detach().numpy(), expected, rtol=1e-5)
+
+
+def test_by_image_a_right_view_outweighs_a_wrong_one() -> None:
+    """What the oracle would do: of two views, the right one gets the weight, once training asked for it."""
+    network = WeightNet(text_dim=4, views=2, by_image=True)
+    network.evidence.weight.data = torch.tensor([[2.0, 0.0]])
+    right_first = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 9.0], [0.0, 9.0]])  # view 0 of two images, then view 1
+    found = network.reweigh(torch.full((2, 2), 0.5), right_first, torch.tensor([0, 0]))
+    assert found[0, 0] > 0.999
+    assert abs(found[1, 0] - 0.5) < 1e-6
+
+
 @pytest.mark.parametrize("part", ["logits", "embedding", "feature_map"])
 def test_fuse_by_loops(part: str) -> None:
     output, _ = teacher_output()

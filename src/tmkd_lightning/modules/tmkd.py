@@ -48,7 +48,8 @@ class TMKDModule(BaseModule):
         student: likewise, with the same classes.
         distiller: base method, or several whose terms are added; None for TMKD's own terms alone.
         views: names of built-in views or views of your own that the teacher sees.
-        fusion: ``text`` lets a WeightNet weigh the views by their prompts, ``mean`` weighs them equally.
+        fusion: ``text`` lets a WeightNet weigh the views by the prompts of the image's class, ``image`` also by what
+            the teacher says of each view of the image, ``mean`` weighs them equally.
         fusion_objective: what trains the WeightNet: the ``label``, by the cross-entropy of the fused logits, which are
             detached for the student, or the ``distillation`` losses, as in the paper.
         student_views: views of which the student sees one of each training image, drawn by `student_view_shares`;
@@ -107,7 +108,7 @@ class TMKDModule(BaseModule):
         *,
         distiller: Distiller | list[Distiller] | None = None,
         views: Sequence[str | View] = ("rgb", "edge", "high_frequency"),
-        fusion: Literal["text", "mean"] = "text",
+        fusion: Literal["text", "image", "mean"] = "text",
         fusion_objective: Literal["distillation", "label"] = "label",
         student_views: Sequence[str | View] = ("rgb",),
         student_view_shares: Sequence[float] | None = None,
@@ -149,7 +150,7 @@ class TMKDModule(BaseModule):
         validation.check_all(check_positive, temperature=temperature, **temperatures)
         counts = {"text_dim": text_dim, "text_head_dim": text_head_dim, "fusion_hidden": fusion_hidden}
         validation.check_all(check_count, text_negatives=text_negatives, teacher_chunk=teacher_chunk, **counts)
-        validation.check_choice("fusion", fusion, ["text", "mean"])
+        validation.check_choice("fusion", fusion, ["text", "image", "mean"])
         validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
         validation.check_choice("student_target", student_target, ["fused", "same_view"])
 
@@ -177,8 +178,9 @@ class TMKDModule(BaseModule):
         self.student_target = student_target
         self.same_views = validation.same_views(self.student_views.views, multi_view, student_target)
         fuses = student_target == "fused" and len(multi_view) > 1 and self.reads_teacher
-        uses_weight_net = fusion == "text" and fuses
-        weight_net = WeightNet(text_dim, len(multi_view), fusion_hidden) if uses_weight_net else None
+        uses_weight_net = fusion != "mean" and fuses
+        sizes = (text_dim, len(multi_view), fusion_hidden)
+        weight_net = WeightNet(*sizes, by_image=fusion == "image") if uses_weight_net else None
         self.text_alignment: TextAlignment | None = None
         if text_weight:
             self.extractor.require("embedding", reader="L_text")
@@ -334,8 +336,10 @@ class TMKDModule(BaseModule):
                 self.teacher_order()
             self.teacher_lacks_logits = not self.teacher.extractor.knows_classes
             if self.teacher_lacks_logits:
-                fuses = self.teacher.weight_net is not None and self.fusion_objective == "label"
-                validation.check_reads_no_logits(self.distiller, self.teacher.extractor, fuses)
+                net, fusion = self.teacher.weight_net, None
+                if net is not None and (net.by_image or self.fusion_objective == "label"):
+                    fusion = "image" if net.by_image else "text"
+                validation.check_reads_no_logits(self.distiller, self.teacher.extractor, fusion)
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
 

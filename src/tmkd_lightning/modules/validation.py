@@ -110,10 +110,10 @@ def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple
     return student.embedding_dim, teacher.embedding_dim
 
 
-def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bool) -> None:
-    """Refuses what reads the logits of a teacher whose head is not fitted."""
+def check_reads_no_logits(distiller: Sum, teacher: Extractor, fusion: str | None) -> None:
+    """Refuses what reads the logits of a teacher whose head is not fitted; `fusion` is the one that does, if any."""
     readers = [part.method_name for part in distiller.parts if part.reads_logits or "head_weight" in part.reads]
-    readers += ["fusion='text'"] if fuses_by_label else []
+    readers += [] if fusion is None else [f"fusion='{fusion}'"]
     if readers:
         remedy = "fit one with tmkd probe and name its file in teacher_checkpoint"
         if isinstance(teacher, Ensemble):

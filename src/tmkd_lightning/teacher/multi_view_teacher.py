@@ -20,7 +20,7 @@ class MultiViewTeacher(nn.Module):
     Args:
         frozen: the network.
         views: what it sees of each image.
-        weight_net: weighs the views by the prompts of each class; None for equal weights.
+        weight_net: weighs the views by the prompts of each class, and by image if made so; None for equal weights.
         prompt_bank: embeddings of those prompts; needed with a `weight_net`.
 
     Attributes:
@@ -70,6 +70,8 @@ class MultiViewTeacher(nn.Module):
         if self.num_views == 1:
             return outputs
         weights = self.view_weights(labels)
+        if self.weight_net is not None and self.weight_net.by_image:
+            weights = self.weight_net.reweigh(weights, outputs.logits, labels)
         self.mean_weights = dict(zip(self.view_names, weights.detach().mean(0), strict=True))
         return fuse(outputs, weights)
 
@@ -91,7 +93,7 @@ class MultiViewTeacher(nn.Module):
         return self.frozen(self.views(images).flatten(0, 1), views=self.num_views, checked=True)
 
     def view_weights(self, labels: Tensor) -> Tensor:
-        """Weights ``(B, V)`` of the views for labels ``(B,)`` or ``(B, K)``, each row summing to 1 (Eq. 3 and 4)."""
+        """Weights ``(B, V)`` of the views by class, for labels ``(B,)`` or ``(B, K)``; rows sum to 1 (Eq. 3 and 4)."""
         if self.weight_net is None or self.prompt_bank is None:
             return torch.full((len(labels), self.num_views), 1 / self.num_views, device=labels.device)
         fewer_images = len(labels) < len(self.prompt_bank.anchors)  # than classes
