@@ -5,7 +5,7 @@ from importlib import import_module
 import pytest
 
 PUBLIC = {
-    "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank TMKDModule View WeightNet",
+    "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank Spec TMKDModule View WeightNet",
     "tmkd_lightning.callbacks": "PromptEmbeddings TeacherCache",
     "tmkd_lightning.distillers": "AT CATKD DIST DKD KD NKD NST PKT QueueKL RKD SDD SP SRRL TTM Distiller Sum TeKAP VkD "
     "WarmUp",

@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.transforms import v2
 
-from helpers.methods import of_widths
+from helpers.methods import METHODS
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
@@ -32,7 +32,6 @@ from tmkd_lightning.teacher.cache.serialization import array_dtypes, from_arrays
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text import HashingTextEncoder
 
-METHODS = of_widths(64, 128)  # of the student and teacher below
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 REPLICAS = 2
 

@@ -1,4 +1,4 @@
-"""Every distillation method: the one list that tests of all methods read."""
+"""Every distillation method: the one list that tests of all methods read, by the names of their terms."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,30 +22,31 @@ from tmkd_lightning.distillers import (
     TeKAP,
     VkD,
 )
+from tmkd_lightning.feature_extraction.spec import Spec
 
-
-def of_widths(student_dim: int, teacher_dim: int) -> dict[str, Callable[..., Distiller]]:
-    """Every method by the name of its term, for embeddings of some widths."""
-    return {
-        "kd": KD,
-        "rkd": RKD,
-        "sp": SP,
-        "cat_kd": CATKD,
-        "tekap": TeKAP,
-        "dkd": DKD,
-        "dist": DIST,
-        "ttm": TTM,
-        "nkd": NKD,
-        "pkt": PKT,
-        "sdd": partial(SDD, KD()),
-        "at": AT,
-        "nst": NST,
-        "vkd": partial(VkD, student_dim, teacher_dim),
-        "srrl": partial(SRRL, student_dim, teacher_dim),
-        "queue_kl": partial(QueueKL, student_dim, teacher_dim),
-    }
-
-
-METHODS = of_widths(8, 16)  # of the tiny networks, Net(8) and Net(16)
+METHODS: dict[str, Callable[..., Distiller]] = {
+    "kd": KD,
+    "rkd": RKD,
+    "sp": SP,
+    "cat_kd": CATKD,
+    "tekap": TeKAP,
+    "dkd": DKD,
+    "dist": DIST,
+    "ttm": TTM,
+    "nkd": NKD,
+    "pkt": PKT,
+    "sdd": partial(SDD, KD()),
+    "at": AT,
+    "nst": NST,
+    "vkd": VkD,
+    "srrl": SRRL,
+    "queue_kl": QueueKL,
+}
 NEED_A_CLASS = [name for name, method in METHODS.items() if method().needs_class]
 NEED_A_MAP = [name for name, method in METHODS.items() if "feature_map" in method().reads]
+
+
+def built(method: Distiller, student_dim: int, teacher_dim: int) -> Distiller:
+    """A method with layers for embeddings of these widths."""
+    method.build(Spec(3, student_dim), Spec(3, teacher_dim))
+    return method

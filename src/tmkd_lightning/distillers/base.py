@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.output import Output, Part
-from tmkd_lightning.utils.validation import check_count
+from tmkd_lightning.feature_extraction.spec import Spec
 
 _TMKD_TERMS = frozenset({"ce", "fusion", "text"})  # TMKDModule adds terms of these names itself
 
@@ -40,8 +40,12 @@ class Distiller(nn.Module, ABC):
     min_batch: int = 1
     needs_class: bool = False
 
-    def build(self, student_dim: int, teacher_dim: int) -> None:
-        """Makes layers that depend on the widths of the embeddings; `TMKDModule` calls it where they are read."""
+    def build(self, student: Spec, teacher: Spec) -> None:
+        """Makes layers that depend on what the networks give; `TMKDModule` calls it in its constructor.
+
+        It is called again when the number of classes changes, and for a method that `needs_index` when the data are
+        known. Layers whose size does not depend on those must stay.
+        """
 
     @abstractmethod
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
@@ -70,25 +74,51 @@ class Distiller(nn.Module, ABC):
         return 0 * torch.stack([student.logits.float().sum(), *(one.float().sum() for one in self.parameters())]).sum()
 
 
-class RegressionDistiller(Distiller):
-    """A method that regresses the teacher's embedding through a projector made for two widths."""
+class Unbuilt(nn.Module):
+    """Stands where `build` puts layers; using it raises a RuntimeError."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Says what to do."""
+        remedy = f"call {self.method}.build(student, teacher) with the Spec of both networks, as TMKDModule does"
+        raise RuntimeError(f"{self.method} has no layers yet: {remedy}")
+
+    @property
+    def weight(self) -> Tensor:
+        """Says what to do."""
+        return self()
+
+
+class ProjectingDistiller(Distiller):
+    """A method that brings the student's embedding to the teacher's width by a projector."""
 
     reads: frozenset[Part] = frozenset({"embedding"})
 
-    def __init__(self, student_dim: int, teacher_dim: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.dims = check_count("student_dim", student_dim), check_count("teacher_dim", teacher_dim)
+        self.projector: nn.Module = Unbuilt(self.method_name)
+        self.dims: tuple[int, int] | None = None  # widths of the student's and the teacher's embedding
 
-    def embeddings(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
-        """Both embeddings; raises a ValueError where they have other widths."""
-        pair = student.require("embedding"), teacher.require("embedding")
-        found = tuple(one.shape[1] for one in pair)
-        if found != self.dims:
+    @abstractmethod
+    def make_layers(self, student_dim: int, teacher_dim: int) -> None:
+        """Makes the projector, for embeddings of these widths."""
+
+    def build(self, student: Spec, teacher: Spec) -> None:
+        """Makes the layers, once; raises a ValueError for networks of other widths than before; see `Distiller`."""
+        dims = student.embedding_dim, teacher.embedding_dim
+        if dims[0] is None or dims[1] is None:
+            raise ValueError(f"{self.method_name} reads embeddings, which one of the two networks does not have")
+        if self.dims is None:
+            self.dims = dims[0], dims[1]
+            self.make_layers(*self.dims)
+        elif dims != self.dims:
             raise ValueError(
-                f"{self.method_name} was made for embeddings {self.dims} wide, of student and teacher, but they are "
-                f"{found}: give these numbers for student_dim and teacher_dim"
+                f"{self.method_name} was built for embeddings {self.dims} wide, of student and teacher, but they are "
+                f"{dims}: make a new {self.method_name} for each pair of networks"
             )
-        return pair
 
 
 class LogitDistiller(Distiller):
@@ -157,11 +187,10 @@ class Sum(Distiller):
         """Those of all methods."""
         return ", ".join(part.method_name for part in self.parts)
 
-    def build(self, student_dim: int, teacher_dim: int) -> None:
-        """Makes the layers of the methods that read embeddings."""
+    def build(self, student: Spec, teacher: Spec) -> None:
+        """Makes the layers of all methods."""
         for part in self.parts:
-            if "embedding" in part.reads:
-                part.build(student_dim, teacher_dim)
+            part.build(student, teacher)
 
     def set_epoch(self, epoch: int) -> None:
         """Hands the epoch to all methods."""

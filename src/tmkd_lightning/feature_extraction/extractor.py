@@ -25,6 +25,7 @@ from tmkd_lightning.feature_extraction.layer_discovery import (
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
 from tmkd_lightning.feature_extraction.probe_head import ProbeHead
+from tmkd_lightning.feature_extraction.spec import Spec
 from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.messages import short
@@ -149,6 +150,11 @@ class Extractor(nn.Module):
     def embedding_dim(self) -> int:
         """Width D of the embedding, read off the head."""
         return self.head.in_features
+
+    @property
+    def spec(self) -> Spec:
+        """What is known of the network before it runs."""
+        return Spec(self.num_classes, None if self.head_name is None else self.embedding_dim)
 
     def forward(self, image: Tensor, checked: bool = False) -> Output:
         """Runs the network on un-normalised images.

@@ -160,8 +160,7 @@ class TMKDModule(BaseModule):
 
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
-            dims = validation.embedding_dims(self.extractor, teacher, reader="L_feat")
-            tmkd_terms.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
+            tmkd_terms.append(FeatureKL(feature_temperature, noise_scale, feature_weight))
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
         validation.build_parts(self.distiller, self.extractor, teacher)
         self.reads_teacher = len(self.distiller.parts) > 0
@@ -378,6 +377,9 @@ class TMKDModule(BaseModule):
                     "teacher_checkpoint"
                 )
             teacher.resize_head(num_classes)
+        changes = num_classes != self.num_classes
         super().resize_classes(num_classes)
+        if changes:
+            validation.build_parts(self.distiller, self.extractor, teacher)
         if self.prompt_bank is not None:
             self.prompt_bank.resize(num_classes)

@@ -96,17 +96,12 @@ def check_arguments(num_classes: object, optimizer: object, lr_scheduler: object
 
 
 def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
-    """Has methods that read embeddings make the layers that depend on their widths."""
+    """Has the methods make the layers that depend on what the networks give; refuses networks that lack it."""
     for part in distiller.parts:
         if "embedding" in part.reads:
-            part.build(*embedding_dims(student, teacher, reader=part.method_name))
-
-
-def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple[int, int]:
-    """Widths of the embeddings of both networks, which `reader` needs."""
-    for extractor in (student, teacher):
-        extractor.require("embedding", reader=reader)
-    return student.embedding_dim, teacher.embedding_dim
+            for extractor in (student, teacher):
+                extractor.require("embedding", reader=part.method_name)
+        part.build(student.spec, teacher.spec)
 
 
 def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bool) -> None:
