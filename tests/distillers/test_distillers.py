@@ -75,7 +75,8 @@ def network_output(batch: int, width: int, size: int) -> Output:
     """An output with all parts, as a network with a linear head gives it."""
     feature_map, head_weight = torch.rand(batch, width, size, size), torch.randn(3, width)
     embedding = feature_map.mean((2, 3))
-    return Output(embedding @ head_weight.T + 1, embedding, feature_map, head_weight)
+    maps = (torch.rand(batch, width, 2 * size, 2 * size), feature_map)
+    return Output(embedding @ head_weight.T + 1, embedding, feature_map, head_weight, maps)
 
 
 def test_kd() -> None:
@@ -137,8 +138,8 @@ METHODS = {**EVERY, "feature": FeatureKL}
         ("nkd", set(), True, 1),
         ("pkt", {"embedding"}, False, 2),
         ("sdd", {"embedding", "feature_map", "head_weight"}, True, 1),
-        ("at", {"feature_map"}, False, 1),
-        ("nst", {"feature_map"}, False, 1),
+        ("at", {"maps"}, False, 1),
+        ("nst", {"maps"}, False, 1),
         ("vkd", {"embedding"}, False, 1),
         ("srrl", {"embedding", "head_weight"}, False, 2),
         ("queue_kl", {"embedding"}, False, 1),
@@ -231,7 +232,8 @@ def test_tekap_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_parts(name: str) -> None:
     student, teacher = network_output(2, 4, 4), network_output(2, 6, 4)
     for part in METHODS[name]().reads:
-        pairs = [(student, replace(teacher, **{part: None})), (replace(student, **{part: None}), teacher)]
+        nothing = {part: () if part == "maps" else None}
+        pairs = [(student, replace(teacher, **nothing)), (replace(student, **nothing), teacher)]
         for pair in pairs[: 1 if (name, part) == ("srrl", "head_weight") else 2]:  # of the teacher alone
             with pytest.raises(MissingPartError, match=f"this output has no {part} "):
                 built(METHODS[name](), 4, 6)(*pair, LABEL)
@@ -257,6 +259,7 @@ WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL]
         ("gamma", [DIST, NKD], WRONG, "at least 0 and finite"),
         ("alpha", [DKD], WRONG, "at least 0 and finite"),
         ("power", [TTM], [0.0, float("nan"), float("inf")], "above 0 and finite"),
+        ("last", [AT, NST], [0, 1.5], "a whole number, at least 1"),
         ("power", [AT], [0.5, float("nan"), float("inf")], "at least 1 and finite"),
         ("epochs", [partial(WarmUp, KD())], [0, 1.5], "a whole number, at least 1"),
         ("name", [*WEIGHED, RKD, partial(SDD, KD()), QueueKL], [""], "a word, as the term is logged under it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,22 +21,36 @@ LABEL = torch.tensor([0, 2, 1])
 def pair(size: int = 4) -> tuple[Output, Output]:
     shapes = ((3, 2, size, size), (3, 5, 4, 4))
     maps = [torch.randn(shape) for shape in shapes]
-    return tuple(Output(torch.randn(3, 3), one.mean((2, 3)), one, torch.randn(3, one.shape[1])) for one in maps)
+    more = [torch.randn(3, 4, 2 * size, 2 * size), torch.randn(3, 2, 8, 8)]
+    return tuple(
+        Output(torch.randn(3, 3), one.mean((2, 3)), one, torch.randn(3, one.shape[1]), (other, one))
+        for one, other in zip(maps, more, strict=True)
+    )
 
 
 def test_losses_and_weights() -> None:
     student, teacher = pair(8)
-    maps, embeddings = (student.feature_map, teacher.feature_map), (student.embedding, teacher.embedding)
+    large, small = zip(student.maps, teacher.maps, strict=True)
+    embeddings = student.embedding, teacher.embedding
     for method, expected in (
         (PKT(), 30000 * pkt(*embeddings)),
         (PKT(2.0), 2 * pkt(*embeddings)),
-        (AT(), 1000 * attention_transfer(*maps)),
-        (AT(2.0, 4.0), 2 * attention_transfer(*maps, 4)),
-        (NST(), 50 * nst(*maps)),
-        (NST(2.0), 2 * nst(*maps)),
+        (AT(), 1000 * (attention_transfer(*large) + attention_transfer(*small))),
+        (AT(2.0, 4.0, last=1), 2 * attention_transfer(*small, 4)),
+        (NST(), 50 * (nst(*large) + nst(*small))),
+        (NST(2.0, last=1), 2 * nst(*small)),
     ):
         (term,) = method(student, teacher, LABEL).values()
         torch.testing.assert_close(term, expected)
+
+
+@pytest.mark.parametrize("kind", [AT, NST])
+def test_of_unequal_numbers_of_maps_the_last_are_compared(kind) -> None:
+    student, teacher = pair()
+    expected = kind(last=1)(student, teacher, LABEL)
+    fewer = replace(teacher, maps=teacher.maps[1:])
+    assert kind()(student, fewer, LABEL) == expected
+    assert kind(last=2)(replace(student, maps=student.maps[1:]), teacher, LABEL) == expected
 
 
 @pytest.mark.parametrize(("student_dim", "teacher_dim"), [(2, 5), (5, 5), (5, 2)])

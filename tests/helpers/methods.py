@@ -47,6 +47,6 @@ NEED_A_MAP = [name for name, method in METHODS.items() if "feature_map" in metho
 
 
 def built(method: Distiller, student_dim: int, teacher_dim: int) -> Distiller:
-    """A method with layers for embeddings of these widths."""
-    method.build(Spec(3, student_dim), Spec(3, teacher_dim))
+    """A method with layers for embeddings, and for two maps each, of these widths."""
+    method.build(*(Spec(3, dim, ((dim, 8, 8), (dim, 4, 4)), training_images=20) for dim in (student_dim, teacher_dim)))
     return method

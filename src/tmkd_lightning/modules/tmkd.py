@@ -162,11 +162,12 @@ class TMKDModule(BaseModule):
         if feature_weight:
             tmkd_terms.append(FeatureKL(feature_temperature, noise_scale, feature_weight))
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
+        for extractor in (self.extractor, teacher):
+            extractor.keep_map = "feature_map" in self.distiller.reads
+            extractor.keep_maps = "maps" in self.distiller.reads
         validation.build_parts(self.distiller, self.extractor, teacher)
         self.reads_teacher = len(self.distiller.parts) > 0
         frozen.map_size = self.distiller.map_size
-        for extractor in (self.extractor, teacher):
-            extractor.keep_map = "feature_map" in self.distiller.reads
 
         if mix is not None and (reason := self.why_classes_needed()):
             raise ValueError(f"mix makes labels that are distributions, but {reason}")

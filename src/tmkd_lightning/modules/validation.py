@@ -98,9 +98,9 @@ def check_arguments(num_classes: object, optimizer: object, lr_scheduler: object
 def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
     """Has the methods make the layers that depend on what the networks give; refuses networks that lack it."""
     for part in distiller.parts:
-        if "embedding" in part.reads:
+        for name in sorted(part.reads & {"embedding", "maps"}):
             for extractor in (student, teacher):
-                extractor.require("embedding", reader=part.method_name)
+                extractor.require(name, reader=part.method_name)
         part.build(student.spec, teacher.spec)
 
 
