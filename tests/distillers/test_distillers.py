@@ -27,9 +27,12 @@ from tmkd_lightning.distillers import (
     SP,
     SRRL,
     TTM,
+    VID,
     Distiller,
     FeatureKL,
+    FitNet,
     QueueKL,
+    ReviewKD,
     Sum,
     TeKAP,
     VkD,
@@ -143,6 +146,9 @@ METHODS = {**EVERY, "feature": FeatureKL}
         ("vkd", {"embedding"}, False, 1),
         ("srrl", {"embedding", "head_weight"}, False, 2),
         ("queue_kl", {"embedding"}, False, 1),
+        ("fitnet", {"maps"}, False, 2),
+        ("vid", {"maps"}, False, 1),
+        ("review_kd", {"maps", "embedding"}, False, 2),
     ],
 )
 def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
@@ -239,7 +245,7 @@ def test_missing_parts(name: str) -> None:
                 built(METHODS[name](), 4, 6)(*pair, LABEL)
 
 
-WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL]
+WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL, FitNet, VID, ReviewKD]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +257,8 @@ WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL]
         ("angle_weight", [RKD], WRONG, "at least 0 and finite"),
         ("copies_weight", [TeKAP], WRONG, "at least 0 and finite"),
         ("resolution", [CATKD], [0, 1.5], "a whole number, at least 1"),
+        ("place", [FitNet], [0, 1.5], "a whole number, at least 1"),
+        ("width", [ReviewKD], [0, 1.5], "a whole number, at least 1"),
         ("copies", [TeKAP], [0, 1.5], "a whole number, at least 1"),
         ("teacher_temperature", [QueueKL], [0.0, float("inf")], "above 0 and finite"),
         ("queue_size", [QueueKL], [0, 1.5], "a whole number, at least 1"),
@@ -259,7 +267,7 @@ WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL]
         ("gamma", [DIST, NKD], WRONG, "at least 0 and finite"),
         ("alpha", [DKD], WRONG, "at least 0 and finite"),
         ("power", [TTM], [0.0, float("nan"), float("inf")], "above 0 and finite"),
-        ("last", [AT, NST], [0, 1.5], "a whole number, at least 1"),
+        ("last", [AT, NST, VID, ReviewKD], [0, 1.5], "a whole number, at least 1"),
         ("power", [AT], [0.5, float("nan"), float("inf")], "at least 1 and finite"),
         ("epochs", [partial(WarmUp, KD())], [0, 1.5], "a whole number, at least 1"),
         ("name", [*WEIGHED, RKD, partial(SDD, KD()), QueueKL], [""], "a word, as the term is logged under it"),

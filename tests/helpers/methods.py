@@ -17,8 +17,11 @@ from tmkd_lightning.distillers import (
     SP,
     SRRL,
     TTM,
+    VID,
     Distiller,
+    FitNet,
     QueueKL,
+    ReviewKD,
     TeKAP,
     VkD,
 )
@@ -40,6 +43,9 @@ METHODS: dict[str, Callable[..., Distiller]] = {
     "nst": NST,
     "vkd": VkD,
     "srrl": SRRL,
+    "fitnet": partial(FitNet, place=1),
+    "vid": VID,
+    "review_kd": ReviewKD,
     "queue_kl": QueueKL,
 }
 NEED_A_CLASS = [name for name, method in METHODS.items() if method().needs_class]

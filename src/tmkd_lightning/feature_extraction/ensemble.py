@@ -112,7 +112,7 @@ class Ensemble(Extractor):
         self._adopt_layers()
         first = outputs[0]
         logits = self.network.mean([each.logits for each in outputs])
-        return Output(logits, first.embedding, first.feature_map, first.head_weight)
+        return Output(logits, first.embedding, first.feature_map, first.head_weight, first.maps)
 
     def confirm(self, image: Tensor) -> None:
         """Finds head and map of each member on a few images, as the first `forward` does."""

@@ -93,6 +93,7 @@ class Extractor(nn.Module):
         self.map_name = feature_map
         self.named_maps = None if maps is None else list(maps)
         self._map_layers: list[MapLayer] | None = None  # not looked for yet
+        self._seen_by_maps: Size | None = None  # image that they were found on
         self._head_confirmed = self._map_confirmed = False
         self._why_no_head = f"{self.name} has no linear layer"
         self._shared: Capture | None = None  # stays attached to compiled code
@@ -169,8 +170,20 @@ class Extractor(nn.Module):
         """The layers that give `Output.maps`; looked for once."""
         if self._map_layers is None:
             sizes = [self.image_size, stated_image_size(self.network)]
-            self._map_layers = find_maps(self.network, self.normalize, sizes, self.named_maps)
+            self._map_layers, self._seen_by_maps = find_maps(self.network, self.normalize, sizes, self.named_maps)
         return self._map_layers
+
+    def match_maps(self, other: "Extractor") -> None:
+        """Looks for the maps anew on the size of image on which those of another network were found, if it is larger.
+
+        The sizes in `spec` can then be compared.
+        """
+        if not (self.map_layers and other.map_layers and self._seen_by_maps and other._seen_by_maps):
+            return
+        if other._seen_by_maps > self._seen_by_maps and self.image_size is None:
+            layers, seen = find_maps(self.network, self.normalize, [other._seen_by_maps], self.named_maps)
+            if seen == other._seen_by_maps:
+                self._map_layers, self._seen_by_maps = layers, seen
 
     def forward(self, image: Tensor, checked: bool = False) -> Output:
         """Runs the network on un-normalised images.

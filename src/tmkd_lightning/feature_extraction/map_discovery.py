@@ -151,8 +151,8 @@ def find_maps(
     normalize: Callable[[Tensor], Tensor],
     sizes: Sequence[Size | None],
     names: Sequence[str] | None,
-) -> list[MapLayer]:
-    """Finds the layers of a network that give its maps, on two images of noise; empty if it takes none of its size.
+) -> tuple[list[MapLayer], Size | None]:
+    """Finds the layers of a network that give its maps, on two images of noise, whose size comes back too.
 
     Args:
         network: from normalised images to logits; left as it was, its weights are not read.
@@ -162,7 +162,7 @@ def find_maps(
     """
     weight = next((part for part in network.parameters() if part.is_floating_point()), torch.empty(0))
     noise = torch.Generator().manual_seed(0)
-    small: list[MapLayer] = []
+    small: tuple[list[MapLayer], Size | None] = [], None
     for size in [*filter(None, sizes), *((side, side) for side in CUSTOMARY_SIDES)]:
         image = torch.rand(2, 3, *size, generator=noise).to(weight.device, weight.dtype)
         trace, done = MapTrace(), False
@@ -170,11 +170,11 @@ def find_maps(
             run_traced(network, normalize(image), trace)
             done = True
         if done and names is not None:
-            return trace.named(names, network._get_name())
+            return trace.named(names, network._get_name()), size
         layers = trace.layers() if done else []
         if layers and layers[-1].area > 1:
-            return layers
-        small = small or layers  # larger images tell a map of one pixel from what is pooled
+            return layers, size
+        small = small if small[0] else (layers, size)  # larger images tell a map of one pixel from what is pooled
     return small
 
 

@@ -101,6 +101,9 @@ def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
         for name in sorted(part.reads & {"embedding", "maps"}):
             for extractor in (student, teacher):
                 extractor.require(name, reader=part.method_name)
+        if "maps" in part.reads:
+            student.match_maps(teacher)
+            teacher.match_maps(student)
         part.build(student.spec, teacher.spec)
 
 
