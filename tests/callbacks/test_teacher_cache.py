@@ -19,7 +19,8 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.transforms import v2
 
-from helpers.methods import METHODS
+from helpers.methods import METHODS as EVERY
+from helpers.methods import NUMBERED
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
@@ -34,6 +35,7 @@ from tmkd_lightning.text import HashingTextEncoder
 
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 REPLICAS = 2
+METHODS = {**EVERY, **NUMBERED}
 
 
 class Losses(Callback):

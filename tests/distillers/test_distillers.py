@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from helpers.golden_values import fill
 from helpers.methods import METHODS as EVERY
-from helpers.methods import built
+from helpers.methods import NUMBERED, built
 from tmkd_lightning.distillers import (
     AT,
     CATKD,
+    CRD,
     DIST,
     DKD,
     KD,
@@ -123,7 +124,7 @@ def test_feature_kl_trains_student_projector_and_teacher_side() -> None:
         assert tensor.grad.abs().sum() > 0
 
 
-METHODS = {**EVERY, "feature": FeatureKL}
+METHODS = {**EVERY, **NUMBERED, "feature": FeatureKL}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,7 @@ METHODS = {**EVERY, "feature": FeatureKL}
         ("vkd", {"embedding"}, False, 1),
         ("srrl", {"embedding", "head_weight"}, False, 2),
         ("queue_kl", {"embedding"}, False, 1),
+        ("crd", {"embedding"}, False, 1),
         ("fitnet", {"maps"}, False, 2),
         ("vid", {"maps"}, False, 1),
         ("review_kd", {"maps", "embedding"}, False, 2),
@@ -154,7 +156,7 @@ METHODS = {**EVERY, "feature": FeatureKL}
 def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
     method = built(METHODS[name](), 4, 6)
     assert (method.reads, method.is_logit_term, method.min_batch) == (reads, is_logit_term, min_batch)
-    assert method.needs_class == (name in ("dkd", "nkd", "sdd"))
+    assert method.needs_class == (name in ("dkd", "nkd", "sdd", "crd"))
     assert list(method(network_output(2, 4, 5), network_output(2, 6, 4), LABEL)) == [name]
 
 
@@ -245,7 +247,7 @@ def test_missing_parts(name: str) -> None:
                 built(METHODS[name](), 4, 6)(*pair, LABEL)
 
 
-WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL, FitNet, VID, ReviewKD]
+WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL, FitNet, VID, ReviewKD, CRD]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,12 @@ WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL, F
         ("copies", [TeKAP], [0, 1.5], "a whole number, at least 1"),
         ("teacher_temperature", [QueueKL], [0.0, float("inf")], "above 0 and finite"),
         ("queue_size", [QueueKL], [0, 1.5], "a whole number, at least 1"),
-        ("temperature", [KD, TeKAP, FeatureKL, DKD, DIST, NKD, QueueKL], [0.0, float("inf")], "above 0 and finite"),
+        (
+            "temperature",
+            [KD, TeKAP, FeatureKL, DKD, DIST, NKD, QueueKL, CRD],
+            [0.0, float("inf")],
+            "above 0 and finite",
+        ),
         ("beta", [DKD, DIST], WRONG, "at least 0 and finite"),
         ("gamma", [DIST, NKD], WRONG, "at least 0 and finite"),
         ("alpha", [DKD], WRONG, "at least 0 and finite"),
@@ -270,6 +277,8 @@ WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL, F
         ("last", [AT, NST, VID, ReviewKD], [0, 1.5], "a whole number, at least 1"),
         ("power", [AT], [0.5, float("nan"), float("inf")], "at least 1 and finite"),
         ("epochs", [partial(WarmUp, KD())], [0, 1.5], "a whole number, at least 1"),
+        ("negatives", [CRD], [0, 1.5], "a whole number, at least 1"),
+        ("momentum", [CRD], [-0.1, 1.1, float("nan")], "from 0 to 1"),
         ("name", [*WEIGHED, RKD, partial(SDD, KD()), QueueKL], [""], "a word, as the term is logged under it"),
     ],
 )
@@ -284,7 +293,7 @@ def test_fusion_learns_through_every_method(name: str) -> None:
     """A fused teacher has all parts, and no method cuts it off from the weights of the views."""
     views = network_output(3 * 4, 6, 4)
     weights = torch.rand(4, 3).softmax(1).requires_grad_()
-    method = built(METHODS[name](), 4, 6)
+    method = built(METHODS[name](), 4, 6, batch=4)
     method(network_output(4, 4, 4), fuse(views, weights), torch.tensor([0, 2, 1, 1]))[name].backward()
     assert weights.grad.isfinite().all()
     assert (weights.grad != 0).all()

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from tmkd_lightning.distillers import (
     AT,
     CATKD,
+    CRD,
     DIST,
     DKD,
     KD,
@@ -48,11 +51,13 @@ METHODS: dict[str, Callable[..., Distiller]] = {
     "review_kd": ReviewKD,
     "queue_kl": QueueKL,
 }
+NUMBERED = {"crd": partial(CRD, negatives=8)}  # need a datamodule that says which images a batch holds
 NEED_A_CLASS = [name for name, method in METHODS.items() if method().needs_class]
 NEED_A_MAP = [name for name, method in METHODS.items() if "feature_map" in method().reads]
 
 
-def built(method: Distiller, student_dim: int, teacher_dim: int) -> Distiller:
+def built(method: Distiller, student_dim: int, teacher_dim: int, batch: int = 2) -> Distiller:
     """A method with layers for embeddings, and for two maps each, of these widths."""
     method.build(*(Spec(3, dim, ((dim, 8, 8), (dim, 4, 4)), training_images=20) for dim in (student_dim, teacher_dim)))
+    method.set_index(torch.arange(batch))
     return method

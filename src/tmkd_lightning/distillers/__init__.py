@@ -3,6 +3,7 @@
 from tmkd_lightning.distillers.at import AT
 from tmkd_lightning.distillers.base import Distiller, LogitDistiller, Sum
 from tmkd_lightning.distillers.cat_kd import CATKD
+from tmkd_lightning.distillers.crd import CRD
 from tmkd_lightning.distillers.dist import DIST
 from tmkd_lightning.distillers.dkd import DKD
 from tmkd_lightning.distillers.feature_kl import FeatureKL
@@ -26,6 +27,7 @@ from tmkd_lightning.distillers.warm_up import WarmUp
 __all__ = [
     "AT",
     "CATKD",
+    "CRD",
     "DIST",
     "DKD",
     "KD",

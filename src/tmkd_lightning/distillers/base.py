@@ -25,6 +25,8 @@ class Distiller(nn.Module, ABC):
         map_size: side in pixels to which the method pools feature maps first, None where it reads them whole.
         min_batch: smallest batch that the method is defined on; 2 or more where it compares samples.
         needs_class: whether the method needs one class for each image, and cannot take a distribution over them.
+        needs_index: whether the method needs to know which training images a batch holds, as `set_index` tells, and
+            how many there are, as `Spec.training_images` says.
 
     Example:
         >>> from torch.nn import functional as F
@@ -39,6 +41,7 @@ class Distiller(nn.Module, ABC):
     map_size: int | None = None
     min_batch: int = 1
     needs_class: bool = False
+    needs_index: bool = False
 
     def build(self, student: Spec, teacher: Spec) -> None:
         """Makes layers that depend on what the networks give; `TMKDModule` calls it in its constructor.
@@ -68,6 +71,9 @@ class Distiller(nn.Module, ABC):
 
     def set_epoch(self, epoch: int) -> None:
         """Takes the epoch of training, from 0 on, before each step; for a method whose loss changes with it."""
+
+    def set_index(self, index: Tensor) -> None:
+        """Takes the places ``(B,)`` of a batch's images among all training images, before each step."""
 
     def zero(self, student: Output) -> Tensor:
         """A loss of 0 for a batch too small for the method, with gradients of 0 for the student and its own layers."""
@@ -175,6 +181,7 @@ class Sum(Distiller):
         sizes = {part.map_size for part in parts if "feature_map" in part.reads}
         self.map_size = sizes.pop() if len(sizes) == 1 else None
         self.needs_class = any(part.needs_class for part in parts)
+        self.needs_index = any(part.needs_index for part in parts)
         self.min_batch = max((part.min_batch for part in parts), default=1)
 
     @property
@@ -196,6 +203,11 @@ class Sum(Distiller):
         """Hands the epoch to all methods."""
         for part in self.parts:
             part.set_epoch(epoch)
+
+    def set_index(self, index: Tensor) -> None:
+        """Hands the places of the images to all methods."""
+        for part in self.parts:
+            part.set_index(index)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the terms of all methods; see `Distiller`."""

@@ -81,7 +81,7 @@ class QueueKL(ProjectingDistiller):
     def _enqueue(self, embeddings: Tensor) -> None:
         """Overwrites the oldest rows; on the device alone, as waiting for it would cost more."""
         wide = torch.promote_types(embeddings.dtype, torch.float32)
-        rows = _gather(F.normalize(embeddings.to(wide)).to(self.queue.dtype))
+        rows = gather_rows(F.normalize(embeddings.to(wide)).to(self.queue.dtype))
         self.position += max(0, len(rows) - self.queue_size)  # as if the ones left out had been overwritten
         rows = rows[-self.queue_size :]
         places = (self.position + torch.arange(len(rows), device=rows.device)) % self.queue_size
@@ -89,7 +89,7 @@ class QueueKL(ProjectingDistiller):
         self.position.add_(len(rows)).remainder_(self.queue_size)
 
 
-def _gather(rows: Tensor) -> Tensor:
+def gather_rows(rows: Tensor) -> Tensor:
     """The rows of all processes, in their order."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return rows

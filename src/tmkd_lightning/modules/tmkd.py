@@ -98,6 +98,7 @@ class TMKDModule(BaseModule):
 
     teacher: MultiViewTeacher
     teacher_cache: TeacherCache | None = None  # the trainer's, if it has one
+    training_images: int | None = None  # number of them, where a method asks for it; known in setup
     teacher_lacks_logits: bool = False  # whether its head is not fitted; known in setup
 
     def __init__(
@@ -318,6 +319,8 @@ class TMKDModule(BaseModule):
                 "TeacherCache stores the teacher's answers to the images of the data, but mix makes new ones at every "
                 "step: leave one of the two out"
             )
+        if self.distiller.needs_index:
+            validation.number_samples(datamodule_of(self.trainer))
         self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.read_or_compute
         callbacks = super().configure_callbacks()
         if self.prompt_bank is not None and not self.prompt_bank.filled:
@@ -329,6 +332,9 @@ class TMKDModule(BaseModule):
     def setup(self, stage: str) -> None:
         """Refuses to train without text embeddings, or with a teacher of other classes."""
         super().setup(stage)
+        if stage == "fit" and self.distiller.needs_index:
+            self.training_images = validation.count_images(self.distiller, datamodule_of(self.trainer))
+            validation.build_parts(self.distiller, self.extractor, self.teacher.extractor, self.training_images)
         if stage == "fit" and self.reads_teacher:
             if not self.runs_teacher:  # else read_weights has done so
                 self.teacher_order()
@@ -354,9 +360,14 @@ class TMKDModule(BaseModule):
         return teacher_order(self, self.teacher_checkpoint, datamodule_of(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Tells methods the epoch, whose own hook Lightning leaves out where a run is resumed within it."""
+        """Tells methods the epoch, and the images where they ask for them.
+
+        Lightning leaves out the hook of the epoch where a run is resumed within it.
+        """
         super().on_train_batch_start(batch, batch_idx)
         self.distiller.set_epoch(self.current_epoch)
+        if self.distiller.needs_index and self.training_images is not None:
+            self.distiller.set_index(torch.from_numpy(self.sample_ids(batch)) % self.training_images)
 
     def verify_networks(self, images: Tensor) -> None:
         """Verifies also that networks and batch have what the losses need."""
