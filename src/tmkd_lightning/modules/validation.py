@@ -141,8 +141,8 @@ def check_reads_no_logits(distiller: Sum, teacher: Extractor, fuses_by_label: bo
             remedy = "fit its members' with tmkd probe, one by one, and read them with load_weights"
         raise ValueError(
             f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: {remedy}, or "
-            "train on embeddings alone, with logit_weight=0, methods that read no logits (RKD, SP, PKT, AT, NST, VkD, "
-            "QueueKL) and fusion='mean'"
+            "train on embeddings alone, with logit_weight=0, methods that read no logits (RKD, SP, PKT, AT, NST, "
+            "FitNet, VID, ReviewKD, CRD, VkD, QueueKL) and fusion='mean'"
         )
 
 
