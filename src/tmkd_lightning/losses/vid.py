@@ -35,6 +35,7 @@ def vid(mean: Tensor, teacher_map: Tensor, log_scale: Tensor) -> Tensor:
         raise ValueError(f"{shapes} must agree in samples and channels")
     size = [min(sides) for sides in zip(mean.shape[2:], teacher_map.shape[2:], strict=True)]
     wide = torch.promote_types(torch.result_type(mean, teacher_map), torch.float32)
-    predicted, target = average_pool(mean.to(wide), size), average_pool(teacher_map.to(wide), size)
-    variance = F.softplus(log_scale.to(wide))[:, None, None] + _LEAST_VARIANCE
+    # flat, so that the mean does not depend on how a map lies in memory
+    predicted, target = (average_pool(maps.to(wide), size).flatten(2) for maps in (mean, teacher_map))
+    variance = F.softplus(log_scale.to(wide))[:, None] + _LEAST_VARIANCE
     return 0.5 * ((predicted - target).square() / variance + variance.log()).mean()
