@@ -5,7 +5,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmkd_lightning import Output, TMKDModule
+from tmkd_lightning import Output, Spec, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import Distiller
@@ -18,10 +18,12 @@ class Cosine(Distiller):
 
     reads = frozenset({"embedding"})  # a network without it is refused before training
 
-    def __init__(self, student_dim: int, teacher_dim: int, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
-        self.projector = nn.Linear(student_dim, teacher_dim)  # trained along with the student
         self.weight = weight
+
+    def build(self, student: Spec, teacher: Spec) -> None:
+        self.projector = nn.Linear(student.embedding_dim, teacher.embedding_dim)  # trained along with the student
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         projected = self.projector(student.require("embedding"))
@@ -33,7 +35,7 @@ if __name__ == "__main__":
     module = TMKDModule(
         wrn_16_2(num_classes=10),  # your trained teacher; this one is untrained, and the run says so
         wrn_16_2(num_classes=10),
-        distiller=Cosine(student_dim=128, teacher_dim=128),
+        distiller=Cosine(),
         optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
     )
     prompts = PromptEmbeddings(HashingTextEncoder())  # a stand-in without visual meaning; leave it out for CLIP

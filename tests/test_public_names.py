@@ -5,13 +5,13 @@ from importlib import import_module
 import pytest
 
 PUBLIC = {
-    "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank TMKDModule View WeightNet",
+    "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank Spec TMKDModule View WeightNet",
     "tmkd_lightning.callbacks": "PromptEmbeddings TeacherCache",
-    "tmkd_lightning.distillers": "AT CATKD DIST DKD KD NKD NST PKT QueueKL RKD SDD SP SRRL TTM Distiller Sum TeKAP VkD "
-    "WarmUp",
-    "tmkd_lightning.losses": "attention_transfer class_attention cross_entropy dist dkd feature_kl hcl logit_kl nkd "
-    "nst pkt queue_kl rkd_angle rkd_distance similarity_preserving srrl standardize_logits tekap_kl text_contrast ttm "
-    "vkd wttm",
+    "tmkd_lightning.distillers": "AT CATKD CRD DIST DKD FitNet KD NKD NST PKT QueueKL RKD ReviewKD SDD SP SRRL TTM "
+    "Distiller Sum TeKAP VID VkD WarmUp",
+    "tmkd_lightning.losses": "attention_transfer class_attention crd cross_entropy dist dkd feature_kl hcl hint "
+    "logit_kl nkd nst pkt queue_kl rkd_angle rkd_distance similarity_preserving srrl "
+    "standardize_logits tekap_kl text_contrast ttm vid vkd wttm",
     "tmkd_lightning.views": "canny edge_view high_frequency_view RandomView",
     "tmkd_lightning.text": "EmbeddingFile HashingTextEncoder OpenCLIPTextEncoder TextEncoder",
     "tmkd_lightning.models": "Pretrained Probe WideResNet ZeroShotCLIP load_weights local_file resnet18 resnet50 "

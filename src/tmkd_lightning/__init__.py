@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tmkd_lightning.feature_extraction import Ensemble, Extractor, Output
+    from tmkd_lightning.feature_extraction import Ensemble, Extractor, Output, Spec
     from tmkd_lightning.modules import ClassifierModule, TMKDModule
     from tmkd_lightning.teacher.fusion import WeightNet
     from tmkd_lightning.text.prompts import PromptBank
@@ -17,6 +17,7 @@ __all__ = [
     "MultiView",
     "Output",
     "PromptBank",
+    "Spec",
     "TMKDModule",
     "View",
     "WeightNet",
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 
 _MODULES = {"Extractor": "feature_extraction", "Output": "feature_extraction", "ClassifierModule": "modules"}
 _MODULES |= {"TMKDModule": "modules", "WeightNet": "teacher.fusion", "PromptBank": "text.prompts"}
-_MODULES |= {"Ensemble": "feature_extraction", "MultiView": "views", "View": "views"}
+_MODULES |= {"Ensemble": "feature_extraction", "Spec": "feature_extraction", "MultiView": "views", "View": "views"}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,8 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.transforms import v2
 
-from helpers.methods import of_widths
+from helpers.methods import METHODS as EVERY
+from helpers.methods import NUMBERED
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
@@ -32,9 +33,9 @@ from tmkd_lightning.teacher.cache.serialization import array_dtypes, from_arrays
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text import HashingTextEncoder
 
-METHODS = of_widths(64, 128)  # of the student and teacher below
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 REPLICAS = 2
+METHODS = {**EVERY, **NUMBERED}
 
 
 class Losses(Callback):
@@ -125,7 +126,7 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 def test_cached_equals_live_bit_for_bit(run, tmp_path, method: str, plain: bool) -> None:
     live, expected = run(make(method, plain))
     for turn in ("filling", "reading"):
-        losses, module = run(make(method, plain), TeacherCache(str(tmp_path / "cache"), dtype="float32"))
+        losses, module = run(make(method, plain), TeacherCache(str(tmp_path / "cache"), "float32", maps=True))
         assert losses.values == live.values, turn
         assert same_weights(module, expected), turn
         steps = 4 * REPLICAS if turn == "filling" else 0
@@ -150,7 +151,8 @@ class Both(TMKDModule):
 
     def rounded(self, image: torch.Tensor) -> Any:
         views, frozen = len(self.views), self.teacher.frozen
-        types = array_dtypes(True, "feature_map" in self.distiller.reads, frozen.map_size, "float16")
+        maps = len(frozen.extractor.map_layers) if "maps" in self.distiller.reads else 0
+        types = array_dtypes(True, "feature_map" in self.distiller.reads, frozen.map_size, "float16", maps=maps)
         outputs = MultiViewTeacher.forward_views(self.teacher, image)
         return from_arrays(to_arrays(outputs, views, types), frozen, image, views)
 
@@ -161,6 +163,17 @@ def test_half_precision_moves_no_loss_by_a_thousandth(run, method: str) -> None:
     _, module = run(make(method, kind=Both))
     assert len(module.apart) == 16
     assert 0 < max(module.apart) < 1e-3
+
+
+def test_maps_are_stored_if_asked_for(run, tmp_path) -> None:
+    """Beside the embeddings, which a method without maps goes on to read."""
+    with pytest.raises(ValueError, match=r"^AT reads maps of several layers, which a TeacherCache stores only"):
+        run(make("at"), TeacherCache(str(tmp_path / "cache")))
+    run(make("at"), TeacherCache(str(tmp_path / "cache"), maps=True))
+    files = {path.name.split(".")[0] for path in (tmp_path / "cache").glob("*/*.npy")}
+    assert {"maps_0", "maps_1", "maps_2", "embedding"} <= files
+    read, _ = run(make("kd"), TeacherCache(str(tmp_path / "cache")))
+    assert not any(read.asked)
 
 
 def test_half_precision_is_the_same_whether_read_or_written(run, filled) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from helpers import fake_datasets
 from helpers.methods import METHODS as EVERY
+from helpers.methods import NUMBERED
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.models import vgg13
@@ -85,7 +86,7 @@ def arguments(folder: Path, config: str, *overlays: Path) -> list[str]:
 def test_there_is_a_config_for_every_cell() -> None:
     assert len([name for name in PAIRS if name.startswith("cub")]) == 5
     assert {name.split("_")[0] for name in PAIRS} == set(CLASSES)
-    assert {name.removesuffix("_tmkd") for name in METHODS} == {*EVERY, "student"}
+    assert {name.removesuffix("_tmkd") for name in METHODS} == {*EVERY, *NUMBERED, "student"}
 
 
 @pytest.mark.parametrize("config", PAIRS)

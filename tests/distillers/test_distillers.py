@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.golden_values import fill
-from helpers.methods import of_widths
+from helpers.methods import METHODS as EVERY
+from helpers.methods import NUMBERED, built
 from tmkd_lightning.distillers import (
     AT,
     CATKD,
+    CRD,
     DIST,
     DKD,
     KD,
@@ -26,9 +28,12 @@ from tmkd_lightning.distillers import (
     SP,
     SRRL,
     TTM,
+    VID,
     Distiller,
     FeatureKL,
+    FitNet,
     QueueKL,
+    ReviewKD,
     Sum,
     TeKAP,
     VkD,
@@ -74,7 +79,8 @@ def network_output(batch: int, width: int, size: int) -> Output:
     """An output with all parts, as a network with a linear head gives it."""
     feature_map, head_weight = torch.rand(batch, width, size, size), torch.randn(3, width)
     embedding = feature_map.mean((2, 3))
-    return Output(embedding @ head_weight.T + 1, embedding, feature_map, head_weight)
+    maps = (torch.rand(batch, width, 2 * size, 2 * size), feature_map)
+    return Output(embedding @ head_weight.T + 1, embedding, feature_map, head_weight, maps)
 
 
 def test_kd() -> None:
@@ -86,7 +92,7 @@ def test_kd() -> None:
 
 def test_feature_kl_without_noise() -> None:
     student, teacher = outputs()
-    distiller = FeatureKL(4, 6, temperature=2.0, noise_scale=0.0, weight=0.5)
+    distiller = built(FeatureKL(temperature=2.0, noise_scale=0.0, weight=0.5), 4, 6)
     projected = student.embedding @ distiller.projector.weight.T + distiller.projector.bias
     p_student, p_teacher = (F.softmax(value / 2.0, dim=1) for value in (projected, teacher.embedding))
     by_hand = 0.5 * 2.0**2 / 2 * (p_teacher * (p_teacher.log() - p_student.log())).sum()
@@ -98,7 +104,7 @@ def test_feature_kl_without_noise() -> None:
 def test_feature_kl_with_noise() -> None:
     """Equation 6: the teacher's embedding plus noise_scale times standard normal noise, new each time."""
     student, teacher = outputs()
-    distiller = FeatureKL(4, 6, temperature=4.0, noise_scale=0.3)
+    distiller = built(FeatureKL(temperature=4.0, noise_scale=0.3), 4, 6)
     torch.manual_seed(7)
     terms = [distiller(student, teacher, LABEL)["feature"] for _ in range(2)]
     torch.manual_seed(7)
@@ -112,14 +118,13 @@ def test_feature_kl_trains_student_projector_and_teacher_side() -> None:
     student, teacher = outputs()
     student.embedding.requires_grad_()
     teacher.embedding.requires_grad_()  # as fusion gives it
-    distiller = FeatureKL(4, 6)
+    distiller = built(FeatureKL(), 4, 6)
     distiller(student, teacher, LABEL)["feature"].backward()
     for tensor in (student.embedding, teacher.embedding, distiller.projector.weight, distiller.projector.bias):
         assert tensor.grad.abs().sum() > 0
 
 
-Feature = partial(FeatureKL, 4, 6)
-METHODS = {**of_widths(4, 6), "feature": Feature}
+METHODS = {**EVERY, **NUMBERED, "feature": FeatureKL}
 
 
 @pytest.mark.parametrize(
@@ -137,17 +142,21 @@ METHODS = {**of_widths(4, 6), "feature": Feature}
         ("nkd", set(), True, 1),
         ("pkt", {"embedding"}, False, 2),
         ("sdd", {"embedding", "feature_map", "head_weight"}, True, 1),
-        ("at", {"feature_map"}, False, 1),
-        ("nst", {"feature_map"}, False, 1),
+        ("at", {"maps"}, False, 1),
+        ("nst", {"maps"}, False, 1),
         ("vkd", {"embedding"}, False, 1),
         ("srrl", {"embedding", "head_weight"}, False, 2),
         ("queue_kl", {"embedding"}, False, 1),
+        ("crd", {"embedding"}, False, 1),
+        ("fitnet", {"maps"}, False, 2),
+        ("vid", {"maps"}, False, 1),
+        ("review_kd", {"maps", "embedding"}, False, 2),
     ],
 )
 def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
-    method = METHODS[name]()
+    method = built(METHODS[name](), 4, 6)
     assert (method.reads, method.is_logit_term, method.min_batch) == (reads, is_logit_term, min_batch)
-    assert method.needs_class == (name in ("dkd", "nkd", "sdd"))
+    assert method.needs_class == (name in ("dkd", "nkd", "sdd", "crd"))
     assert list(method(network_output(2, 4, 5), network_output(2, 6, 4), LABEL)) == [name]
 
 
@@ -231,34 +240,45 @@ def test_tekap_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_parts(name: str) -> None:
     student, teacher = network_output(2, 4, 4), network_output(2, 6, 4)
     for part in METHODS[name]().reads:
-        pairs = [(student, replace(teacher, **{part: None})), (replace(student, **{part: None}), teacher)]
+        nothing = {part: () if part == "maps" else None}
+        pairs = [(student, replace(teacher, **nothing)), (replace(student, **nothing), teacher)]
         for pair in pairs[: 1 if (name, part) == ("srrl", "head_weight") else 2]:  # of the teacher alone
             with pytest.raises(MissingPartError, match=f"this output has no {part} "):
-                METHODS[name]()(*pair, LABEL)
+                built(METHODS[name](), 4, 6)(*pair, LABEL)
 
 
-WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, partial(VkD, 4, 6), partial(SRRL, 4, 6)]
+WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL, FitNet, VID, ReviewKD, CRD]
 
 
 @pytest.mark.parametrize(
     ("argument", "methods", "wrong", "message"),
     [
-        ("weight", [*WEIGHED, Feature, QueueKL], WRONG, "at least 0 and finite"),
-        ("noise_scale", [Feature], WRONG, "at least 0 and finite"),
+        ("weight", [*WEIGHED, FeatureKL, QueueKL], WRONG, "at least 0 and finite"),
+        ("noise_scale", [FeatureKL], WRONG, "at least 0 and finite"),
         ("distance_weight", [RKD], WRONG, "at least 0 and finite"),
         ("angle_weight", [RKD], WRONG, "at least 0 and finite"),
         ("copies_weight", [TeKAP], WRONG, "at least 0 and finite"),
         ("resolution", [CATKD], [0, 1.5], "a whole number, at least 1"),
+        ("place", [FitNet], [0, 1.5], "a whole number, at least 1"),
+        ("width", [ReviewKD], [0, 1.5], "a whole number, at least 1"),
         ("copies", [TeKAP], [0, 1.5], "a whole number, at least 1"),
         ("teacher_temperature", [QueueKL], [0.0, float("inf")], "above 0 and finite"),
         ("queue_size", [QueueKL], [0, 1.5], "a whole number, at least 1"),
-        ("temperature", [KD, TeKAP, Feature, DKD, DIST, NKD, QueueKL], [0.0, float("inf")], "above 0 and finite"),
+        (
+            "temperature",
+            [KD, TeKAP, FeatureKL, DKD, DIST, NKD, QueueKL, CRD],
+            [0.0, float("inf")],
+            "above 0 and finite",
+        ),
         ("beta", [DKD, DIST], WRONG, "at least 0 and finite"),
         ("gamma", [DIST, NKD], WRONG, "at least 0 and finite"),
         ("alpha", [DKD], WRONG, "at least 0 and finite"),
         ("power", [TTM], [0.0, float("nan"), float("inf")], "above 0 and finite"),
+        ("last", [AT, NST, VID, ReviewKD], [0, 1.5], "a whole number, at least 1"),
         ("power", [AT], [0.5, float("nan"), float("inf")], "at least 1 and finite"),
         ("epochs", [partial(WarmUp, KD())], [0, 1.5], "a whole number, at least 1"),
+        ("negatives", [CRD], [0, 1.5], "a whole number, at least 1"),
+        ("momentum", [CRD], [-0.1, 1.1, float("nan")], "from 0 to 1"),
         ("name", [*WEIGHED, RKD, partial(SDD, KD()), QueueKL], [""], "a word, as the term is logged under it"),
     ],
 )
@@ -273,7 +293,7 @@ def test_fusion_learns_through_every_method(name: str) -> None:
     """A fused teacher has all parts, and no method cuts it off from the weights of the views."""
     views = network_output(3 * 4, 6, 4)
     weights = torch.rand(4, 3).softmax(1).requires_grad_()
-    method = METHODS[name]()
+    method = built(METHODS[name](), 4, 6, batch=4)
     method(network_output(4, 4, 4), fuse(views, weights), torch.tensor([0, 2, 1, 1]))[name].backward()
     assert weights.grad.isfinite().all()
     assert (weights.grad != 0).all()
@@ -281,7 +301,7 @@ def test_fusion_learns_through_every_method(name: str) -> None:
 
 def test_sum_puts_terms_together() -> None:
     student, teacher = outputs()
-    feature = FeatureKL(4, 6, noise_scale=0.0)
+    feature = built(FeatureKL(noise_scale=0.0), 4, 6)
     both = Sum(KD(), Sum(Constant(one=1.0), Constant(two=2.0)), feature)
     terms = both(student, teacher, LABEL)
     assert list(terms) == ["kd", "one", "two", "feature"]

@@ -1,11 +1,14 @@
-"""Every distillation method: the one list that tests of all methods read."""
+"""Every distillation method: the one list that tests of all methods read, by the names of their terms."""
 
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from tmkd_lightning.distillers import (
     AT,
     CATKD,
+    CRD,
     DIST,
     DKD,
     KD,
@@ -17,35 +20,44 @@ from tmkd_lightning.distillers import (
     SP,
     SRRL,
     TTM,
+    VID,
     Distiller,
+    FitNet,
     QueueKL,
+    ReviewKD,
     TeKAP,
     VkD,
 )
+from tmkd_lightning.feature_extraction.spec import Spec
 
-
-def of_widths(student_dim: int, teacher_dim: int) -> dict[str, Callable[..., Distiller]]:
-    """Every method by the name of its term, for embeddings of some widths."""
-    return {
-        "kd": KD,
-        "rkd": RKD,
-        "sp": SP,
-        "cat_kd": CATKD,
-        "tekap": TeKAP,
-        "dkd": DKD,
-        "dist": DIST,
-        "ttm": TTM,
-        "nkd": NKD,
-        "pkt": PKT,
-        "sdd": partial(SDD, KD()),
-        "at": AT,
-        "nst": NST,
-        "vkd": partial(VkD, student_dim, teacher_dim),
-        "srrl": partial(SRRL, student_dim, teacher_dim),
-        "queue_kl": partial(QueueKL, student_dim, teacher_dim),
-    }
-
-
-METHODS = of_widths(8, 16)  # of the tiny networks, Net(8) and Net(16)
+METHODS: dict[str, Callable[..., Distiller]] = {
+    "kd": KD,
+    "rkd": RKD,
+    "sp": SP,
+    "cat_kd": CATKD,
+    "tekap": TeKAP,
+    "dkd": DKD,
+    "dist": DIST,
+    "ttm": TTM,
+    "nkd": NKD,
+    "pkt": PKT,
+    "sdd": partial(SDD, KD()),
+    "at": AT,
+    "nst": NST,
+    "vkd": VkD,
+    "srrl": SRRL,
+    "fitnet": partial(FitNet, place=1),
+    "vid": VID,
+    "review_kd": ReviewKD,
+    "queue_kl": QueueKL,
+}
+NUMBERED = {"crd": partial(CRD, negatives=8)}  # need a datamodule that says which images a batch holds
 NEED_A_CLASS = [name for name, method in METHODS.items() if method().needs_class]
 NEED_A_MAP = [name for name, method in METHODS.items() if "feature_map" in method().reads]
+
+
+def built(method: Distiller, student_dim: int, teacher_dim: int, batch: int = 2) -> Distiller:
+    """A method with layers for embeddings, and for two maps each, of these widths."""
+    method.build(*(Spec(3, dim, ((dim, 8, 8), (dim, 4, 4)), training_images=20) for dim in (student_dim, teacher_dim)))
+    method.set_index(torch.arange(batch))
+    return method

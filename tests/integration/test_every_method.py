@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from helpers.methods import METHODS, NEED_A_MAP, of_widths
+from helpers.methods import METHODS, NEED_A_MAP
 from helpers.subprocess_run import run_script
 from helpers.tiny import sgd
 from tmkd_lightning import Extractor, TMKDModule
@@ -147,7 +147,7 @@ def test_what_a_method_cannot_compare_is_an_error_before_anything_is_trained(
 
 @pytest.mark.parametrize("name", ["rkd", "sp", "pkt", "dist", "srrl"])
 def test_a_last_batch_of_one_costs_nothing_and_is_told_once(fit, loader, name) -> None:
-    distiller = of_widths(4, 4)[name]()
+    distiller = METHODS[name]()
     module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=distiller, **PLAIN)
     terms = Terms()
     with warnings.catch_warnings(record=True) as caught:

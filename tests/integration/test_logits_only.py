@@ -125,7 +125,7 @@ def test_without_a_linear_layer_it_is_known_at_once() -> None:
     def network(classes: int = 3) -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-    with pytest.raises(MissingPartError, match="L_feat reads embedding, which Sequential does not have"):
+    with pytest.raises(MissingPartError, match="FeatureKL reads embedding, which Sequential does not have"):
         TMKDModule(network(), Net(), views=["rgb"], text_weight=0)
     with pytest.raises(MissingPartError, match="L_text reads embedding, which Sequential does not have"):
         TMKDModule(Net(), network(), views=["rgb"], feature_weight=0)

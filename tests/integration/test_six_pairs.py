@@ -14,8 +14,8 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import VGG, make_layers
 
-from helpers.methods import METHODS, NEED_A_MAP, of_widths
-from tmkd_lightning import Extractor, TMKDModule
+from helpers.methods import METHODS, NEED_A_MAP
+from tmkd_lightning import TMKDModule
 from tmkd_lightning.models import WideResNet
 
 IMAGE, LABEL = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
@@ -67,7 +67,7 @@ def pairs() -> Callable[[str], tuple[nn.Module, nn.Module]]:
 def test_it_trains_or_is_refused(pairs, name, family, kind) -> None:
     teacher, student = pairs(family)
     state = copy.deepcopy(student.state_dict())
-    method = of_widths(*(Extractor(network).embedding_dim for network in (student, teacher)))[name]()
+    method = METHODS[name]()
     attempt = partial(gradients, TMKDModule(teacher, student, distiller=method, **KINDS[kind]))
     if name in NEED_A_MAP and family in WITHOUT_MAP:
         why = f"{type(method).__name__} reads feature_map, but"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.golden_values import Loss, Operations, check_moderate, check_nothing, gradients
-from tmkd_lightning.losses import attention_transfer, hcl, nst
+from tmkd_lightning.losses import attention_transfer, hcl, hint, nst, vid
 
 BOTH = pytest.mark.parametrize("loss", [attention_transfer, nst])
 
@@ -56,7 +56,13 @@ SLOW = {attention_transfer: slow_attention, nst: slow_nst}
 @BOTH
 @pytest.mark.parametrize(
     ("student", "teacher"),
-    [((2, 3, 4, 4), (2, 5, 4, 4)), ((3, 4, 7, 5), (3, 2, 4, 6)), ((2, 3, 4, 4), (2, 3, 8, 8)), ((1, 1, 1, 1),) * 2],
+    [
+        ((2, 3, 4, 4), (2, 5, 4, 4)),
+        ((3, 4, 7, 5), (3, 2, 4, 6)),
+        ((2, 3, 4, 4), (2, 3, 8, 8)),
+        ((2, 3, 9, 9), (2, 2, 9, 9)),
+        ((1, 1, 1, 1),) * 2,
+    ],
 )
 def test_by_loops(loss: Loss, student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     pair = torch.randn(student).double(), torch.randn(teacher).double()
@@ -106,6 +112,29 @@ def test_memory_of_nst() -> None:
     with Operations() as operations:
         nst(torch.randn(2, 64, 4, 4, requires_grad=True), torch.randn(2, 512, 4, 4)).backward()
     assert operations.elements <= 2 * 512 * 16
+
+
+def test_vid_and_hint_by_loops() -> None:
+    mean, teacher, log_scale = (
+        torch.randn(2, 3, 6, 5).double(),
+        torch.randn(2, 3, 4, 8).double(),
+        torch.randn(3).double(),
+    )
+    total, squares = [], []
+    for s, t in zip(*one_size(mean, teacher), strict=True):
+        for channel in range(3):
+            variance = math.log(1 + math.exp(log_scale[channel])) + 1e-5
+            for a, b in zip(s[channel].flatten().tolist(), t[channel].flatten().tolist(), strict=True):
+                total.append(0.5 * ((a - b) ** 2 / variance + math.log(variance)))
+                squares.append((a - b) ** 2)
+    assert vid(mean, teacher, log_scale).item() == pytest.approx(sum(total) / len(total), rel=1e-9)
+    assert hint(mean, teacher).item() == pytest.approx(sum(squares) / len(squares), rel=1e-9)
+    with pytest.raises(
+        ValueError, match=r"mean \(2, 3, 6, 5\), teacher \(2, 4, 4, 4\) and log_scale \(3,\) must agree"
+    ):
+        vid(mean, torch.zeros(2, 4, 4, 4), log_scale)
+    with pytest.raises(ValueError, match="differ in samples or channels: project the student's map"):
+        hint(mean, torch.zeros(2, 4, 4, 4))
 
 
 @pytest.mark.parametrize(("size", "sides"), [((8, 8), [4, 2, 1]), ((4, 7), [2, 1]), ((2, 2), [1]), ((1, 1), [])])

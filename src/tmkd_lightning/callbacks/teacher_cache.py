@@ -35,8 +35,10 @@ class TeacherCache(Callback):
         directory: of the caches; made if missing. One directory serves any number of runs, also at once.
         dtype: of the stored values. With ``float16`` every step computes with rounded outputs, whether they were read
             or computed; ``float32`` gives the same losses as a run without a cache.
+        maps: whether to store `Output.maps` too, for methods that read them, such as AT and FitNet; they are large.
 
     Raises:
+        ValueError: a method reads maps, which are not stored, or the images do not come again (before the first step).
         CacheError: the directory cannot be written to, or the disk is too full (before the first step), or the images
             are not those that the cache was filled with (at the first that is read).
     """
@@ -44,11 +46,12 @@ class TeacherCache(Callback):
     folder: CacheFolder | None
     complete: bool | None  # None: not known before setup
 
-    def __init__(self, directory: str, dtype: Literal["float16", "float32"] = "float16") -> None:
+    def __init__(self, directory: str, dtype: Literal["float16", "float32"] = "float16", maps: bool = False) -> None:
         if dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
         self.directory = Path(directory).expanduser()
         self.dtype = dtype
+        self.maps = maps
         self._reset()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -64,6 +67,12 @@ class TeacherCache(Callback):
         if pl_module.teacher is None or not pl_module.reads_teacher:
             rank_zero_warn("TeacherCache has nothing to keep: no term of the loss reads a teacher")
             return
+        readers = [part.method_name for part in pl_module.distiller.parts if "maps" in part.reads]
+        if readers and not self.maps:
+            raise ValueError(
+                f"{readers[0]} reads maps of several layers, which a TeacherCache stores only with maps=True, as they "
+                "are large: say so, or leave the TeacherCache out"
+            )
         identity = self._identity(trainer, pl_module)
         self.folder = CacheFolder(self.directory, identity, self._dtypes(pl_module.teacher, has_head=True))
         if EMBEDDING not in self.folder.files:
@@ -114,7 +123,9 @@ class TeacherCache(Callback):
         self._check_images = True
 
     def _dtypes(self, teacher: MultiViewTeacher, has_head: bool) -> dict[str, str]:
-        options = teacher.extractor.keep_map, teacher.frozen.map_size, self.dtype, teacher.extractor.logits_of_head
+        extractor = teacher.extractor
+        maps = len(extractor.map_layers) if extractor.keep_maps else 0
+        options = extractor.keep_map, teacher.frozen.map_size, self.dtype, extractor.logits_of_head, maps
         return serialization.array_dtypes(has_head, *options)
 
     def _identity(self, trainer: Trainer, module: Any) -> dict[str, Any]:

@@ -14,8 +14,10 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
     """Transforms each sample (raw image, label) under a seed of its own.
 
     With `replicas` above 0, the augmentation repeats after as many epochs and is the same for all seeds. Each sample
-    then has a third item, its row in a teacher cache: ``replica * len(data) + index``.
+    then has a third item, its row in a teacher cache: ``replica * len(data) + index``. So it has if `numbered` is set.
     """
+
+    numbered = False
 
     def __init__(self, samples: Any, transform: Callable[[Any], Tensor], seed: int, replicas: int = 0) -> None:
         self.samples = samples
@@ -35,7 +37,7 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         epoch = int(self._epoch)
         if not self.replicas:
-            return self.draw(epoch, index)
+            return (*self.draw(epoch, index), index) if self.numbered else self.draw(epoch, index)
         replica = epoch % self.replicas
         return *self.draw(replica, index), replica * len(self) + index
 

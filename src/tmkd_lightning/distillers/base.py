@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.output import Output, Part
-from tmkd_lightning.utils.validation import check_count
+from tmkd_lightning.feature_extraction.spec import Spec
 
 _TMKD_TERMS = frozenset({"ce", "fusion", "text"})  # TMKDModule adds terms of these names itself
 
@@ -26,6 +26,8 @@ class Distiller(nn.Module, ABC):
         min_batch: smallest batch that the method is defined on; 2 or more where it compares samples.
         gather: whether `min_batch` counts the images of all processes, which the method then compares.
         needs_class: whether the method needs one class for each image, and cannot take a distribution over them.
+        needs_index: whether the method needs to know which training images a batch holds, as `set_index` tells, and
+            how many there are, as `Spec.training_images` says.
 
     Example:
         >>> from torch.nn import functional as F
@@ -41,9 +43,14 @@ class Distiller(nn.Module, ABC):
     min_batch: int = 1
     gather: bool = False
     needs_class: bool = False
+    needs_index: bool = False
 
-    def build(self, student_dim: int, teacher_dim: int) -> None:
-        """Makes layers that depend on the widths of the embeddings; `TMKDModule` calls it where they are read."""
+    def build(self, student: Spec, teacher: Spec) -> None:
+        """Makes layers that depend on what the networks give; `TMKDModule` calls it in its constructor.
+
+        It is called again when the number of classes changes, and for a method that `needs_index` when the data are
+        known. Layers whose size does not depend on those must stay.
+        """
 
     @abstractmethod
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
@@ -67,30 +74,59 @@ class Distiller(nn.Module, ABC):
     def set_epoch(self, epoch: int) -> None:
         """Takes the epoch of training, from 0 on, before each step; for a method whose loss changes with it."""
 
+    def set_index(self, index: Tensor) -> None:
+        """Takes the places ``(B,)`` of a batch's images among all training images, before each step."""
+
     def zero(self, student: Output) -> Tensor:
         """A loss of 0 for a batch too small for the method, with gradients of 0 for the student and its own layers."""
         return 0 * torch.stack([student.logits.float().sum(), *(one.float().sum() for one in self.parameters())]).sum()
 
 
-class RegressionDistiller(Distiller):
-    """A method that regresses the teacher's embedding through a projector made for two widths."""
+class Unbuilt(nn.Module):
+    """Stands where `build` puts layers; using it raises a RuntimeError."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Says what to do."""
+        remedy = f"call {self.method}.build(student, teacher) with the Spec of both networks, as TMKDModule does"
+        raise RuntimeError(f"{self.method} has no layers yet: {remedy}")
+
+    @property
+    def weight(self) -> Tensor:
+        """Says what to do."""
+        return self()
+
+
+class ProjectingDistiller(Distiller):
+    """A method that brings the student's embedding to the teacher's width by a projector."""
 
     reads: frozenset[Part] = frozenset({"embedding"})
 
-    def __init__(self, student_dim: int, teacher_dim: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.dims = check_count("student_dim", student_dim), check_count("teacher_dim", teacher_dim)
+        self.projector: nn.Module = Unbuilt(self.method_name)
+        self.dims: tuple[int, int] | None = None  # widths of the student's and the teacher's embedding
 
-    def embeddings(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
-        """Both embeddings; raises a ValueError where they have other widths."""
-        pair = student.require("embedding"), teacher.require("embedding")
-        found = tuple(one.shape[1] for one in pair)
-        if found != self.dims:
+    @abstractmethod
+    def make_layers(self, student_dim: int, teacher_dim: int) -> None:
+        """Makes the projector, for embeddings of these widths."""
+
+    def build(self, student: Spec, teacher: Spec) -> None:
+        """Makes the layers, once; raises a ValueError for networks of other widths than before; see `Distiller`."""
+        dims = student.embedding_dim, teacher.embedding_dim
+        if dims[0] is None or dims[1] is None:
+            raise ValueError(f"{self.method_name} reads embeddings, which one of the two networks does not have")
+        if self.dims is None:
+            self.dims = dims[0], dims[1]
+            self.make_layers(*self.dims)
+        elif dims != self.dims:
             raise ValueError(
-                f"{self.method_name} was made for embeddings {self.dims} wide, of student and teacher, but they are "
-                f"{found}: give these numbers for student_dim and teacher_dim"
+                f"{self.method_name} was built for embeddings {self.dims} wide, of student and teacher, but they are "
+                f"{dims}: make a new {self.method_name} for each pair of networks"
             )
-        return pair
 
 
 class LogitDistiller(Distiller):
@@ -147,6 +183,7 @@ class Sum(Distiller):
         sizes = {part.map_size for part in parts if "feature_map" in part.reads}
         self.map_size = sizes.pop() if len(sizes) == 1 else None
         self.needs_class = any(part.needs_class for part in parts)
+        self.needs_index = any(part.needs_index for part in parts)
         self.min_batch = max((part.min_batch for part in parts), default=1)
         self.gather = all(part.gather for part in parts if part.min_batch > 1)
 
@@ -160,16 +197,20 @@ class Sum(Distiller):
         """Those of all methods."""
         return ", ".join(part.method_name for part in self.parts)
 
-    def build(self, student_dim: int, teacher_dim: int) -> None:
-        """Makes the layers of the methods that read embeddings."""
+    def build(self, student: Spec, teacher: Spec) -> None:
+        """Makes the layers of all methods."""
         for part in self.parts:
-            if "embedding" in part.reads:
-                part.build(student_dim, teacher_dim)
+            part.build(student, teacher)
 
     def set_epoch(self, epoch: int) -> None:
         """Hands the epoch to all methods."""
         for part in self.parts:
             part.set_epoch(epoch)
+
+    def set_index(self, index: Tensor) -> None:
+        """Hands the places of the images to all methods."""
+        for part in self.parts:
+            part.set_index(index)
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the terms of all methods; see `Distiller`."""

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tmkd_lightning.distillers.base import Distiller
-from tmkd_lightning.feature_extraction.output import Output, Part
+from tmkd_lightning.distillers.base import ProjectingDistiller
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.losses.queue_kl import queue_kl
 from tmkd_lightning.utils.distributed import gather_batches
 from tmkd_lightning.utils.validation import check_count, check_positive, check_term, check_weight
 
 
-class QueueKL(Distiller):
+class QueueKL(ProjectingDistiller):
     """KL divergence of the student's similarities to a queue of the teacher's embeddings from the teacher's own.
 
     The queue holds the teacher's L2-normalised embeddings of the last images, first in, first out, and begins with
@@ -20,23 +20,23 @@ class QueueKL(Distiller):
     equally large on all of them.
 
     Args:
-        student_dim: width of the student's embedding; None for what `TMKDModule` reads off the student.
-        teacher_dim: width of the teacher's embedding; None likewise.
-        queue_size: number of embeddings in the queue; checkpoints hold ``4 * queue_size * teacher_dim`` bytes of them.
+        queue_size: number of embeddings in the queue; checkpoints hold ``4 * queue_size * D`` bytes of them, D wide.
         temperature: of the student's similarities, above 0.
         teacher_temperature: of the teacher's similarities, above 0.
         weight: factor of the loss, at least 0.
         name: name of the term in logs.
 
     Attributes:
-        queue: the embeddings, ``(queue_size, teacher_dim)``.
+        queue: the embeddings, ``(queue_size, D)`` of the teacher's width D.
         position: row that the next embedding overwrites, the oldest.
 
     Source: LightlyTrain's ``distillationv1``, with its projector, queue size and temperature. There each process has a
     queue of its own, which begins with zeros, and a batch enters it before its loss.
 
     Example:
-        >>> distiller = QueueKL(student_dim=4, teacher_dim=8, queue_size=16)
+        >>> from tmkd_lightning.feature_extraction.spec import Spec
+        >>> distiller = QueueKL(queue_size=16)
+        >>> distiller.build(student=Spec(3, embedding_dim=4), teacher=Spec(3, embedding_dim=8))
         >>> student, teacher = (Output(torch.zeros(2, 3), torch.rand(2, dim)) for dim in (4, 8))
         >>> distiller(student, teacher, torch.tensor([0, 1]))["queue_kl"].item() > 0
         True
@@ -44,15 +44,12 @@ class QueueKL(Distiller):
         2
     """
 
-    reads: frozenset[Part] = frozenset({"embedding"})
     reads_logits = False
     queue: Tensor
     position: Tensor
 
     def __init__(
         self,
-        student_dim: int | None = None,
-        teacher_dim: int | None = None,
         queue_size: int = 8192,
         temperature: float = 0.07,
         teacher_temperature: float = 0.07,
@@ -65,30 +62,15 @@ class QueueKL(Distiller):
         self.teacher_temperature = check_positive("teacher_temperature", teacher_temperature)
         self.weight = check_weight("weight", weight)
         self.name = check_term(name)
-        self.student_dim = None if student_dim is None else check_count("student_dim", student_dim)
-        self.teacher_dim = None if teacher_dim is None else check_count("teacher_dim", teacher_dim)
-        self.projector: nn.Linear | None = None
-        if self.student_dim is not None and self.teacher_dim is not None:
-            self.build(self.student_dim, self.teacher_dim)
 
-    def build(self, student_dim: int, teacher_dim: int) -> None:
-        """Makes projector and queue, once; refuses other widths than those given; see `Distiller`."""
-        for name, given, found in (
-            ("student_dim", self.student_dim, student_dim),
-            ("teacher_dim", self.teacher_dim, teacher_dim),
-        ):
-            if given not in (None, found):
-                raise ValueError(f"QueueKL has {name}={given}, but the embedding is {found} wide: leave {name} out")
-        self.student_dim, self.teacher_dim = student_dim, teacher_dim
-        if self.projector is None:
-            self.projector = nn.Linear(student_dim, teacher_dim)
-            self.register_buffer("queue", F.normalize(torch.randn(self.queue_size, teacher_dim)))
-            self.register_buffer("position", torch.zeros((), dtype=torch.long))
+    def make_layers(self, student_dim: int, teacher_dim: int) -> None:
+        """Makes projector and queue."""
+        self.projector = nn.Linear(student_dim, teacher_dim)
+        self.register_buffer("queue", F.normalize(torch.randn(self.queue_size, teacher_dim)))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``queue_kl``, and puts the teacher's embeddings into the queue; see `Distiller`."""
-        if self.projector is None:
-            raise ValueError("QueueKL does not know the widths of the embeddings: give student_dim and teacher_dim")
         projected, target = self.projector(student.require("embedding")), teacher.require("embedding")
         queue = self.queue.clone()  # the backward pass needs it as it is now
         loss = queue_kl(projected, target, queue, self.temperature, self.teacher_temperature)

@@ -3,5 +3,6 @@
 from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output
+from tmkd_lightning.feature_extraction.spec import Spec
 
-__all__ = ["Ensemble", "Extractor", "MissingPartError", "Output"]
+__all__ = ["Ensemble", "Extractor", "MissingPartError", "Output", "Spec"]

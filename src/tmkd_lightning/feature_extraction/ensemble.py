@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.feature_extraction.map_discovery import MapLayer
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.text.class_names import ClassList
 from tmkd_lightning.utils.precision import at_least_float32
@@ -75,7 +76,7 @@ class Ensemble(Extractor):
         self.class_names = list(named[0].names) if named else None
         self.statistics_source = "as each member normalises its own images"
         for each in extractors[1:]:
-            each.keep_map = False
+            each.keep_map = each.keep_maps = False
         self._adopt_layers()
 
     @property
@@ -96,7 +97,7 @@ class Ensemble(Extractor):
     @property
     def confirmed(self) -> bool:
         """Whether the head and map of all members have been checked on real images."""
-        self.members[0].keep_map = self.keep_map
+        self._pass_on()
         return all(member.confirmed for member in self.members)
 
     @property
@@ -106,16 +107,16 @@ class Ensemble(Extractor):
 
     def forward(self, image: Tensor, checked: bool = False) -> Output:
         """Runs all members on un-normalised images ``(B, 3, H, W)``, uint8 or float in [0, 1]."""
-        self.members[0].keep_map = self.keep_map
+        self._pass_on()
         outputs = [member(image, checked=checked or count > 0) for count, member in enumerate(self.members)]
         self._adopt_layers()
         first = outputs[0]
         logits = self.network.mean([each.logits for each in outputs])
-        return Output(logits, first.embedding, first.feature_map, first.head_weight)
+        return Output(logits, first.embedding, first.feature_map, first.head_weight, first.maps)
 
     def confirm(self, image: Tensor) -> None:
         """Finds head and map of each member on a few images, as the first `forward` does."""
-        self.members[0].keep_map = self.keep_map
+        self._pass_on()
         for member in self.members:
             member.confirm(image)
             if member.num_classes != self.num_classes:
@@ -159,6 +160,15 @@ class Ensemble(Extractor):
         for member in self.members:
             member._take_rows(rows)
         self._num_classes, self.class_names = len(rows), self._names_of(rows)
+
+    @property
+    def map_layers(self) -> list[MapLayer]:
+        """Those of the first member."""
+        return self.members[0].map_layers
+
+    def _pass_on(self) -> None:
+        """Has the first member return the maps that are asked for."""
+        self.members[0].keep_map, self.members[0].keep_maps = self.keep_map, self.keep_maps
 
     def _adopt_layers(self) -> None:
         """Names head and map after the first member's."""

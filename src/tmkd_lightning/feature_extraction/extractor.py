@@ -22,9 +22,11 @@ from tmkd_lightning.feature_extraction.layer_discovery import (
     trace_black_image,
     trace_layers,
 )
+from tmkd_lightning.feature_extraction.map_discovery import MapLayer, find_maps
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
 from tmkd_lightning.feature_extraction.probe_head import ProbeHead
+from tmkd_lightning.feature_extraction.spec import Spec
 from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.messages import short
@@ -46,6 +48,9 @@ class Extractor(nn.Module):
         head: dotted name of the head, by default the last linear layer.
         feature_map: dotted name of the layer that gives the map, by default found on the first batch.
         keep_map: whether to return the map; without it, activations are freed earlier.
+        maps: dotted names of the layers that give `Output.maps`, by default the last of each resolution, and of a ViT
+            blocks at 1/4, 2/4, 3/4 and 4/4 of its depth, both found on noise. Maps are returned where a method reads
+            them, or where they are named here.
         num_classes: K, for a network that it cannot be read off; None for the width of its last linear layer.
         image_size: side in pixels, or (height, width), to which images are resized for this network, on their device:
             bicubic with antialiasing, as CLIP and most of timm's networks were trained. Views are made before, at the
@@ -72,6 +77,7 @@ class Extractor(nn.Module):
         head: str | None = None,
         feature_map: str | None = None,
         keep_map: bool = True,
+        maps: Sequence[str] | None = None,
         num_classes: int | None = None,
         image_size: int | Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
@@ -80,11 +86,14 @@ class Extractor(nn.Module):
         if not isinstance(network, nn.Module) or isinstance(network, Extractor):
             raise TypeError(f"network must be a classifier (an nn.Module from images to logits), got {type(network)}")
         self.network, self.compiled = unwrap_compiled(network)
-        self.keep_map = keep_map
+        self.keep_map, self.keep_maps = keep_map, maps is not None
         self.image_size = None if image_size is None else check_image_size(image_size)
         self.named_head, self.named_map = head, feature_map
         self.head_name = last_linear(self.network) if head is None else head
         self.map_name = feature_map
+        self.named_maps = None if maps is None else list(maps)
+        self._map_layers: list[MapLayer] | None = None  # not looked for yet
+        self._seen_by_maps: Size | None = None  # image that they were found on
         self._head_confirmed = self._map_confirmed = False
         self._why_no_head = f"{self.name} has no linear layer"
         self._shared: Capture | None = None  # stays attached to compiled code
@@ -150,6 +159,32 @@ class Extractor(nn.Module):
         """Width D of the embedding, read off the head."""
         return self.head.in_features
 
+    @property
+    def spec(self) -> Spec:
+        """What is known of the network before it runs."""
+        maps = tuple(layer.shape for layer in self.map_layers) if self.keep_maps else ()
+        return Spec(self.num_classes, None if self.head_name is None else self.embedding_dim, maps)
+
+    @property
+    def map_layers(self) -> list[MapLayer]:
+        """The layers that give `Output.maps`; looked for once."""
+        if self._map_layers is None:
+            sizes = [self.image_size, stated_image_size(self.network)]
+            self._map_layers, self._seen_by_maps = find_maps(self.network, self.normalize, sizes, self.named_maps)
+        return self._map_layers
+
+    def match_maps(self, other: "Extractor") -> None:
+        """Looks for the maps anew on the size of image on which those of another network were found, if it is larger.
+
+        The sizes in `spec` can then be compared.
+        """
+        if not (self.map_layers and other.map_layers and self._seen_by_maps and other._seen_by_maps):
+            return
+        if other._seen_by_maps > self._seen_by_maps and self.image_size is None:
+            layers, seen = find_maps(self.network, self.normalize, [other._seen_by_maps], self.named_maps)
+            if seen == other._seen_by_maps:
+                self._map_layers, self._seen_by_maps = layers, seen
+
     def forward(self, image: Tensor, checked: bool = False) -> Output:
         """Runs the network on un-normalised images.
 
@@ -166,8 +201,8 @@ class Extractor(nn.Module):
         if not self.confirmed or (compiling and self._shared is None):
             self._prepare(image, share=compiling)
         image, autocast = self.normalize(image), self.own_precision(image.device)
-        head, map_layer = self._captured_layers()
-        capture = Capture(head, map_layer) if self._shared is None else self._shared
+        head, map_layer, *more = self._captured_layers()
+        capture = Capture(head, map_layer, more) if self._shared is None else self._shared
         lock = FORWARD_LOCK if capture.shared and not compiling else nullcontext()
         with lock, autocast:
             try:
@@ -176,7 +211,8 @@ class Extractor(nn.Module):
                 embedding, feature_map = capture.pop()
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise self._wrong_logits(logits)
-        return Output(logits, embedding, feature_map, None if head is None else head.weight)
+        maps = self._to_maps(capture.pop_more(), image) if more else ()
+        return Output(logits, embedding, feature_map, None if head is None else head.weight, maps)
 
     def pixels(self, image: Tensor) -> int:
         """Pixels of one image ``(B, 3, H, W)`` as the network sees it."""
@@ -228,7 +264,8 @@ class Extractor(nn.Module):
         if torch._dynamo.config.skip_nnmodule_hook_guards:  # by default, compiled code does not check for hooks
             torch._dynamo.config.skip_nnmodule_hook_guards = False
             torch._dynamo.reset()
-        self._shared = Capture(*self._captured_layers(), shared=True)
+        head, map_layer, *more = self._captured_layers()
+        self._shared = Capture(head, map_layer, more, shared=True)
 
     def remove_hooks(self) -> None:
         """Removes the hooks that compiled code needs, so that the network can be pickled and scripted."""
@@ -295,6 +332,13 @@ class Extractor(nn.Module):
 
     def require(self, part: Part, reader: str) -> None:
         """Raises a `MissingPartError` that names the reader of a part which the network is known not to give."""
+        if part == "maps":
+            if not self.map_layers:
+                raise MissingPartError(
+                    f"{reader} reads maps, but {self.name} gives none on noise of a customary size: take a network "
+                    "with maps (batch, channels, height, width) or a ViT, or a method without maps"
+                )
+            return
         if part != "logits" and self.head_name is None:
             raise MissingPartError(
                 f"{reader} reads {part}, which {self.name} does not have: {self._why_no_head}; take a network that "
@@ -320,11 +364,19 @@ class Extractor(nn.Module):
             if share and self._shared is None:
                 self.share_hooks()
 
-    def _captured_layers(self) -> tuple[nn.Linear | None, nn.Module | None]:
-        """The head and the layer that gives the map; None for what is not returned."""
+    def _captured_layers(self) -> list[Any]:
+        """The head, the layer that gives the feature map, None for what is not returned, and those of the maps."""
         map_name = self.map_name if self.keep_map else None
         map_layer = None if map_name is None else self.network.get_submodule(map_name)
-        return None if self.head_name is None else self.head, map_layer
+        maps = [self.network.get_submodule(layer.name) for layer in self.map_layers] if self.keep_maps else []
+        return [None if self.head_name is None else self.head, map_layer, *maps]
+
+    def _to_maps(self, captured: Sequence[Tensor], image: Tensor) -> tuple[Tensor, ...]:
+        """The captured outputs as maps, for normalised images."""
+        if len(captured) != len(self.map_layers):
+            names = [layer.name for layer in self.map_layers]
+            raise MissingPartError(f"{self.name} did not call all of its layers {names} on these images: name its maps")
+        return tuple(layer.to_map(value, image) for layer, value in zip(self.map_layers, captured, strict=True))
 
     def _trace(self, image: Tensor) -> LayerTrace:
         """Traces the first images; the error says so if the network takes images, but of another size."""

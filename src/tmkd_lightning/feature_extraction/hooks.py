@@ -1,5 +1,7 @@
 """Forward hooks that capture what passes through layers, and the unwrapping of compiled networks."""
 
+from collections.abc import Sequence
+from functools import partial
 from threading import RLock, get_ident
 
 import torch
@@ -11,13 +13,21 @@ FORWARD_LOCK = RLock()  # held while a network is confirmed, and by forwards tha
 
 
 class Capture:
-    """Captures a layer's input and another's output in a thread's forward; if shared, in all, for compiled code."""
+    """Captures a layer's input and others' outputs in a thread's forward; if shared, in all, for compiled code."""
 
-    def __init__(self, input_layer: nn.Module | None, output_layer: nn.Module | None, shared: bool = False) -> None:
+    def __init__(
+        self,
+        input_layer: nn.Module | None,
+        output_layer: nn.Module | None,
+        more: Sequence[nn.Module] = (),
+        shared: bool = False,
+    ) -> None:
         self.shared, self.thread = shared, get_ident()
         self.input: Tensor | None = None
         self.output: Tensor | None = None
-        hooks = (input_layer, self._capture_input), (output_layer, self._capture_output)
+        self.more: dict[int, Tensor] = {}  # outputs of the layers `more`, by their place
+        hooks = [(input_layer, self._capture_input), (output_layer, self._capture_output)]
+        hooks += [(layer, partial(self._capture_more, place)) for place, layer in enumerate(more)]
         self._handles = [layer.register_forward_hook(hook) for layer, hook in hooks if layer is not None]
 
     def detach(self) -> None:
@@ -33,6 +43,11 @@ class Capture:
         self.input = self.output = None
         return captured
 
+    def pop_more(self) -> list[Tensor]:
+        """Likewise the outputs of the other layers, in their order."""
+        captured, self.more = [self.more[place] for place in sorted(self.more)], {}
+        return captured
+
     def _capture_input(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if self.shared or self.thread == get_ident():
             self.input = args[0]
@@ -40,6 +55,10 @@ class Capture:
     def _capture_output(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if self.shared or self.thread == get_ident():
             self.output = output
+
+    def _capture_more(self, place: int, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.shared or self.thread == get_ident():
+            self.more[place] = output
 
 
 def unwrap_compiled(network: nn.Module) -> tuple[nn.Module, list[str]]:

@@ -3,12 +3,26 @@
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384, 336, 448, 512, 518)  # of images, in pixels
+
+
+class Trace(Protocol):
+    """Watches the layers of a network in one forward, by their dotted names."""
+
+    def before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
+        """Is called before each layer."""
+
+    def after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        """Is called behind each layer."""
+
+    def finish(self, output: object) -> None:
+        """Is called with the network's output."""
 
 
 class LayerTrace:
@@ -27,57 +41,69 @@ class LayerTrace:
         """Layers whose output averages to the head's input, in order of calls, without those that only pass it on."""
         embedding = self.heads[head]
         # a map that goes through an untrained norm, which changes nothing yet but will in training, does not count
-        first = max((count for count, passed in self._identities if _close(passed, embedding)), default=0)
+        first = max((count for count, passed in self._identities if is_close(passed, embedding)), default=0)
         return [
             name
             for name, before, after in self._pooled[first:]
-            if _close(after, embedding) and not (before is not None and _close(before, embedding))
+            if is_close(after, embedding) and not (before is not None and is_close(before, embedding))
         ]
 
-    def _before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
-        self._inputs[name] = _pool(args[0] if args else None)  # on the spot: a later layer may change maps in place
+    def before(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
+        """Notes what a layer is given."""
+        self._inputs[name] = spatial_mean(
+            args[0] if args else None
+        )  # on the spot: a later layer may change maps in place
 
-    def _after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+    def after(self, name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        """Notes what a layer gives."""
         value = args[0] if args else None
-        after, area = _pool(output)
+        after, area = spatial_mean(output)
         before, area_before = self._inputs[name]
         if isinstance(output, Tensor) and isinstance(value, Tensor):
             if isinstance(module, nn.Linear):
                 self._linear.append((name, value, output))
             if isinstance(module, _NormBase):
                 given = value if before is None else before
-                if _close(given, output if after is None else after):
+                if is_close(given, output if after is None else after):
                     self._identities.append((len(self._pooled), given))
                 before = None  # a norm's output counts as a map of its own
         if after is None or (area == 1 and area_before <= 1 < self._last_area):
             return  # no map, or behind a pooling: the last map had more than this one pixel
         self._pooled.append((name, before, after))
-        if not (area == 1 < area_before and before is not None and _close(before, after)):  # unless this is the pooling
+        if not (
+            area == 1 < area_before and before is not None and is_close(before, after)
+        ):  # unless this is the pooling
             self._last_area = area
 
     def finish(self, output: object) -> None:
         """Finds the heads by the output of the network."""
         self.output = output
         if isinstance(output, Tensor):
-            self.heads = {name: given for name, given, result in self._linear if _close(result, output)}
+            self.heads = {name: given for name, given, result in self._linear if is_close(result, output)}
+
+
+def trace_layers(network: nn.Module, image: Tensor) -> LayerTrace:
+    """Runs a network once on normalised images ``(B, 3, H, W)``, and leaves it as it was."""
+    trace = LayerTrace()
+    run_traced(network, image, trace)
+    return trace
 
 
 @torch.no_grad()
-def trace_layers(network: nn.Module, image: Tensor) -> LayerTrace:
-    """Runs a network once on normalised images ``(B, 3, H, W)`` in evaluation mode, and leaves it as it was."""
-    trace, device = LayerTrace(), image.device
+def run_traced(network: nn.Module, image: Tensor, trace: Trace) -> None:
+    """Has a trace watch the layers of a network in one forward in evaluation mode, and leaves it as it was."""
+    device = image.device
     with ExitStack() as stack:
         for name, module in network.named_modules():
             stack.callback(setattr, module, "training", module.training)
             if name and not isinstance(module, torch.jit.ScriptModule):  # which take no hooks
-                stack.callback(module.register_forward_pre_hook(partial(trace._before, name)).remove)
-                stack.callback(module.register_forward_hook(partial(trace._after, name)).remove)
+                stack.callback(module.register_forward_pre_hook(partial(trace.before, name)).remove)
+                stack.callback(module.register_forward_hook(partial(trace.after, name)).remove)
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code need not call these hooks
         network.eval()
         trace.finish(network(image))
-    return trace
 
 
 def trace_black_image(network: nn.Module, normalize: Callable[[Tensor], Tensor] = Tensor.clone) -> LayerTrace:
@@ -91,14 +117,14 @@ def trace_black_image(network: nn.Module, normalize: Callable[[Tensor], Tensor] 
     return LayerTrace()
 
 
-def _pool(value: object) -> tuple[Tensor | None, int]:
+def spatial_mean(value: object) -> tuple[Tensor | None, int]:
     """Spatial mean and pixels of a map; None and 0 for other values."""
     if not isinstance(value, Tensor) or value.ndim != 4:
         return None, 0
     return value.mean((2, 3)), value.shape[2] * value.shape[3]
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def is_close(one: Tensor, other: Tensor) -> bool:
     """Equal up to rounding; relative to the largest value, since a sum of many rounds by the size of its parts."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False

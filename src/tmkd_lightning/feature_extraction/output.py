@@ -1,4 +1,4 @@
-"""The output of a classifier on a batch: logits, embedding, feature map and head weight."""
+"""The output of a classifier on a batch: logits, embedding, feature maps and head weight."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Part = Literal["logits", "embedding", "feature_map", "head_weight"]
+TensorPart = Literal["logits", "embedding", "feature_map", "head_weight"]
+Part = Literal["logits", "embedding", "feature_map", "head_weight", "maps"]
 
 _WHAT: dict[str, str] = {
     "embedding": "the input of the network's linear head",
     "feature_map": "a 4-D map whose spatial mean is the head's input, which transformers do not have and "
     "Extractor(keep_map=False) leaves out; a Distiller gets it only if it names 'feature_map' in reads",
     "head_weight": "the weight of the network's linear head",
+    "maps": "the last map of each resolution; a Distiller gets them only if it names 'maps' in reads",
 }
 
 
@@ -32,6 +34,8 @@ class Output:
         embedding: input of the head, ``(B, D)``.
         feature_map: map whose spatial mean is the embedding, ``(B, D, h, w)``, or None where the network has none.
         head_weight: weight of the head, ``(K, D)``.
+        maps: last map of each resolution, ``(B, C, h, w)`` each, the largest first; of a ViT the tokens of some blocks,
+            as maps. Empty where nothing reads them.
 
     Example:
         >>> weight = torch.tensor([[1.0, 2.0]])
@@ -44,13 +48,20 @@ class Output:
     embedding: Tensor | None = None
     feature_map: Tensor | None = None
     head_weight: Tensor | None = None
+    maps: tuple[Tensor, ...] = ()
 
-    def require(self, part: Part) -> Tensor:
+    def require(self, part: TensorPart) -> Tensor:
         """Returns a part, or raises a `MissingPartError` if this output does not have it."""
         value: Tensor | None = getattr(self, part)
         if value is None:
             raise MissingPartError(f"this output has no {part} ({_WHAT[part]})")
         return value
+
+    def require_maps(self) -> tuple[Tensor, ...]:
+        """Returns the maps, or raises a `MissingPartError` if this output has none."""
+        if not self.maps:
+            raise MissingPartError(f"this output has no maps ({_WHAT['maps']})")
+        return self.maps
 
     @property
     def cam(self) -> Tensor:
@@ -63,7 +74,7 @@ class Output:
         return torch.einsum("kd,bdhw->bkhw", weight.to(dtype), maps.to(dtype))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Output:
-        """Applies a function to logits, embedding and feature map, whose first dimension is the batch.
+        """Applies a function to logits, embedding and maps, whose first dimension is the batch.
 
         Example:
             >>> Output(torch.zeros(4, 3)).map(lambda part: part[:2]).logits.shape
@@ -71,7 +82,8 @@ class Output:
         """
         embedding = None if self.embedding is None else function(self.embedding)
         feature_map = None if self.feature_map is None else function(self.feature_map)
-        return Output(function(self.logits), embedding, feature_map, self.head_weight)
+        maps = tuple(map(function, self.maps))
+        return Output(function(self.logits), embedding, feature_map, self.head_weight, maps)
 
     def to(self, device: torch.device) -> Output:
         """Moves all parts to a device; those that are there stay."""
@@ -93,4 +105,5 @@ class Output:
             torch.cat(embeddings) if embeddings else None,
             torch.cat(maps) if maps else None,
             outputs[0].head_weight,
+            tuple(map(torch.cat, zip(*(one.maps for one in outputs), strict=True))),
         )

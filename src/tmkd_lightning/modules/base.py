@@ -113,8 +113,9 @@ class BaseModule(LightningModule):
         if isinstance(batch, (list, tuple)) and len(batch) == 3 and _holds_sample_ids(batch[2:]):
             return batch[2]
         raise TypeError(
-            "a TeacherCache must know which images a batch holds: expected (images, labels, rows), got "
-            f"{validation.describe(batch)}; set augmentation_replicas of our datamodules, or override sample_ids"
+            "a TeacherCache, or a method such as CRD, must know which images a batch holds: expected (images, labels, "
+            f"rows), got {validation.describe(batch)}; take a datamodule of tmkd_lightning, for a TeacherCache with "
+            "augmentation_replicas, or override sample_ids"
         )
 
     def preprocess(self, batch: Any) -> tuple[Tensor, Tensor | None]:

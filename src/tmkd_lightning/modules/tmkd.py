@@ -99,6 +99,7 @@ class TMKDModule(BaseModule):
 
     teacher: MultiViewTeacher
     teacher_cache: TeacherCache | None = None  # the trainer's, if it has one
+    training_images: int | None = None  # number of them, where a method asks for it; known in setup
     teacher_lacks_logits: bool = False  # whether its head is not fitted; known in setup
 
     def __init__(
@@ -161,14 +162,14 @@ class TMKDModule(BaseModule):
 
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
-            dims = validation.embedding_dims(self.extractor, teacher, reader="L_feat")
-            tmkd_terms.append(FeatureKL(*dims, feature_temperature, noise_scale, feature_weight))
+            tmkd_terms.append(FeatureKL(feature_temperature, noise_scale, feature_weight))
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
+        for extractor in (self.extractor, teacher):
+            extractor.keep_map = "feature_map" in self.distiller.reads
+            extractor.keep_maps = "maps" in self.distiller.reads
         validation.build_parts(self.distiller, self.extractor, teacher)
         self.reads_teacher = len(self.distiller.parts) > 0
         frozen.map_size = self.distiller.map_size
-        for extractor in (self.extractor, teacher):
-            extractor.keep_map = "feature_map" in self.distiller.reads
 
         if mix is not None and (reason := self.why_classes_needed()):
             raise ValueError(f"mix makes labels that are distributions, but {reason}")
@@ -320,6 +321,8 @@ class TMKDModule(BaseModule):
                 "TeacherCache stores the teacher's answers to the images of the data, but mix makes new ones at every "
                 "step: leave one of the two out"
             )
+        if self.distiller.needs_index:
+            validation.number_samples(datamodule_of(self.trainer))
         self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.read_or_compute
         callbacks = super().configure_callbacks()
         if self.prompt_bank is not None and not self.prompt_bank.filled:
@@ -331,6 +334,9 @@ class TMKDModule(BaseModule):
     def setup(self, stage: str) -> None:
         """Refuses to train without text embeddings, or with a teacher of other classes."""
         super().setup(stage)
+        if stage == "fit" and self.distiller.needs_index:
+            self.training_images = validation.count_images(self.distiller, datamodule_of(self.trainer))
+            validation.build_parts(self.distiller, self.extractor, self.teacher.extractor, self.training_images)
         if stage == "fit" and self.reads_teacher:
             if not self.runs_teacher:  # else read_weights has done so
                 self.teacher_order()
@@ -358,9 +364,14 @@ class TMKDModule(BaseModule):
         return teacher_order(self, self.teacher_checkpoint, datamodule_of(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Tells methods the epoch, whose own hook Lightning leaves out where a run is resumed within it."""
+        """Tells methods the epoch, and the images where they ask for them.
+
+        Lightning leaves out the hook of the epoch where a run is resumed within it.
+        """
         super().on_train_batch_start(batch, batch_idx)
         self.distiller.set_epoch(self.current_epoch)
+        if self.distiller.needs_index and self.training_images is not None:
+            self.distiller.set_index(torch.from_numpy(self.sample_ids(batch)) % self.training_images)
 
     def verify_networks(self, images: Tensor) -> None:
         """Verifies also that networks and batch have what the losses need."""
@@ -382,6 +393,9 @@ class TMKDModule(BaseModule):
                     "teacher_checkpoint"
                 )
             teacher.resize_head(num_classes)
+        changes = num_classes != self.num_classes
         super().resize_classes(num_classes)
+        if changes:
+            validation.build_parts(self.distiller, self.extractor, teacher)
         if self.prompt_bank is not None:
             self.prompt_bank.resize(num_classes)

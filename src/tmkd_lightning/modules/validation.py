@@ -1,6 +1,7 @@
 """Checks of a module's networks, arguments and data."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -96,18 +97,39 @@ def check_arguments(num_classes: object, optimizer: object, lr_scheduler: object
         raise TypeError(f"lr_scheduler must be a function from an optimizer to a scheduler, got {lr_scheduler!r}")
 
 
-def build_parts(distiller: Sum, student: Extractor, teacher: Extractor) -> None:
-    """Has methods that read embeddings make the layers that depend on their widths."""
-    for part in distiller.parts:
-        if "embedding" in part.reads:
-            part.build(*embedding_dims(student, teacher, reader=part.method_name))
+def build_parts(distiller: Sum, student: Extractor, teacher: Extractor, training_images: int | None = None) -> None:
+    """Has the methods make the layers that depend on what the networks give; refuses networks that lack it.
+
+    Where the number of training images is told, only methods that need it are asked.
+    """
+    parts = [part for part in distiller.parts if training_images is None or part.needs_index]
+    for part in parts:
+        for name in sorted(part.reads & {"embedding", "maps"}):
+            for extractor in (student, teacher):
+                extractor.require(name, reader=part.method_name)
+        if "maps" in part.reads:
+            student.match_maps(teacher)
+            teacher.match_maps(student)
+        part.build(*(replace(one.spec, training_images=training_images) for one in (student, teacher)))
 
 
-def embedding_dims(student: Extractor, teacher: Extractor, reader: str) -> tuple[int, int]:
-    """Widths of the embeddings of both networks, which `reader` needs."""
-    for extractor in (student, teacher):
-        extractor.require("embedding", reader=reader)
-    return student.embedding_dim, teacher.embedding_dim
+def number_samples(data: Any) -> None:
+    """Asks a datamodule of ours that its training batches say which images they hold."""
+    ask = getattr(data, "number_samples", None)  # a foreign one may say so by itself
+    if ask is not None:
+        ask()
+
+
+def count_images(distiller: Sum, data: Any) -> int:
+    """Number of training images, for a method that needs it."""
+    count = getattr(data, "training_images", None)
+    if not isinstance(count, int):
+        reader = next(part.method_name for part in distiller.parts if part.needs_index)
+        raise ValueError(
+            f"{reader} must know how many training images there are, and which ones a batch holds: take a datamodule "
+            "of tmkd_lightning, or give yours a property training_images, and batches (images, labels, places)"
+        )
+    return count
 
 
 def check_reads_no_logits(distiller: Sum, teacher: Extractor, fusion: str | None) -> None:
@@ -120,8 +142,8 @@ def check_reads_no_logits(distiller: Sum, teacher: Extractor, fusion: str | None
             remedy = "fit its members' with tmkd probe, one by one, and read them with load_weights"
         raise ValueError(
             f"{', '.join(readers)} would read the logits of {teacher.name}, which has no fitted head: {remedy}, or "
-            "train on embeddings alone, with logit_weight=0, methods that read no logits (RKD, SP, PKT, AT, NST, VkD, "
-            "QueueKL) and fusion='mean'"
+            "train on embeddings alone, with logit_weight=0, methods that read no logits (RKD, SP, PKT, AT, NST, "
+            "FitNet, VID, ReviewKD, CRD, VkD, QueueKL) and fusion='mean'"
         )
 
 

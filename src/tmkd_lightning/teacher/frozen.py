@@ -64,14 +64,21 @@ class FrozenTeacher(nn.Module):
             return Output.cat(list(outputs)).to(image.device)
 
     @torch.no_grad()
-    def from_embedding(self, embedding: Tensor, feature_map: Tensor | None, image: Tensor, views: int) -> Output:
+    def from_embedding(
+        self,
+        embedding: Tensor,
+        feature_map: Tensor | None,
+        image: Tensor,
+        views: int,
+        maps: tuple[Tensor, ...] = (),
+    ) -> Output:
         """The output of embeddings ``(V * B, D)`` and maps ``(V * B, D, h, w)`` that a cache holds of a batch."""
         head, device = self.extractor.head, image.device if self.device is None else self.device
         # in pieces as in `forward`: it rounds likewise
         pieces = embedding.to(device).split(self._at_once(len(embedding), views, image))
         with self.extractor.own_precision(device):
             logits = torch.cat([head(piece) for piece in pieces])
-        return Output(logits, embedding, feature_map, head.weight).to(image.device)
+        return Output(logits, embedding, feature_map, head.weight, maps).to(image.device)
 
     def _at_once(self, images: int, views: int, image: Tensor) -> int:
         """Number of images in one forward."""

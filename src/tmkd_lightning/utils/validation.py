@@ -27,6 +27,13 @@ def check_at_least_one(name: str, value: float) -> float:
     return value
 
 
+def check_share(name: str, value: float) -> float:
+    """Checks for a number from 0 to 1."""
+    if not (is_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+    return value
+
+
 def check_count(name: str, count: int, minimum: int = 1) -> int:
     """Checks for an integer of at least `minimum`."""
     given: object = count  # a user's may be of another type

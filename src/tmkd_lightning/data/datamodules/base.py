@@ -58,6 +58,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.train_transform = train_transform or self.default_train_transform()
         self.eval_transform = eval_transform or self.default_eval_transform()
         self._datasets: dict[str, SeededDataset] = {}
+        self._numbered = False
         self._before: dict[str, int] = {}  # what decided the order, from a checkpoint
 
     @property
@@ -101,6 +102,15 @@ class ImageDataModule(LightningDataModule, ABC):
                 self._datasets[split] = SeededDataset(self.samples(split), transform, self.seed, replicas)
         self.check_classes()
 
+    @property
+    def training_images(self) -> int:
+        """Number of training images, after `setup`."""
+        return len(self._datasets["train"])
+
+    def number_samples(self) -> None:
+        """Has training batches carry the places of their images, for methods that need them (`CRD`)."""
+        self._numbered = True
+
     def training_fingerprint(self) -> dict[str, Any]:
         """Plain values that are equal for equal training images, which are all read once; see `TeacherCache`."""
         return training_fingerprint(self._datasets["train"])
@@ -108,6 +118,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> Loader:
         """Shuffled, augmented batches; a last batch of one image is dropped."""
         dataset = self._datasets["train"]
+        dataset.numbered = self._numbered
         if len(dataset) < 2:
             raise DataError(f"the training split holds {len(dataset)} image(s): training needs at least 2")
         rank, world_size = self._process()
