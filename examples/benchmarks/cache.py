@@ -74,7 +74,7 @@ def one_round(options: argparse.Namespace, folder: str) -> dict[str, float]:
     def distil(epochs: int, *callbacks: Callback) -> Epochs:
         seed_everything(0, verbose=False)  # the same networks, and the same noise
         networks = make_teacher(num_classes=classes), make_student(num_classes=classes)
-        method = make_method(options.method, networks[1], networks[0])
+        method = make_method(options.method)
         seen = SEEN if options.student_views else {}
         module = TMKDModule(*networks, distiller=method, optimizer=sgd, **seen)
         return train(module, options, epochs, [prompts, TeacherAccuracyCheck(0), *callbacks])

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import nn
 from torchvision.models import resnet18, resnet50
 
-from tmkd_lightning import Extractor, distillers
-from tmkd_lightning.distillers import KD, Distiller, FeatureKL, Sum
+from tmkd_lightning import distillers
+from tmkd_lightning.distillers import KD, SDD, Distiller, FeatureKL, Sum
 from tmkd_lightning.models import wrn_16_2, wrn_40_2
 
 PAIRS = {"wrn": (wrn_40_2, wrn_16_2, 32), "resnet": (resnet50, resnet18, 224)}  # teacher, student, image size
@@ -40,18 +39,10 @@ def shipped_methods() -> dict[str, type[Distiller]]:
 METHODS: dict[str, type[Distiller] | None] = {"none": None, **shipped_methods()}
 
 
-def make_method(name: str, student: nn.Module, teacher: nn.Module) -> Distiller | None:
-    """A method with its defaults for two networks; arguments without one are their widths, or KD as the base."""
+def make_method(name: str) -> Distiller | None:
+    """A method with its defaults; SDD has KD as its base."""
     kind = METHODS[name]
-    if kind is None:
-        return None
-    values = {
-        "base": KD(),
-        "student_dim": Extractor(student).embedding_dim,
-        "teacher_dim": Extractor(teacher).embedding_dim,
-    }
-    required = [each for each in inspect.signature(kind).parameters.values() if each.default is each.empty]
-    return kind(**{each.name: values[each.name] for each in required})
+    return None if kind is None else kind(KD()) if kind is SDD else kind()
 
 
 def silent_trainer(epochs: int, callbacks: Sequence[Any] = (), **options: Any) -> Trainer:

@@ -104,7 +104,7 @@ def parts(pair: str, size: int, batch_size: int, device: str) -> dict[str, Calla
     calls["teacher, a view"] = _bind(module.teacher, seen[:batch_size])
     calls["student, trained"] = train_student
     for name in PAPER:
-        distiller = make_method(name, module.student, module.teacher.extractor.network).to(device)
+        distiller = make_method(name).to(device)
         calls[f"loss of {name}"] = lambda d=distiller: sum(d(fresh(), teacher, label).values()).backward()
     calls["loss feature + logit"] = lambda: sum(module.distiller(fresh(), teacher, label).values()).backward()
     calls["fusion weights"] = lambda: module.teacher.view_weights(label).sum().backward()

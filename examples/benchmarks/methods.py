@@ -93,7 +93,7 @@ def row(name: str, kind: type[Distiller], folder: str, cost: float | None) -> di
 def build(name: str) -> Distiller:
     """A method with its layers, as the module makes them for a pair of small networks."""
     teacher, student = (WideResNet(10, widen_factor, num_classes=10) for widen_factor in (2, 1))
-    method = make_method(name, student, teacher)
+    method = make_method(name)
     (part,) = TMKDModule(teacher, student, distiller=method, views=["rgb"], **ONE_TERM).distiller.parts
     return part
 
@@ -110,7 +110,8 @@ def paper(kind: type[Distiller]) -> str:
 def reads(method: Distiller) -> str:
     """Parts of the outputs, and the label where a distribution does not do."""
     parts = [part for part in get_args(Part) if part in method.reads or (part == "logits" and method.reads_logits)]
-    return ", ".join([part.replace("_", " ") for part in parts] + ["one class an image"] * method.needs_class)
+    also = ["one class an image"] * method.needs_class + ["its place in the data"] * method.needs_index
+    return ", ".join([part.replace("_", " ") for part in parts] + also)
 
 
 def trains(method: Distiller) -> str:

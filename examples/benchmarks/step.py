@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from common import METHODS, PAIRS, SEEN, make_method, now, report, sgd, silent_trainer
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -99,12 +99,25 @@ class InTurn(Callback):
     ) -> None:
         start = self.clock()
         self.ours.append(start - self.mark)
-        self.bare.step(*batch)
+        self.bare.step(*batch[:2])
         middle = self.clock()
         module.views(batch[0])
         self.mark = self.clock()
         self.theirs.append(middle - start)
         self.views.append(self.mark - middle)
+
+
+class Repeated(LightningDataModule):
+    """One batch (images, labels, places among all training images), again and again."""
+
+    training_images = 50_000
+
+    def __init__(self, batch: tuple[Any, ...], times: int) -> None:
+        super().__init__()
+        self.batch, self.times = batch, times
+
+    def train_dataloader(self) -> Any:
+        return DataLoader([self.batch] * self.times, batch_size=None, collate_fn=lambda batch: batch)
 
 
 def measure(
@@ -122,17 +135,19 @@ def measure(
     make_teacher, make_student, size = PAIRS[pair]
     networks = make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES)
     bare = copy.deepcopy(networks)  # before ours are given hooks
-    distiller = make_method(method, networks[1], networks[0])
+    distiller = make_method(method)
     options = ({} if tmkd else PLAIN) | (SEEN if student_views else {})
     module = TMKDModule(*networks, distiller=distiller, optimizer=sgd, compile=compile, **options)
-    batch = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8), torch.randint(CLASSES, (batch_size,))
+    places = torch.randint(Repeated.training_images, (batch_size,)).numpy()
+    images = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8)
+    batches = Repeated((images, torch.randint(CLASSES, (batch_size,)), places), steps + warm_up)
     other = ByHand if against == "by_hand" else partial(Floor, views=len(module.views))
     in_turn = InTurn(CLOCKS[clock], other, *bare)
     names = [f"class {index}" for index in range(CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         prompts = PromptEmbeddings(HashingTextEncoder(), class_names=names, cache_dir=folder)
         trainer = silent_trainer(1, [in_turn, TeacherAccuracyCheck(batches=0), prompts], logger=CSVLogger(folder))
-        trainer.fit(module, DataLoader([batch] * (steps + warm_up), batch_size=None))
+        trainer.fit(module, datamodule=batches)
     ours, theirs, views = (times[warm_up:] for times in (in_turn.ours, in_turn.theirs, in_turn.views))
     return {
         "pair": pair,

@@ -18,7 +18,7 @@ from helpers.tiny import sgd
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CRD
-from tmkd_lightning.distillers import queue_kl as file
+from tmkd_lightning.distillers import crd as file
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.feature_extraction.spec import Spec
 from tmkd_lightning.losses import crd
