@@ -54,6 +54,7 @@ STUDENT = "tmkd_lightning.models.WideResNet\n      init_args: {depth: 16, widen_
 VIT = "timm.create_model\n      init_args: {model_name: vit_tiny_patch16_224}\n      dict_kwargs: {num_classes: 10}"
 DATA = "tmkd_lightning.data.DigitsDataModule\n  init_args: {image_size: 8, train_samples: 40, batch_size: 16}"
 FOLDER = "tmkd_lightning.data.ImageFolderDataModule\n  init_args: {root: nowhere, image_size: 8}"
+LOGGER = "logger: {class_path: CSVLogger, init_args: {save_dir: /proc/runs}}"
 STOPPING = "callbacks:\n    - {class_path: EarlyStopping, init_args: {monitor: val/acc}}\n"
 CACHE = "callbacks:\n    - {class_path: tmkd_lightning.callbacks.TeacherCache, init_args: {directory: kept}}\n"
 
@@ -190,6 +191,29 @@ MISTAKES = {
         "fit --config rnu.yaml", "rnu.yaml: did you mean 'run.yaml'?", "line: --config"
     ),
     "a part of a config": Mistake("data:", "daten:", "no argument 'daten': did you mean 'data'?", "line 30: daten"),
+    "an empty config": Mistake(CONFIG, "", "run.yaml holds no settings: expected names with values", ""),
+    "a config without its option": command("fit run.yaml", "write --config run.yaml"),
+    "a callback by its name alone": Mistake(
+        "tmkd_lightning.callbacks.PromptEmbeddings",
+        "PromptEmbedding",
+        "there is no class 'PromptEmbedding': did you mean 'tmkd_lightning.callbacks.PromptEmbeddings'?",
+        "line 13: trainer.callbacks",
+    ),
+    "a datamodule by its name alone": command(
+        "data check --data DigitDataModule", "did you mean 'tmkd_lightning.data.DigitsDataModule'?", "line: --data"
+    ),
+    "an optimizer's missing argument": Mistake(
+        VIEWS,
+        "lr_scheduler: {class_path: torch.optim.lr_scheduler.StepLR}",
+        "StepLR needs 'step_size'",
+        "line 26: model",
+    ),
+    "a number of class names": Mistake(
+        VIEWS, "class_names: [a, b]", "2 class names for a network of 10 classes", "line 26: model.class_names"
+    ),
+    "a folder to write to": Mistake(
+        "logger: false", LOGGER, "No such file or directory: '/proc/runs'", "line 9: trainer"
+    ),
     "no data": Mistake(CONFIG[CONFIG.index("data:") :], "", "run.yaml has no 'data', which tmkd fit needs", ""),
     "no teacher": Mistake("    teacher:", "    student:", "TMKDModule needs 'teacher'", "line 15: model"),
     "an indentation": Mistake("  max_epochs", "\tmax_epochs", "run.yaml is not a config that can be read safely", ""),

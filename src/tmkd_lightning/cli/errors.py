@@ -101,9 +101,11 @@ def explain_parsing(message: str, known: Sequence[str] = ()) -> str:
     finding = read_error(message, known)
     if finding is None:
         text = re.sub(r"NestedArg\(key='([^']*)', val=", r"NestedArg(\1=", message)
-        return _told(short(ValueError(re.sub(r'^Parser key "([^"]+)":', r"\1:", text))), None, _PAGE)
-    key = finding.key[1:] if finding.key[:1] == (verb,) else finding.key
+        text = short(ValueError(re.sub(r'^Parser key "([^"]+)":', r"\1:", text)))
+        return _told(text, locate(text, None, arguments(words)), _PAGE)
     given = arguments(words)
+    begins = {one.key[:1] for one in given}
+    key = finding.key if finding.key[:1] in begins else finding.key[1:]  # without the verb
     where = _at(given, key, finding.value)
     text = finding.message
     if missing := re.match(r"the command needs (.*)", text):
@@ -157,6 +159,9 @@ def locate(message: str, owner: str | None, given: Sequence[Argument]) -> Argume
     def quoted(one: Argument) -> bool:
         return bool(one.key) and f"`{one.key[-1]}`" in message
 
+    def spoken(one: Argument) -> bool:  # class_names as "class names"
+        return bool(one.key) and "_" in one.key[-1] and one.key[-1].replace("_", " ") in message
+
     def both(one: Argument) -> bool:  # and not as "num_classes=10", which is a remedy
         return names(one) and repeats(one) and f"{one.key[-1]}={one.value}" not in message
 
@@ -168,6 +173,7 @@ def locate(message: str, owner: str | None, given: Sequence[Argument]) -> Argume
         (mine, names),
         (given, speaks),
         (given, quoted),
+        (given, spoken),
         (named, bool),
     ]
     for candidates, fits in rules:
@@ -237,7 +243,7 @@ def _package(file: str) -> str:
         return parts[parts.index("site-packages") + 1]
     if Path(file).is_relative_to(Path(__file__).parents[1]):
         return "tmkd_lightning"
-    return "" if file.startswith(_STDLIB) else file
+    return "" if file.startswith((_STDLIB, "<frozen ")) else file
 
 
 def _page(file: str, class_path: str) -> str:

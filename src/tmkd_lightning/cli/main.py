@@ -59,8 +59,10 @@ class Parser(ArgumentParser):
 
 def check_configs(words: Sequence[str]) -> None:
     """Raises ValueError for a config, of a run or a part of it, that cannot be read safely; skips missing files."""
-    for _, path in config_files(words):
-        load_yaml(path)
+    for part, path in config_files(words):
+        content = load_yaml(path)
+        if not part and not isinstance(content, dict):
+            raise ValueError(f"{path} holds no settings: expected names with values, as in the configs of examples/")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -141,4 +143,5 @@ def _one_name_for_checkpoints(words: Sequence[str], name: str) -> list[str]:
 
 def _usage() -> str:
     verbs = "\n".join(f"  {verb:18}{text}" for verb, text in (LIGHTNING_VERBS | VERBS).items())
-    return f"usage: tmkd <verb> [options]\n\nKnowledge distillation. Verbs:\n{verbs}\n\nOptions: tmkd <verb> --help"
+    options = "Options: tmkd <verb> --help; --debug shows the traceback of an error"
+    return f"usage: tmkd <verb> [options]\n\nKnowledge distillation. Verbs:\n{verbs}\n\n{options}"

@@ -5,6 +5,7 @@ import inspect
 import os
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ _FORM = re.compile(  # how lines begin that say nothing by themselves, or that t
     "Does not validate|Subtypes:|Errors:|Given value|Parser key|Problem with|Expected a|Import path|Not a valid|Type "
     "|Subclass types|a class path|a dict "
 )
+_PACKAGES = [f"tmkd_lightning.{part}" for part in ("callbacks", "data", "distillers", "models", "text", "views")]
+_PACKAGES += ["lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.optim", "torch.optim.lr_scheduler"]
 _TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -69,7 +72,7 @@ def read_error(message: str, known: Iterable[str] = ()) -> Finding | None:
         "there is no argument 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"
     """
     leaves = _leaves(message)
-    for read in (_unknown_argument, _unknown_class, _missing, _no_file, _other, _wrong_kind, _wrong_type):
+    for read in (_alone, _unknown_argument, _unknown_class, _missing, _no_file, _other, _wrong_kind, _wrong_type):
         for leaf in leaves:
             if finding := read(leaf, leaves, list(known)):
                 return finding
@@ -99,6 +102,16 @@ def _leaves(message: str) -> list[_Leaf]:
         owners = [level[2] for level in levels if level[2]]
         found.append((len(levels), _Leaf(text, keys, owners[-1] if owners else None)))
     return [leaf for _, leaf in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _alone(leaf: _Leaf, *_: object) -> Finding | None:
+    """A word without an option, most often a config."""
+    found = re.match(r"unrecognized arguments: ([^-]\S*)", leaf.line)
+    if found is None:
+        return None
+    config = found[1].removeprefix("config=")
+    remedy = f"--config {config}" if config.endswith((".yaml", ".yml")) else "--<name> before it"
+    return Finding(f"'{found[1]}' stands there without an option: write {remedy}")
 
 
 def _unknown_argument(leaf: _Leaf, _: object, known: list[str]) -> Finding | None:
@@ -138,12 +151,14 @@ def _unknown_class(leaf: _Leaf, *_: object) -> Finding | None:
     return None
 
 
-def _missing(leaf: _Leaf, *_: object) -> Finding | None:
-    found = re.search(r"the following arguments are required: (.+)", leaf.line)
+def _missing(leaf: _Leaf, leaves: list[_Leaf], _: object) -> Finding | None:
+    found = re.search(r"the following arguments are required: ([^.]+)", leaf.line)
     if found is None:
         return None
     names = " and ".join(f"'{name.strip()}'" for name in found[1].split(","))
-    return Finding(f"{_short(leaf.owner or 'the command')} needs {names}", leaf.key, leaf.owner)
+    inner = _CLASS.search(_given(leaf, leaves)) if leaf.line.startswith("Type ") else None  # of an optimizer
+    owner = inner[2] if inner else leaf.owner
+    return Finding(f"{_short(owner or 'the command')} needs {names}", leaf.key, owner)
 
 
 def _no_file(leaf: _Leaf, *_: object) -> Finding | None:
@@ -164,16 +179,25 @@ def _wrong_kind(leaf: _Leaf, leaves: list[_Leaf], _: object) -> Finding | None:
     found = re.search(r"does not correspond to a subclass of (\w+)|Not a valid subclass of (\w+)", leaf.line)
     if found is None or any(other.key[: len(leaf.key)] == leaf.key != other.key for other in leaves):
         return None  # something inside of it was wrong
-    value, kind = _given(leaf, leaves), found[1] or found[2]
+    named, kind = re.search(r"Import path ([\w.]+) does not", leaf.line), found[1] or found[2]
+    value = named[1] if named else _given(leaf, leaves)
+    if re.fullmatch(r"\w+", value):
+        return Finding(_no_such_class(value), leaf.key, value=value)
     path = re.search(r"'class_path': '([^']+)'|class_path='([^']+)'|^([\w.]+)$", value)
     if path is None:
         return Finding(f"'{'.'.join(leaf.key)}' needs a class_path, that of a {kind}", leaf.key)
     path_of = next(filter(None, path.groups()))
+    if "." not in path_of:
+        return Finding(_no_such_class(path_of), leaf.key, value=path_of)
     return Finding(f"{path_of} is no {kind}, which is expected here", leaf.key, value=path_of)
 
 
 def _wrong_type(leaf: _Leaf, leaves: list[_Leaf], _: object) -> Finding | None:
     same = [other.line for other in leaves if other.key == leaf.key]
+    if path := next(
+        filter(None, (re.match(r"Expected a dot import path string: (\w+)$", line) for line in same)), None
+    ):
+        return Finding(_no_such_class(path[1]), leaf.key, value=path[1])
     found = [re.match(r"Expected an? (.*?)(?:\. Got value: .*)?$", line) for line in same]
     choices = [word for one in found if one and not one[1].startswith("path ") for word in _in_words(one[1])]
     if not choices or not leaf.key:
@@ -185,6 +209,17 @@ def _wrong_type(leaf: _Leaf, leaves: list[_Leaf], _: object) -> Finding | None:
     if value in ("True", "False", "None"):
         close = "; put quotes around no, yes, on, off and null where they are words"
     return Finding(f"'{leaf.key[-1]}' must be {expected}, got {value}{close}", leaf.key, leaf.owner, value)
+
+
+def _no_such_class(name: str) -> str:
+    """What to write for a class that is named without its package."""
+    names = {
+        each: f"{package}.{each}" for package in _PACKAGES if package in sys.modules for each in _names_in(package)
+    }
+    close = get_close_matches(name, names, n=1)
+    return f"there is no class '{name}': " + (
+        f"did you mean '{names[close[0]]}'?" if close else "write its package too, as in tmkd_lightning.distillers.KD"
+    )
 
 
 def _given(leaf: _Leaf, leaves: list[_Leaf]) -> str:
