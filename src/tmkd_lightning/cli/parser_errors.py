@@ -152,7 +152,7 @@ def _unknown_class(leaf: _Leaf, *_: object) -> Finding | None:
 
 
 def _missing(leaf: _Leaf, leaves: list[_Leaf], _: object) -> Finding | None:
-    found = re.search(r"the following arguments are required: ([^.]+)", leaf.line)
+    found = re.search(r"the following arguments are required: (.+?)(?:\. Got value: .*)?$", leaf.line)
     if found is None:
         return None
     names = " and ".join(f"'{name.strip()}'" for name in found[1].split(","))
