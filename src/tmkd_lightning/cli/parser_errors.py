@@ -183,10 +183,10 @@ def _wrong_kind(leaf: _Leaf, leaves: list[_Leaf], _: object) -> Finding | None:
     value = named[1] if named else _given(leaf, leaves)
     if re.fullmatch(r"\w+", value):
         return Finding(_no_such_class(value), leaf.key, value=value)
-    path = re.search(r"'class_path': '([^']+)'|class_path='([^']+)'|^([\w.]+)$", value)
-    if path is None:
+    paths = [next(filter(None, one)) for one in re.findall(r"'?class_path'?[:=] ?'([^']+)'|^([\w.]+)$", value)]
+    if not paths:
         return Finding(f"'{'.'.join(leaf.key)}' needs a class_path, that of a {kind}", leaf.key)
-    path_of = next(filter(None, path.groups()))
+    path_of = next((path for path in paths if "." not in path), paths[0])  # in a list, the one that is not resolved
     if "." not in path_of:
         return Finding(_no_such_class(path_of), leaf.key, value=path_of)
     return Finding(f"{path_of} is no {kind}, which is expected here", leaf.key, value=path_of)
