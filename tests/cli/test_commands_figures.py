@@ -255,7 +255,11 @@ def test_data_without_names_and_data_that_do_not_fit(here, drawn) -> None:
             for index in range(2):
                 Image.new("RGB", (16, 16)).save(f"photos/train/{name}/{index}.png")
         split = ["--split", "test"] if classes == 10 else []
-        message = "no folder photos/test" if split else "the data has 2 classes, but WideResNet was built for 10"
+        message = (
+            "no folder photos/test"
+            if split
+            else "the data has 2 classes, but student WideResNet was built for 10: name data with the classes"
+        )
         with pytest.raises(ValueError, match=message):
             figures("--checkpoint", TMKD, "--which", "logits", *split, *photos)
 

@@ -17,9 +17,7 @@ from tmkd_lightning.export import report as measuring
 from tmkd_lightning.modules.loading import load_module
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SHORT = [
-    f"--trainer.{one}=1" for one in ("max_epochs", "limit_train_batches", "limit_val_batches", "log_every_n_steps")
-]
+SHORT = ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 STUDENT, TEACHER = "runs/digits_tmkd/best.ckpt", "runs/digits_teacher/best.ckpt"
 

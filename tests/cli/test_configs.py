@@ -31,7 +31,7 @@ SHORT = {
     "max_epochs": 1,
     "log_every_n_steps": 1,
     "limit_train_batches": 2,
-    "limit_val_batches": 1,
+    "limit_val_batches": 1.0,
 }
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 

@@ -85,8 +85,9 @@ def test_members_of_two_precisions() -> None:
 def test_what_is_no_ensemble() -> None:
     with pytest.raises(ValueError, match="must have the same classes, but their numbers are: Net 3, Net 4"):
         Ensemble([Net(), Net(num_classes=4)])
-    with pytest.raises(ValueError, match="at least one network, got \\[\\]"):
-        Ensemble([])
+    for members, got in (([], "an empty one"), (Net(), "a Net"), ("resnet18", "a str")):
+        with pytest.raises(ValueError, match=f"at least one network, got {got}$"):
+            Ensemble(members)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="average must be 'probabilities' or 'logits', got 'votes'"):
         Ensemble([Net()], "votes")  # type: ignore[arg-type]
     named = [Extractor(Net(), class_names=names) for names in (["a", "b", "c"], ["a", "c", "b"])]

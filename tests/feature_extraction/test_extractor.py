@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output
+from tmkd_lightning.modules import ClassifierModule
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = 5
@@ -433,10 +434,17 @@ def test_a_number_of_classes_that_nothing_shows_must_be_given() -> None:
         _ = Extractor(nn.Identity(), num_classes=3).embedding_dim
 
 
-@pytest.mark.parametrize("network", [Extractor(Small()), "resnet18", Small], ids=["extractor", "name", "class"])
+@pytest.mark.parametrize("network", ["resnet18", Small], ids=["name", "class"])
 def test_not_a_classifier(network: object) -> None:
-    with pytest.raises(TypeError, match="network must be a classifier"):
+    with pytest.raises(TypeError, match=r"network must be a classifier, .*, got a (str|type)$"):
         Extractor(network)
+
+
+@pytest.mark.parametrize("wrap", [Extractor, ClassifierModule, lambda net: nn.Sequential(Extractor(net))])
+def test_an_extractor_inside_would_normalise_twice(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    inner = wrap(Small())
+    with pytest.raises(TypeError, match=rf"network is a {type(inner).__name__}, which normalises .* module\.extractor"):
+        Extractor(inner)
 
 
 def test_keep_map_can_be_turned_on_later() -> None:

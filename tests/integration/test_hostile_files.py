@@ -279,7 +279,7 @@ def test_configs_of_the_command_line(tmp_path, sprung, capsys, form, words) -> N
     with pytest.raises(SystemExit) as ended:
         main("fit", "--config", ROOT / "examples/digits_student.yaml", *(word.format(path) for word in words))
     assert ended.value.code == 2
-    assert f"error: {path} is not a config that can be read safely: " in capsys.readouterr().err.splitlines()[-1]
+    assert f"error: {path} is not a config that can be read safely: " in capsys.readouterr().err.splitlines()[0]
 
 
 # The code itself

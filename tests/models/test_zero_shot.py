@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
+from helpers.tiny import Net
 from helpers.tiny_clip import known_to_open_clip, tiny_clip, write_clip
-from tmkd_lightning import Extractor
+from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.models import PretrainedWeightsError, ZeroShotCLIP
 from tmkd_lightning.text import OpenCLIPTextEncoder
 from tmkd_lightning.text.openclip import clip_config
@@ -200,3 +201,12 @@ def test_what_is_refused_when_weights_are_needed(folder: str, tmp_path: Path, mo
     remedy = rf"copy {tmp_path}/models--\S+ from .*pass a local .* as ZeroShotCLIP\(pretrained=...\).*no route to host"
     with pytest.raises(PretrainedWeightsError, match=remedy):
         small.load_pretrained()
+
+
+def test_another_number_of_names_than_classes(folder: str) -> None:
+    clip = ZeroShotCLIP("not used", folder, class_names=NAMES)
+    message = (
+        r"teacher ZeroShotCLIP has 4 class names, but student Net has 3 classes: give ZeroShotCLIP\(class_names=\.\.\."
+    )
+    with pytest.raises(ValueError, match=message):
+        TMKDModule(clip, Net(), feature_weight=0, text_weight=0, fusion="mean")

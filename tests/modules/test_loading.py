@@ -24,7 +24,7 @@ seed_everything: 0
 trainer:
   max_epochs: 1
   limit_train_batches: 2
-  limit_val_batches: 1
+  limit_val_batches: 1.0
   accelerator: cpu
   enable_progress_bar: false
   enable_model_summary: false

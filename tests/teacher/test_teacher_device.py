@@ -110,3 +110,10 @@ def test_training_beside_a_teacher_elsewhere(fit: Any, loader: Any, teacher_devi
     module = module_with(teacher_device)
     fit(module, train=loader(), val=loader(), max_epochs=1, accelerator="gpu", devices=1)
     assert {str(part.device) for part in module.teacher.frozen.parameters()} == {teacher_device}
+
+
+def test_a_device_that_is_none_or_not_here() -> None:
+    with pytest.raises(ValueError, match="teacher_device must be a device such as cpu, cuda or cuda:1, got 'cudda'"):
+        module_with("cudda")
+    with pytest.raises(ValueError, match=r"teacher_device='cuda:99' cannot be used here: choose from \['cpu'"):
+        module_with("cuda:99")

@@ -229,3 +229,34 @@ def test_tokenizer_that_cannot_be_loaded(
     reason = f"no tokenizer in {folder}" if installed else "transformers"
     with pytest.raises(TextWeightsError, match=rf"all files of the tokenizer; .*pip install transformers.*{reason}"):
         OpenCLIPTextEncoder(pretrained=str(folder)).encode(PROMPTS)
+
+
+def test_a_server_out_of_reach_is_not_asked_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are in the cache are left to the hub, as is a network behind a proxy."""
+    asked = []
+
+    def refuse(address: tuple[str, int], timeout: float) -> None:
+        asked.append(address)
+        raise OSError("no route")
+
+    def load(*args: object, **options: object) -> None:
+        raise RuntimeError("the hub was asked")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr(open_clip, "create_model", load)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://mirror.example")
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    encoder = OpenCLIPTextEncoder(cache_dir=str(tmp_path))
+    with pytest.raises(TextWeightsError, match=r"Cause: mirror\.example cannot be reached \(no route\)$"):
+        encoder.encode(PROMPTS)
+    assert asked == [("mirror.example", 443)]
+    (tmp_path / "models--timm--vit_base_patch32_clip_224.openai/snapshots/1").mkdir(parents=True)
+    with pytest.raises(TextWeightsError, match=r"Cause: the hub was asked$"):
+        encoder.encode(PROMPTS)
+    (tmp_path / "models--timm--vit_base_patch32_clip_224.openai").rename(tmp_path / "gone")
+    monkeypatch.setenv("https_proxy", "http://proxy.example")
+    with pytest.raises(TextWeightsError, match=r"Cause: the hub was asked$"):
+        encoder.encode(PROMPTS)
+    assert len(asked) == 1

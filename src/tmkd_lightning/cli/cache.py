@@ -65,7 +65,7 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
         all: whether to remove all of them, instead of naming a key.
     """
     if bool(key) == all:
-        raise SystemExit("name the caches to remove: --key, as tmkd cache list prints it, or --all true")
+        raise ValueError("name the caches to remove: --key, as tmkd cache list prints it, or --all true")
     for folder in _folders(directory, key):
         freed = _size_of(folder)
         shutil.rmtree(folder)
@@ -75,10 +75,10 @@ def remove_caches(directory: str, key: str = "", all: bool = False) -> None:
 def _folders(directory: str, key: str = "") -> list[Path]:
     root = Path(directory).expanduser()
     if not root.is_dir():
-        raise SystemExit(f"there is no directory {root}: name the one that TeacherCache was given")
+        raise ValueError(f"there is no directory {root}: name the one that TeacherCache was given")
     folders = [path.parent for path in sorted(root.glob(f"*/{MANIFEST}")) if path.parent.name.startswith(key)]
     if key and not folders:
-        raise SystemExit(f"{directory} has no cache whose key begins with {key}; tmkd cache list shows them")
+        raise ValueError(f"{directory} has no cache whose key begins with {key}; tmkd cache list shows them")
     return folders
 
 

@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,10 +22,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.parsing import AttributeDict
 
-from tmkd_lightning.callbacks import RunRecord
+from tmkd_lightning.callbacks import PromptEmbeddings, RunRecord
+from tmkd_lightning.cli.arguments import Argument, arguments
+from tmkd_lightning.cli.errors import Refused
 from tmkd_lightning.cli.main import Parser, check_configs
 from tmkd_lightning.lightning_compat.atomic_checkpoints import AtomicCheckpointIO, check_whole, keep_folders
 from tmkd_lightning.lightning_compat.sigterm import exit_outside_loops
+from tmkd_lightning.modules import TMKDModule
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import atomic_write
 from tmkd_lightning.utils.messages import printable
@@ -36,13 +40,19 @@ def run(args: Sequence[str] | None, command_line: type["TMKDCLI"] | None = None)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         (command_line or TMKDCLI)(args)
+    except Refused as refused:
+        raise refused.error from refused.error.__cause__
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
 
+def _build(class_type: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return class_type(*args, **kwargs)
+
+
 class _LightningParser(Parser, LightningArgumentParser):
-    """Lightning's parser, with secrets masked in errors."""
+    """Lightning's parser, whose errors say in a few lines what to mend."""
 
 
 class TMKDCLI(LightningCLI):
@@ -76,6 +86,10 @@ class TMKDCLI(LightningCLI):
         except ValueError as error:
             parser.error(str(error))
         super().parse_arguments(parser, args)
+        self._given = arguments(sys.argv[1:] if args is None else args)  # type: ignore[arg-type]
+        for one in self._given:
+            if one.key[-1:] and one.key[-1].startswith("limit_") and one.value == "1":
+                rank_zero_warn(f"{one} is 1, read as 1.0, which is all batches; trainer.fast_dev_run: 1 takes one")
         config = self.config[self.config.subcommand]
         checkpoint = os.path.expanduser(config.get("ckpt_path") or "")
         if not checkpoint:
@@ -97,8 +111,15 @@ class TMKDCLI(LightningCLI):
         if config.weights_only is None:
             config.weights_only = True
 
+    def instantiate_classes(self) -> None:
+        """Builds what the config names; a class that refuses its arguments raises its own exception."""
+        self.parser.add_instantiator(_build, object)  # behind Lightning's own, for modules and data
+        super().instantiate_classes()
+
     def after_instantiate_classes(self) -> None:
         """Masks secrets in the logged hyperparameters, and handles SIGTERM outside of Lightning's loops."""
+        if isinstance(self.model, TMKDModule) and self.model.prompt_bank is not None:
+            warn_of_replaced_texts(self._given)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
         for part in (self.model, self.datamodule):
@@ -189,6 +210,21 @@ def check_same_run(parser: LightningArgumentParser, path: str, config: Namespace
         )
     if names:
         rank_zero_warn(f"the settings in {path} hold, and not the config's: {text}")
+
+
+def warn_of_replaced_texts(given: Sequence[Argument]) -> None:
+    """Warns where the callbacks of a config replace those of one before that held PromptEmbeddings."""
+    held: Argument | None = None
+    for _, group in groupby(given, key=lambda one: one.file or id(one)):
+        callbacks = [one for one in group if one.key[:2] == ("trainer", "callbacks")]
+        own = [one for one in callbacks if PromptEmbeddings.__name__ in (one.value or "")]
+        replaces = [one for one in callbacks if len(one.key) == 2 and not one.appends]
+        if held and replaces and not own:
+            rank_zero_warn(
+                f"{replaces[0]} replaces all callbacks before it, PromptEmbeddings of {held.place} too, so the texts "
+                "are encoded by CLIP: write callbacks+ to add to them"
+            )
+        held = own[0] if own else (None if replaces else held)
 
 
 def _settings(model: Namespace) -> dict[str, Any]:

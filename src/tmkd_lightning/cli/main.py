@@ -2,20 +2,20 @@
 
 import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from itertools import pairwise
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_cli
 
+from tmkd_lightning.cli.arguments import config_files
+from tmkd_lightning.cli.errors import COMMAND, DEBUG, Construction, command, debugging, explain, explain_parsing
+from tmkd_lightning.cli.parser_errors import did_you_mean
 from tmkd_lightning.utils.configs import load_yaml
 from tmkd_lightning.utils.messages import printable
-from tmkd_lightning.utils.secrets import redact
 
 LIGHTNING_VERBS = {
     "fit": "train a teacher or a student",
@@ -41,29 +41,35 @@ _FUNCTIONS: dict[str, list[str]] = {  # of a verb whose module has others than o
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, with keys and passwords masked in errors, which repeat what was given."""
+    """jsonargparse's parser, whose errors say in a few lines what to mend."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the error and exits with status 2."""
-        message = re.sub(r"NestedArg\(key='([^']*)', val=", r"NestedArg(\1=", message)
-        super().error(redact(message), ex)
+        """Prints what to mend and exits with status 2; inside of other parsers and for ``--debug``, raises."""
+        if not self.exit_on_error or debugging():
+            raise ArgumentError(None, message) from ex
+        inner = [action.choices.get(command()[0]) for action in self._actions if isinstance(action.choices, dict)]
+        known = [action.dest for parser in (self, *filter(None, inner)) for action in parser._actions]
+        print(explain_parsing(message, known), file=sys.stderr)
+        self.exit(2)
+
+    def add_instantiator(self, instantiator: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Adds one that notes which class has refused its arguments."""
+        super().add_instantiator(Construction(instantiator), *args, **kwargs)
 
 
 def check_configs(words: Sequence[str]) -> None:
     """Raises ValueError for a config, of a run or a part of it, that cannot be read safely; skips missing files."""
-    pairs = [*pairwise(words), *(word.split("=", 1) for word in words if "=" in word)]
-    for option, value in pairs:
-        is_config = option in ("--config", "-c") or (option.startswith("-") and value.endswith((".yaml", ".yml")))
-        path = os.path.expanduser(value)
-        if is_config and os.path.isfile(path):
-            load_yaml(Path(path))
+    for part, path in config_files(words):
+        content = load_yaml(path)
+        if not part and not isinstance(content, dict):
+            raise ValueError(f"{path} holds no settings: expected names with values, as in the configs of examples/")
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs ``tmkd`` on `args`, by default those of the process.
 
-    A verb of ours that fails on the process's arguments exits with status 2 and one message. Lightning's verbs, in
-    which a user's code may be at fault, and calls with `args` leave exceptions as they are.
+    What a user can mend in the process's arguments ends with status 2 and a few lines that say so; faults of the code
+    keep their traceback, and ``--debug`` shows it for all. Calls with `args` leave exceptions as they are.
     """
     for message in (  # of libraries about themselves or each other
         r"(?s).*Jsonargparse.*",
@@ -76,37 +82,66 @@ def main(args: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:  # a class_path may name a module of the user's project
         sys.path.append(os.getcwd())  # last: a yaml.py there is not the package yaml
     words = list(sys.argv[1:] if args is None else args)
+    if "--debug" in words:
+        words.remove("--debug")
+        os.environ[DEBUG] = "1"  # for processes that training starts, too
     if not words or words[0] in ("--help", "-h"):
         print(_usage(), file=sys.stdout if words else sys.stderr)
         sys.exit(0 if words else 2)
-    verb, options = words[0], {word.split("=")[0] for word in words}
-    if verb not in VERBS and not (verb == "predict" and options & {"--images", "--checkpoint"}):
-        if not verb.startswith("-") and verb not in LIGHTNING_VERBS:
-            print(f"tmkd: error: there is no verb {printable(verb)}\n{_usage()}", file=sys.stderr)
-            sys.exit(2)
-        from tmkd_lightning.cli import lightning_cli
-
-        lightning_cli.run(args)
-        return
-    try:
-        check_configs(words)
-        module = import_module(f"tmkd_lightning.cli.{verb}")
-        if verb == "probe":  # which reads the config of a run
-            module.run(args)
-            return
-        functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
-        if len(functions) == 1:
-            (functions,) = functions.values()
-        auto_cli(functions, args=words[1:], as_positional=False, prog=f"tmkd {verb}", parser_class=Parser)
-    except Exception as error:
-        ours = type(error).__module__.startswith("tmkd_lightning.")  # such as CacheError
-        if args is not None or not (ours or isinstance(error, (ValueError, OSError, ImportError))):
-            raise  # a fault of the code, which keeps its traceback
-        message = redact(printable(error, keep="\n"))
-        print(f"tmkd {verb}: error: {message}", file=sys.stderr)
+    verb = words[0]
+    ours = verb in VERBS or (verb == "predict" and _predicts_alone(words))
+    if not (ours or verb in LIGHTNING_VERBS or verb.startswith("-")):
+        close = did_you_mean(verb, [each.split()[0] for each in LIGHTNING_VERBS | VERBS])
+        print(f"tmkd: error: there is no verb {printable(verb)}{close}\n{_usage()}", file=sys.stderr)
         sys.exit(2)
+    words = _one_name_for_checkpoints(words, "--checkpoint" if ours else "--ckpt_path")
+    if args is None:
+        sys.argv[1:] = words
+    COMMAND.set(words)
+    try:
+        (_run_ours if ours else _run_lightning)(words, None if args is None else words)
+    except Exception as error:
+        lines = None if args is not None or debugging() else explain(error, ours)
+        if lines is None:
+            raise  # a fault of the code, which keeps its traceback
+        print(lines, file=sys.stderr)
+        sys.exit(2)
+
+
+def _run_lightning(words: list[str], args: list[str] | None) -> None:
+    from tmkd_lightning.cli import lightning_cli
+
+    lightning_cli.run(args)
+
+
+def _run_ours(words: list[str], args: list[str] | None) -> None:
+    verb = words[0]
+    check_configs(words)
+    module = import_module(f"tmkd_lightning.cli.{verb}")
+    if verb == "probe":  # which reads the config of a run
+        module.run(args)
+        return
+    functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
+    if len(functions) == 1:
+        (functions,) = functions.values()
+    auto_cli(functions, args=words[1:], as_positional=False, prog=f"tmkd {verb}", parser_class=Parser)
+
+
+def _predicts_alone(words: Sequence[str]) -> bool:
+    """Whether ``tmkd predict`` is ours, with a checkpoint and images, or Lightning's, with a config."""
+    options = {word.split("=")[0] for word in words}
+    return "--images" in options or ("--checkpoint" in options and not options & {"--config", "-c"})
+
+
+def _one_name_for_checkpoints(words: Sequence[str], name: str) -> list[str]:
+    """The command with `name` for the option that names a checkpoint, which has two."""
+    return [
+        name + word.removeprefix(option) if (option := word.split("=")[0]) in ("--checkpoint", "--ckpt_path") else word
+        for word in words
+    ]
 
 
 def _usage() -> str:
     verbs = "\n".join(f"  {verb:18}{text}" for verb, text in (LIGHTNING_VERBS | VERBS).items())
-    return f"usage: tmkd <verb> [options]\n\nKnowledge distillation. Verbs:\n{verbs}\n\nOptions: tmkd <verb> --help"
+    options = "Options: tmkd <verb> --help; --debug shows the traceback of an error"
+    return f"usage: tmkd <verb> [options]\n\nKnowledge distillation. Verbs:\n{verbs}\n\n{options}"

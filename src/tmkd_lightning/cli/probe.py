@@ -26,10 +26,12 @@ from tmkd_lightning.modules import ClassifierModule, TMKDModule
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.text.class_names import parse_class_names
+from tmkd_lightning.utils.files import check_writable
 from tmkd_lightning.utils.images import check_images
 from tmkd_lightning.utils.labels import check_labels
 from tmkd_lightning.utils.messages import printable
 from tmkd_lightning.utils.secrets import redact
+from tmkd_lightning.utils.validation import check_count
 from tmkd_lightning.views import MultiView, RandomView
 
 
@@ -124,6 +126,7 @@ def run_probe(
     if not isinstance(module, (TMKDModule, ClassifierModule)):
         raise TypeError(f"tmkd probe takes the config of a TMKDModule or ClassifierModule, got {type(module).__name__}")
     start = time.monotonic()
+    check_count("augmented", augmented, minimum=0)
     path = _output(module, output)
     extractor, views, shares = _teacher(module, view_shares)
     data.prepare_data()
@@ -236,6 +239,7 @@ def _output(module: TMKDModule | ClassifierModule, output: str | None) -> Path:
         raise ValueError(f"{path} would not hold a checkpoint: name a file that ends in .ckpt")
     if output is None and path.exists():
         raise ValueError(f"{path}, the teacher_checkpoint of the config, is there already: give --output to write one")
+    check_writable(path)
     return path
 
 

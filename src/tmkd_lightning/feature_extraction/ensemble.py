@@ -52,7 +52,8 @@ class Ensemble(Extractor):
         if average not in ("probabilities", "logits"):
             raise ValueError(f"average must be 'probabilities' or 'logits', got {average!r}")
         if not isinstance(members, (list, tuple, nn.ModuleList)) or len(members) == 0:
-            raise ValueError(f"members must be a list of at least one network, got {members!r}")
+            got = "an empty one" if isinstance(members, (list, tuple, nn.ModuleList)) else f"a {type(members).__name__}"
+            raise ValueError(f"members must be a list of at least one network, got {got}")
         for each in members:
             if not isinstance(each, Extractor) and any(isinstance(child, Extractor) for child in each.children()):
                 raise TypeError(
@@ -78,6 +79,10 @@ class Ensemble(Extractor):
         for each in extractors[1:]:
             each.keep_map = each.keep_maps = False
         self._adopt_layers()
+
+    @staticmethod
+    def _check_network(network: object) -> None:
+        """Nothing: the members hold Extractors."""
 
     @property
     def members(self) -> list[Extractor]:

@@ -68,6 +68,7 @@ class Extractor(nn.Module):
     mean: Tensor
     std: Tensor
     logits_of_head = True  # whether the head, where there is one, gives them from the embedding
+    role = ""  # what messages call the network beside its name: "teacher " or "student " in a TMKDModule
 
     def __init__(
         self,
@@ -83,8 +84,7 @@ class Extractor(nn.Module):
         class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(network, nn.Module) or isinstance(network, Extractor):
-            raise TypeError(f"network must be a classifier (an nn.Module from images to logits), got {type(network)}")
+        self._check_network(network)
         self.network, self.compiled = unwrap_compiled(network)
         self.keep_map, self.keep_maps = keep_map, maps is not None
         self.image_size = None if image_size is None else check_image_size(image_size)
@@ -391,7 +391,7 @@ class Extractor(nn.Module):
             if size is None:
                 raise
             raise ValueError(
-                f"{self.name} does not take images of {seen[0]}x{seen[1]} pixels, but of {size[0]}x{size[1]}"
+                f"{self.role}{self.name} does not take images of {seen[0]}x{seen[1]} pixels, but of {size[0]}x{size[1]}"
                 f"{', for which it was built' if size == stated else ''}: pass Extractor(network, "
                 f"image_size={in_words(size)}), and images are resized for it ({short(error)})"
             ) from error
@@ -410,9 +410,9 @@ class Extractor(nn.Module):
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise self._wrong_logits(logits)
         if not logits.isfinite().all():
-            raise ValueError(f"{self.name} returned logits that are not finite on the first batch")
+            raise ValueError(f"{self.role}{self.name} returned logits that are not finite on the first batch")
         if not heads and (logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(()), atol=1e-2):
-            raise ValueError(f"the output of {self.name} looks like a softmax: remove it, logits are needed")
+            raise ValueError(f"the output of {self.role}{self.name} looks like a softmax: remove it, logits are needed")
         if self.head_name is not None and self.head_name not in heads:
             self._why_no_head = f"{self.head_name!r} was taken for the head of {self.name}, but " + (
                 f"the output is that of {heads[-1]!r}: pass Extractor(network, head=...) with that name"
@@ -431,12 +431,25 @@ class Extractor(nn.Module):
                 f"Extractor(network, num_classes={classes})"
             )
 
+    @staticmethod
+    def _check_network(network: object) -> None:
+        """Refuses what is no network, and what holds an Extractor already: images would be normalised twice."""
+        kind = type(network).__name__
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network must be a classifier, an nn.Module from images to logits, got a {kind}")
+        if any(isinstance(part, Extractor) for part in network.modules()):
+            raise TypeError(
+                f"network is a {kind}, which normalises images by itself: use it as it is, or the Extractor of a "
+                "module, module.extractor; its network alone is extractor.network"
+            )
+
     def _wrong_logits(self, logits: object) -> Exception:
+        name = f"{self.role}{self.name}"
         if isinstance(logits, Tensor):
-            return ValueError(f"{self.name} returned shape {tuple(logits.shape)}, expected logits (batch, classes)")
+            return ValueError(f"{name} returned shape {tuple(logits.shape)}, expected logits (batch, classes)")
         return TypeError(
-            f"{self.name} returned a {type(logits).__name__}, expected one tensor of logits (batch, classes): wrap it "
-            "in a module whose forward picks the logits, and pass that"
+            f"{name} returned a {type(logits).__name__}, expected one tensor of logits (batch, classes): wrap it in a "
+            "module whose forward picks the logits, and pass that"
         )
 
     def _confirm_map(self, trace: LayerTrace) -> None:

@@ -155,7 +155,9 @@ class TMKDModule(BaseModule):
         validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
         validation.check_choice("student_target", student_target, ["fused", "same_view"])
 
+        validation.check_device("teacher_device", teacher_device)
         teacher = self._own_teacher(teacher, num_classes, teacher_checkpoint)
+        self.extractor.role, teacher.role = "student ", "teacher "
         frozen = FrozenTeacher(teacher, teacher_chunk, teacher_device)
         self.teacher_checkpoint = teacher_checkpoint and check_location("teacher_checkpoint", teacher_checkpoint)
         self.teacher_key, self.ce_weight, self.fusion_objective = teacher_key, ce_weight, fusion_objective

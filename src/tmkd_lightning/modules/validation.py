@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
+from tmkd_lightning.models.zero_shot import ZeroShotCLIP
 from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.utils.distributed import world_size
 from tmkd_lightning.views import MultiView
@@ -36,6 +38,12 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool, by_na
         student.measure_classes()
     classes = measured_classes(teacher, student.num_classes)
     if classes != student.num_classes and not (by_name and classes > student.num_classes):
+        if any(isinstance(part, ZeroShotCLIP) for part in teacher.network.modules()):
+            raise ValueError(
+                f"teacher {teacher.name} has {classes} class names, but student {student.name} has "
+                f"{student.num_classes} classes: give ZeroShotCLIP(class_names=...) one name for each class, in the "
+                "order of the labels, or none, for those of the data"
+            )
         raise ValueError(
             f"teacher {teacher.name} has {teacher.num_classes} classes, student {student.name} has "
             f"{student.num_classes}, read off their heads {teacher.head_name!r} and {student.head_name!r}: if another "
@@ -78,6 +86,21 @@ def weight_beside(distiller: Distiller | None, logit_weight: float | None) -> fl
     if logit_weight is not None:
         return logit_weight
     return 0.0 if distiller is not None and distiller.is_logit_term else 1.0
+
+
+def check_device(name: str, device: str | torch.device | None) -> None:
+    """Refuses what is no device, or one that this machine lacks."""
+    if device is None:
+        return
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"{name} must be a device such as cpu, cuda or cuda:1, got {device!r}") from error
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA asserts
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(f"{name}={str(device)!r} cannot be used here: choose from {there}") from error
 
 
 def check_all(check: Callable[[str, Any], object], **arguments: object) -> None:
@@ -179,11 +202,17 @@ def compared_images(distiller: Distiller, images: int) -> int:
 def check_data_classes(trainer: Trainer, extractor: Extractor) -> None:
     """Refuses a datamodule with another number of classes than the network."""
     classes = getattr(datamodule_of(trainer), "num_classes", None)  # a foreign one may lack it
-    if classes is not None and classes != extractor.num_classes:
-        raise ValueError(
-            f"the data has {classes} classes, but {extractor.name} was built for {extractor.num_classes}: "
-            f"build it with num_classes={classes}"
-        )
+    if classes is None or classes == extractor.num_classes:
+        return
+    remedy = f"build it with num_classes={classes}"
+    if any(isinstance(part, ZeroShotCLIP) and part.class_names for part in extractor.network.modules()):
+        remedy = f"give ZeroShotCLIP(class_names=...) one name for each of the {classes} classes, or none"
+    elif trainer.state.fn != TrainerFn.FITTING:
+        remedy = "name data with the classes that it was trained on"
+    raise ValueError(
+        f"the data has {classes} classes, but {extractor.role}{extractor.name} was built for "
+        f"{extractor.num_classes}: {remedy}"
+    )
 
 
 def has_batch_norm(network: nn.Module) -> bool:

@@ -3,15 +3,20 @@
 import hashlib
 import json
 import os
+import socket
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor
 
 from tmkd_lightning.utils.files import sha256_of
+
+_SECONDS = 10  # that a server may take to answer, as in huggingface_hub
 
 
 class TextWeightsError(RuntimeError):
@@ -97,6 +102,8 @@ def load_clip(model_name: str, pretrained: str, cache_dir: str | None) -> Any:
     import open_clip
 
     tag = None if Path(pretrained).is_dir() else pretrained
+    if not Path(pretrained).exists():
+        _check_reachable(model_name, pretrained, cache_dir)
     with warnings.catch_warnings():  # open_clip warns of activations, which it cannot know of local files
         warnings.filterwarnings("ignore", module="open_clip")
         options = {"pretrained": tag, "require_pretrained": True, "cache_dir": cache_dir}
@@ -127,12 +134,30 @@ def weights_remedy(model_name: str, pretrained: str, cache_dir: str | None) -> s
             f"{pretrained} must be a weights file, or a folder with open_clip_config.json, the weights and "
             "all files of the tokenizer; a tokenizer of the Hugging Face hub needs `pip install transformers`"
         )
+    cached = _cached(model_name, pretrained, cache_dir)
+    return f"Without a network, copy {cached} from a machine that has it, pass a local file or folder"
+
+
+def _cached(model_name: str, pretrained: str, cache_dir: str | None) -> Path:
+    """The folder of the Hugging Face cache in which the weights lie, once they are there."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from open_clip import get_pretrained_cfg
 
     repository = (get_pretrained_cfg(model_name, pretrained) or {}).get("hf_hub", "").rstrip("/")
-    cached = Path(cache_dir or HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    return f"Without a network, copy {cached} from a machine that has it, pass a local file or folder"
+    return Path(cache_dir or HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
+def _check_reachable(model_name: str, pretrained: str, cache_dir: str | None) -> None:
+    """Raises an OSError if the weights are not here and their server is not either, which the hub tries for minutes."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    server = urlsplit(ENDPOINT)
+    if HF_HUB_OFFLINE or getproxies() or any(_cached(model_name, pretrained, cache_dir).glob("snapshots/*")):
+        return
+    try:
+        socket.create_connection((server.hostname, server.port or 443), timeout=_SECONDS).close()
+    except OSError as error:
+        raise OSError(f"{server.hostname} cannot be reached ({error})") from error
 
 
 def check_tag(model_name: str, tag: str) -> None:

@@ -24,7 +24,8 @@ def check_labels(labels: Tensor, images: int, num_classes: int) -> None:
         return
     rows = labels[~(labels == -1).all(1)].double()
     if not (rows >= 0).all():  # so is NaN refused
-        raise ValueError(f"{expected}, whose parts are at least 0 (a whole row of -1 stands for none); got {labels}")
+        worst = rows[~(rows >= 0).all(1)][0].min()
+        raise ValueError(f"{expected}, whose parts are at least 0 (a whole row of -1 stands for none); got {worst:.4g}")
     sums = rows.sum(1)
     far = (sums - 1).abs() > (2e-2 if labels.element_size() == 2 else 1e-3)
     if far.any():
