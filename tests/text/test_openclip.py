@@ -199,7 +199,9 @@ def transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, obj
         def from_pretrained(source: object, **options: object) -> Callable[..., object]:
             asked.update(options, source=source)
             tokenize = open_clip.SimpleTokenizer(context_length=16)
-            return lambda texts, **_: types.SimpleNamespace(input_ids=tokenize(texts))
+            tokenizer = lambda texts, **_: types.SimpleNamespace(input_ids=tokenize(texts))  # noqa: E731
+            tokenizer.batch_encode_plus = tokenizer  # type: ignore[attr-defined]  # what open_clip 3.0 calls
+            return tokenizer
 
     module = types.ModuleType("transformers")
     module.AutoTokenizer = AutoTokenizer  # type: ignore[attr-defined]

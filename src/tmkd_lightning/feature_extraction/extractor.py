@@ -226,7 +226,7 @@ class Extractor(nn.Module):
             image = to_unit_float(image)
         if self.image_size is not None:
             image = resize(image, self.image_size)
-        wide = torch.promote_types(self.mean.dtype, dtype)
+        wide = max(self.mean.dtype, dtype, key=lambda each: each.itemsize)  # promote_types would be exported
         return (image.to(wide) - self.mean).div_(self.std).to(dtype)
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ def attention_transfer(student_map: Tensor, teacher_map: Tensor, power: float = 
     """
     check_samples(student_map, teacher_map)
     student, teacher = (_attention(maps, power) for maps in pool_larger(student_map, teacher_map))
-    return F.mse_loss(student, teacher)
+    return (student - teacher).square().mean()
 
 
 def _attention(maps: Tensor, power: float) -> Tensor:

@@ -1,7 +1,6 @@
 """Hints: squared difference of the teacher's map and the student's, brought to its shape (FitNet)."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from tmkd_lightning.losses.cam import pool_larger
 
@@ -28,4 +27,5 @@ def hint(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     if student_map.shape[:2] != teacher_map.shape[:2]:
         shapes = f"student {tuple(student_map.shape)} and teacher {tuple(teacher_map.shape)}"
         raise ValueError(f"{shapes} differ in samples or channels: project the student's map to the teacher's channels")
-    return F.mse_loss(*pool_larger(student_map, teacher_map))
+    student, teacher = pool_larger(student_map, teacher_map)
+    return (student - teacher).square().mean()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tmkd_lightning.losses.cam import average_pool
 
@@ -39,5 +38,7 @@ def hcl(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     sizes: list[Sequence[int]] = [student_map.shape[2:], *((side, side) for side in _SIDES if side < smallest)]
     weights = [0.5**level for level in range(len(sizes))]
     pairs = [(average_pool(student_map, size), average_pool(teacher_map, size)) for size in sizes]
-    losses = [weight * F.mse_loss(*pair) for weight, pair in zip(weights, pairs, strict=True)]
+    losses = [
+        weight * (student - teacher).square().mean() for weight, (student, teacher) in zip(weights, pairs, strict=True)
+    ]
     return torch.stack(losses).sum() / sum(weights)
