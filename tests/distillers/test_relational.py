@@ -65,7 +65,7 @@ def test_a_batch_too_small_is_counted_over_all_processes(monkeypatch, method) ->
 def test_a_sum_gathers_if_all_that_compare_do() -> None:
     assert Sum(KD(), SP(gather=True), DIST(gather=True)).gather
     assert not Sum(SP(gather=True), DIST()).gather
-    assert not Sum(SP(gather=True), SRRL(8, 16)).gather  # whose BatchNorm has the images of one process
+    assert not Sum(SP(gather=True), SRRL()).gather  # whose BatchNorm has the images of one process
 
 
 def test_gather_is_yes_or_no() -> None:

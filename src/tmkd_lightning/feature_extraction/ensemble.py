@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import reduce
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.map_discovery import MapLayer
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.text.class_names import ClassList
-from tmkd_lightning.utils.precision import at_least_float32
+from tmkd_lightning.utils.precision import at_least_float32, widest
 
 Average = Literal["probabilities", "logits"]
 
@@ -108,7 +107,7 @@ class Ensemble(Extractor):
     @property
     def weight_dtype(self) -> torch.dtype:
         """What logits are averaged in: float32, or wider if a member is; each member runs in its own precision."""
-        return reduce(torch.promote_types, [member.weight_dtype for member in self.members], torch.float32)
+        return widest(torch.float32, *(member.weight_dtype for member in self.members))
 
     def forward(self, image: Tensor, checked: bool = False) -> Output:
         """Runs all members on un-normalised images ``(B, 3, H, W)``, uint8 or float in [0, 1]."""

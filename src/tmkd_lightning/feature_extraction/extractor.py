@@ -30,6 +30,7 @@ from tmkd_lightning.feature_extraction.spec import Spec
 from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.messages import short
+from tmkd_lightning.utils.precision import widest
 from tmkd_lightning.utils.validation import check_count
 
 
@@ -226,7 +227,7 @@ class Extractor(nn.Module):
             image = to_unit_float(image)
         if self.image_size is not None:
             image = resize(image, self.image_size)
-        wide = max(self.mean.dtype, dtype, key=lambda each: each.itemsize)  # promote_types would be exported
+        wide = widest(self.mean.dtype, dtype)
         return (image.to(wide) - self.mean).div_(self.std).to(dtype)
 
     @torch.no_grad()

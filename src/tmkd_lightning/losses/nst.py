@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tmkd_lightning.losses.cam import pool_larger
 from tmkd_lightning.losses.rkd import check_samples
@@ -48,8 +47,8 @@ def nst(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 def _unit_channels(maps: Tensor) -> Tensor:
     """Channels ``(B, C, h·w)`` of length 1; a channel of zeros stays zero and gets no gradient."""
     channels = maps.flatten(2)
-    channels = F.normalize(channels, dim=2) * (channels != 0).any(2, keepdim=True)
-    return channels
+    length = torch.linalg.vector_norm(channels, dim=2, keepdim=True)
+    return channels * torch.where(length > 0, 1 / length.clamp_min(1e-12), 0.0)
 
 
 def _kernel(one: Tensor, other: Tensor) -> Tensor:
