@@ -11,7 +11,7 @@ from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.map_discovery import MapLayer
 from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.text.class_names import ClassList
-from tmkd_lightning.utils.precision import at_least_float32, widest
+from tmkd_lightning.utils.precision import at_least_float32
 
 Average = Literal["probabilities", "logits"]
 
@@ -107,7 +107,8 @@ class Ensemble(Extractor):
     @property
     def weight_dtype(self) -> torch.dtype:
         """What logits are averaged in: float32, or wider if a member is; each member runs in its own precision."""
-        return widest(torch.float32, *(member.weight_dtype for member in self.members))
+        wide = any(member.weight_dtype == torch.float64 for member in self.members)
+        return torch.float64 if wide else torch.float32
 
     def forward(self, image: Tensor, checked: bool = False) -> Output:
         """Runs all members on un-normalised images ``(B, 3, H, W)``, uint8 or float in [0, 1]."""

@@ -30,7 +30,6 @@ from tmkd_lightning.feature_extraction.spec import Spec
 from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.messages import short
-from tmkd_lightning.utils.precision import widest
 from tmkd_lightning.utils.validation import check_count
 
 
@@ -227,7 +226,8 @@ class Extractor(nn.Module):
             image = to_unit_float(image)
         if self.image_size is not None:
             image = resize(image, self.image_size)
-        wide = widest(self.mean.dtype, dtype)
+        # torch.promote_types would be exported along, and torch 2.6 cannot read that back
+        wide = dtype if dtype.itemsize > self.mean.dtype.itemsize else self.mean.dtype
         return (image.to(wide) - self.mean).div_(self.std).to(dtype)
 
     @torch.no_grad()

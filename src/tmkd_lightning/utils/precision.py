@@ -12,11 +12,6 @@ def at_least_float32(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
-def widest(*dtypes: torch.dtype) -> torch.dtype:
-    """The floating-point type with most bits; unlike `torch.promote_types`, torch.export does not record it."""
-    return max(dtypes, key=lambda dtype: dtype.itemsize)
-
-
 def warn_of_slow_precision(precision: str | int | None, device: torch.device) -> None:
     """Warns if the Trainer's precision is bfloat16 on a CPU that only emulates it."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
