@@ -23,7 +23,7 @@ class Copies(Sequence[tuple[Tensor, int]]):
     """Images ``(N, 3, H, W)`` of a file, that stay there, with their labels."""
 
     def __init__(self, file: Path, labels: list[int]) -> None:
-        self.images, self.labels = np.load(file, mmap_mode="r"), labels
+        self.images, self.labels = np.load(file, mmap_mode="r", allow_pickle=False), labels
 
     def __len__(self) -> int:
         return len(self.labels)

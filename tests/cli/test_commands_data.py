@@ -98,7 +98,7 @@ def test_arguments_that_are_passed_on_are_listed_and_checked(kind, tmp_path, cap
     assert listed == OF_ALL | own | (set() if kind in ("ImageFolder", "Digits") else OF_BENCHMARKS)
     with pytest.raises(SystemExit, match=r"^2$"):
         tmkd(["data", "check", "--data", name, "--data.batchsize", "7"])
-    assert "Option 'batchsize' is not accepted" in capsys.readouterr().err
+    assert "has no argument 'batchsize': did you mean 'batch_size'?" in capsys.readouterr().err
 
 
 def test_arguments_that_are_passed_on_go_into_checkpoints(tmp_path) -> None:

@@ -152,7 +152,7 @@ MISTAKES = {
         "ure: 4", "ure: hot", "'temperature' must be a number, got hot", "line 25: model.temp"
     ),
     "a choice": Mistake(
-        VIEWS, "fusion: txt", "must be text or mean, got txt: did you mean 'text'?", "line 26: model.fusion"
+        VIEWS, "fusion: txt", "must be text, image or mean, got txt: did you mean 'text'?", "line 26: model.fusion"
     ),
     "a word for a list": Mistake(VIEWS, "views: rgb", "'views' must be a list, got rgb", "line 26: model.views"),
     "no as a word": Mistake(VIEWS, "class_names: [yes, no]", "put quotes around no, yes", "line 26: model.class_names"),

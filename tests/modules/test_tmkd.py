@@ -335,7 +335,9 @@ class Misspelt(ReadsMaps):
     reads = frozenset({"feature_maps", "embedding"})
 
 
-MISSPELT = r"^Misspelt names 'feature_maps' .*choose from \['logits', 'embedding', 'feature_map', 'head_weight'\]$"
+MISSPELT = (
+    r"^Misspelt names 'feature_maps' .*choose from \['logits', 'embedding', 'feature_map', 'head_weight', 'maps'\]$"
+)
 
 
 @pytest.mark.parametrize(

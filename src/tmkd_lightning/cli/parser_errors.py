@@ -224,8 +224,10 @@ def _no_such_class(name: str) -> str:
 
 def _given(leaf: _Leaf, leaves: list[_Leaf]) -> str:
     values = [found[1] for other in leaves if other.key == leaf.key and (found := _GIVEN.search(other.line))]
-    nested = re.match(r"NestedArg\(.*?=(.*)\)$", values[0]) if values else None
-    return (nested[1] if nested else values[0]) if values else ""
+    if not values:
+        return ""
+    nested = re.match(r"NestedArg\(key='(.*?)', val=(.*)\)$", values[0])
+    return redact(nested[2].strip("'"), nested[1]) if nested else values[0]
 
 
 def _in_words(expected: str) -> list[str]:
@@ -233,7 +235,7 @@ def _in_words(expected: str) -> list[str]:
     literal = re.match(r"typing\.Literal\[(.*)\]", expected)
     if literal:
         return literal[1].split(", ")
-    name = re.sub(r"<class '(.*)'>", r"\1", expected).rpartition(".")[2]
+    name = re.sub(r"<class '(.*)'>", r"\1", expected.removesuffix(" is abstract")).rpartition(".")[2]
     return [_TYPES.get(name, f"a {name}")]
 
 
