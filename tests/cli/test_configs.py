@@ -119,6 +119,8 @@ def test_ablation(run, ablation) -> None:
     if ablation.startswith("views_"):
         views = {view for view in views if view in ablation}
     assert set(module.views.names) == views
+    trained_as_published = ablation in ("paper", "fusion_distillation")
+    assert module.fusion_objective == ("distillation" if trained_as_published else "label")
     kept = {"feature" in ablation, "text" in ablation} if ablation.startswith("losses_") else {True}
     assert {len(module.distiller.parts) == 3, module.text_alignment is not None} == kept
 

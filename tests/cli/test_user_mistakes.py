@@ -120,8 +120,8 @@ MISTAKES = {
     ),
     "a package that is not here": Mistake(
         "tmkd_lightning.TMKD",
-        "my_project.nets.TMKD",
-        "there is no module 'my_project': is it installed",
+        "no_such_project.nets.TMKD",
+        "there is no module 'no_such_project': is it installed",
         "line 16: model",
     ),
     "a method": Mistake(
