@@ -115,10 +115,10 @@ class CRD(Distiller):
 
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``crd``, and moves the batch's rows of the banks; see `Distiller`."""
-        layers = self.student_embedding, self.teacher_embedding
-        embeddings = [
-            _unit(layer, output.require("embedding")) for layer, output in zip(layers, (student, teacher), strict=True)
-        ]
+        embeddings = (
+            _unit(self.student_embedding, student.require("embedding")),
+            _unit(self.teacher_embedding, teacher.require("embedding")),
+        )
         index = self._known_index(len(label)).to(label.device)
         rows = torch.cat([index[:, None], self.draw(label)], dim=1)
         with torch.autocast(label.device.type, enabled=False):  # each against the bank of the other, as it is now
