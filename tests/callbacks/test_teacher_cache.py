@@ -26,10 +26,12 @@ from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DigitsDataModule
+from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.models import wide_resnet as wrn
 from tmkd_lightning.modules import loading
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.teacher.cache.serialization import array_dtypes, from_arrays, to_arrays
+from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text import HashingTextEncoder
 
@@ -151,7 +153,7 @@ class Both(TMKDModule):
 
     def rounded(self, image: torch.Tensor) -> Any:
         views, frozen = len(self.views), self.teacher.frozen
-        maps = len(frozen.extractor.map_layers) if "maps" in self.distiller.reads else 0
+        maps = [layer.name for layer in frozen.extractor.map_layers] if "maps" in self.distiller.reads else []
         types = array_dtypes(True, "feature_map" in self.distiller.reads, frozen.map_size, "float16", maps=maps)
         outputs = MultiViewTeacher.forward_views(self.teacher, image)
         return from_arrays(to_arrays(outputs, views, types), frozen, image, views)
@@ -170,10 +172,36 @@ def test_maps_are_stored_if_asked_for(run, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"^AT reads maps of several layers, which a TeacherCache stores only"):
         run(make("at"), TeacherCache(str(tmp_path / "cache")))
     run(make("at"), TeacherCache(str(tmp_path / "cache"), maps=True))
-    files = {path.name.split(".")[0] for path in (tmp_path / "cache").glob("*/*.npy")}
-    assert {"maps_0", "maps_1", "maps_2", "embedding"} <= files
+    files = {path.name.partition(".float16")[0] for path in (tmp_path / "cache").glob("*/*.npy")}
+    assert {"maps_groups.0", "maps_groups.1", "maps_relu", "embedding"} <= files
     read, _ = run(make("kd"), TeacherCache(str(tmp_path / "cache")))
     assert not any(read.asked)
+
+
+def test_maps_of_other_layers_are_others(run, tmp_path) -> None:
+    """They were found on another size of images, or are named now: the maps that are there are not those."""
+
+    def at(layers: list[str] | None) -> TMKDModule:
+        named = [Extractor(network, maps=layers) for network in (teacher(), student())]
+        seed_everything(0, verbose=False)
+        return TMKDModule(*named, distiller=METHODS["at"](), **PLAIN)
+
+    cache = str(tmp_path / "cache")
+    for layers in (None, ["groups.0.0.conv1", "groups.1.0.conv1", "groups.2.0.conv1"]):
+        live, _ = run(at(layers))
+        for _ in ("filling", "reading"):
+            losses, _ = run(at(layers), TeacherCache(cache, "float32", maps=True))
+            assert losses.values == pytest.approx(live.values, rel=1e-4)
+    assert not any(losses.asked)
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # one teacher, whose embeddings are stored once
+
+
+def test_many_maps_keep_their_order() -> None:
+    maps = tuple(torch.full((2, 1, 1, 1), float(place)) for place in range(12))
+    types = array_dtypes(False, False, None, "float32", maps=[f"blocks.{place}" for place in range(12)])
+    arrays = to_arrays(Output(torch.zeros(2, 3), maps=maps), 1, types)
+    read = from_arrays(arrays, FrozenTeacher(Extractor(teacher())), torch.zeros(2, 3, 8, 8), 1)
+    assert [one[0].item() for one in read.maps] == list(range(12))
 
 
 def test_half_precision_is_the_same_whether_read_or_written(run, filled) -> None:

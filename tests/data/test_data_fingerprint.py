@@ -88,6 +88,7 @@ def test_of_a_datamodule_whose_method_augments_the_loaders_do_not_count() -> Non
     used.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     used.train_dataloader(), used.val_dataloader()
     used.load_state_dict(used.state_dict())
+    used.number_samples()  # for CRD
     assert used.training_fingerprint() == first
     assert own(shift=2).training_fingerprint()["transform"] != first["transform"]
     found = []  # what it was given counts, as its method may read ``self.hparams``

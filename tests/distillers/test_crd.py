@@ -158,6 +158,22 @@ def test_half_precision_compares_in_single(half: torch.dtype) -> None:
     assert term.isfinite()
 
 
+def test_layers_in_half_precision() -> None:
+    """As with ``precision="bf16-true"``, beside a teacher whose views are fused in float32; and a teacher in half."""
+    torch.manual_seed(0)
+    label, (student, teacher) = torch.tensor([0, 1]), outputs(torch.randn(2, 4), torch.randn(2, 6))
+    method = built(CRD(negatives=8), 4, 6)
+    torch.manual_seed(1)  # the same negatives
+    expected = copy.deepcopy(method)(student, teacher, label)["crd"]
+    torch.manual_seed(1)
+    term = copy.deepcopy(method).bfloat16()(student.map(Tensor.bfloat16), teacher, label)["crd"]
+    assert term.dtype == torch.float32
+    assert term.item() == pytest.approx(expected.item(), rel=0.02)
+    torch.manual_seed(1)
+    term = method(student, teacher.map(Tensor.bfloat16), label)["crd"]
+    assert term.item() == pytest.approx(expected.item(), rel=0.02)
+
+
 def make(seed: int) -> TMKDModule:
     torch.manual_seed(1)
     teacher, student = (WideResNet(10, width, num_classes=10) for width in (2, 1))

@@ -168,6 +168,18 @@ def test_everything_trains_also_in_half_precision(method, half) -> None:
     assert all(parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0 for parameter in method.parameters())
 
 
+@pytest.mark.parametrize("method", [FitNet(place=1), VID(), ReviewKD()])
+def test_layers_in_half_precision(method) -> None:
+    """As with ``precision="bf16-true"``, beside a teacher whose views are fused in float32."""
+    method = deepcopy(method)
+    method.build(*SPECS)
+    student, teacher = map(output, SPECS)
+    (expected,) = method(student, teacher, LABEL).values()
+    (term,) = method.bfloat16()(student.map(Tensor.bfloat16), teacher, LABEL).values()
+    assert term.dtype == torch.float32
+    assert term.item() == pytest.approx(expected.item(), rel=0.02)
+
+
 @pytest.mark.parametrize("method", [FitNet(place=1), ReviewKD()])
 def test_of_one_image_there_is_nothing_to_normalise(method) -> None:
     method = deepcopy(method)

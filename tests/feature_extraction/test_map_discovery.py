@@ -117,6 +117,19 @@ def test_of_an_ensemble_those_of_the_first_member() -> None:
     torch.testing.assert_close(ensemble.eval()(image).maps, extractor(members[0])(image).maps)
 
 
+def test_sizes_of_an_ensemble_are_those_of_one_image() -> None:
+    """A ResNet's maps are found on 224 pixels, a WideResNet's on 32."""
+    small, large = extractor(wrn_16_2(3)), extractor(tv.resnet18(num_classes=3))
+    alone = copy.deepcopy(small)
+    alone.match_maps(large)
+    of_small, of_large = Ensemble([copy.deepcopy(small)]), Ensemble([copy.deepcopy(large)])
+    for ensemble in (of_small, of_large):
+        ensemble.keep_maps = True
+    of_small.match_maps(large)
+    small.match_maps(of_large)
+    assert of_small.spec.maps == small.spec.maps == alone.spec.maps == ((32, 224, 224), (64, 112, 112), (128, 56, 56))
+
+
 def test_maps_are_kept_only_where_they_are_read() -> None:
     for method, count in ((KD(), 0), (AT(), 1)):
         module = TMKDModule(Net(16), Net(), distiller=method, text_weight=0)

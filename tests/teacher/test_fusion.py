@@ -150,6 +150,15 @@ def test_precision(features: torch.dtype, weights: torch.dtype, fused: torch.dty
     assert {result.logits.dtype, result.embedding.dtype, result.feature_map.dtype} == {fused}
 
 
+def test_weights_by_image_in_half_precision() -> None:
+    """As where the Trainer casts the module: weights of classes are float32 then, the learnt multiples are not."""
+    network = WeightNet(text_dim=4, views=VIEWS, by_image=True)
+    torch.nn.init.constant_(network.evidence.weight, 0.5)
+    given = some_weights(), torch.randn(VIEWS * BATCH, CLASSES), torch.tensor([0, 1, 1, 4])
+    expected = network.reweigh(*given)
+    torch.testing.assert_close(network.bfloat16().reweigh(*given), expected)
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (4, 2), (12, 2)])
 def test_wrong_number_of_rows(shape: tuple[int, int]) -> None:
     output, _ = teacher_output()

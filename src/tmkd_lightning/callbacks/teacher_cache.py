@@ -124,7 +124,7 @@ class TeacherCache(Callback):
 
     def _dtypes(self, teacher: MultiViewTeacher, has_head: bool) -> dict[str, str]:
         extractor = teacher.extractor
-        maps = len(extractor.map_layers) if extractor.keep_maps else 0
+        maps = [layer.name for layer in extractor.map_layers] if extractor.keep_maps else []
         options = extractor.keep_map, teacher.frozen.map_size, self.dtype, extractor.logits_of_head, maps
         return serialization.array_dtypes(has_head, *options)
 

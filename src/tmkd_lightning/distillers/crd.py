@@ -1,6 +1,7 @@
 """Contrastive representation distillation with memory banks of all training images (Tian et al. 2020)."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -115,14 +116,14 @@ class CRD(Distiller):
     def forward(self, student: Output, teacher: Output, label: Tensor) -> dict[str, Tensor]:
         """Computes the term ``crd``, and moves the batch's rows of the banks; see `Distiller`."""
         embeddings = (
-            self._unit(self.student_embedding(student.require("embedding"))),
-            self._unit(self.teacher_embedding(teacher.require("embedding"))),
+            _unit(self.student_embedding, student.require("embedding")),
+            _unit(self.teacher_embedding, teacher.require("embedding")),
         )
         index = self._known_index(len(label)).to(label.device)
         rows = torch.cat([index[:, None], self.draw(label)], dim=1)
         with torch.autocast(label.device.type, enabled=False):  # each against the bank of the other, as it is now
             scores = [
-                (one @ bank.clone().T).gather(1, rows) / self.temperature
+                (one @ bank.to(one.dtype, copy=True).T).gather(1, rows) / self.temperature
                 for one, bank in zip(embeddings, (self.teacher_bank, self.student_bank), strict=True)
             ]
         images = len(self.classes)
@@ -139,9 +140,6 @@ class CRD(Distiller):
         drawn = (torch.rand(len(label), self.negatives, device=label.device) * others[:, None]).long()
         drawn = torch.where(drawn >= first[:, None], drawn + (end - first)[:, None], drawn)
         return order[drawn.clamp(max=len(classes) - 1)]
-
-    def _unit(self, embedding: Tensor) -> Tensor:
-        return F.normalize(embedding.to(torch.promote_types(embedding.dtype, self.student_bank.dtype)))
 
     def _known_index(self, batch: int) -> Tensor:
         if self.index is None or len(self.index) != batch or len(self.classes) == 0:
@@ -187,3 +185,9 @@ class CRD(Distiller):
         if saved is not None and len(self.classes) == 0:
             self._make_banks(len(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _unit(layer: nn.Module, embedding: Tensor) -> Tensor:
+    """Embeddings ``(B, width)`` of length 1, in float32 or better; those of a fused or a half-precision teacher fit."""
+    embedding = layer(embedding.to(cast(nn.Linear, layer).weight.dtype))
+    return F.normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32)))

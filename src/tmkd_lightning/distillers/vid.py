@@ -53,8 +53,8 @@ class VID(RegressingDistiller):
         pairs = self.map_pairs(student, teacher)
         losses = []
         for layer, pair in zip(self.each_regressor(), pairs, strict=True):
-            own, target = pool_larger(*pair)
-            losses.append(vid(layer.mean(own), target, layer.log_scale))
+            own, target = pool_larger(*pair)  # which widens half precision
+            losses.append(vid(layer.mean(own.to(pair[0].dtype)), target, layer.log_scale))
         return {self.name: self.weight * torch.stack(losses).sum()}
 
 

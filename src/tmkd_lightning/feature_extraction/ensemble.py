@@ -169,7 +169,12 @@ class Ensemble(Extractor):
     @property
     def map_layers(self) -> list[MapLayer]:
         """Those of the first member."""
-        return self.members[0].map_layers
+        layers, self._seen_by_maps = self.members[0].map_layers, self.members[0]._seen_by_maps
+        return layers
+
+    def match_maps(self, other: Extractor) -> None:
+        """Has the first member look for its maps anew, if those of another network were found on a larger image."""
+        self.members[0].match_maps(other)
 
     def _pass_on(self) -> None:
         """Has the first member return the maps that are asked for."""

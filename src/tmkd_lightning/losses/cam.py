@@ -56,9 +56,9 @@ def average_pool(maps: Tensor, size: Sequence[int]) -> Tensor:
     height, width = maps.shape[2:]
     if [height, width] == list(size):
         return maps
-    windows = torch.kron(_windows(height, size[0], maps), _windows(width, size[1], maps))
+    rows, columns = _windows(height, size[0], maps), _windows(width, size[1], maps)
     with torch.autocast(maps.device.type, enabled=False):
-        return (maps.flatten(2) @ windows).unflatten(2, (size[0], size[1]))
+        return rows.T @ (maps @ columns)
 
 
 def pool_larger(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:

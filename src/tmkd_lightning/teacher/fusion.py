@@ -55,7 +55,8 @@ class WeightNet(nn.Module):
             else:
                 of_label = (labels.to(log_p.dtype) * log_p).sum(2)
             evidence = torch.stack([of_label, (log_p.exp() * log_p).sum(2)], dim=2)
-            scores = weights.clamp_min(torch.finfo(weights.dtype).tiny).log() + self.evidence(evidence).squeeze(2).T
+            learnt = (evidence @ self.evidence.weight.to(evidence.dtype).T).squeeze(2)
+            scores = weights.clamp_min(torch.finfo(weights.dtype).tiny).log() + learnt.T
             return scores.softmax(1)
 
 
