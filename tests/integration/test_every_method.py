@@ -110,12 +110,12 @@ def test_a_pair_of_vits(fit, name) -> None:
         assert fit(module).global_step == 8
         return
     for method in (alone, nested):  # named by itself in a list, too
-        module = TMKDModule(TinyViT(16), TinyViT(), distiller=method, optimizer=sgd, **PLAIN)
-        before = copy.deepcopy(module.state_dict())
+        student = TinyViT()
+        before = copy.deepcopy(student.state_dict())
         message = f"^{type(alone).__name__} reads feature_map, but TinyViT has no 4-D map"
         with pytest.raises(MissingPartError, match=message):
-            fit(module)
-        assert all(value.equal(before[key]) for key, value in module.state_dict().items())
+            fit(TMKDModule(TinyViT(16), student, distiller=method, optimizer=sgd, **PLAIN))
+        assert all(value.equal(before[key]) for key, value in student.state_dict().items())
 
 
 def without_batch_norm() -> nn.Module:
