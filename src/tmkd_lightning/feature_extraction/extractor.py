@@ -201,15 +201,16 @@ class Extractor(nn.Module):
         """
         if self.head_name is None:
             self.require("feature_map", reader)
-        _, size = self.map_layers, self._seen_by_maps
-        if size is None:
+        _, size = self.map_layers, self._seen_by_maps or (CUSTOMARY_SIDES[0], CUSTOMARY_SIDES[0])
+        noise = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(self.mean)
+        trace = LayerTrace()
+        with suppress(Exception), without_reading_weights(self.network):  # whatever it comes to on another size
+            trace = trace_layers(self.network, self.normalize(noise))
+        if trace.output is None:
             raise MissingPartError(
                 f"{reader} looks for the feature map of {self.name} before training, but it takes no noise of a "
                 "customary size: pass Extractor(network, image_size=...), and images are resized for it"
             )
-        noise = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(self.mean)
-        with without_reading_weights(self.network):
-            trace = trace_layers(self.network, self.normalize(noise))
         maps = trace.maps(self.head_name) if self.head_name in trace.heads else []
         name = self.named_map if self.named_map in maps else next(reversed(maps), None)
         if name is None:

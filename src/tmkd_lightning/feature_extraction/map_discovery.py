@@ -104,6 +104,8 @@ class MapTrace:
             if not found or layer.area <= _SMALLER * found[-1][0].area:
                 found.append([])
             found[-1].append(layer)
+        if not found:
+            return []
         smaller = [layers[0].area for layers in found[1:]] + [0]
         maps = [self._last(layers, area) for layers, area in zip(found, smaller, strict=True)]
         if len(maps) == 1 and (blocks := self._blocks(maps[0].shape)):
