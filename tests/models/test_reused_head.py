@@ -165,6 +165,16 @@ class Strided(Net):
         self.conv.stride = (2, 2)
 
 
+def test_sizes_are_those_of_one_image() -> None:
+    """Images of 32 pixels are resized to 16 for the first: both maps have 16."""
+    student, teacher = Extractor(Net(), image_size=16), Extractor(Strided())
+    reuse_head(student, teacher, 2, "SimKD")
+    assert student.network.shrink == 1
+    student, teacher = Extractor(Net()), Extractor(Net(), image_size=8)
+    reuse_head(student, teacher, 2, "SimKD")
+    assert student.network.shrink == Fraction(1, 4)
+
+
 @pytest.mark.parametrize("format", ["torch_export", "onnx", "state_dict"])
 def test_exported_logits_are_its_own(tmp_path, format) -> None:
     """The export compares them itself; maps of 9 pixels are pooled to 5."""

@@ -187,21 +187,23 @@ class Extractor(nn.Module):
                 self._map_layers, self._seen_by_maps = layers, seen
 
     @torch.no_grad()
-    def locate_map(self, reader: str) -> tuple[str, MapShape, Size]:
+    def locate_map(self, reader: str, beside: "Extractor | None" = None) -> tuple[str, MapShape]:
         """Finds the feature map on noise, before there are images, for a method that changes the network.
 
         Args:
             reader: the method, for messages.
+            beside: another network, whose size of noise is taken where images are resized for this one.
 
         Returns:
-            The name of the layer that gives the map, the map's shape, and the size of the noise.
+            The name of the layer that gives the map, and the map's shape.
 
         Raises:
             MissingPartError: the network has no such map, or takes no noise of a customary size.
         """
         if self.head_name is None:
             self.require("feature_map", reader)
-        _, size = self.map_layers, self._seen_by_maps or (CUSTOMARY_SIDES[0], CUSTOMARY_SIDES[0])
+        sized = self if self.image_size is None or beside is None else beside
+        _, size = sized.map_layers, sized._seen_by_maps or (CUSTOMARY_SIDES[0], CUSTOMARY_SIDES[0])
         noise = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(self.mean)
         trace = LayerTrace()
         with suppress(Exception), without_reading_weights(self.network):  # whatever it comes to on another size
@@ -215,7 +217,7 @@ class Extractor(nn.Module):
         name = self.named_map if self.named_map in maps else next(reversed(maps), None)
         if name is None:
             raise self._without_map(reader)
-        return name, trace.shapes[name], size
+        return name, trace.shapes[name]
 
     def wrap_network(self, network: nn.Module, child: str, head: str, feature_map: str) -> None:
         """Puts the network, which is now the part `child` of another one, into that one, whose layers are known.

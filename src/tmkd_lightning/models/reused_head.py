@@ -113,11 +113,10 @@ def reuse_head(student: Extractor, teacher: Extractor, factor: int, reader: str)
     if not isinstance(network, ReusedHead):
         student.match_maps(teacher)
         teacher.match_maps(student)
-        layer, own, seen = student.locate_map(reader)
-        _, wanted, seen_by_teacher = teacher.locate_map(reader)
-        share = Fraction(wanted[1] * seen[0], own[1] * seen_by_teacher[0])  # of pixels of one image
-        widths = own[0], max(wanted[0] // factor, 1), wanted[0]
-        network = _wrap(student, layer, widths, teacher.head.bias is not None, min(share, Fraction(1)))
+        layer, own = student.locate_map(reader, beside=teacher)
+        _, wanted = teacher.locate_map(reader, beside=student)
+        widths, shrink = (own[0], max(wanted[0] // factor, 1), wanted[0]), min(Fraction(wanted[1], own[1]), Fraction(1))
+        network = _wrap(student, layer, widths, teacher.head.bias is not None, shrink)
     if network.reused_head.out_features == teacher.head.out_features:
         network.reused_head.load_state_dict(teacher.head.state_dict())
 
@@ -128,7 +127,7 @@ def restore_reused_head(extractor: Extractor, state: Mapping[str, Tensor], prefi
     convs = [value.shape for key, value in state.items() if key.startswith(projector) and value.ndim == 4]
     if f"{prefix}{_HEAD}.weight" not in state or len(convs) != 3:
         return
-    layer, _, _ = extractor.locate_map(ReusedHead.__name__)
+    layer, _ = extractor.locate_map(ReusedHead.__name__)
     _wrap(extractor, layer, (convs[0][1], convs[0][0], convs[2][0]), f"{prefix}{_HEAD}.bias" in state)
 
 
