@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from torch import nn
 
-from helpers.methods import METHODS
+from helpers.methods import METHODS, NUMBERED
 from tmkd_lightning import distillers
 from tmkd_lightning.distillers import RelationalDistiller
 
@@ -39,7 +39,7 @@ def test_the_pages_hold_the_table_of_the_classes(script) -> None:
 
 
 def test_it_has_every_method_and_what_the_classes_say(script) -> None:
-    assert script.shipped_methods().keys() == METHODS.keys()
+    assert script.shipped_methods().keys() == {*METHODS, *NUMBERED}
     lines = [line.strip("| ").split(" | ") for line in script.table("").splitlines()]
     rows = {cells[0].split("`")[1]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
     assert rows["KD"]["Paper"] == "[Hinton et al. 2015](https://arxiv.org/abs/1503.02531)"
@@ -49,7 +49,7 @@ def test_it_has_every_method_and_what_the_classes_say(script) -> None:
         "feature map",
         "embedding, head weight",
     ]
-    assert [rows[name]["Trains"] for name in ("RKD", "VkD", "SRRL", "QueueKL")] == ["–", *["projector"] * 3]
+    assert [rows[name]["Trains"] for name in ("RKD", "VkD", "SRRL", "QueueKL", "SimKD")] == ["–", *["projector"] * 4]
     assert [rows[name]["Smallest batch"] for name in ("KD", "SP", "RKD")] == ["1", "2", "3"]
     assert {rows[name]["N devices"] for name in ("RKD", "SP", "PKT", "DIST")} == {
         "local batches, or as one with `gather`"

@@ -165,14 +165,21 @@ class Strided(Net):
         self.conv.stride = (2, 2)
 
 
-def test_sizes_are_those_of_one_image() -> None:
-    """Images of 32 pixels are resized to 16 for the first: both maps have 16."""
-    student, teacher = Extractor(Net(), image_size=16), Extractor(Strided())
+@pytest.mark.parametrize(
+    ("sizes", "shrink"),
+    [
+        ((None, None), Fraction(1, 2)),
+        ((16, None), 1),
+        ((None, 64), 1),
+        ((None, 16), Fraction(1, 4)),
+        ((32, 32), Fraction(1, 2)),
+    ],
+)
+def test_sizes_where_images_are_resized(sizes, shrink) -> None:
+    """Small images have 32 pixels, which the first network's map keeps and the second's halves."""
+    student, teacher = (Extractor(one, image_size=size) for one, size in zip((Net(), Strided()), sizes, strict=True))
     reuse_head(student, teacher, 2, "SimKD")
-    assert student.network.shrink == 1
-    student, teacher = Extractor(Net()), Extractor(Net(), image_size=8)
-    reuse_head(student, teacher, 2, "SimKD")
-    assert student.network.shrink == Fraction(1, 4)
+    assert student.network.shrink == shrink
 
 
 @pytest.mark.parametrize("format", ["torch_export", "onnx", "state_dict"])

@@ -187,12 +187,11 @@ class Extractor(nn.Module):
                 self._map_layers, self._seen_by_maps = layers, seen
 
     @torch.no_grad()
-    def locate_map(self, reader: str, beside: "Extractor | None" = None) -> tuple[str, MapShape]:
+    def locate_map(self, reader: str) -> tuple[str, MapShape]:
         """Finds the feature map on noise, before there are images, for a method that changes the network.
 
         Args:
             reader: the method, for messages.
-            beside: another network, whose size of noise is taken where images are resized for this one.
 
         Returns:
             The name of the layer that gives the map, and the map's shape.
@@ -202,8 +201,7 @@ class Extractor(nn.Module):
         """
         if self.head_name is None:
             self.require("feature_map", reader)
-        sized = self if self.image_size is None or beside is None else beside
-        _, size = sized.map_layers, sized._seen_by_maps or (CUSTOMARY_SIDES[0], CUSTOMARY_SIDES[0])
+        _, size = self.map_layers, self._seen_by_maps or (CUSTOMARY_SIDES[0], CUSTOMARY_SIDES[0])
         noise = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(self.mean)
         trace = LayerTrace()
         with suppress(Exception), without_reading_weights(self.network):  # whatever it comes to on another size

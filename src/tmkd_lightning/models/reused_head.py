@@ -111,10 +111,11 @@ def reuse_head(student: Extractor, teacher: Extractor, factor: int, reader: str)
     """
     network = student.network
     if not isinstance(network, ReusedHead):
-        student.match_maps(teacher)
-        teacher.match_maps(student)
-        layer, own = student.locate_map(reader, beside=teacher)
-        _, wanted = teacher.locate_map(reader, beside=student)
+        if student.image_size is None and teacher.image_size is None:  # they will see images of one size
+            student.match_maps(teacher)
+            teacher.match_maps(student)
+        layer, own = student.locate_map(reader)
+        _, wanted = teacher.locate_map(reader)
         widths, shrink = (own[0], max(wanted[0] // factor, 1), wanted[0]), min(Fraction(wanted[1], own[1]), Fraction(1))
         network = _wrap(student, layer, widths, teacher.head.bias is not None, shrink)
     if network.reused_head.out_features == teacher.head.out_features:
