@@ -7,8 +7,8 @@ import pytest
 PUBLIC = {
     "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank Spec TMKDModule View WeightNet",
     "tmkd_lightning.callbacks": "PromptEmbeddings TeacherCache",
-    "tmkd_lightning.distillers": "AT CATKD CRD DIST DKD FitNet KD NKD NST PKT QueueKL RKD ReviewKD SDD SP SRRL TTM "
-    "Distiller Sum TeKAP VID VkD WarmUp",
+    "tmkd_lightning.distillers": "AT CATKD CRD DIST DKD FitNet KD NKD NST PKT QueueKL RKD ReviewKD SDD SP SRRL SimKD "
+    "TTM Distiller Sum TeKAP VID VkD WarmUp",
     "tmkd_lightning.losses": "attention_transfer class_attention crd cross_entropy dist dkd feature_kl hcl hint "
     "logit_kl nkd nst pkt queue_kl rkd_angle rkd_distance similarity_preserving srrl "
     "standardize_logits tekap_kl text_contrast ttm vid vkd wttm",

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from common import make_method, shipped_methods
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.distillers import Distiller
 from tmkd_lightning.feature_extraction.output import Part
 from tmkd_lightning.models import WideResNet
+from tmkd_lightning.models.reused_head import ReusedHead
 
 ROOT = Path(__file__).resolve().parents[2]
 COSTS = Path(__file__).with_suffix(".json")
@@ -74,7 +76,7 @@ def table(folder: str) -> str:
 
 def row(name: str, kind: type[Distiller], folder: str, cost: float | None) -> dict[str, str]:
     """What is known of one method, by the heads of the columns."""
-    method = build(name)
+    method, student = build(name)
     text = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
     links = re.findall(r"\]\((https?://[^)\s]+)\)", text)
     source = paper(kind)
@@ -83,19 +85,20 @@ def row(name: str, kind: type[Distiller], folder: str, cost: float | None) -> di
         "Paper": f"[{source}]({links[-1]})" if links else source,
         "Reads": reads(method),
         "With a ViT": "no" if "feature_map" in method.reads else "yes",
-        "Trains": trains(method),
+        "Trains": trains(method, student),
         "Smallest batch": str(method.min_batch),
         "N devices": devices(kind, method),
         "Step / KD's": "not measured" if cost is None else f"{cost:.2f}",
     }
 
 
-def build(name: str) -> Distiller:
-    """A method with its layers, as the module makes them for a pair of small networks."""
+def build(name: str) -> tuple[Distiller, nn.Module]:
+    """A method with its layers, and its student, as the module makes them for a pair of small networks."""
     teacher, student = (WideResNet(10, widen_factor, num_classes=10) for widen_factor in (2, 1))
     method = make_method(name)
-    (part,) = TMKDModule(teacher, student, distiller=method, views=["rgb"], **ONE_TERM).distiller.parts
-    return part
+    module = TMKDModule(teacher, student, distiller=method, views=["rgb"], **ONE_TERM)
+    (part,) = module.distiller.parts
+    return part, module.student
 
 
 def paper(kind: type[Distiller]) -> str:
@@ -114,9 +117,10 @@ def reads(method: Distiller) -> str:
     return ", ".join([part.replace("_", " ") for part in parts] + also)
 
 
-def trains(method: Distiller) -> str:
-    """Layers of the method's own."""
-    names = [name for name, layer in method.named_children() if any(p.requires_grad for p in layer.parameters())]
+def trains(method: Distiller, student: nn.Module) -> str:
+    """Layers of the method's own, and those that it has put around the student."""
+    layers = [*method.named_children(), *(student.named_children() if isinstance(student, ReusedHead) else ())]
+    names = [name for name, layer in layers if any(p.requires_grad for p in layer.parameters()) and name != "network"]
     return ", ".join(names).replace("_", " ") or "–"
 
 

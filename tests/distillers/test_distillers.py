@@ -34,6 +34,7 @@ from tmkd_lightning.distillers import (
     FitNet,
     QueueKL,
     ReviewKD,
+    SimKD,
     Sum,
     TeKAP,
     VkD,
@@ -151,13 +152,19 @@ METHODS = {**EVERY, **NUMBERED, "feature": FeatureKL}
         ("fitnet", {"maps"}, False, 2),
         ("vid", {"maps"}, False, 1),
         ("review_kd", {"maps", "embedding"}, False, 2),
+        ("simkd", {"feature_map", "head_weight"}, False, 1),
     ],
 )
 def test_what_a_method_says_of_itself(name: str, reads: set[str], is_logit_term: bool, min_batch: int) -> None:
-    method = built(METHODS[name](), 4, 6)
+    method, width = built(METHODS[name](), 4, 6), student_width(name)
     assert (method.reads, method.is_logit_term, method.min_batch) == (reads, is_logit_term, min_batch)
     assert method.needs_class == (name in ("dkd", "nkd", "sdd", "crd"))
-    assert list(method(network_output(2, 4, 5), network_output(2, 6, 4), LABEL)) == [name]
+    assert list(method(network_output(2, width, 5), network_output(2, 6, 4), LABEL)) == [name]
+
+
+def student_width(name: str) -> int:
+    """SimKD's student has the projector in its network."""
+    return 6 if name == "simkd" else 4
 
 
 def test_methods_weigh_their_losses() -> None:
@@ -238,8 +245,8 @@ def test_tekap_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method().reads])
 def test_missing_parts(name: str) -> None:
-    student, teacher = network_output(2, 4, 4), network_output(2, 6, 4)
-    for part in METHODS[name]().reads:
+    student, teacher = network_output(2, student_width(name), 4), network_output(2, 6, 4)
+    for part in METHODS[name]().reads - ({"head_weight"} if name == "simkd" else set()):  # it is read before the step
         nothing = {part: () if part == "maps" else None}
         pairs = [(student, replace(teacher, **nothing)), (replace(student, **nothing), teacher)]
         for pair in pairs[: 1 if (name, part) == ("srrl", "head_weight") else 2]:  # of the teacher alone
@@ -247,7 +254,7 @@ def test_missing_parts(name: str) -> None:
                 built(METHODS[name](), 4, 6)(*pair, LABEL)
 
 
-WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL, FitNet, VID, ReviewKD, CRD]
+WEIGHED = [KD, SP, CATKD, TeKAP, DKD, DIST, TTM, NKD, PKT, AT, NST, VkD, SRRL, FitNet, VID, ReviewKD, CRD, SimKD]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +301,7 @@ def test_fusion_learns_through_every_method(name: str) -> None:
     views = network_output(3 * 4, 6, 4)
     weights = torch.rand(4, 3).softmax(1).requires_grad_()
     method = built(METHODS[name](), 4, 6, batch=4)
-    method(network_output(4, 4, 4), fuse(views, weights), torch.tensor([0, 2, 1, 1]))[name].backward()
+    method(network_output(4, student_width(name), 4), fuse(views, weights), torch.tensor([0, 2, 1, 1]))[name].backward()
     assert weights.grad.isfinite().all()
     assert (weights.grad != 0).all()
 

@@ -49,7 +49,7 @@ def test_it_has_every_method_and_what_the_classes_say(script) -> None:
         "feature map",
         "embedding, head weight",
     ]
-    assert [rows[name]["Trains"] for name in ("RKD", "VkD", "SRRL", "QueueKL")] == ["–", *["projector"] * 3]
+    assert [rows[name]["Trains"] for name in ("RKD", "VkD", "SRRL", "QueueKL", "SimKD")] == ["–", *["projector"] * 4]
     assert [rows[name]["Smallest batch"] for name in ("KD", "SP", "RKD")] == ["1", "2", "3"]
     assert {rows[name]["N devices"] for name in ("RKD", "SP", "PKT", "DIST")} == {
         "local batches, or as one with `gather`"

@@ -25,6 +25,7 @@ from tmkd_lightning.distillers import (
     FitNet,
     QueueKL,
     ReviewKD,
+    SimKD,
     TeKAP,
     VkD,
 )
@@ -49,6 +50,7 @@ METHODS: dict[str, Callable[..., Distiller]] = {
     "fitnet": partial(FitNet, place=1),
     "vid": VID,
     "review_kd": ReviewKD,
+    "simkd": SimKD,
     "queue_kl": QueueKL,
 }
 NUMBERED = {"crd": partial(CRD, negatives=8)}  # need a datamodule that says which images a batch holds

@@ -17,6 +17,7 @@ from tmkd_lightning.distillers.relational import RelationalDistiller
 from tmkd_lightning.distillers.review_kd import ReviewKD
 from tmkd_lightning.distillers.rkd import RKD
 from tmkd_lightning.distillers.sdd import SDD
+from tmkd_lightning.distillers.simkd import SimKD
 from tmkd_lightning.distillers.sp import SP
 from tmkd_lightning.distillers.srrl import SRRL
 from tmkd_lightning.distillers.tekap import TeKAP
@@ -48,6 +49,7 @@ __all__ = [
     "QueueKL",
     "RelationalDistiller",
     "ReviewKD",
+    "SimKD",
     "Sum",
     "TeKAP",
     "VkD",

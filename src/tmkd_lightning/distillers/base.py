@@ -6,6 +6,7 @@ from typing import cast, get_args
 import torch
 from torch import Tensor, nn
 
+from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.output import Output, Part
 from tmkd_lightning.feature_extraction.spec import Spec
 
@@ -50,6 +51,13 @@ class Distiller(nn.Module, ABC):
 
         It is called again when the number of classes changes, and for a method that `needs_index` when the data are
         known. Layers whose size does not depend on those must stay.
+        """
+
+    def adapt_student(self, student: Extractor, teacher: Extractor) -> None:
+        """Changes the student's network, for a method that trains and deploys another one; most leave it alone.
+
+        `TMKDModule` calls it in its constructor, before anything else reads the student, and again before training,
+        when the teacher has its weights and its head the classes of the data in their order.
         """
 
     @abstractmethod
@@ -196,6 +204,11 @@ class Sum(Distiller):
     def method_name(self) -> str:
         """Those of all methods."""
         return ", ".join(part.method_name for part in self.parts)
+
+    def adapt_student(self, student: Extractor, teacher: Extractor) -> None:
+        """Has all methods change the student's network, one after the other."""
+        for part in self.parts:
+            part.adapt_student(student, teacher)
 
     def build(self, student: Spec, teacher: Spec) -> None:
         """Makes the layers of all methods."""

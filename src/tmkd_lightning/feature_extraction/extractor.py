@@ -22,11 +22,11 @@ from tmkd_lightning.feature_extraction.layer_discovery import (
     trace_black_image,
     trace_layers,
 )
-from tmkd_lightning.feature_extraction.map_discovery import MapLayer, find_maps
+from tmkd_lightning.feature_extraction.map_discovery import MapLayer, find_maps, without_reading_weights
 from tmkd_lightning.feature_extraction.normalization import GIVEN, stated_statistics
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output, Part
 from tmkd_lightning.feature_extraction.probe_head import ProbeHead
-from tmkd_lightning.feature_extraction.spec import Spec
+from tmkd_lightning.feature_extraction.spec import MapShape, Spec
 from tmkd_lightning.text.class_names import check_class_names
 from tmkd_lightning.utils.images import channel_statistics, check_images, to_unit_float
 from tmkd_lightning.utils.messages import short
@@ -95,6 +95,7 @@ class Extractor(nn.Module):
         self._map_layers: list[MapLayer] | None = None  # not looked for yet
         self._seen_by_maps: Size | None = None  # image that they were found on
         self._head_confirmed = self._map_confirmed = False
+        self._map_is_known = False  # by construction: need not be confirmed
         self._why_no_head = f"{self.name} has no linear layer"
         self._shared: Capture | None = None  # stays attached to compiled code
         _check_layers(self.network, head, feature_map)
@@ -184,6 +185,55 @@ class Extractor(nn.Module):
             layers, seen = find_maps(self.network, self.normalize, [other._seen_by_maps], self.named_maps)
             if seen == other._seen_by_maps:
                 self._map_layers, self._seen_by_maps = layers, seen
+
+    @torch.no_grad()
+    def locate_map(self, reader: str) -> tuple[str, MapShape]:
+        """Finds the feature map on noise, before there are images, for a method that changes the network.
+
+        Args:
+            reader: the method, for messages.
+
+        Returns:
+            The name of the layer that gives the map, and the map's shape.
+
+        Raises:
+            MissingPartError: the network has no such map, or takes no noise of a customary size.
+        """
+        if self.head_name is None:
+            self.require("feature_map", reader)
+        _, size = self.map_layers, self._seen_by_maps or (CUSTOMARY_SIDES[0], CUSTOMARY_SIDES[0])
+        noise = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(self.mean)
+        trace = LayerTrace()
+        with suppress(Exception), without_reading_weights(self.network):  # whatever it comes to on another size
+            trace = trace_layers(self.network, self.normalize(noise))
+        if trace.output is None:
+            raise MissingPartError(
+                f"{reader} looks for the feature map of {self.name} before training, but it takes no noise of a "
+                "customary size: pass Extractor(network, image_size=...), and images are resized for it"
+            )
+        maps = trace.maps(self.head_name) if self.head_name in trace.heads else []
+        name = self.named_map if self.named_map in maps else next(reversed(maps), None)
+        if name is None:
+            raise self._without_map(reader)
+        return name, trace.shapes[name]
+
+    def wrap_network(self, network: nn.Module, child: str, head: str, feature_map: str) -> None:
+        """Puts the network, which is now the part `child` of another one, into that one, whose layers are known.
+
+        Args:
+            network: the other one, from normalised images to logits.
+            child: name of the part.
+            head: name of the other network's head.
+            feature_map: name of the layer whose output is averaged to the head's input.
+        """
+        self.remove_hooks()
+        self.network = network
+        self.compiled = [f"{child}.{name}".rstrip(".") for name in self.compiled]
+        self.named_maps = self.named_maps and [f"{child}.{name}" for name in self.named_maps]
+        self._map_layers = self._seen_by_maps = None
+        self.named_head = self.head_name = head
+        self.named_map = self.map_name = feature_map
+        self._head_confirmed, self._map_is_known = False, True
 
     def forward(self, image: Tensor, checked: bool = False) -> Output:
         """Runs the network on un-normalised images.
@@ -348,10 +398,13 @@ class Extractor(nn.Module):
         if part == "feature_map" and not self.keep_map:
             raise MissingPartError(f"{reader} reads feature_map, but the Extractor of {self.name} has keep_map=False")
         if part == "feature_map" and self.confirmed and self.map_name is None:
-            raise MissingPartError(
-                f"{reader} reads feature_map, but {self.name} has no 4-D map whose spatial mean is the input of its "
-                f"head {self.head_name!r}: take a network that pools globally before it, or a method without maps"
-            )
+            raise self._without_map(reader)
+
+    def _without_map(self, reader: str) -> MissingPartError:
+        return MissingPartError(
+            f"{reader} reads feature_map, but {self.name} has no 4-D map whose spatial mean is the input of its "
+            f"head {self.head_name!r}: take a network that pools globally before it, or a method without maps"
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}mean" in state_dict:
@@ -454,6 +507,8 @@ class Extractor(nn.Module):
         )
 
     def _confirm_map(self, trace: LayerTrace) -> None:
+        if self._map_is_known:
+            return
         maps = [] if self.head_name is None else trace.maps(self.head_name)
         if self.map_name is None:
             self.map_name = maps[-1] if maps else None

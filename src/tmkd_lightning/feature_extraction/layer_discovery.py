@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from tmkd_lightning.feature_extraction.spec import MapShape
+
 CUSTOMARY_SIDES = (32, 224, 64, 96, 128, 256, 299, 384, 336, 448, 512, 518)  # of images, in pixels
 
 
@@ -31,6 +33,7 @@ class LayerTrace:
     def __init__(self) -> None:
         self.output: object = None  # what the network returned
         self.heads: dict[str, Tensor] = {}  # input of each linear layer whose output is the network's output
+        self.shapes: dict[str, MapShape] = {}  # of the maps that layers give
         self._linear: list[tuple[str, Tensor, Tensor]] = []
         self._inputs: dict[str, tuple[Tensor | None, int]] = {}
         self._last_area = 0  # pixels of the last map, before it was pooled
@@ -67,6 +70,8 @@ class LayerTrace:
                 if is_close(given, output if after is None else after):
                     self._identities.append((len(self._pooled), given))
                 before = None  # a norm's output counts as a map of its own
+        if isinstance(output, Tensor) and output.ndim == 4:
+            self.shapes[name] = output.shape[1], output.shape[2], output.shape[3]
         if after is None or (area == 1 and area_before <= 1 < self._last_area):
             return  # no map, or behind a pooling: the last map had more than this one pixel
         self._pooled.append((name, before, after))

@@ -104,6 +104,8 @@ class MapTrace:
             if not found or layer.area <= _SMALLER * found[-1][0].area:
                 found.append([])
             found[-1].append(layer)
+        if not found:
+            return []
         smaller = [layers[0].area for layers in found[1:]] + [0]
         maps = [self._last(layers, area) for layers, area in zip(found, smaller, strict=True)]
         if len(maps) == 1 and (blocks := self._blocks(maps[0].shape)):
@@ -166,7 +168,7 @@ def find_maps(
     for size in [*filter(None, sizes), *((side, side) for side in CUSTOMARY_SIDES)]:
         image = torch.rand(2, 3, *size, generator=noise).to(weight.device, weight.dtype)
         trace, done = MapTrace(), False
-        with suppress(Exception), _without_reading_weights(network):  # whatever it comes to on images of another size
+        with suppress(Exception), without_reading_weights(network):  # whatever it comes to on images of another size
             run_traced(network, normalize(image), trace)
             done = True
         if done and names is not None:
@@ -179,7 +181,7 @@ def find_maps(
 
 
 @contextmanager
-def _without_reading_weights(network: nn.Module) -> Iterator[None]:
+def without_reading_weights(network: nn.Module) -> Iterator[None]:
     """Has a forward use the weights as they are, though pretrained ones are still to be read."""
     pending = [module for module in network.modules() if getattr(module, "pending", False) is True]
     try:

@@ -107,7 +107,8 @@ class Pretrained(DeferredNetwork):
         own = self.network.state_dict()
         found = _build_with_weights(self.name, weights, options).state_dict()
         auxiliary = ("aux1.", "aux2.", "AuxLogits.")  # heads beside the head, with which the Inceptions return tuples
-        found = {key: value for key, value in found.items() if key in own or not key.startswith(auxiliary)}
+        cut = tuple(f"{name}." for name, part in self.network.named_modules() if isinstance(part, nn.Identity) and name)
+        found = {key: value for key, value in found.items() if key in own or not key.startswith((*auxiliary, *cut))}
         found |= mismatched_head(self.network, found)
         problems = describe_mismatch(found, own)
         if problems:

@@ -12,6 +12,7 @@ from torch import nn
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models import load_weights, local_file
 from tmkd_lightning.models.pretrained import without_weights
+from tmkd_lightning.models.reused_head import restore_reused_head
 from tmkd_lightning.modules import base
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.text import class_names as classes
@@ -76,6 +77,7 @@ def load_student(checkpoint: str | Path) -> LoadedStudent:
         for old, new in prefixes.items()
         if key.startswith(old)
     }
+    restore_reused_head(extractor, found, "network.")
     own = extractor.state_dict()  # with the versions of its layers, which some ask for
     problems = describe_mismatch(found, own)
     if problems:

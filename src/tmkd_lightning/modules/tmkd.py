@@ -166,6 +166,7 @@ class TMKDModule(BaseModule):
         if feature_weight:
             tmkd_terms.append(FeatureKL(feature_temperature, noise_scale, feature_weight))
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
+        self.distiller.adapt_student(self.extractor, teacher)
         for extractor in (self.extractor, teacher):
             extractor.keep_map = "feature_map" in self.distiller.reads
             extractor.keep_maps = "maps" in self.distiller.reads
@@ -348,6 +349,7 @@ class TMKDModule(BaseModule):
                 if net is not None and (net.by_image or self.fusion_objective == "label"):
                     fusion = "image" if net.by_image else "text"
                 validation.check_reads_no_logits(self.distiller, self.teacher.extractor, fusion)
+            self.distiller.adapt_student(self.extractor, self.teacher.extractor)
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
 
