@@ -36,5 +36,6 @@ def attention_transfer(student_map: Tensor, teacher_map: Tensor, power: float = 
 
 def _attention(maps: Tensor, power: float) -> Tensor:
     """Attention maps ``(B, h·w)`` of length 1; a map of zeros stays zero and gets no gradient."""
-    strength = (maps.square() if power == 2 else maps.abs().pow(power)).mean(1).flatten(1)
+    maps = maps.flatten(2).contiguous()  # adds up in one order, however a map lies in memory
+    strength = (maps.square() if power == 2 else maps.abs().pow(power)).mean(1)
     return F.normalize(strength) * (strength != 0).any(1, keepdim=True)
