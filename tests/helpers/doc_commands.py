@@ -96,7 +96,8 @@ def build(*configs: str) -> Namespace:
     """What ``tmkd fit`` makes of config files: networks without numbers in them, callbacks, loggers, data."""
     parser = parsers()["fit"]
     parsed = parser.parse_args([f"--config={config}" for config in configs])
-    read_maps = ("AT", "NST", "FitNet", "VID", "ReviewKD")  # which are found by the numbers that go through a network
+    # maps are found by the numbers that go through a network
+    read_maps = ("AT", "NST", "FitNet", "VID", "ReviewKD", "SimKD")
     named = any(f"distillers.{name}'" in str(parsed) for name in read_maps)
     with torch.device("cpu" if named else "meta"), warnings.catch_warnings(action="ignore"):
         return parser.instantiate_classes(parsed)
