@@ -20,7 +20,7 @@ from torchvision.models import VisionTransformer
 from torchvision.transforms import v2
 
 from helpers.methods import METHODS as EVERY
-from helpers.methods import NUMBERED
+from helpers.methods import NUMBERED, PAPER, slow_unless
 from helpers.subprocess_run import run_script
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
@@ -159,7 +159,7 @@ class Both(TMKDModule):
         return from_arrays(to_arrays(outputs, views, types), frozen, image, views)
 
 
-@pytest.mark.parametrize("method", ["none", *METHODS])
+@pytest.mark.parametrize("method", slow_unless(["none", *METHODS], {"none", *PAPER, "at", "review_kd"}.__contains__))
 def test_half_precision_moves_no_loss_by_a_thousandth(run, method: str) -> None:
     """At equal weights, in every step of a run; over many steps training itself enlarges any difference."""
     _, module = run(make(method, kind=Both))

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from helpers import fake_datasets
 from helpers.methods import METHODS as EVERY
-from helpers.methods import NUMBERED
+from helpers.methods import NUMBERED, PAPER, slow_unless
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.models import vgg13
@@ -99,7 +99,21 @@ def test_pair(run, config) -> None:
     assert len(head) == CLASSES[config.split("_")[0]]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name.endswith("_tmkd")])
+def test_an_overlay_with_tmkd_is_the_plain_one_without_its_zeros(method) -> None:
+    plain, ours = (
+        yaml.safe_load((EXAMPLES / "methods" / f"{name}.yaml").read_text())["model"]["init_args"]
+        for name in (method.removesuffix("_tmkd"), method)
+    )
+    assert plain == {**ours, "views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
+
+
+def is_quick(name: str) -> bool:
+    """Of methods beside the paper's, the overlays for TMKD take the same way as those without."""
+    return not name.endswith("_tmkd") or name.removesuffix("_tmkd") in PAPER
+
+
+@pytest.mark.parametrize("method", slow_unless(METHODS, is_quick))
 def test_method(run, method) -> None:
     run("cub_vgg13_vgg8", f"methods/{method}")
     metrics = Path("runs/cub_vgg13_vgg8", method, "version_0/metrics.csv").read_text().splitlines()[0].split(",")

@@ -1,8 +1,10 @@
 """Every distillation method: the one list that tests of all methods read, by the names of their terms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
+import pytest
 import torch
 
 from tmkd_lightning.distillers import (
@@ -53,9 +55,15 @@ METHODS: dict[str, Callable[..., Distiller]] = {
     "simkd": SimKD,
     "queue_kl": QueueKL,
 }
+PAPER = ("kd", "rkd", "sp", "cat_kd", "tekap")
 NUMBERED = {"crd": partial(CRD, negatives=8)}  # need a datamodule that says which images a batch holds
 NEED_A_CLASS = [name for name, method in METHODS.items() if method().needs_class]
 NEED_A_MAP = [name for name, method in METHODS.items() if "feature_map" in method().reads]
+
+
+def slow_unless(names: Iterable[str], quick: Callable[[str], bool]) -> list[Any]:
+    """Names as parameters of a test, of which only some run in the quick suite."""
+    return [name if quick(name) else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def built(method: Distiller, student_dim: int, teacher_dim: int, batch: int = 2) -> Distiller:
