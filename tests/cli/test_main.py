@@ -362,3 +362,9 @@ def test_schedules_in_a_config(here, monkeypatch, kind, arguments, monitor, inte
     tmkd("fit", *config, *SHORT, *QUIET, "--trainer.max_epochs", "2")
     (schedule,) = seen
     assert (schedule.monitor, schedule.interval) == (monitor, interval)
+
+
+def test_a_script_with_our_command_line_gets_the_exception_itself(here) -> None:
+    config = str(EXAMPLES / "digits_kd.yaml")
+    with pytest.raises(ValueError, match=r"^temperature must be above 0 and finite, got -1\.0"):
+        lightning_cli.TMKDCLI(["fit", "--config", config, "--model.temperature=-1"])

@@ -40,8 +40,6 @@ def run(args: Sequence[str] | None, command_line: type["TMKDCLI"] | None = None)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         (command_line or TMKDCLI)(args)
-    except Refused as refused:
-        raise refused.error from refused.error.__cause__
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
@@ -114,7 +112,10 @@ class TMKDCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds what the config names; a class that refuses its arguments raises its own exception."""
         self.parser.add_instantiator(_build, object)  # behind Lightning's own, for modules and data
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except Refused as refused:
+            raise refused.error from refused.error.__cause__
 
     def after_instantiate_classes(self) -> None:
         """Masks secrets in the logged hyperparameters, and handles SIGTERM outside of Lightning's loops."""
