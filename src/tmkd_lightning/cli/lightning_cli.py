@@ -60,6 +60,12 @@ class TMKDCLI(LightningCLI):
     _model_config: Namespace | None = None  # of the config, before the checkpoint's hyperparameters replace it
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
+        try:
+            self._run(args)
+        except Refused as refused:
+            raise refused.error from refused.error.__cause__
+
+    def _run(self, args: Sequence[str] | None) -> None:
         command = shlex.join(redact_words(["tmkd", *(sys.argv[1:] if args is None else args)]))
         super().__init__(
             LightningModule,
@@ -112,10 +118,7 @@ class TMKDCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds what the config names; a class that refuses its arguments raises its own exception."""
         self.parser.add_instantiator(_build, object)  # behind Lightning's own, for modules and data
-        try:
-            super().instantiate_classes()
-        except Refused as refused:
-            raise refused.error from refused.error.__cause__
+        super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
         """Masks secrets in the logged hyperparameters, and handles SIGTERM outside of Lightning's loops."""
