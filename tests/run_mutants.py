@@ -150,6 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the patches are")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # as tests/conftest.py says, but packages are imported before it here
     paths = {path.stem: path for path in sorted(options.folder.glob("*.patch"))}
     names = options.only or list(paths)
     unknown = [name for name in names if name not in paths]

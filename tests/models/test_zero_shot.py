@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import open_clip
 import pytest
@@ -197,6 +198,7 @@ def test_what_is_refused_when_weights_are_needed(folder: str, tmp_path: Path, mo
         raise RuntimeError("no route to host")
 
     monkeypatch.setattr(open_clip, "create_model", no_route)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # its server is not asked for first
     small = ZeroShotCLIP("RN50-quickgelu", class_names=NAMES, cache_dir=str(tmp_path))
     remedy = rf"copy {tmp_path}/models--\S+ from .*pass a local .* as ZeroShotCLIP\(pretrained=...\).*no route to host"
     with pytest.raises(PretrainedWeightsError, match=remedy):
