@@ -167,9 +167,7 @@ MISTAKES = {
         "teacher_device must be a device such as cpu, cuda or cuda:1",
         "26: model.teacher_d",
     ),
-    "an epoch count": Mistake(
-        "epochs: 1", "epochs: one", "'max_epochs' must be a whole number or null", "line 3: trainer"
-    ),
+    "an epoch count": Mistake("epochs: 1", "epochs: one", "whole number", "line 3: trainer"),
     # of Lightning
     "an accelerator": Mistake(
         "accelerator: cpu", "accelerator: gpuu", "accelerator='gpuu'", "line 4: trainer.accelerator"

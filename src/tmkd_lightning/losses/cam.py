@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tmkd_lightning.utils.precision import at_least_float32
+
 
 def class_attention(student_cam: Tensor, teacher_cam: Tensor, resolution: int, normalize: bool) -> Tensor:
     """Mean squared difference of the class activation maps, both pooled to one size.
@@ -52,7 +54,7 @@ def pool(maps: Tensor, resolution: int, whose: str) -> Tensor:
 
 def average_pool(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Like `pool`, to any size ``(r, c)`` up to that of the maps."""
-    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    maps = at_least_float32(maps)
     height, width = maps.shape[2:]
     if [height, width] == list(size):
         return maps
