@@ -73,10 +73,8 @@ def tuning() -> list[Condition]:
         "mean": {**_SEEN, "fusion": "mean"},
         "no_text": {**_SEEN, "text_weight": 0.0},
         "no_feature": {**_SEEN, "feature_weight": 0.0},
-        "mean_no_text_no_feature": {**_SEEN, "fusion": "mean", **_NO_TMKD},
         "strong_feature": {**_SEEN, "feature_weight": 50.0, "feature_temperature": 1.0},
         "few": {**_SEEN, "student_view_shares": [0.7, 0.15, 0.15]},
-        "many": {**_SEEN, "student_view_shares": [0.2, 0.4, 0.4]},
         "mixup": {**_RGB, "mix": v2.MixUp(num_classes=10)},
         "mixup_seen": {**_RGB, **_SEEN, "mix": v2.MixUp(num_classes=10)},
     }

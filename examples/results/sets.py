@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ class ImageSet(ABC):
     root: Path
     folder: Path  # for what is made: weights, caches, copies
     held_out: bool = False
+    precision: Any = "32-true"  # Lightning's
 
-    epochs = 40
+    epochs = 60
 
     @abstractmethod
     def data(self) -> ImageDataModule:
@@ -62,7 +64,8 @@ class CIFAR10(ImageSet):
             views = TEACHERS[name]
             shares, optimisation = SHARES if len(views) > 1 else None, optimisation_of(self.teacher_epochs)
             module = ClassifierModule(network, views=views, view_shares=shares, **optimisation)
-            fit(module, Photos(self.root, TEACHER, self.held_out, replicas=0), self.teacher_epochs, [], "bf16-mixed")
+            data = Photos(self.root, TEACHER, self.held_out, replicas=0)
+            fit(module, data, self.teacher_epochs, self.precision)
             torch.save(network.state_dict(), weights)
         network.load_state_dict(torch.load(weights, weights_only=True))
         return network
@@ -111,7 +114,7 @@ def optimisation_of(epochs: int) -> dict[str, Any]:
 
 
 def fit(
-    module: LightningModule, data: ImageDataModule, epochs: int, callbacks: list[Callback], precision: Any = "32-true"
+    module: LightningModule, data: ImageDataModule, epochs: int, precision: Any, callbacks: Sequence[Callback] = ()
 ) -> Trainer:
     """Trains on a CPU, and keeps nothing but the trainer."""
     trainer = Trainer(
@@ -120,7 +123,7 @@ def fit(
         precision=precision,
         logger=False,
         limit_val_batches=0,
-        callbacks=callbacks,
+        callbacks=list(callbacks),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, required=True, help="an .npz file, with arrays of vectors and of names")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="finished runs, in a folder a set")
     parser.add_argument("--work", type=Path, default=Path("runs/results"), help="teachers' weights, caches")
+    parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
@@ -52,8 +53,8 @@ def main() -> None:
     for made in (output, folder):
         made.mkdir(parents=True, exist_ok=True)
     train.keep_vectors(options.vectors, *VECTORS[options.set], folder)
-    images = SETS[options.set](options.root, folder, options.tune)
-    record = {"epochs": images.epochs, **versions()}
+    images = SETS[options.set](options.root, folder, options.tune, options.precision)
+    record = {"epochs": images.epochs, "precision": options.precision, **versions()}
     run_all(
         {f"teacher_{name}": partial(train.teacher, images, name) for name in TEACHERS}, output, options.jobs, record
     )

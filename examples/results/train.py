@@ -72,7 +72,7 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
         ]
         if "mix" not in condition.options:  # which makes images that come once
             callbacks.append(TeacherCache(str(images.folder / "cache"), dtype="float32"))
-    trainer = fit(module, data, epochs, callbacks)
+    trainer = fit(module, data, epochs, images.precision, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     test = trainer.test(module, datamodule=data, verbose=False)[0]
     shares = module.shares() if isinstance(module, Measured) else {}
