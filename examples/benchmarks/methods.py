@@ -1,6 +1,6 @@
 """Writes the table of base methods into README.md and docs/methods/index.md, from the classes themselves.
 
-    python examples/benchmarks/step.py --methods all --clock cpu --rounds 5 --steps 5 --warm_up 1
+    python examples/benchmarks/step.py --pair wrn --methods all --clock cpu --rounds 3 --steps 4 --warm_up 1
     python examples/benchmarks/methods.py --costs runs/step.json
 
 Without `--costs` it takes those that were measured last, in methods.json beside it. A method that is exported from
