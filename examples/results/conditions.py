@@ -19,6 +19,7 @@ LOGIT_TERMS = ("kd", "tekap")  # methods that are themselves the logit term
 _NO_TMKD = {"feature_weight": 0.0, "text_weight": 0.0}
 _RGB = {**_NO_TMKD, "views": ["rgb"]}
 _SEEN = {"student_views": VIEWS, "student_view_shares": SHARES}
+_STRONG = {"feature_weight": 50.0, "feature_temperature": 1.0}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {**_RGB, "logit_weight": 0.0},
     "logit": {**_RGB, "logit_weight": 1.0},  # KD's loss, which TMKD adds to other methods
@@ -73,7 +74,9 @@ def tuning() -> list[Condition]:
         "mean": {**_SEEN, "fusion": "mean"},
         "no_text": {**_SEEN, "text_weight": 0.0},
         "no_feature": {**_SEEN, "feature_weight": 0.0},
-        "strong_feature": {**_SEEN, "feature_weight": 50.0, "feature_temperature": 1.0},
+        "strong_feature": {**_SEEN, **_STRONG},
+        "strong_feature_alone": {**_RGB, **_STRONG},
+        "strong_feature_no_text": {**_SEEN, **_STRONG, "text_weight": 0.0},
         "few": {**_SEEN, "student_view_shares": [0.7, 0.15, 0.15]},
         "mixup": {**_RGB, "mix": v2.MixUp(num_classes=10)},
         "mixup_seen": {**_RGB, **_SEEN, "mix": v2.MixUp(num_classes=10)},

@@ -47,8 +47,12 @@ def main() -> None:
     parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", metavar="CONDITION", help="some of them, by name; all without it")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
+    tried = {each.name: each for each in (tuning() if options.tune else conditions())}
+    if unknown := set(options.only or ()) - set(tried):
+        parser.error(f"--only: {sorted(unknown)} are none of {sorted(tried)}")
     output, folder = options.output / options.set / ("tuning" if options.tune else ""), options.work / options.set
     for made in (output, folder):
         made.mkdir(parents=True, exist_ok=True)
@@ -58,11 +62,10 @@ def main() -> None:
     run_all(
         {f"teacher_{name}": partial(train.teacher, images, name) for name in TEACHERS}, output, options.jobs, record
     )
-    tried = tuning() if options.tune else conditions()
     runs = {
-        f"{each.name}_{seed}": partial(train.student, images, each, seed)
+        f"{name}_{seed}": partial(train.student, images, tried[name], seed)
         for seed in range(options.seeds)
-        for each in tried
+        for name in options.only or tried
     }
     run_all(runs, output, options.jobs, record)
 

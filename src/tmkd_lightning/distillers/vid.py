@@ -65,9 +65,9 @@ class _Gaussian(nn.Module):
         super().__init__()
         self.mean = nn.Sequential(
             nn.Conv2d(channels, wanted, 1, bias=False),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(wanted, wanted, 1, bias=False),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(wanted, wanted, 1, bias=False),
         )
         self.log_scale = nn.Parameter(torch.full((wanted,), math.log(math.expm1(_VARIANCE - 1e-5))))

@@ -63,6 +63,18 @@ def average_pool(maps: Tensor, size: Sequence[int]) -> Tensor:
         return rows.T @ (maps @ columns)
 
 
+def pyramid(maps: Tensor, sides: Sequence[int]) -> list[Tensor]:
+    """Pools maps to squares of several sides at once, which reads them once."""
+    if not sides:
+        return []
+    height, width = maps.shape[2:]
+    rows, columns = (torch.cat([_windows(size, side, maps) for side in sides], 1) for size in (height, width))
+    with torch.autocast(maps.device.type, enabled=False):
+        pooled = rows.T @ (maps @ columns)
+    bands = pooled.split(list(sides), dim=2)
+    return [band.split(list(sides), dim=3)[level] for level, band in enumerate(bands)]
+
+
 def pool_larger(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
     """Pools the larger of two maps ``(B, C, h, w)`` to the size of the smaller one."""
     size = [min(sides) for sides in zip(student_map.shape[2:], teacher_map.shape[2:], strict=True)]

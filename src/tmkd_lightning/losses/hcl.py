@@ -1,11 +1,10 @@
 """Hierarchical context loss: differences of two maps at several sizes (ReviewKD)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from tmkd_lightning.losses.cam import average_pool
+from tmkd_lightning.losses.cam import pyramid
+from tmkd_lightning.utils.precision import at_least_float32
 
 _SIDES = (4, 2, 1)
 
@@ -34,11 +33,9 @@ def hcl(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     if student_map.shape != teacher_map.shape:
         shapes = f"student {tuple(student_map.shape)} and teacher {tuple(teacher_map.shape)}"
         raise ValueError(f"{shapes} must have one shape: project the student's map to the teacher's")
-    smallest = min(student_map.shape[2:])
-    sizes: list[Sequence[int]] = [student_map.shape[2:], *((side, side) for side in _SIDES if side < smallest)]
-    weights = [0.5**level for level in range(len(sizes))]
-    pairs = [(average_pool(student_map, size), average_pool(teacher_map, size)) for size in sizes]
-    losses = [
-        weight * (student - teacher).square().mean() for weight, (student, teacher) in zip(weights, pairs, strict=True)
-    ]
+    difference = at_least_float32(student_map) - at_least_float32(teacher_map)
+    pooled = pyramid(difference, [side for side in _SIDES if side < min(difference.shape[2:])])
+    levels = [difference, *pooled]  # the means of a difference are the differences of the means
+    weights = [0.5**level for level in range(len(levels))]
+    losses = [weight * level.square().mean() for weight, level in zip(weights, levels, strict=True)]
     return torch.stack(losses).sum() / sum(weights)

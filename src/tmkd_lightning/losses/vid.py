@@ -35,7 +35,8 @@ def vid(mean: Tensor, teacher_map: Tensor, log_scale: Tensor) -> Tensor:
         raise ValueError(f"{shapes} must agree in samples and channels")
     size = [min(sides) for sides in zip(mean.shape[2:], teacher_map.shape[2:], strict=True)]
     wide = torch.promote_types(torch.result_type(mean, teacher_map), torch.float32)
-    # flat, so that the mean does not depend on how a map lies in memory
     predicted, target = (average_pool(maps.to(wide), size).flatten(2) for maps in (mean, teacher_map))
-    variance = F.softplus(log_scale.to(wide))[:, None] + _LEAST_VARIANCE
-    return 0.5 * ((predicted - target).square() / variance + variance.log()).mean()
+    variance = F.softplus(log_scale.to(wide)) + _LEAST_VARIANCE
+    # the mean over pixels first, so that variances divide few numbers
+    error = (predicted - target).square().mean((0, 2))
+    return 0.5 * (error / variance + variance.log()).mean()
