@@ -22,7 +22,7 @@ from helpers.tiny import CLASSES, Net, make_images, sgd
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.data import ImageDataModule
-from tmkd_lightning.distillers import DIST, KD, PKT, RKD, SP, Distiller
+from tmkd_lightning.distillers import CRD, DIST, KD, PKT, RKD, SP, Distiller
 from tmkd_lightning.text import HashingTextEncoder
 from tmkd_lightning.utils.distributed import gather_batches
 
@@ -116,6 +116,21 @@ def train(processes: int, folder: Path, name: str, images: int = 24) -> dict[str
     return {key: value.detach().clone() for key, value in module.named_parameters() if value.requires_grad}
 
 
+def banks(folder: Path) -> dict[str, Any]:
+    """What CRD ends two epochs with, undisturbed and resumed after the first."""
+    ends: dict[str, Any] = {}
+    for name, epochs, start in (("whole", 2, None), ("first", 1, None), ("resumed", 2, folder / "crd.ckpt")):
+        constant = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1.0)
+        module = build(**ALONE, distiller=CRD(negatives=8, width=4), lr_scheduler=constant)
+        run = trainer(2, max_epochs=epochs)
+        run.fit(module, datamodule=Noise(24, 4, BATCH // 2), ckpt_path=start)
+        if name == "first":
+            run.save_checkpoint(folder / "crd.ckpt")
+        sent = set(module.state_dict()) - set(module._ddp_params_and_buffers_to_ignore)
+        ends[name] = {key: value.clone() for key, value in module.state_dict().items()} | {"sent": sorted(sent)}
+    return ends
+
+
 def measure(processes: int) -> dict[str, float]:
     """Metrics of nine images: of two processes, one has three batches and the other two."""
     module = build(**SETTINGS["kd"])
@@ -169,7 +184,13 @@ def each_method() -> dict[str, Any]:
 def all_of(place: Path) -> dict[str, Any]:
     found: dict[str, Any] = {name: train(2, place, name) for name in (*SETTINGS, *LOCAL)}
     found["uneven"] = train(2, place, "kd", images=21)  # 11 each, one of them twice: batches of 4, 4 and 3
-    return {**found, "metrics": measure(2), "poisoned": poisoned(2, place), "gathered": gathered()}
+    return {
+        **found,
+        "metrics": measure(2),
+        "poisoned": poisoned(2, place),
+        "gathered": gathered(),
+        "banks": banks(place),
+    }
 
 
 class Tell(Callback):

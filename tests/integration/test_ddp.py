@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from helpers.subprocess_run import run_script, wait_for
+from helpers.tiny import CLASSES
 from integration import ddp_equals_one as script
 
 TOLERANCE = 1e-4  # of how far a parameter has moved in six steps; 3e-5 was seen, as float32 sums in another order
@@ -78,6 +79,19 @@ def test_both_processes_have_one_student(ranks, folder) -> None:
     for name in (*script.SETTINGS, "uneven"):
         assert all(value.equal(ranks[1][name][key]) for key, value in ranks[0][name].items()), name
     assert [path.suffix for path in (folder / "prompts").iterdir()] == [".npz"]
+
+
+def test_banks_of_crd_are_alike_without_being_sent(ranks) -> None:
+    """Also after a resume, which is exact."""
+    ends = [each["banks"] for each in ranks]
+    assert "distiller.distillers.0.student_embedding.weight" in ends[0]["whole"]["sent"]
+    assert not any("bank" in name or "classes" in name for name in ends[0]["whole"].pop("sent"))
+    assert sorted(ends[0]["whole"]["distiller.distillers.0.classes"].unique().tolist()) == list(range(len(CLASSES)))
+    for name, value in ends[0]["whole"].items():
+        assert value.equal(ends[1]["whole"][name]), name
+        for end in ends:
+            assert value.equal(end["resumed"][name]), name
+        assert "bank" not in name or not value.equal(ends[0]["first"][name]), name
 
 
 def test_no_image_is_measured_twice(ranks) -> None:

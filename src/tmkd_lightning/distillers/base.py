@@ -29,6 +29,7 @@ class Distiller(nn.Module, ABC):
         needs_class: whether the method needs one class for each image, and cannot take a distribution over them.
         needs_index: whether the method needs to know which training images a batch holds, as `set_index` tells, and
             how many there are, as `Spec.training_images` says.
+        replicated: names of buffers that every process keeps alike by itself, which are not sent at every step.
 
     Example:
         >>> from torch.nn import functional as F
@@ -45,6 +46,7 @@ class Distiller(nn.Module, ABC):
     gather: bool = False
     needs_class: bool = False
     needs_index: bool = False
+    replicated: tuple[str, ...] = ()
 
     def build(self, student: Spec, teacher: Spec) -> None:
         """Makes layers that depend on what the networks give; `TMKDModule` calls it in its constructor.

@@ -60,6 +60,7 @@ class CRD(Distiller):
     reads_logits = False
     needs_class = True
     needs_index = True
+    replicated = (*_BANKS, "log_z")
     student_bank: Tensor
     teacher_bank: Tensor
     classes: Tensor
@@ -87,6 +88,7 @@ class CRD(Distiller):
         self._make_banks(0)
         self.register_buffer("log_z", torch.full((2,), math.nan))
         self.index: Tensor | None = None
+        self._normalized = False
 
     def build(self, student: Spec, teacher: Spec) -> None:
         """Makes the layers, and the banks once the number of training images is known; see `Distiller`."""
@@ -127,7 +129,8 @@ class CRD(Distiller):
                 for one, bank in zip(embeddings, (self.teacher_bank, self.student_bank), strict=True)
             ]
         images = len(self.classes)
-        self._normalize_by_first(scores, images)
+        if not self._normalized:
+            self._normalize_by_first(scores, images)
         loss = crd(scores[0] - self.log_z[0], scores[1] - self.log_z[1], images)
         self._remember(index, *embeddings, label)
         return {self.name: self.weight * loss}
@@ -155,7 +158,8 @@ class CRD(Distiller):
         mean = torch.stack([one.flatten().logsumexp(0) - math.log(one.numel()) for one in scores]).to(self.log_z.dtype)
         (parts,) = gather_batches(mean[None])
         found = parts.logsumexp(0) - math.log(len(parts)) + math.log(images)
-        self.log_z.copy_(torch.where(self.log_z.isnan(), found, self.log_z))
+        self.log_z.copy_(torch.where(self.log_z.isnan(), found, self.log_z))  # a checkpoint's stays
+        self._normalized = True
 
     @torch.no_grad()
     def _remember(self, index: Tensor, student: Tensor, teacher: Tensor, label: Tensor) -> None:
