@@ -41,9 +41,9 @@ docs: $(READY)  ## the documentation site, in site/; fails too if a docstring na
 	$(BIN)/zensical build --strict --clean > .zensical.log 2>&1 || (cat .zensical.log; exit 1)
 	! grep "^griffe" .zensical.log
 
-wheel: $(READY)  ## builds the wheel, and imports it in an environment of its own
+wheel: $(READY)  ## builds the sdist and from it the wheel, and imports that in an environment of its own
 	rm -rf dist
-	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv dist/clean
 	dist/clean/bin/pip install --quiet dist/*.whl
 	cd dist && clean/bin/python -c "import tmkd_lightning; print(tmkd_lightning.__version__)" && clean/bin/tmkd --help > /dev/null
