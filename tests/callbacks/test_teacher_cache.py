@@ -346,9 +346,12 @@ def test_a_disk_that_fills_up_costs_the_cache_and_not_the_run(run, filled, tmp_p
 
 def test_what_cannot_be_kept_is_refused(run, tmp_path, fit, loader, net, prompts) -> None:
     cache = TeacherCache(str(tmp_path))
-    with pytest.raises(ValueError, match=r"set augmentation_replicas of the datamodule to 1 or more \(it is 0"):
+    with pytest.raises(ValueError, match=r"set augmentation_replicas of the datamodule, .* to 1 or more \(it is 0"):
         run(make(), cache, data=digits(augmentation_replicas=0))
-    with pytest.raises(ValueError, match=r"\(it is None; .* subclassing ImageDataModule"):
+    with pytest.raises(
+        ValueError,
+        match=r"but a loader without a datamodule has no method training_fingerprint: .* subclass ImageDataModule",
+    ):
         fit(TMKDModule(net(), net()), callbacks=[prompts(), cache])
     vit = VisionTransformer(16, 8, 1, 2, 16, 32, num_classes=10)
     with pytest.raises(ValueError, match=r"reads feature_map, but VisionTransformer has no 4-D map"):
@@ -383,7 +386,7 @@ def test_other_batches_are_asked_for_their_rows(net) -> None:
     module = TMKDModule(net(), net(), text_weight=0)
     with pytest.raises(TypeError, match=r"expected \(images, labels, rows\), got a dict .* override sample_ids"):
         module.sample_ids({"pixels": 1})
-    with pytest.raises(TypeError, match="got a list of 2"):
+    with pytest.raises(TypeError, match=r"got a list \(int, int\)"):
         module.sample_ids([1, 2])
 
 

@@ -47,6 +47,7 @@ READS_ON = {"docs/export.md"}  # pages whose Python blocks continue the one befo
 REASONS = {  # why a block is not run
     "citation": "BibTeX",
     "cluster": "needs a scheduler or a server",
+    "diff": "is applied by tests/integration/test_existing_project.py, which runs what it makes",
     "download": "downloads weights",
     "environment": "changes the reader's shell or repository",
     "layout": "folders and files",

@@ -22,7 +22,8 @@ from tmkd_lightning.utils.precision import at_least_float32
 class TeacherCache(Callback):
     """Caches the teacher's outputs for every view of every training image in a directory.
 
-    Needs a datamodule with ``augmentation_replicas`` R of at least 1. In the first R epochs the teacher runs, and its
+    Needs a datamodule with ``augmentation_replicas`` R of at least 1, or one of your own with a method
+    `training_fingerprint` whose batches are ``(images, labels, rows)``. In the first R epochs the teacher runs, and its
     outputs are written; from then on they are read. A cache that an earlier run completed with the same teacher, views,
     images and augmentation serves from the first step, and a ``teacher_checkpoint`` is not even loaded.
 
@@ -130,12 +131,19 @@ class TeacherCache(Callback):
 
     def _identity(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         data = datamodule_of(trainer)
-        replicas = getattr(data, "augmentation_replicas", None)  # other datamodules have none
-        if not replicas:
+        if not hasattr(data, "training_fingerprint"):
+            who = "a loader without a datamodule" if data is None else type(data).__name__
             raise ValueError(
-                "TeacherCache needs images that come again: set augmentation_replicas of the datamodule to 1 or more "
-                f"(it is {replicas}; a datamodule of your own gets it by subclassing ImageDataModule)"
+                f"TeacherCache must know the training images, but {who} has no method "
+                "training_fingerprint: give it one (docs/existing_project.md), or subclass ImageDataModule"
             )
+        of_data = data.training_fingerprint()
+        for name in ("images", "replicas"):
+            if not isinstance(of_data, dict) or not isinstance(of_data.get(name), int) or of_data[name] < 1:
+                raise ValueError(
+                    f"training_fingerprint of {type(data).__name__} must return a dict with the numbers images and "
+                    f"replicas, each at least 1, got {of_data!r}"
+                )
         extractor, statistics = module.teacher.extractor, module.normalized_with
         if module.teacher_checkpoint is None:
             module.load_pretrained(extractor.network)
@@ -143,7 +151,7 @@ class TeacherCache(Callback):
         return {
             "teacher": teacher_fingerprint(extractor, module.teacher_checkpoint) | of_file,
             "views": views_fingerprint(module.views),
-            "data": data.training_fingerprint(),
+            "data": of_data,
             "normalized_with": statistics and [part.flatten().tolist() for part in statistics],
             "precision": str(trainer.precision),
         }

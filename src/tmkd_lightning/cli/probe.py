@@ -280,7 +280,7 @@ def _from_cache(
     cache: TeacherCache, trainer: Trainer, module: TMKDModule, data: ImageDataModule, augmented: int
 ) -> list[Embeddings]:
     """The embeddings of all augmented training images, if the cache has all of them."""
-    if not data.augmentation_replicas or not module.reads_teacher:
+    if not isinstance(data, ImageDataModule) or not data.augmentation_replicas or not module.reads_teacher:
         return []
     module.trainer = trainer
     cache.setup(trainer, module, "fit")

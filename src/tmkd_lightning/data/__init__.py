@@ -9,7 +9,9 @@ from tmkd_lightning.data.datamodules.image_folder import ImageFolderDataModule
 from tmkd_lightning.data.datamodules.listed import CUB200DataModule, RAFDBDataModule, StanfordDogsDataModule
 from tmkd_lightning.data.datasets import CUB200, RAFDB, StanfordDogs
 from tmkd_lightning.data.errors import DataError
+from tmkd_lightning.data.fingerprint import training_fingerprint
 from tmkd_lightning.data.mixing import KorniaMix
+from tmkd_lightning.data.sampling import EpochSampler, SeededDataset, collate
 from tmkd_lightning.data.splits import stratified_split
 
 __all__ = [
@@ -21,11 +23,15 @@ __all__ = [
     "DTDDataModule",
     "DataError",
     "DigitsDataModule",
+    "EpochSampler",
     "ImageDataModule",
     "ImageFolderDataModule",
     "KorniaMix",
     "RAFDBDataModule",
+    "SeededDataset",
     "StanfordDogs",
     "StanfordDogsDataModule",
+    "collate",
     "stratified_split",
+    "training_fingerprint",
 ]

@@ -16,7 +16,23 @@ from tmkd_lightning.utils.fingerprint import fingerprint
 
 
 def training_fingerprint(dataset: SeededDataset) -> dict[str, Any]:
-    """Plain values that determine every training image: raw images, labels and augmentation."""
+    """Plain values that determine every training image: raw images, labels and augmentation.
+
+    Args:
+        dataset: with `replicas` of at least 1; its raw images are all read once.
+
+    Returns:
+        Number of ``images`` and of ``replicas``, and digests of what they hold, for a `TeacherCache`.
+
+    Raises:
+        ValueError: no augmentation of the dataset comes again.
+        DataError: a file cannot be read, or the transform draws from another generator than torch's.
+    """
+    if not dataset.replicas:
+        raise ValueError(
+            "a TeacherCache needs images that come again: set augmentation_replicas of the datamodule, or replicas of "
+            "the SeededDataset, to 1 or more (it is 0)"
+        )
     augmented = augmentation_digest(dataset)  # first: the transform may import modules when it runs
     return {
         "images": len(dataset),

@@ -105,8 +105,8 @@ class BaseModule(LightningModule):
             images, labels = batch[:2]
             if isinstance(images, Tensor) and (labels is None or isinstance(labels, Tensor)):
                 return images, labels
-        got = validation.describe(batch)
-        raise TypeError(f"expected a batch (images, labels), got {got}: override unpack(self, batch) to return the two")
+        got, remedy = validation.describe(batch), validation.how_to_unpack(batch)
+        raise TypeError(f"expected a batch (images, labels), got {got}: {remedy}")
 
     def sample_ids(self, batch: Any) -> np.ndarray:
         """Rows ``(B,)`` of a `TeacherCache` for a batch, ``replica * images + index``; override it with `unpack`."""

@@ -25,7 +25,8 @@ def configure_optimizers(module: Any) -> dict[str, Any]:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     of_network = [parameter for parameter in trained if id(parameter) in network]
     beside = [parameter for parameter in trained if id(parameter) not in network]
-    optimizer: Optimizer = module.optimizer([{"params": group} for group in (of_network, beside) if group])
+    named = {"student" if module.teacher is not None else "network": of_network, "heads": beside}
+    optimizer: Optimizer = module.optimizer([{"params": group, "name": name} for name, group in named.items() if group])
     groups, module.configured_lr = optimizer.param_groups, module.lr
     if module.lr is not None:
         base = groups[0]["lr"]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -224,4 +225,18 @@ def describe(batch: Any) -> str:
     """Describes a batch in messages."""
     if isinstance(batch, dict):
         return f"a dict with the keys {list(batch)}"
+    if isinstance(batch, (list, tuple)) and len(batch) <= 4:
+        return f"a {type(batch).__name__} ({', '.join(type(part).__name__ for part in batch)})"
     return f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (list, tuple)) else "")
+
+
+def how_to_unpack(batch: Any) -> str:
+    """What to do about a batch that is not ``(images, labels)``."""
+    parts = list(batch.values()) if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else [batch]
+    if len(parts) == 2 and isinstance(parts[1], (list, tuple)) and parts[1] and isinstance(parts[1][0], str):
+        return f"labels are words such as {parts[1][0]!r}; hand over their places in class_names, as integers"
+    if any(isinstance(part, np.ndarray) for part in parts):
+        return "make tensors of arrays in the collate_fn, or override unpack(self, batch) to return the two as tensors"
+    if parts and all(isinstance(part, (list, tuple)) for part in parts):
+        return "a batch of several loaders; override unpack(self, batch) to concatenate them, or to take one"
+    return "override unpack(self, batch) to return the two"

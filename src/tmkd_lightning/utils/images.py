@@ -50,6 +50,8 @@ def check_images(image: Tensor, normalized_with: tuple[Tensor, Tensor] | None = 
     """
     if image.ndim != 4 or image.shape[1] != 3:
         remedy = "convert greyscale images with torchvision.transforms.v2.RGB()"
+        if image.shape[-1] == 3:
+            remedy = "put the channels first, with albumentations' ToTensorV2 or torch's permute"
         raise ValueError(f"images must be (batch, 3, height, width), got {tuple(image.shape)}; {remedy}")
     if image.numel() == 0:
         raise ValueError(f"a {batch} holds no image, its shape is {tuple(image.shape)}: leave empty batches out")
