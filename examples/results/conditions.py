@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,20 +45,28 @@ class Condition:
     longer: int = 1  # times the epochs
 
 
-def conditions() -> list[Condition]:
-    """All of them, what tells most first: a study that is stopped early has the rest."""
+def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1) -> list[Condition]:
+    """All of them, what tells most first: a study that is stopped early has the rest.
+
+    Args:
+        methods: base methods to compare with TMKD.
+        longer: times the epochs of a few that are trained longer too, at the end; 1 for none.
+    """
+    patient = [of("kd", kind, longer=longer) for kind in ("plain", "seen", "trivial")] if longer > 1 else []
     return [
         Condition("alone"),
-        *(of(method, kind) for method in METHODS for kind in ("plain", "seen")),
-        *(of(method, "logit") for method in METHODS if method not in LOGIT_TERMS),
-        *(of(method, kind) for method in METHODS for kind in ("generic", "tmkd")),
+        *(of(method, kind) for method in methods for kind in ("plain", "seen")),
+        *(of(method, "logit") for method in methods if method not in LOGIT_TERMS),
+        *(of(method, kind) for method in methods for kind in ("generic", "paper")),
+        of("kd", "tmkd"),
         *(of("kd", kind, texts) for kind in ("tmkd", "seen") for texts in ("random", "permuted")),
         of("kd", "seen_rgb_target"),
         of("kd", "trivial"),
         Condition("alone_on_views", options={"views": VIEWS, "view_shares": SHARES}),
-        *(of(method, "paper") for method in METHODS),
         of("kd", "plain", teacher="rgb"),
         Condition("alone_twice_as_long", longer=2),
+        *patient,
+        *(of(method, "tmkd") for method in methods if method != "kd"),
     ]
 
 
@@ -84,7 +93,7 @@ def tuning() -> list[Condition]:
     return [Condition(name, "views", "kd", options) for name, options in tried.items()]
 
 
-def of(method: str, kind: str, texts: str = "genuine", teacher: str = "views") -> Condition:
+def of(method: str, kind: str, texts: str = "genuine", teacher: str = "views", longer: int = 1) -> Condition:
     """A method in one of the kinds; what is not usual is in its name."""
-    name = f"{method}+{kind}" + ("" if texts == "genuine" else f"@{texts}")
-    return Condition(name + ("@rgb_teacher" if teacher == "rgb" else ""), teacher, method, KINDS[kind], texts)
+    unusual = [texts] * (texts != "genuine") + ["rgb_teacher"] * (teacher == "rgb") + [f"{longer}x"] * (longer > 1)
+    return Condition("@".join([f"{method}+{kind}", *unusual]), teacher, method, KINDS[kind], texts, longer)

@@ -24,8 +24,8 @@ from tabulator import format_gain, format_mean
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
-SETS = {"cifar10": "CIFAR-10 (JPEG)", "cub50": "CUB-50"}
-SEEDS, TUNING_SEEDS = 5, 2
+SETS = {"cifar10": "CIFAR-10 (JPEG)", "cub50": "CUB-50", "cub50_pretrained": "CUB-50, student from ImageNet"}
+SEEDS, TUNING_SEEDS = 5, 3
 COLUMNS = {
     "as published": "plain",
     "+ KD's loss": "logit",
@@ -83,6 +83,11 @@ def runs(folder: Path, name: str) -> pd.DataFrame:
     return frame.set_axis(list(found)) if found else pd.DataFrame(columns=["top1"], dtype=float)
 
 
+def compared(folder: Path) -> list[str]:
+    """The methods that a set has runs of."""
+    return [name for name in METHODS if (folder / f"{name}+plain_0.json").exists()]
+
+
 def teachers(folder: Path) -> pd.DataFrame:
     """Top-1 of each teacher on each view, of the mean of the three, and where any of them is right."""
     found = {name: json.loads((folder / f"teacher_{name}.json").read_text())["top1"] for name in TEACHERS}
@@ -99,7 +104,7 @@ _SUMMARY = ("mean of views", "any view")
 def methods(folder: Path) -> pd.DataFrame:
     """A row for each method, a column for each of its kinds."""
     rows = {}
-    for name in METHODS:
+    for name in compared(folder):
         kinds = {title: kind for title, kind in COLUMNS.items() if not (kind == "logit" and name in LOGIT_TERMS)}
         rows[TITLES[name]] = {title: mean(runs(folder, f"{name}+{kind}")) for title, kind in kinds.items()}
     return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).fillna("").rename_axis("method")
@@ -113,7 +118,7 @@ def comparisons(name: str) -> dict[str, str]:
 def p_values(folder: Path) -> dict[tuple[str, str], float]:
     """Of Student's t on the differences of equal seeds, by method and kind."""
     found = {}
-    for name in METHODS:
+    for name in compared(folder):
         seen = runs(folder, f"{name}+seen")["top1"]
         for kind in comparisons(name).values():
             differences = (seen - runs(folder, f"{name}+{kind}")["top1"]).dropna()
@@ -134,7 +139,7 @@ def holm(p_values: dict[Any, float]) -> dict[Any, float]:
 def gains(folder: Path, corrected: dict[tuple[str, str], float]) -> pd.DataFrame:
     """Of TMKD with a student on views, over the method, over it with KD's loss, and over the generic control."""
     rows = {}
-    for name in METHODS:
+    for name in compared(folder):
         seen = runs(folder, f"{name}+seen")
         row = {}
         for title, kind in comparisons(name).items():
@@ -165,6 +170,9 @@ def controls(folder: Path) -> pd.DataFrame:
         "KD + TMKD, student on views": "kd+seen",
         "the same, texts of other classes": "kd+seen@permuted",
         "the same, random texts": "kd+seen@random",
+        "KD, four times as long": "kd+plain@4x",
+        "KD + TMKD, student on views, four times as long": "kd+seen@4x",
+        "KD, student on TrivialAugment, four times as long": "kd+trivial@4x",
     }.items():
         found = runs(folder, name)
         seconds = f"{found['seconds'].median():.0f}" if len(found) else ""
@@ -175,7 +183,9 @@ def controls(folder: Path) -> pd.DataFrame:
 
 def gradients(folder: Path) -> pd.DataFrame:
     """The share of each term in the lengths of the gradients."""
-    names = {TITLES[method] + title: f"{method}+{kind}" for method in METHODS for title, kind in _PULLS.items()}
+    names = {
+        TITLES[method] + title: f"{method}+{kind}" for method in compared(folder) for title, kind in _PULLS.items()
+    }
     rows = {title: means(runs(folder, name), "shares.") for title, name in names.items()}
     return pd.DataFrame({"share of the gradient": rows}).rename_axis("run")
 

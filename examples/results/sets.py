@@ -12,7 +12,7 @@ from typing import Any
 import timm
 import torch
 from birds import Birds
-from conditions import SHARES, TEACHERS
+from conditions import METHODS, SHARES, TEACHERS
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from photos import TEACHER, TRAIN, Photos
 from student import Small
@@ -34,7 +34,11 @@ class ImageSet(ABC):
     held_out: bool = False
     precision: Any = "32-true"  # Lightning's
 
+    makes = ""  # name of the folder for what is made, which sets may share
     epochs = 60
+    lr = 0.1
+    methods: tuple[str, ...] = tuple(METHODS)
+    longer = 1  # times the epochs of a few students
 
     @abstractmethod
     def data(self) -> ImageDataModule:
@@ -52,7 +56,9 @@ class ImageSet(ABC):
 class CIFAR10(ImageSet):
     """400 images of each class for the student, 2,500 others for the teachers, which are trained here."""
 
+    makes = "cifar10"
     teacher_epochs = 16
+    longer = 4
 
     def data(self) -> ImageDataModule:
         return _photos(self.root, self.held_out)
@@ -62,7 +68,7 @@ class CIFAR10(ImageSet):
         if not weights.exists():
             seed_everything(0, verbose=False)
             views = TEACHERS[name]
-            shares, optimisation = SHARES if len(views) > 1 else None, optimisation_of(self.teacher_epochs)
+            shares, optimisation = SHARES if len(views) > 1 else None, optimisation_of(self.lr, self.teacher_epochs)
             module = ClassifierModule(network, views=views, view_shares=shares, **optimisation)
             data = Photos(self.root, TEACHER, self.held_out, replicas=0)
             fit(module, data, self.teacher_epochs, self.precision)
@@ -77,6 +83,7 @@ class CIFAR10(ImageSet):
 class CUB50(ImageSet):
     """1,500 birds, eight crops of each an epoch; teachers that were fine-tuned on them at 224 px; students at 96 px."""
 
+    makes = "cub50"
     epochs = 8
 
     def data(self) -> ImageDataModule:
@@ -92,7 +99,20 @@ class CUB50(ImageSet):
         return Extractor(Small(num_classes=50), image_size=96)
 
 
-SETS: dict[str, type[ImageSet]] = {"cifar10": CIFAR10, "cub50": CUB50}
+class PretrainedCUB50(CUB50):
+    """The same birds for a student that comes from ImageNet: the teacher's network, at 96 px."""
+
+    epochs = 2
+    lr = 0.02
+    methods = ("kd",)
+
+    def student(self) -> nn.Module:
+        extractor = Extractor(timm.create_model("tf_efficientnet_lite0", num_classes=50), image_size=96)
+        load_weights(extractor, self.root / "tf_efficientnet_lite0_imagenet.safetensors")  # but for the head
+        return extractor
+
+
+SETS: dict[str, type[ImageSet]] = {"cifar10": CIFAR10, "cub50": CUB50, "cub50_pretrained": PretrainedCUB50}
 
 
 @functools.cache
@@ -105,10 +125,10 @@ def _birds(root: Path, folder: Path) -> Birds:
     return Birds(root, folder)
 
 
-def optimisation_of(epochs: int) -> dict[str, Any]:
-    """SGD at 0.1, which falls with a cosine."""
+def optimisation_of(lr: float, epochs: int) -> dict[str, Any]:
+    """SGD whose learning rate falls with a cosine."""
     return {
-        "optimizer": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        "optimizer": lambda params: torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=5e-4),
         "lr_scheduler": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
     }
 

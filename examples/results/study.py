@@ -3,7 +3,7 @@
     python examples/results/study.py cifar10 --root data/cifar10 --vectors clip.npz --jobs 2
 
 The root of cifar10 holds train/<class>/ and test/<class>/ with 32-pixel photos; that of cub50 holds CUB_200_2011 with
-the first 50 classes, and the teachers' weights. The vectors are one text embedding for each class, repeated over the
+the first 50 classes, and the teachers' weights, and of cub50_pretrained those of ImageNet for the student too. The vectors are one text embedding for each class, repeated over the
 views. Measures two teachers, one of plain images and one of its views, and trains every student with every seed, one
 thread each. A finished run is a file in `--output` and is not run again, so a study that was stopped goes on. With
 `--tune`, tries settings on held-out training images instead, and never reads a test image; its files are in a folder of
@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 from tmkd_lightning.utils.files import atomic_write
 
-VECTORS = {"cifar10": ("cifar10", "cifar10_names"), "cub50": ("clip_attr512", "names")}
+_BIRDS = ("clip_attr512", "names")
+VECTORS = {"cifar10": ("cifar10", "cifar10_names"), "cub50": _BIRDS, "cub50_pretrained": _BIRDS}
 
 
 def main() -> None:
@@ -50,14 +51,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="CONDITION", help="some of them, by name; all without it")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
-    tried = {each.name: each for each in (tuning() if options.tune else conditions())}
+    chosen = SETS[options.set]
+    tried = {each.name: each for each in (tuning() if options.tune else conditions(chosen.methods, chosen.longer))}
     if unknown := set(options.only or ()) - set(tried):
         parser.error(f"--only: {sorted(unknown)} are none of {sorted(tried)}")
-    output, folder = options.output / options.set / ("tuning" if options.tune else ""), options.work / options.set
+    output, folder = options.output / options.set / ("tuning" if options.tune else ""), options.work / chosen.makes
     for made in (output, folder):
         made.mkdir(parents=True, exist_ok=True)
     train.keep_vectors(options.vectors, *VECTORS[options.set], folder)
-    images = SETS[options.set](options.root, folder, options.tune, options.precision)
+    images = chosen(options.root, folder, options.tune, options.precision)
     record = {"epochs": images.epochs, "precision": options.precision, **versions()}
     run_all(
         {f"teacher_{name}": partial(train.teacher, images, name) for name in TEACHERS}, output, options.jobs, record

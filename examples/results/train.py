@@ -58,7 +58,7 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
     data.seed = seed  # of the order
     seed_everything(seed, verbose=False)
     epochs = images.epochs * condition.longer
-    network, optimisation = images.student(), optimisation_of(epochs)
+    network, optimisation = images.student(), optimisation_of(images.lr, epochs)
     callbacks: list[Callback] = []
     if condition.teacher is None:
         module: LightningModule = ClassifierModule(network, **condition.options, **optimisation)
