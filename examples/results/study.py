@@ -2,7 +2,7 @@
 
     python examples/results/study.py cifar10 --root data/cifar10 --vectors clip.npz --jobs 2
 
-The root of cifar10 holds train/<class>/ and test/<class>/ with 32-pixel photos; that of cub50 and cub50_pretrained holds
+The root of cifar10 holds train/<class>/ and test/<class>/ with 32-pixel photos; that of cub50 and cub50_pretrained has
 CUB_200_2011 with the first 50 classes, the teachers' weights, and those of ImageNet for the pretrained student. The
 vectors are one text embedding for each class, repeated over the views. Measures two teachers, one of plain images and
 one of its views, and trains every student with every seed, one thread each. A finished run is a file in `--output` and
