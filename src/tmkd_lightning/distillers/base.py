@@ -87,6 +87,11 @@ class Distiller(nn.Module, ABC):
     def set_index(self, index: Tensor) -> None:
         """Takes the places ``(B,)`` of a batch's images among all training images, before each step."""
 
+    def replicated_names(self, prefix: str) -> list[str]:
+        """Dotted names of the `replicated` buffers of the method and those in it."""
+        parts = [(name, part) for name, part in self.named_modules(prefix=prefix) if isinstance(part, Distiller)]
+        return [f"{name}.{buffer}" for name, part in parts for buffer in part.replicated]
+
     def zero(self, student: Output) -> Tensor:
         """A loss of 0 for a batch too small for the method, with gradients of 0 for the student and its own layers."""
         return 0 * torch.stack([student.logits.float().sum(), *(one.float().sum() for one in self.parameters())]).sum()

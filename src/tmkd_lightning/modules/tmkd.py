@@ -197,13 +197,8 @@ class TMKDModule(BaseModule):
         alias_submodule(self, "extractor.network", "student")
         exclude_from_state_dict(self, "teacher.frozen")
         alias_submodule(self, "teacher.weight_net", "weight_net")
-        banks = [
-            f"{name}.{bank}"
-            for name, part in self.named_modules()
-            if isinstance(part, Distiller)
-            for bank in part.replicated
-        ]
-        self._ddp_params_and_buffers_to_ignore = parameter_names(self, "teacher.frozen", "prompt_bank") + banks
+        alike = self.distiller.replicated_names("distiller")
+        self._ddp_params_and_buffers_to_ignore = parameter_names(self, "teacher.frozen", "prompt_bank") + alike
 
     def _own_teacher(self, teacher: nn.Module, num_classes: NumClasses, checkpoint: str | None) -> Extractor:
         """Notes which classes the teacher knows, and holds it against the student."""
