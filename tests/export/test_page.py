@@ -41,13 +41,14 @@ def short() -> Any:
 
 
 class Noise(LightningDataModule):
-    """Test images of noise, of as many classes as there are names."""
+    """Test images of coloured noise, of as many classes as there are names."""
 
     def __init__(self, classes: int, size: int = 12, images: int = 120) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.class_names = HOSTILE[:classes]
         self.images = torch.rand(images, 3, size, size, generator=generator)
+        self.images *= torch.rand(images, 3, 1, 1, generator=generator)
         self.labels = torch.randint(classes, (images,), generator=generator)
 
     def test_dataloader(self) -> Any:
@@ -55,10 +56,11 @@ class Noise(LightningDataModule):
 
 
 def distilled(classes: int) -> TMKDModule:
-    torch.manual_seed(0)
+    torch.manual_seed(5)
     networks = Net(num_classes=classes), Net(4, num_classes=classes)
     module = TMKDModule(*networks, views=["rgb", "edge"], fusion="mean", text_weight=0)
-    module.extractor.network.fc.bias.data[1] += 3.0  # so that it is certain of something
+    for extractor in (module.extractor, module.teacher.extractor):  # so that they answer variously
+        extractor.network.fc.weight.data *= 30
     return module
 
 
@@ -123,6 +125,7 @@ def test_the_confusion_matrix_and_who_is_right(few) -> None:
     right = {role: one == data.labels for role, one in answers.items()}
     both = [[(right["student"] == a) & (right["teacher"] == b) for b in (True, False)] for a in (True, False)]
     expected = [[int(cell.sum()) for cell in row] for row in both]
+    assert len({count for row in expected for count in row}) == 4
     assert [[int(cell) for cell in row[1:]] for row in table(page, "have right and wrong")[1:]] == expected
     assert f"and the teacher {expected[1][0]} of these right" in page
 
@@ -153,7 +156,7 @@ def test_every_mistake_has_its_image_and_both_opinions(few) -> None:
         content = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]*)"', card)[1])
         pixels = torch.from_numpy(np.asarray(Image.open(io.BytesIO(content))).copy()).permute(2, 0, 1)
         assert pixels.equal((images[one.index] * 255).round().to(torch.uint8))
-        shown = re.findall(r"([\d.]+) %</span>\s*<span class=\"bar", card)
+        shown = re.findall(r"([\d.]+) %</span></span>\s*<span class=\"bar", card)
         assert shown == [f"{100 * one.opinions[role].probability:.1f}" for role in ("student", "teacher")]
         assert f"test image {one.index}<" in card
         assert card.count("✗") == 1 + (one.opinions["teacher"].answer != one.truth)

@@ -12,22 +12,17 @@ from typing import Any, NamedTuple
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--headless=new",
-    "--no-sandbox",
+    "--no-sandbox",  # as root
     "--disable-gpu",
     "--disable-dev-shm-usage",
-    "--no-first-run",
     "--disable-extensions",
     "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
     "--enable-logging=stderr",
-    "--virtual-time-budget=20000",
-    "--dump-dom",
+    "--dump-dom",  # once the load event is over
 ]
 LOOK = """
-async function look(frame) {
+function look(frame) {
   const page = frame.contentDocument, room = page.documentElement.clientWidth;  // without the scroll bar
-  await Promise.all([...page.images].map(image => image.decode().catch(() => null)));
   const outside = [...page.body.querySelectorAll("*")].filter(
     one => !one.closest(".scroll > *") && one.getBoundingClientRect().right > room + 0.5);
   return {
@@ -42,9 +37,8 @@ async function look(frame) {
     text: page.body.innerText,
   };
 }
-addEventListener("load", async () => {
-  const found = await Promise.all([...document.querySelectorAll("iframe")].map(look));
-  document.body.dataset.found = JSON.stringify(found);
+addEventListener("load", () => {  // of all frames and their images
+  document.body.dataset.found = JSON.stringify([...document.querySelectorAll("iframe")].map(look));
 });
 """
 

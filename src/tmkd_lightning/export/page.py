@@ -62,7 +62,7 @@ def collect_page(
     data: LightningDataModule | None = None,
     accelerator: str = "auto",
     histories: Callable[[], Mapping[str, History]] | None = None,
-    source: str = "",
+    source: str = "From a module in Python",
     mistakes: int = 24,
     examples: int = 4,
     no_data: str = "no data were given",
