@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from lightning.pytorch import Trainer
 
 from helpers.wandb_file import read_run
@@ -168,6 +169,21 @@ def test_weights_and_biases_get_the_page_too(here, monkeypatch) -> None:
     tables = [json.loads(path.read_text()) for path in file.parent.glob("files/media/table/report/mistakes*.json")]
     assert [len(table["data"]) for table in tables] == [3]
     assert {"report/networks", "report/cam"} <= {key.split(".")[0] for key in row}
+
+
+def test_weights_and_biases_refuse(here, untested, monkeypatch) -> None:
+    """The report is written all the same."""
+
+    def refuse(**options: Any) -> None:
+        assert options == {"project": "tests", "name": "digits_tmkd", "job_type": "report"}
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(
+        ValueError, match=r"opens no run in 'tests' \(No API key configured\.\): log in with wandb login"
+    ):
+        report("--wandb", "tests")
+    assert Path("report.json").exists()
 
 
 def test_what_fails_leaves_an_older_report_as_it_was(here) -> None:

@@ -83,6 +83,16 @@ def many() -> RunPage:
     return replace(page, files=[f"a b/{index}<img src=x onerror=alert(3)>{'long' * 30}.jpg" for index in range(60)])
 
 
+@pytest.fixture(scope="module")
+def few_html(few) -> str:
+    return to_html(few)
+
+
+@pytest.fixture(scope="module")
+def many_html(many) -> str:
+    return to_html(many)
+
+
 def table(page: str, caption: str) -> list[list[str]]:
     """The texts of the cells of the table with this caption."""
     (found,) = [one for one in re.findall(r"<table.*?</table>", page, re.DOTALL) if caption in one]
@@ -110,7 +120,7 @@ def test_the_numbers_are_those_of_the_report(few, tmp_path) -> None:
     assert f"The student has {wrong} of 120 test images wrong" in page
 
 
-def test_the_confusion_matrix_and_who_is_right(few) -> None:
+def test_the_confusion_matrix_and_who_is_right(few_html) -> None:
     """By scikit-learn, from logits that were asked for here."""
     data = Noise(3)
     module = distilled(3)
@@ -119,7 +129,7 @@ def test_the_confusion_matrix_and_who_is_right(few) -> None:
             role: Extractor(network.network.eval())(data.images).logits.argmax(1)
             for role, network in (("student", module.extractor), ("teacher", module.teacher.extractor))
         }
-    page = to_html(few)
+    page = few_html
     shown = [[int(cell) for cell in row[1:]] for row in table(page, "Confusion matrix")[1:]]
     assert shown == confusion_matrix(data.labels, answers["student"]).tolist()
     right = {role: one == data.labels for role, one in answers.items()}
@@ -130,8 +140,8 @@ def test_the_confusion_matrix_and_who_is_right(few) -> None:
     assert f"and the teacher {expected[1][0]} of these right" in page
 
 
-def test_many_classes_have_pairs_instead(many) -> None:
-    page = to_html(many)
+def test_many_classes_have_pairs_instead(many, many_html) -> None:
+    page = many_html
     assert "Confusion matrix" not in page
     data, (_, *rows) = Noise(MATRIX_CLASSES + 1, 100, 60), table(page, "confuses most often, of 21 classes")
     counts = confusion_matrix(data.labels, many.predictions.answers["student"], labels=range(MATRIX_CLASSES + 1))
@@ -147,8 +157,8 @@ def test_many_classes_have_pairs_instead(many) -> None:
         assert share == f"{100 * counts[place] / totals[place[0]]:.0f} %"
 
 
-def test_every_mistake_has_its_image_and_both_opinions(few) -> None:
-    page = to_html(few)
+def test_every_mistake_has_its_image_and_both_opinions(few, few_html) -> None:
+    page = few_html
     cards = re.findall(r"<li>\s*<img.*?</li>", page, re.DOTALL)
     assert len(cards) == 6
     images = Noise(3).images
@@ -197,7 +207,7 @@ def _no_matplotlib() -> None:
     raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib")
 
 
-def test_files_of_test_images_are_named_as_they_lie_in_their_folder(tmp_path) -> None:
+def test_files_of_test_images_are_named_as_they_lie_in_their_folder(tmp_path, monkeypatch) -> None:
     for split in ("train", "test"):
         for label, name in enumerate(("a", "b", "c")):
             (tmp_path / split / name).mkdir(parents=True)
@@ -210,6 +220,8 @@ def test_files_of_test_images_are_named_as_they_lie_in_their_folder(tmp_path) ->
     assert page.files == [f"test/{name}/{index}.png" for name in "abc" for index in range(2)]
     for one in page.predictions.mistakes:
         assert page.files[one.index].split("/")[1] == "abc"[one.truth]
+    monkeypatch.setattr(data, "test_dataloader", lambda: data._loader(data._datasets["test"], sampler=range(5, -1, -1)))
+    assert collect(ClassifierModule(Net()), data).files is None  # another order: which is which is not known
 
 
 def test_a_page_takes_its_name_once_it_is_whole(few, tmp_path) -> None:
@@ -255,8 +267,8 @@ def test_both_looks_and_the_print_have_enough_contrast() -> None:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no chromium here to open the page in")
-def test_a_browser_shows_it_whole_on_a_phone_and_on_a_desk_and_asks_nobody(few, many, tmp_path) -> None:
-    seen = open_pages([to_html(few, "few"), to_html(many, "many")], [400, 1200], tmp_path)
+def test_a_browser_shows_it_whole_on_a_phone_and_on_a_desk_and_asks_nobody(few_html, many_html, tmp_path) -> None:
+    seen = open_pages([few_html, many_html], [400, 1200], tmp_path)
     assert seen.console == []
     assert [frame["width"] for frame in seen.frames] == [400, 1200, 400, 1200]
     for frame in seen.frames:
@@ -267,12 +279,12 @@ def test_a_browser_shows_it_whole_on_a_phone_and_on_a_desk_and_asks_nobody(few, 
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no chromium here to open the page in")
-def test_the_browser_would_notice(few, tmp_path) -> None:
+def test_the_browser_would_notice(few_html, tmp_path) -> None:
     """A request, a broken image and something too wide, each put into a page on purpose."""
     broken = (
         '<p style="width: 500px">wide</p><img src="data:image/png;base64,AAAA"><img src="http://127.0.0.1:9/a.png">'
     )
-    seen = open_pages([to_html(few).replace("<footer>", f"{broken}<footer>")], [400], tmp_path)
+    seen = open_pages([few_html.replace("<footer>", f"{broken}<footer>")], [400], tmp_path)
     (frame,) = seen.frames
     assert (frame["images"], frame["broken"], frame["nameless"]) == (6 + 3 + 2, 2, 2)
     assert frame["scrolls"]

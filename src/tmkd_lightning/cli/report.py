@@ -1,5 +1,6 @@
 """``tmkd report``: teacher and student of a checkpoint side by side."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from tmkd_lightning.figures.curves import run_name
 from tmkd_lightning.modules.loading import load_datamodule, load_module, read_teacher
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import check_writable
-from tmkd_lightning.utils.messages import printable
+from tmkd_lightning.utils.messages import printable, short
 from tmkd_lightning.utils.validation import check_count
 
 
@@ -114,7 +115,13 @@ def _log(page: RunPage, project: str, name: str) -> None:
     """Logs the page to a run of its own, or to the one that WANDB_RUN_ID names."""
     import wandb  # slow to import, and only needed here
 
-    with wandb.init(project=project, name=name, job_type="report") as run:
+    own: dict[str, Any] = {} if "WANDB_RUN_ID" in os.environ else {"name": name, "job_type": "report"}
+    try:
+        run = wandb.init(project=project, **own)
+    except wandb.Error as error:
+        remedy = "log in with wandb login, or set WANDB_MODE=offline; the files of the report are written"
+        raise ValueError(f"Weights & Biases opens no run in {project!r} ({short(error)}): {remedy}") from error
+    with run:
         log_page(page, run)
 
 

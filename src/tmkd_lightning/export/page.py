@@ -125,7 +125,7 @@ def collect_page(
         return histories()
 
     figures = _draw(collect, module.views, read_histories, source)
-    return RunPage(report, names, predictions, figures, _file_names(data) if predictions else None)
+    return RunPage(report, names, predictions, figures, None if predictions is None else _file_names(data, predictions))
 
 
 def _draw(collect: Any, views: Any, histories: Any, source: str) -> dict[str, Figure | str]:
@@ -143,10 +143,10 @@ def _draw(collect: Any, views: Any, histories: Any, source: str) -> dict[str, Fi
     return found
 
 
-def _file_names(data: LightningDataModule | None) -> list[str] | None:
-    """Paths of the test images of a datamodule of ours, below the folder that all of them lie in."""
+def _file_names(data: LightningDataModule | None, predictions: Predictions) -> list[str] | None:
+    """Paths of the test images of a datamodule of ours, below its root; None if they came in another order."""
     samples = data.samples("test") if isinstance(data, ImageDataModule) else None
-    if not isinstance(samples, ImageFiles):
+    if not isinstance(samples, ImageFiles) or samples.labels != predictions.truths.tolist():
         return None
     root = getattr(data, "root", None)
     paths = [path for path, _ in samples.files]
