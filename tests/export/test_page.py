@@ -203,6 +203,11 @@ def test_what_is_missing_is_said_in_its_place(tmp_path, monkeypatch) -> None:
     assert "teacher" not in re.sub("<style.*?</style>", "", page, flags=re.DOTALL).replace("of the teacher", "")
 
 
+def test_a_number_of_examples_that_figures_cannot_be_made_of() -> None:
+    with pytest.raises(ValueError, match="examples must be a whole number, at least 1, got 0"):
+        collect(ClassifierModule(Net()), None, examples=0)
+
+
 def _no_matplotlib() -> None:
     raise ModuleNotFoundError("figures need matplotlib: pip install matplotlib")
 

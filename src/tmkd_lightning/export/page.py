@@ -23,6 +23,7 @@ from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.text.class_names import find_class_names, resolve_class_names
 from tmkd_lightning.utils.files import atomic_write, check_writable
 from tmkd_lightning.utils.messages import printable
+from tmkd_lightning.utils.validation import check_count
 
 MATRIX_CLASSES = 20  # as many fit on a sheet of paper; of more, the pairs that are confused most often are listed
 PAIRS = 20
@@ -88,12 +89,12 @@ def collect_page(
         >>> from torchvision.models import resnet18
         >>> from tmkd_lightning import ClassifierModule
         >>> page = collect_page(ClassifierModule(resnet18(num_classes=3)), image_size=32, batch_sizes=[1])
-        >>> page.report["networks"]["network"]["parameters"], page.figures["views"]
-        (11178051, 'no data were given')
+        >>> page.role, page.predictions, page.figures["views"]
+        ('network', None, 'no data were given')
         >>> write_page(page, Path(mkdtemp()) / "run.html").name
         'run.html'
     """
-    collector = PredictionCollector(mistakes, examples)
+    collector = PredictionCollector(mistakes, check_count("examples", examples))
     report = compare(
         module,
         image_size=image_size,

@@ -82,8 +82,9 @@ class Predictions:
         Example:
             >>> truths, answers = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([0, 2, 2, 0, 2])
             >>> predictions = Predictions(truths, {"student": answers}, [], torch.empty(0), torch.empty(0))
-            >>> [tuple(pair)[:3] for pair in predictions.confusions("student", most=5)]
-            [(0, 2, 2), (1, 0, 1)]
+            >>> first, second = predictions.confusions("student", most=5)
+            >>> first.truth, first.answer, first.images
+            (0, 2, 2)
         """
         wrong = self.wrong(role)
         if not wrong.any():
@@ -112,7 +113,8 @@ class PredictionCollector:
         >>> collector.start({"student": lambda images, checked: Output(images.mean((2, 3)))}, num_classes=3)
         >>> images = torch.eye(3)[:, :, None, None].expand(-1, -1, 8, 8)  # red, green and blue
         >>> collector.update(images, torch.tensor([0, 1, 0]))
-        >>> collector.metrics()["student"]["top1"], collector.compute().mistakes[0].index
+        >>> student, mistake = collector.metrics()["student"], collector.compute().mistakes[0]
+        >>> student["top1"], mistake.index
         (0.666..., 2)
     """
 
@@ -150,7 +152,7 @@ class PredictionCollector:
         if len(self._examples) < self.examples:
             for image, label in zip(images, truths.tolist(), strict=True):
                 if len(self._examples) < self.examples:
-                    self._examples.setdefault(label, image.clone())
+                    self._examples.setdefault(label, image.clone().cpu())
         self.count = (self.count or 0) + len(images)
 
     def metrics(self) -> dict[str, dict[str, float]]:
