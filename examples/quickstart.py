@@ -1,7 +1,8 @@
 """Trains a teacher on digits, then a small student alone, with KD and with TMKD, through the command line.
 
 Ends with runs/quickstart.png, all figures on one page, a table of test accuracies, and what the student of TMKD gains
-over its teacher. Run it from anywhere with `python examples/quickstart.py`; it writes to ./runs.
+over its teacher, with its mistakes on a page, runs/quickstart.html. Run it from anywhere with
+`python examples/quickstart.py`; it writes to ./runs.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> None:
     print("The words of TMKD's text teacher come from a stand-in without visual meaning. Figure: runs/quickstart.png")
     print("\n=== What did I gain? tmkd report --checkpoint runs/digits_tmkd/best.ckpt ===")
     report = ["--checkpoint", "runs/digits_tmkd/best.ckpt", "--output", "runs/quickstart"]
+    report += ["--html", "runs/quickstart.html"]
     tmkd(["report", *report, "--accelerator", "cpu"])
 
 

@@ -18,7 +18,7 @@ PUBLIC = {
     "shufflenet_v2 vgg13 vgg8 wrn_16_2 wrn_40_1 wrn_40_2",
     "tmkd_lightning.data": "CIFAR100DataModule CUB200DataModule DTDDataModule DigitsDataModule ImageFolderDataModule "
     "RAFDBDataModule StanfordDogsDataModule",
-    "tmkd_lightning.export": "export_student predict_folder",
+    "tmkd_lightning.export": "RunPage collect_page export_student log_page predict_folder write_page",
 }
 
 

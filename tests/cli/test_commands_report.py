@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import wandb
 from lightning.pytorch import Trainer
 
+from helpers.wandb_file import read_run
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.export import report as measuring
@@ -47,7 +51,9 @@ def here(trained, tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def untested(monkeypatch) -> None:
     """Accuracy takes the longest."""
-    monkeypatch.setattr(measuring, "_test", lambda *args: dict.fromkeys(("top1", "top5", "recall"), 0.5))
+    accuracy = dict.fromkeys(("top1", "top5", "recall"), 0.5)
+    roles = ("teacher", "student", "network")
+    monkeypatch.setattr(measuring, "_test", lambda *args, **options: dict.fromkeys(roles, accuracy))
 
 
 def report(*args: str, checkpoint: str = STUDENT) -> dict[str, Any]:
@@ -122,6 +128,64 @@ def test_a_checkpoint_that_does_not_name_its_data(here, untested) -> None:
     assert found["networks"]["student"]["accuracy"]["top1"] == 0.5
 
 
+def texts(page: str) -> str:
+    """What a reader of a page sees, without its style."""
+    return html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", page, flags=re.DOTALL))
+
+
+def test_a_page_of_the_same_numbers(here, capsys) -> None:
+    found = report("--html", "pages/run.html", "--mistakes", "5")
+    assert capsys.readouterr().out.split()[-1] == "pages/run.html"
+    page = Path("pages/run.html").read_text()
+    cells = [html.unescape(cell) for cell in re.findall(r"<td>([^<]+)</td>", page)]
+    table = [cell for row in measuring.table_rows(found)[1:] for cell in row[1:]]
+    assert cells[: len(table)] == table
+    wrong = round(599 * (1 - found["networks"]["student"]["accuracy"]["top1"]))
+    assert f"The student has {wrong} of 599 test images wrong" in texts(page)
+    assert page.count('alt="Test image ') == 5
+    assert "From run digits_tmkd, checkpoint best.ckpt (step 4), seed 0" in texts(page)
+    assert "Not drawn" not in page
+
+
+def test_a_page_says_what_is_missing(here, untested) -> None:
+    shutil.move(TEACHER, "elsewhere.ckpt")
+    shutil.move(STUDENT, "student.ckpt")
+    without_data("student.ckpt")
+    report("--image_size", "16", "--html", "run.html", checkpoint="student.ckpt")
+    page = texts(Path("run.html").read_text())
+    assert page.count("Not measured: student.ckpt does not name its data: name them with --data.") == 2
+    assert "no metrics.csv in . or its version_<n>" in page
+    report("--image_size", "16", "--html", "run.html", "--run", "runs/digits_tmkd", checkpoint="student.ckpt")
+    assert "no metrics.csv" not in texts(Path("run.html").read_text())
+
+
+def test_weights_and_biases_get_the_page_too(here, monkeypatch) -> None:
+    for name in ("DIR", "DATA_DIR", "CACHE_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", str(here / "wandb_files"))
+    report("--wandb", "tests", "--mistakes", "3", checkpoint=TEACHER)
+    (file,) = here.glob("wandb_files/wandb/offline-run-*/run-*.wandb")
+    _, history = read_run(file)
+    (row,) = [row for row in history if any(key.startswith("report/") for key in row)]
+    tables = [json.loads(path.read_text()) for path in file.parent.glob("files/media/table/report/mistakes*.json")]
+    assert [len(table["data"]) for table in tables] == [3]
+    assert {"report/networks", "report/cam"} <= {key.split(".")[0] for key in row}
+
+
+def test_weights_and_biases_refuse(here, untested, monkeypatch) -> None:
+    """The report is written all the same."""
+
+    def refuse(**options: Any) -> None:
+        assert options == {"project": "tests", "name": "digits_tmkd", "job_type": "report"}
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(
+        ValueError, match=r"opens no run in 'tests' \(No API key configured\.\): log in with wandb login"
+    ):
+        report("--wandb", "tests")
+    assert Path("report.json").exists()
+
+
 def test_what_fails_leaves_an_older_report_as_it_was(here) -> None:
     Path("report.md").write_text("older")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at gone\.ckpt: is the path right"):
@@ -130,6 +194,11 @@ def test_what_fails_leaves_an_older_report_as_it_was(here) -> None:
         report("--batch_sizes", "[0]")
     with pytest.raises(ValueError, match=r"accelerator '\w+' cannot be used here"):
         report("--accelerator", "mps" if torch.cuda.is_available() else "cuda")
+    with pytest.raises(ValueError, match="mistakes must be a whole number, at least 0, got -1"):
+        report("--mistakes", "-1")
+    Path("folder.html").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"folder\.html is a folder: give the name of a file"):
+        report("--html", "folder.html")
     Path("page").write_text("")
     with pytest.raises(NotADirectoryError, match="page is a file, not a folder"):
         report("--output", "page/report")

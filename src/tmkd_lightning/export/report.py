@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from tmkd_lightning.callbacks.run_record import cpu_name, versions
 from tmkd_lightning.data import DataError
+from tmkd_lightning.export.predictions import PredictionCollector
 from tmkd_lightning.export.student import FORMATS, DeployableClassifier, predict_logits
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models.pretrained import DeferredNetwork
@@ -44,11 +46,12 @@ def compare(
     accelerator: str = "auto",
     no_data: str = "no data were given",
     no_teacher: str | None = None,
+    collector: PredictionCollector | None = None,
 ) -> dict[str, Any]:
     """Measures teacher and student of a TMKDModule, or the network of a ClassifierModule.
 
-    Accuracy is that of the plain images of the whole test split, in the trainer's test loop. Where there is no such
-    split it is None, with the reason beside it.
+    Accuracy is that of the plain images of the whole test split, which the trainer's test loop goes through once.
+    Where there is no such split it is None, with the reason beside it.
 
     Args:
         module: a TMKDModule, whose teacher has its weights, or a ClassifierModule.
@@ -58,33 +61,36 @@ def compare(
         accelerator: Lightning's, such as ``cpu``; latency is measured on one device of it.
         no_data: why there are none.
         no_teacher: why the teacher does not have its weights; its accuracy is then not measured.
+        collector: keeps the answers and some of the images of that pass, the student's mistakes among them.
 
     Returns:
         Plain values: ``networks`` by role, each as `measure` has it with ``accuracy`` (``top1``, ``top5``, ``recall``,
         from 0 to 1) and ``not_measured`` beside it, ``ratio`` (student / teacher), ``data``, ``device`` and
         ``versions``.
     """
-    tested = _TestedImages()
-    trainer = _quiet_trainer(accelerator, tested)
+    collector = PredictionCollector() if collector is None else collector
+    trainer = _quiet_trainer(accelerator, collector)
     device = trainer.strategy.root_device
     roles = {"network": module.extractor}
     if module.teacher is not None:
         roles = {"teacher": module.teacher.extractor, "student": module.extractor}
-    networks: dict[str, dict[str, Any]] = {}
-    for role, extractor in roles.items():  # what may fail by the user's data comes first
-        try:
-            if data is None or (role == "teacher" and no_teacher is not None):
-                raise NotMeasuredError(no_data if data is None else no_teacher)
-            networks[role] = {"accuracy": _test(trainer, tested, module, extractor, data), "not_measured": None}
-        except NotMeasuredError as error:
-            networks[role] = {"accuracy": None, "not_measured": str(error)}
+    networks: dict[str, dict[str, Any]] = {}  # what may fail by the user's data comes first
+    try:
+        if data is None:
+            raise NotMeasuredError(no_data)
+        accuracy = _test(trainer, collector, module, data, with_teacher=no_teacher is None)
+        networks = {role: {"accuracy": accuracy.get(role), "not_measured": None} for role in roles}
+    except NotMeasuredError as error:
+        networks = {role: {"accuracy": None, "not_measured": str(error)} for role in roles}
+    if data is not None and no_teacher is not None and "teacher" in roles:
+        networks["teacher"]["not_measured"] = no_teacher
     for role, extractor in roles.items():
         networks[role] = measure(extractor, image_size, batch_sizes, device, role) | networks[role]
     name = None if data is None else f"{type(data).__module__}.{type(data).__qualname__}"
     return {
         "networks": networks,
         "ratio": _ratio(networks["student"], networks["teacher"]) if "teacher" in networks else None,
-        "data": {"datamodule": name, "image_size": image_size, "test_images": tested.count},
+        "data": {"datamodule": name, "image_size": image_size, "test_images": collector.count},
         "device": {
             "type": str(device),
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
@@ -152,12 +158,23 @@ def measure(
 
 def to_markdown(report: Mapping[str, Any]) -> str:
     """Writes a report of `compare` as a table in Markdown, with how it was measured below it."""
-    networks, data, device = report["networks"], report["data"], report["device"]
-    columns = {f"{role} ({one['network']})": _cells(one) for role, one in networks.items()}
+    return (
+        "\n".join([*_table(table_rows(report)), "", *(f"- {printable(note)}" for note in table_notes(report))]) + "\n"
+    )
+
+
+def table_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """The cells of a report's table, its head first."""
+    columns = {f"{role} ({one['network']})": _cells(one) for role, one in report["networks"].items()}
     if report["ratio"] is not None:
         columns["student / teacher"] = {name: _number(value) for name, value in report["ratio"].items()}
     names = dict.fromkeys(name for cells in columns.values() for name in cells)
-    rows = [["", *columns], *([name, *(cells.get(name, "") for cells in columns.values())] for name in names)]
+    return [["", *columns], *([name, *(cells.get(name, "") for cells in columns.values())] for name in names)]
+
+
+def table_notes(report: Mapping[str, Any]) -> list[str]:
+    """How the numbers of a report were measured, and why some were not."""
+    networks, data, device = report["networks"], report["data"], report["device"]
     threads = f", {device['threads']} thread(s)" if device["type"] == "cpu" else ""
     side = data["image_size"]
     notes = [
@@ -174,7 +191,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         notes.append(f"accuracy of {roles}: not measured, {reason}")
     notes += [f"checkpoint: {report['checkpoint']}"] if "checkpoint" in report else []
     notes.append("made with " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
-    return "\n".join([*_table(rows), "", *(f"- {printable(note)}" for note in notes)]) + "\n"
+    return notes
 
 
 def write_report(report: Mapping[str, Any], output: str | Path) -> list[Path]:
@@ -194,22 +211,10 @@ def report_files(output: str | Path) -> list[Path]:
     return [path.with_name(f"{stem}{suffix}") for suffix in (".md", ".json")]
 
 
-class _TestedImages(Callback):
-    """Counts the images of a test; None before it has begun."""
+def _quiet_trainer(accelerator: str, collector: PredictionCollector) -> Trainer:
+    def begin(*args: Any) -> None:
+        collector.count = 0
 
-    count: int | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.count = None
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.count = 0
-
-    def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
-        self.count = (self.count or 0) + len(pl_module.unpack(batch)[0])
-
-
-def _quiet_trainer(accelerator: str, tested: _TestedImages) -> Trainer:
     try:
         return Trainer(
             accelerator=accelerator,
@@ -218,30 +223,44 @@ def _quiet_trainer(accelerator: str, tested: _TestedImages) -> Trainer:
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=sys.stderr.isatty(),
-            callbacks=[tested],
+            callbacks=[LambdaCallback(on_test_start=begin)],
         )
     except MisconfigurationException as error:
         raise ValueError(f"accelerator {accelerator!r} cannot be used here: {short(error)}") from error
 
 
 def _test(
-    trainer: Trainer, tested: _TestedImages, module: BaseModule, network: Extractor, data: LightningDataModule
-) -> dict[str, float]:
-    """Accuracy of a network of the module on the test split, in place of the one that the module tests."""
-    own, module.extractor = module.extractor, network
+    trainer: Trainer,
+    collector: PredictionCollector,
+    module: BaseModule,
+    data: LightningDataModule,
+    with_teacher: bool,
+) -> dict[str, dict[str, float]]:
+    """Accuracy of the networks of a module on the test split, by role; each batch goes through all of them."""
+    networks = {"network" if module.teacher is None else "student": module.extractor}
+    if module.teacher is not None and with_teacher:
+        networks["teacher"] = module.teacher.frozen
+    collector.start(networks, module.num_classes)
+
+    def step(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if batch_idx == 0:
+            module.check_batch(batch)  # as in the module's own step
+        collector.update(*module.preprocess_labelled(batch))
+
+    vars(module)["test_step"] = step  # for this call, before the class's method
     try:
         results = trainer.test(module, datamodule=data, verbose=False)
     except (DataError, MisconfigurationException) as error:
-        if tested.count is not None:  # there is a test split, and a fault in it
+        if collector.count is not None:  # there is a test split, and a fault in it
             raise
         raise NotMeasuredError(f"there is no test split ({short(error)})") from error
     finally:
-        module.extractor = own
+        del vars(module)["test_step"]
     if len(results) != 1:
         raise NotMeasuredError(f"the data have {len(results)} test loaders, not one")
-    if not tested.count:
+    if not collector.count:
         raise NotMeasuredError("the test split has no images")
-    return {name: results[0][f"test/{name}"] for name in _ACCURACIES}
+    return {role: {name: values[name] for name in _ACCURACIES} for role, values in collector.metrics().items()}
 
 
 @contextmanager
@@ -286,8 +305,8 @@ def _latency(classifier: nn.Module, images: Tensor, name: str) -> dict[str, Any]
     }
 
 
-def _values(network: Mapping[str, Any]) -> dict[str, float]:
-    """What is compared, by the name of its row."""
+def network_values(network: Mapping[str, Any]) -> dict[str, float]:
+    """What is compared of a network, by the name of its row."""
     latency = {f"latency, batch {one['batch_size']}": one["median_ms"] for one in network["latency"]}
     accuracy = {_ACCURACIES[name]: value for name, value in (network["accuracy"] or {}).items()}
     return {
@@ -301,13 +320,13 @@ def _values(network: Mapping[str, Any]) -> dict[str, float]:
 
 def _ratio(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, float]:
     """What the student has of the teacher's, where both were measured and the teacher has some."""
-    ours, theirs = _values(student), _values(teacher)
+    ours, theirs = network_values(student), network_values(teacher)
     return {name: ours[name] / theirs[name] for name in ours if theirs.get(name)}
 
 
 def _cells(network: Mapping[str, Any]) -> dict[str, str]:
     """A column of the table, by the names of its rows."""
-    cells = {name: f"{value:,}" for name, value in _values(network).items()}
+    cells = {name: f"{value:,}" for name, value in network_values(network).items()}
     cells["size"] = tqdm.format_sizeof(network["bytes"], "B")
     for one in network["latency"]:
         median, low, high = (_number(one[name]) for name in ("median_ms", "q1_ms", "q3_ms"))
