@@ -46,6 +46,7 @@ class TeacherCache(Callback):
 
     folder: CacheFolder | None
     complete: bool | None  # None: not known before setup
+    stopped: bool  # whether nothing is written any more, as the disk is full or gone
 
     def __init__(self, directory: str, dtype: Literal["float16", "float32"] = "float16", maps: bool = False) -> None:
         if dtype not in ("float16", "float32"):
@@ -80,9 +81,8 @@ class TeacherCache(Callback):
             without = CacheFolder(self.directory, identity, self._dtypes(pl_module.teacher, has_head=False))
             self.folder = without if LOGITS in without.files else self.folder
         self.complete = self._files_made = self.folder.complete
-        rows = identity["data"]["images"] * identity["data"]["replicas"]
         ending = ": the teacher will not run" if self.complete else ""
-        rank_zero_info(f"Teacher cache {self.folder.path}: {self.folder.written} of {rows} rows are there{ending}")
+        rank_zero_info(f"Teacher cache {self.folder.path}: {self.folder.written} of {self.folder.rows} rows are there{ending}")
         # A teacher that came with its weights has this head, or gets it, when its module puts its classes in order.
         if self.complete and EMBEDDING in self.folder.dtypes and pl_module.teacher_checkpoint is not None:
             state = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}
@@ -92,7 +92,7 @@ class TeacherCache(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reopens the files, to which other processes may have written."""
         self._check_images = True
-        if self.folder is not None and self._files_made and not self.complete and not self._stopped:
+        if self.folder is not None and self._files_made and not self.complete and not self.stopped:
             try:
                 self.folder.reopen()
             except CacheError as error:
@@ -120,7 +120,7 @@ class TeacherCache(Callback):
         """Drops all state of a run: the next one may have another teacher."""
         self.folder = self.complete = None
         self._rows = np.empty(0, np.int64)
-        self._files_made = self._stopped = False
+        self._files_made = self.stopped = False
         self._check_images = True
 
     def _dtypes(self, teacher: MultiViewTeacher, has_head: bool) -> dict[str, str]:
@@ -159,7 +159,7 @@ class TeacherCache(Callback):
     def _read(self, folder: CacheFolder, image: Tensor) -> dict[str, Tensor] | None:
         stored = None
         try:
-            stored = None if self._stopped else folder.read(self._rows)
+            stored = None if self.stopped else folder.read(self._rows)
         except OSError as error:
             self._stop(error)
         if stored is None and self.complete:
@@ -193,14 +193,13 @@ class TeacherCache(Callback):
                     + (" or above 65504; use dtype float32" if self.dtype == "float16" else "")
                 )
         if not self._files_made:  # before the first optimizer step: only now are the shapes known
-            data = folder.identity["data"]
             shapes = {PIXELS: (1,), **{name: value.shape[1:] for name, value in values.items()}}
-            folder.create(data["images"] * data["replicas"], shapes)
+            folder.create(folder.rows, shapes)
             if EMBEDDING in shapes:
                 state = teacher.extractor.head.state_dict()  # NumPy has no bfloat16
                 folder.write_head(**{name: at_least_float32(value).cpu().numpy() for name, value in state.items()})
             self._files_made = True
-        if not self._stopped:
+        if not self.stopped:
             try:
                 folder.write(self._rows, {PIXELS: serialization.image_checksums(image), **values})
             except OSError as error:
@@ -209,7 +208,7 @@ class TeacherCache(Callback):
 
     def _stop(self, error: Exception) -> None:
         """Goes on without the cache; each process warns, as only its own disk may be full."""
-        self._stopped = True
+        self.stopped = True
         if not self.complete:
             warnings.warn(
                 f"The cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2

@@ -31,7 +31,7 @@ VERBS = {  # each is a module of this package
     "data": "check a dataset",
     "probe": "fit a linear head on a teacher, and write its checkpoint",
     "embed": "write text embeddings to a file, for machines without internet",
-    "cache": "list, check or remove teacher caches",
+    "cache": "fill teacher caches without training, list, check or remove them",
 }
 _FUNCTIONS: dict[str, list[str]] = {  # of a verb whose module has others than one of its name
     "figures": ["draw"],
@@ -118,7 +118,8 @@ def _run_ours(words: list[str], args: list[str] | None) -> None:
     verb = words[0]
     check_configs(words)
     module = import_module(f"tmkd_lightning.cli.{verb}")
-    if verb == "probe":  # which reads the config of a run
+    if verb == "probe" or words[1:2] == ["fill"]:  # which read the config of a run
+        module = module if verb == "probe" else import_module("tmkd_lightning.cli.cache_fill")
         module.run(args)
         return
     functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}

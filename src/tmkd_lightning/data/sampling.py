@@ -51,6 +51,21 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
             return self.transform(image), label
 
 
+class CacheRows(Dataset[tuple[Any, ...]]):
+    """The samples (image, label, row) of some rows of a teacher cache, whatever their epoch is."""
+
+    def __init__(self, data: SeededDataset, rows: np.ndarray) -> None:
+        self.data, self.rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> tuple[Any, ...]:
+        row = int(self.rows[place])
+        replica, index = divmod(row, len(self.data))
+        return *self.data.draw(replica, index), row
+
+
 class EpochSampler(DistributedSampler[Any]):
     """Shuffles by (seed, epoch), splits between processes, and sets the epoch of the dataset.
 

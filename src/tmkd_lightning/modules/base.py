@@ -291,13 +291,17 @@ class BaseModule(LightningModule):
     def verify_networks(self, images: Tensor) -> None:
         """Verifies the layers found in each network on images ``(B, 3, H, W)`` in [0, 1], and compiles the networks."""
         for extractor in self.extractors():
-            extractor.confirm(images)
-            if extractor.num_classes != self.num_classes:
-                raise ValueError(
-                    f"{extractor.name} gives {extractor.num_classes} logits, but the module is one for "
-                    f"{self.num_classes} classes: pass Extractor(network, num_classes={extractor.num_classes})"
-                )
-            extractor.compile_network(whole=self.compile_networks)
+            self.verify_network(extractor, images)
+
+    def verify_network(self, extractor: Extractor, images: Tensor) -> None:
+        """Verifies one network, and compiles it where the module is to be compiled."""
+        extractor.confirm(images)
+        if extractor.num_classes != self.num_classes:
+            raise ValueError(
+                f"{extractor.name} gives {extractor.num_classes} logits, but the module is one for "
+                f"{self.num_classes} classes: pass Extractor(network, num_classes={extractor.num_classes})"
+            )
+        extractor.compile_network(whole=self.compile_networks)
 
     def configure_optimizers(self) -> Any:
         """The network at the base learning rate, everything beside it at `head_lr_factor` times that."""

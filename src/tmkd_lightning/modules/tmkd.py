@@ -313,11 +313,8 @@ class TMKDModule(BaseModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds the text embeddings if something reads them, and a measurement of the teacher."""
-        if self.teacher_checkpoint is not None and self.trainer.training and self.reads_teacher:
-            path = self.teacher_checkpoint = str(local_file(self.teacher_checkpoint))  # fetched by one process
-            if not os.path.isfile(path):
-                raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, was the teacher trained?")
-            adopt_preprocessing(self.teacher.extractor, path)  # before a TeacherCache asks what decides its outputs
+        if self.trainer.training and self.reads_teacher:
+            self.locate_teacher()  # before a TeacherCache asks what decides its outputs
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
         if self.teacher_cache is not None and self.mix is not None:
@@ -334,6 +331,15 @@ class TMKDModule(BaseModule):
         if self.reads_teacher:
             callbacks += self._missing_callbacks([TeacherAccuracyCheck()])
         return callbacks
+
+    def locate_teacher(self) -> None:
+        """Fetches the file of `teacher_checkpoint`, in one process, and takes over its mean, std and image size."""
+        if self.teacher_checkpoint is None:
+            return
+        path = self.teacher_checkpoint = str(local_file(self.teacher_checkpoint))
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"no teacher_checkpoint at {path}: is the path right, was the teacher trained?")
+        adopt_preprocessing(self.teacher.extractor, path)
 
     def setup(self, stage: str) -> None:
         """Refuses to train without text embeddings, or with a teacher of other classes."""

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
@@ -13,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
-from tmkd_lightning.data.sampling import DeferredLoader, EpochSampler, SeededDataset, collate
+from tmkd_lightning.data.sampling import CacheRows, DeferredLoader, EpochSampler, SeededDataset, collate
 from tmkd_lightning.data.transforms import Transform, eval_transform, train_transform
 from tmkd_lightning.utils.validation import check_count
 
@@ -133,6 +134,10 @@ class ImageDataModule(LightningDataModule, ABC):
         for epoch, dataset in enumerate(epochs):
             dataset.set_epoch(epoch)
         return self._loader(ConcatDataset(epochs))
+
+    def cache_dataloader(self, rows: np.ndarray) -> Loader:
+        """Training batches of some rows of a teacher cache, in their order; after `setup`."""
+        return self._loader(CacheRows(self._datasets["train"], rows))
 
     def val_dataloader(self) -> Loader:
         """Validation batches in order, split between the processes."""

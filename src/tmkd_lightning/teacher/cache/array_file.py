@@ -62,7 +62,12 @@ class ArrayFile:
     @property
     def written(self) -> int:
         """Number of rows that are written."""
-        return int(np.count_nonzero(_load(_checksums_of(self.path))))
+        return int(self.is_written.sum())
+
+    @property
+    def is_written(self) -> np.ndarray:
+        """Whether each row is written, ``(rows,)``."""
+        return np.asarray(_load(_checksums_of(self.path))) != 0
 
     @property
     def complete(self) -> bool:

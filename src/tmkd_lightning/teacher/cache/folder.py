@@ -53,6 +53,18 @@ class CacheFolder:
         """Number of rows that are written in all arrays."""
         return min(self.files[name].written if name in self.files else 0 for name in self.dtypes)
 
+    @property
+    def rows(self) -> int:
+        """Number of rows of each array."""
+        return int(self.identity["data"]["images"] * self.identity["data"]["replicas"])
+
+    def missing(self) -> np.ndarray:
+        """The rows that are not written in all arrays."""
+        written = [self.files[name].is_written for name in self.dtypes if name in self.files]
+        if len(written) < len(self.dtypes):
+            return np.arange(self.rows)
+        return np.flatnonzero(~np.logical_and.reduce(written))
+
     def reopen(self) -> None:
         """Opens the files again, as other processes may have written to them; CacheError if one is damaged or gone."""
         self.close()
