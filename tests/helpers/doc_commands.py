@@ -18,12 +18,12 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, auto_parser
 
 from helpers.doc_pages import ROOT
-from tmkd_lightning.cli import lightning_cli, probe
+from tmkd_lightning.cli import cache_fill, lightning_cli, probe
 from tmkd_lightning.cli.lightning_cli import TMKDCLI
 from tmkd_lightning.cli.main import LIGHTNING_VERBS, VERBS, main
 
 KNOWN = {verb.split()[0] for verb in LIGHTNING_VERBS | VERBS} | {"--help"}
-PROBE = probe.ProbeCLI
+PROBE, FILL = probe.ProbeCLI, cache_fill.FillCLI
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^(\w[\w-]*):(?!=)", MAKEFILE, re.M))
 SETTINGS = set(re.findall(r"^(\w+) \?=", MAKEFILE, re.M))
@@ -60,6 +60,7 @@ def check_tmkd(arguments: list[str]) -> None:
         warnings.filterwarnings("error", "(?s).*was expanded to")  # an option cut short
         patch.setattr(lightning_cli, "TMKDCLI", parse_lightnings)
         patch.setattr(probe, "ProbeCLI", parse_probe)
+        patch.setattr(cache_fill, "FillCLI", parse_fill)
         patch.setattr("tmkd_lightning.cli.main.auto_cli", parse_verb)
         main(arguments)
 
@@ -74,6 +75,10 @@ def parse_lightnings(args: Sequence[str]) -> None:
 
 def parse_probe(args: Sequence[str]) -> None:
     parsers(PROBE, "probe")["probe"].parse_args(args[1:])
+
+
+def parse_fill(args: Sequence[str]) -> None:
+    parsers(FILL, "fill")["fill"].parse_args(args[1:])
 
 
 @cache

@@ -82,7 +82,9 @@ class TeacherCache(Callback):
             self.folder = without if LOGITS in without.files else self.folder
         self.complete = self._files_made = self.folder.complete
         ending = ": the teacher will not run" if self.complete else ""
-        rank_zero_info(f"Teacher cache {self.folder.path}: {self.folder.written} of {self.folder.rows} rows are there{ending}")
+        rank_zero_info(
+            f"Teacher cache {self.folder.path}: {self.folder.written} of {self.folder.rows} rows are there{ending}"
+        )
         # A teacher that came with its weights has this head, or gets it, when its module puts its classes in order.
         if self.complete and EMBEDDING in self.folder.dtypes and pl_module.teacher_checkpoint is not None:
             state = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}

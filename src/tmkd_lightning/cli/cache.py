@@ -12,6 +12,11 @@ from tmkd_lightning.teacher.cache.folder import MANIFEST, on_disk, read_manifest
 from tmkd_lightning.utils.messages import printable, short
 
 
+def fill_caches() -> None:
+    """Fills the TeacherCache of a run's config, with the teacher alone; see tmkd cache fill --help."""
+    raise NotImplementedError("is a verb of cache_fill.py; here it stands for the list of verbs")
+
+
 def list_caches(directory: str) -> None:
     """Prints each cache of a directory: its key, teacher, views, images, what is written, and its size on the disk.
 

@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -104,8 +105,8 @@ def fill(
     cache: TeacherCache | None,
     shard: str = "1/1",
     batch_size: int | None = None,
-) -> None:
-    """Does what ``tmkd cache fill`` does; see `FillTrainer.fill`."""
+) -> float:
+    """Does what ``tmkd cache fill`` does, see `FillTrainer.fill`; returns the seconds from first to last batch."""
     if not isinstance(module, TMKDModule):
         raise TypeError(f"tmkd cache fill takes the config of a TMKDModule, got {type(module).__name__}")
     if cache is None:
@@ -121,6 +122,8 @@ def fill(
     if batch_size is not None:
         data.batch_size = check_count("batch_size", batch_size)
     filler = Filler(module, data, cache, part)
+    warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule`")
+    warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero")  # all rows are there
     vars(data)["setup"] = lambda stage: ImageDataModule.setup(data, "fit")  # whatever Lightning's verb is
     vars(data)["val_dataloader"] = filler.loader  # for this call, before the class's method
     try:
@@ -128,6 +131,7 @@ def fill(
     finally:
         cache.teardown(trainer, module, "fit")
         del vars(data)["val_dataloader"], vars(data)["setup"]
+    return filler.seconds
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
@@ -163,12 +167,14 @@ class Filler(LightningModule):
         shard: index of this part of the rows, and number of parts.
     """
 
+    module: TMKDModule
+
     def __init__(self, module: TMKDModule, data: ImageDataModule, cache: TeacherCache, shard: tuple[int, int]) -> None:
         super().__init__()
         self.frozen, self.views = module.teacher.frozen, module.views  # what goes to the device
         vars(self)["module"] = module
         self.data, self.cache, self.shard = data, cache, shard
-        self.images, self._verified = 0, False
+        self.images, self.seconds, self._verified = 0, 0.0, False
 
     def prepare_data(self) -> None:
         """Reads pretrained weights on one process first, which downloads those that are missing."""
@@ -222,14 +228,14 @@ class Filler(LightningModule):
 
     def on_validation_end(self) -> None:
         """Says what was done, and what is left."""
-        seconds, folder = time.monotonic() - self._start, self.cache.folder
+        folder, self.seconds = self.cache.folder, time.monotonic() - self._start
         if folder is None:
             return
         self.trainer.strategy.barrier()
         folder.reopen()
         left = len(folder.missing())
-        rate = f", {self.images / seconds:.1f} images a second" if self.images else ""
-        rank_zero_info(
-            f"Teacher cache {folder.path}: {self.images} images computed by this process in {seconds:.0f} s{rate}; "
-            + (f"{left} of {folder.rows} rows are left to others" if left else "complete")
-        )
+        done = f"{self.images} images computed by this process in {self.seconds:.0f} s"
+        if self.images:
+            done += f", {self.images / self.seconds:.1f} images a second"
+        state = f"{left} of {folder.rows} rows are left to others" if left else "complete"
+        rank_zero_info(f"Teacher cache {folder.path}: {done}; {state}")

@@ -36,7 +36,7 @@ VERBS = {  # each is a module of this package
 _FUNCTIONS: dict[str, list[str]] = {  # of a verb whose module has others than one of its name
     "figures": ["draw"],
     "data": ["check", "resize"],
-    "cache": ["list_caches", "check_caches", "remove_caches"],
+    "cache": ["fill_caches", "list_caches", "check_caches", "remove_caches"],
 }
 
 
