@@ -99,11 +99,11 @@ def export_int8(
     predict_logits(classifier.extractor, random_images(1, (image_size, image_size)))  # as the size may not fit
     images = _Images(classifier.extractor, network_and_names(network, None)[1], normalized_with, data)
     check_writable(path)
+    calibration, measured, split = images.split(calibration_images)
+    seen = [_as_input(batch, input) for batch in images.of("val", calibration)]
     with naming_failures(extractor.name, NAME):
         model = onnx_model(classifier, random_images(2, (image_size, image_size), input))
     floats = _nodes_to_exclude(model, exclude, extractor.name)
-    calibration, measured, split = images.split(calibration_images)
-    seen = [_as_input(batch, input) for batch in images.of("val", calibration)]
     count = sum(map(len, seen))
     with atomic_write(path) as file:
         with naming_failures(extractor.name, NAME):

@@ -1,5 +1,6 @@
 """Rebuilds modules and networks from the checkpoints of ``tmkd fit``, and matches a teacher's classes by name."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -317,7 +318,9 @@ def build_network(recipe: Mapping[str, Any]) -> nn.Module:
     """
     recipe = without_weights(recipe)
     arguments = {**recipe.get("init_args", {}), **recipe.get("dict_kwargs", {})}
-    return instantiate_module(nn.Module, {"_class_path": recipe["class_path"], **arguments})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*(Jsonargparse|removed in v5)")  # of Lightning's call of jsonargparse
+        return instantiate_module(nn.Module, {"_class_path": recipe["class_path"], **arguments})
 
 
 def _build_checkpoints_network(config: Mapping[str, Any], path: Path) -> nn.Module:
