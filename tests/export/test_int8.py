@@ -94,7 +94,7 @@ def test_it_says_what_the_network_says(module, tmp_path, kind, capfd) -> None:
 def test_images_to_calibrate_on_are_not_measured_on(module, tmp_path, monkeypatch) -> None:
     """Without a test split: half of the validation images at most, from all over, the same every time."""
     seen: dict[str, list[Tensor]] = {"calibrate": [], "measure": []}
-    quantize, each = int8._quantize, int8._Images.each
+    each = int8._Images.each
 
     def measuring(self: Any, split: str, loader: Any, function: Any) -> None:
         place = "measure" if function.__name__ == "count" else "calibrate"
@@ -115,14 +115,10 @@ def test_images_to_calibrate_on_are_not_measured_on(module, tmp_path, monkeypatc
     )
     assert sorted(places["calibrate"] + places["measure"]) == list(range(41))
     assert all(part * 41 // 20 <= place < (part + 1) * 41 // 20 for part, place in enumerate(places["calibrate"]))
-    calibrated = []
-    monkeypatch.setattr(
-        int8, "_quantize", lambda model, images, floats: calibrated.append(images) or quantize(model, images, floats)
-    )
-    for _ in range(2):
-        export_int8(module, tmp_path / "a.onnx", data=Noise(), image_size=8, calibration_images=5)
-    assert [sum(map(len, images)) for images in calibrated] == [5, 5]
-    assert torch.cat(calibrated[0]).equal(torch.cat(calibrated[1]))
+    other = int8._Images(module.extractor, CLASSES, None, Noise())
+    few, _, split = other.split(5)
+    assert (split, sum(map(len, other.of("val", few)))) == ("test", 5)
+    assert torch.cat(other.of("val", few)).equal(torch.cat(other.of("val", other.split(5)[0])))
 
 
 def all_of(data: Noise) -> list[Any]:
@@ -192,6 +188,7 @@ def test_what_is_refused(module, tmp_path, monkeypatch) -> None:
     refuse("calibration_images must be a whole number, at least 1, got 0", calibration_images=0)
     refuse(r"the format onnx_int8 must end in \.onnx", path=tmp_path / "student.int8")
     refuse("Colours cannot be written as onnx_int8: it has no convolution", network=Extractor(Colours(), num_classes=3))
+    refuse("the images of the data are 8x8 pixels, and not image_size=16", DataError, image_size=16)
     other = Noise()
     other.class_names = ["green", "blue", "red"]
     refuse("red", data=other)  # the labels mean other classes
@@ -208,7 +205,7 @@ def test_the_command(tmp_path, monkeypatch, capsys) -> None:
     assert "a.onnx: Net as onnx_int8, measured beside it in float32" in output
     assert "on 599 test images of DigitsDataModule" in output
     assert "calibrated on 256 validation images of DigitsDataModule" in output
-    data = ["--data", "tmkd_lightning.data.ImageFolderDataModule", "--data.root", "none", "--data.image_size", "16"]
-    with pytest.raises(DataError, match="none"):
+    data = ["--data", "tmkd_lightning.data.DigitsDataModule", "--data.image_size", "8"]
+    with pytest.raises(DataError, match="are 8x8 pixels, and not image_size=16"):
         tmkd(["export", "--checkpoint", "run/last.ckpt", "--output", "b.onnx", "--format=onnx_int8", *data])
     assert not Path("b.onnx").exists()
