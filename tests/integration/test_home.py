@@ -155,6 +155,7 @@ PROVEN = {
     "ZeroShotCLIP.cache_dir, ZeroShotCLIP.pretrained",
     "TMKDModule.teacher_checkpoint, TeacherCache.directory, Figures.folder",
     "export_hub.output, export_int8.output, push_to_hub.folder",  # test_the_folder_for_the_hub
+    "export_hub.report",  # is a mapping
     "export_student.output, predict_folder.images, predict_folder.output, load_student.checkpoint",
     "list_caches.directory, check_caches.directory, remove_caches.directory, embed.output, embed.class_names_file",
     "draw.checkpoint, draw.output, draw.against, draw.teacher, draw.run, draw.page",
