@@ -9,6 +9,17 @@ from torch import Tensor, nn
 CLASSES = ["red", "green", "blue"]
 TABLES = Path(__file__).parents[2] / "examples" / "tables"
 
+# a config that trains Net on digits of 16 pixels for two batches, and writes run/last.ckpt
+FIT_DIGITS = """
+trainer: {max_epochs: 1, limit_train_batches: 2, limit_val_batches: 2, accelerator: cpu, enable_progress_bar: false,
+  logger: false, enable_model_summary: false,
+  callbacks: [{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: run, filename: last}}]}
+model:
+  class_path: tmkd_lightning.ClassifierModule
+  init_args: {network: {class_path: helpers.tiny.Net, init_args: {num_classes: 10}}}
+data: {class_path: tmkd_lightning.data.DigitsDataModule, init_args: {image_size: 16}}
+"""
+
 
 class Net(nn.Module):
     """A classifier with a map: the smallest that has all an Output can hold."""

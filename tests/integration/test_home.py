@@ -6,7 +6,9 @@ import os
 import pwd
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +19,7 @@ from tmkd_lightning.callbacks import Figures, PromptEmbeddings, TeacherCache
 from tmkd_lightning.cli.cache import check_caches, list_caches, remove_caches
 from tmkd_lightning.cli.embed import embed
 from tmkd_lightning.cli.main import main as tmkd
-from tmkd_lightning.export import export_student, predict_folder
+from tmkd_lightning.export import export_hub, export_int8, export_student, predict_folder, push_to_hub
 from tmkd_lightning.figures import History, plot_curves, read_history, save_figures
 from tmkd_lightning.models import WideResNet, ZeroShotCLIP, load_weights
 from tmkd_lightning.modules.loading import load_module, load_student
@@ -125,6 +127,25 @@ def test_arguments(home, capsys) -> None:
         assert kind("~/images").root == home / "images"
 
 
+def test_the_folder_for_the_hub(home, monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    asked = []
+    api = SimpleNamespace(
+        create_repo=lambda *args, **kw: "url", upload_folder=lambda **kw: asked.append(kw["folder_path"])
+    )
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    recipe = {"class_path": "tmkd_lightning.models.WideResNet", "init_args": {"depth": 10, "num_classes": 10}}
+    export_hub(Extractor(network()), "~/hub", image_size=8, recipe=recipe)
+    push_to_hub("~/hub", "me/net")
+    assert asked == [home / "hub"]
+    (home / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no report"):
+        tmkd(["export", "--checkpoint=~/run.ckpt", "--output=~/other", "--format=hub", "--report=~/a.json"])
+    with pytest.raises(ValueError, match=rf"must end in \.onnx, got {home}/a\.int8"):
+        export_int8(Extractor(network()), "~/a.int8", data=data.DigitsDataModule(), image_size=8)
+
+
 PROVEN = {
     "CIFAR100DataModule.root, CUB200DataModule.root, DTDDataModule.root, ImageFolderDataModule.root",
     "RAFDBDataModule.root, StanfordDogsDataModule.root, BenchmarkDataModule.root",
@@ -133,10 +154,13 @@ PROVEN = {
     "OpenCLIPTextEncoder.cache_dir, OpenCLIPTextEncoder.pretrained, PromptEmbeddings.cache_dir",
     "ZeroShotCLIP.cache_dir, ZeroShotCLIP.pretrained",
     "TMKDModule.teacher_checkpoint, TeacherCache.directory, Figures.folder",
+    "export_hub.output, export_int8.output, push_to_hub.folder",  # test_the_folder_for_the_hub
+    "export_hub.report",  # is a mapping
     "export_student.output, predict_folder.images, predict_folder.output, load_student.checkpoint",
     "list_caches.directory, check_caches.directory, remove_caches.directory, embed.output, embed.class_names_file",
     "draw.checkpoint, draw.output, draw.against, draw.teacher, draw.run, draw.page",
-    "export.checkpoint, export.output, predict.checkpoint, predict.images, predict.output, load_module.checkpoint",
+    "export.checkpoint, export.output, export.report, load_module.checkpoint",
+    "predict.checkpoint, predict.images, predict.output",
     "resize.root, resize.output",
 }
 PATHS = {name.strip().partition(".")[2] for line in PROVEN for name in line.split(",")}

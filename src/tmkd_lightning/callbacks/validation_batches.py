@@ -1,7 +1,7 @@
 """A few validation batches, outside of Lightning's validation loop."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
 from typing import Any
 
@@ -28,6 +28,14 @@ def spread_over(loader: Any, count: float) -> Iterable[Any] | None:
     Returns the loader itself if it has no more batches, and None if its images have no index, its length is unknown, or
     its batches are made by a dataset or sampler of the user's own.
     """
+    indices = indices_of(loader)
+    if indices is None or len(loader) <= count:
+        return None if indices is None else loader
+    return loader_of(loader, one_of_each_part(indices, int(count) * loader.batch_size))
+
+
+def indices_of(loader: Any) -> list[Any] | None:
+    """The indices of a loader's images in order; None where they have none, or it is unknown how many there are."""
     indexed = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
     if not indexed or loader.batch_size is None or isinstance(loader.dataset, IterableDataset):
         return None
@@ -35,21 +43,24 @@ def spread_over(loader: Any, count: float) -> Iterable[Any] | None:
         length = len(loader)
     except TypeError:  # a sampler without a length, which may never end
         return None
-    if length <= count:
-        return loader
+    return list(chain.from_iterable(islice(loader.batch_sampler, length)))
+
+
+def loader_of(loader: Any, indices: Sequence[Any]) -> DataLoader[Any]:
+    """A loader of those images of another one's dataset, in batches as large as its."""
     size = loader.batch_size
-    images = _one_of_each_part(list(chain.from_iterable(islice(loader.batch_sampler, length))), int(count) * size)
+    batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
     return DataLoader(
         loader.dataset,
-        batch_sampler=[images[start : start + size] for start in range(0, len(images), size)],
+        batch_sampler=batches,
         collate_fn=loader.collate_fn,
-        num_workers=min(loader.num_workers, int(count)),
+        num_workers=min(loader.num_workers, len(batches)),
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
     )
 
 
-def _one_of_each_part(indices: list[Any], count: int) -> list[Any]:
+def one_of_each_part(indices: Sequence[Any], count: int) -> list[Any]:
     """A random one of each of `count` equal parts: with even steps, labels that alternate could all be the same."""
     generator = torch.Generator().manual_seed(0)
     count = min(count, len(indices))

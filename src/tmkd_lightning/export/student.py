@@ -2,18 +2,19 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tmkd_lightning import __version__
 from tmkd_lightning.feature_extraction.extractor import Extractor
-from tmkd_lightning.feature_extraction.image_size import in_words
+from tmkd_lightning.feature_extraction.image_size import Size, in_words
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.modules.loading import network_and_names
 from tmkd_lightning.utils.files import atomic_write, check_writable
@@ -55,63 +56,94 @@ def export_student(
         ``producer``; lists are JSON.
 
     Example:
-        >>> from tempfile import mkdtemp
+        >>> from tempfile import TemporaryDirectory
         >>> from torchvision.models import resnet18
-        >>> path = Path(mkdtemp()) / "student.pt2"
         >>> network = Extractor(resnet18(num_classes=2))
-        >>> metadata = export_student(network, path, format="torch_export", image_size=32)
-        >>> torch.export.load(path).module()(torch.rand(4, 3, 32, 32)).shape, metadata["class_names"]
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "student.pt2"
+        ...     metadata = export_student(network, path, format="torch_export", image_size=32)
+        ...     logits = torch.export.load(path).module()(torch.rand(4, 3, 32, 32))
+        >>> logits.shape, metadata["class_names"]
         (torch.Size([4, 2]), '["0", "1"]')
     """
     path = Path(output).expanduser()
     for name, value, known in (("format", format, FORMATS), ("input", input, _INPUTS)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    kind = FORMATS[format]
-    if path.suffix != kind.suffix:
-        raise ValueError(f"a file of the format {format} must end in {kind.suffix}, got {path}")
-    missing = [package for package in kind.packages if find_spec(package) is None]
-    if missing:
-        raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    check_format(format, FORMATS[format], path)
     if input == "uint8" and format == "state_dict":
         raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
     extractor, names = network_and_names(network, class_names)
-    classifier, size = DeployableClassifier(extractor), extractor.image_size
-    metadata = {
-        "class_names": json.dumps(list(names)),
-        "input": "float32, normalised with mean and std" if format == "state_dict" else _INPUTS[input],
-        "image_size": str(image_size) if size is None or format != "state_dict" else in_words(size),
-        "mean": json.dumps(_rounded(classifier.extractor.mean)),
-        "std": json.dumps(_rounded(classifier.extractor.std)),
-        "network": extractor.name,
-        "producer": f"tmkd_lightning {__version__}",
-    }
-    one, two, three = (_images(count, image_size, input) for count in (1, 2, 3))
+    classifier, kind = DeployableClassifier(extractor), FORMATS[format]
+    metadata = describe(classifier, names, input, image_size)
+    if format == "state_dict":
+        metadata["input"] = "float32, normalised with mean and std"
+        metadata["image_size"] = str(image_size) if extractor.image_size is None else in_words(extractor.image_size)
+    one, two, three = (random_images(count, (image_size, image_size), input) for count in (1, 2, 3))
     expected = [predict_logits(classifier.extractor, images) for images in (one, three)]
     check_writable(path)
     with atomic_write(path) as file:
-        try:
+        with naming_failures(extractor.name, format):
             file.write(kind.write(classifier, two, metadata))
             file.flush()
             found = [kind.run(Path(file.name), classifier, images) for images in (one, three)]
-        except Exception as error:  # tracing runs the network's own code, which may raise anything
-            raise ValueError(f"{extractor.name} cannot be written as {format}: {short(error)}") from error
-        for ours, theirs in zip(expected, found, strict=True):
-            difference, largest = (ours - theirs).abs().max().item(), ours.abs().max().item()
-            if not difference <= 1e-4 * max(1.0, largest):  # float32 has seven digits
-                raise ValueError(
-                    f"{path} was not written: {extractor.name} as {format} gives other logits than the module, "
-                    f"by up to {difference:.2g} of {largest:.2g}"
-                )
+        compare_logits(expected, found, f"{path} was not written: {extractor.name} as {format}")
     return metadata
 
 
-def _rounded(statistics: Tensor) -> list[float]:
-    return [float(f"{value:.7g}") for value in statistics.flatten().tolist()]  # as it was written before float32
+def check_format(name: str, format: "Format", path: Path) -> None:
+    """Refuses a file name that does not go with its format, and a format whose packages are missing."""
+    if path.suffix != format.suffix:
+        raise ValueError(f"a file of the format {name} must end in {format.suffix}, got {path}")
+    missing = [package for package in format.packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"the format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def _images(count: int, size: int, input: str) -> Tensor:
-    values = torch.randint(256, (count, 3, size, size), generator=torch.Generator().manual_seed(count))
+@contextmanager
+def naming_failures(network: str, format: str) -> Iterator[None]:
+    """Turns what writing and running a network may raise, as tracing runs its own code, into a ValueError."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{network} cannot be written as {format}: {short(error)}") from error
+
+
+def compare_logits(expected: Sequence[Tensor], found: Sequence[Tensor], what: str) -> None:
+    """Raises a ValueError if logits of what was written differ from the module's by more than 1e-4."""
+    for ours, theirs in zip(expected, found, strict=True):
+        difference, largest = (ours - theirs).abs().max().item(), ours.abs().max().item()
+        if not difference <= 1e-4 * max(1.0, largest):  # float32 has seven digits
+            other = f"other logits than the module, by up to {difference:.2g} of {largest:.2g}"
+            raise ValueError(f"{what} gives {other}")
+
+
+def describe(classifier: "DeployableClassifier", names: Sequence[str], input: str, image_size: int) -> dict[str, str]:
+    """Metadata of a file that takes images in [0, 1] or uint8; lists are JSON."""
+    mean, std = statistics(classifier)
+    return {
+        "class_names": json.dumps(list(names)),
+        "input": _INPUTS[input],
+        "image_size": str(image_size),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
+        "network": classifier.extractor.name,
+        "producer": f"tmkd_lightning {__version__}",
+    }
+
+
+def statistics(classifier: "DeployableClassifier") -> tuple[list[float], list[float]]:
+    """Channel mean and standard deviation, as they were written before they became float32."""
+    mean, std = (
+        [float(f"{value:.7g}") for value in part.flatten().tolist()]
+        for part in (classifier.extractor.mean, classifier.extractor.std)
+    )
+    return mean, std
+
+
+def random_images(count: int, size: Size, input: str = "float") -> Tensor:
+    """Images ``(count, 3, H, W)``, the same every time."""
+    values = torch.randint(256, (count, 3, *size), generator=torch.Generator().manual_seed(count))
     return values.to(torch.uint8) if input == "uint8" else values / 255
 
 
@@ -154,7 +186,8 @@ class Format(NamedTuple):
     run: Callable[[Path, DeployableClassifier, Tensor], Tensor]  # images (B, 3, H, W) to logits (B, K)
 
 
-def _write_onnx(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
+def onnx_model(classifier: DeployableClassifier, example: Tensor) -> Any:
+    """The network with its normalisation as an ``onnx.ModelProto``, for any number of images ``example`` at once."""
     program = torch.onnx.export(
         classifier,
         (example,),
@@ -165,15 +198,25 @@ def _write_onnx(classifier: DeployableClassifier, example: Tensor, metadata: Map
         verbose=False,
     )
     assert program is not None  # with dynamo=True
-    model = program.model_proto
+    return program.model_proto
+
+
+def onnx_bytes(model: Any, metadata: Mapping[str, str]) -> bytes:
+    """An ``onnx.ModelProto`` as a file with that metadata and no other."""
     for node in model.graph.node:
         node.ClearField("metadata_props")  # paths and lines of the code on this machine
+    del model.metadata_props[:]
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     return model.SerializeToString()
 
 
-def _run_onnx(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
+def _write_onnx(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
+    return onnx_bytes(onnx_model(classifier, example), metadata)
+
+
+def run_onnx(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
+    """Logits of a file in onnxruntime, on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -196,11 +239,15 @@ def _run_program(path: Path, classifier: DeployableClassifier, images: Tensor) -
         return torch.export.load(file).module()(images)
 
 
+def state_dict(classifier: DeployableClassifier) -> dict[str, Tensor]:
+    """Weights and buffers of the bare network, none of which share memory."""
+    return {name: value.clone() for name, value in classifier.extractor.network.state_dict().items()}
+
+
 def _write_state_dict(classifier: DeployableClassifier, example: Tensor, metadata: Mapping[str, str]) -> bytes:
     from safetensors.torch import save
 
-    weights = {name: value.clone() for name, value in classifier.extractor.network.state_dict().items()}  # none shared
-    return save(weights, {"format": "pt", **metadata})
+    return save(state_dict(classifier), {"format": "pt", **metadata})
 
 
 def _run_state_dict(path: Path, classifier: DeployableClassifier, images: Tensor) -> Tensor:
@@ -215,7 +262,7 @@ def _run_state_dict(path: Path, classifier: DeployableClassifier, images: Tensor
 
 
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _run_onnx),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, run_onnx),
     "torch_export": Format(".pt2", (), _write_program, _run_program),
     "state_dict": Format(".safetensors", ("safetensors",), _write_state_dict, _run_state_dict),
 }

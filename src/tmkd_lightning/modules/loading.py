@@ -1,5 +1,6 @@
 """Rebuilds modules and networks from the checkpoints of ``tmkd fit``, and matches a teacher's classes by name."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -36,12 +37,16 @@ class LoadedStudent(NamedTuple):
         class_names: names in the order of the labels, or None where the run knew none.
         normalized_with: mean and standard deviation, if the run's data arrived normalised.
         data: config of the run's datamodule, or None where the checkpoint does not hold it.
+        settings: config of the run's module.
+        recipe: config of the network, as ``class_path`` and ``init_args``, without pretrained weights.
     """
 
     extractor: Extractor
     class_names: list[str] | None
     normalized_with: base.Normalization | None
     data: dict[str, Any] | None
+    settings: Mapping[str, Any] = {}
+    recipe: Mapping[str, Any] = {}
 
     @property
     def image_size(self) -> int | None:
@@ -69,7 +74,7 @@ def load_student(checkpoint: str | Path) -> LoadedStudent:
     content = read_checkpoint(path)
     role = _role(content, path)
     settings = content["hyper_parameters"]
-    extractor = base.as_extractor(_build_network(settings[role], path), content.get(base.NUM_CLASSES))
+    extractor = base.as_extractor(_build_checkpoints_network(settings[role], path), content.get(base.NUM_CLASSES))
     prefixes = {"extractor.": "", f"{role}.": "network."}
     found = {
         new + key.removeprefix(old): value
@@ -89,6 +94,8 @@ def load_student(checkpoint: str | Path) -> LoadedStudent:
         class_names=content.get(base.CLASS_NAMES) or settings.get("class_names"),
         normalized_with=settings.get("normalized_with"),
         data=content.get("datamodule_hyper_parameters"),
+        settings=settings,
+        recipe=without_weights(settings[role]),
     )
 
 
@@ -304,11 +311,21 @@ def _role(checkpoint: Any, path: Path) -> str:
     return roles[0]
 
 
-def _build_network(config: Mapping[str, Any], path: Path) -> nn.Module:
+def build_network(recipe: Mapping[str, Any]) -> nn.Module:
+    """Builds a network from its config, ``class_path``, ``init_args`` and ``dict_kwargs``, without pretrained weights.
+
+    The class or function is imported and called: build what people wrote whom you trust.
+    """
+    recipe = without_weights(recipe)
+    arguments = {**recipe.get("init_args", {}), **recipe.get("dict_kwargs", {})}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*(Jsonargparse|removed in v5)")  # of Lightning's call of jsonargparse
+        return instantiate_module(nn.Module, {"_class_path": recipe["class_path"], **arguments})
+
+
+def _build_checkpoints_network(config: Mapping[str, Any], path: Path) -> nn.Module:
     try:
-        config = without_weights(config)
-        arguments = {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
-        return instantiate_module(nn.Module, {"_class_path": config["class_path"], **arguments})
+        return build_network(config)
     except Exception as error:  # whatever the network's own code raises
         raise ValueError(
             f"the network of {path}, {config.get('class_path')}, cannot be built here: is what it comes from "

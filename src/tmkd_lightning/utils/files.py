@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -53,6 +54,32 @@ def check_writable(path: Path) -> None:
         raise OSError(f"{path} cannot be written ({error}): choose another place") from error
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder that gets its name only once it is complete, and is removed where it fails.
+
+    Raises:
+        FileExistsError: there is something of that name already, other than an empty folder.
+    """
+    check_new_folder(path)
+    target = Path(os.path.realpath(path))
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=temporary_prefix(target)))
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())  # a temporary folder is private to its user
+        folder.rename(target)  # over an empty one
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+def check_new_folder(path: Path) -> None:
+    """Raises an OSError if no folder can be written there, or something is there; makes the folder around it."""
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already: name another folder, or remove it")
+    check_writable(path / "file" if path.is_dir() else path)
+
+
 def is_stream(path: Path) -> bool:
     """Whether a path leads to a pipe or a device, or is ``/dev/stdout``; these cannot be replaced."""
     return _descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
@@ -83,13 +110,17 @@ def _open_replacement(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(file.name, 0o666 & ~umask)  # a temporary file is private to its user
+            os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is private to its user
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 @contextmanager
