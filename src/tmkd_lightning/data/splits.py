@@ -42,7 +42,7 @@ def stratified_split(
     return sorted(remaining), sorted(held_out)
 
 
-def check_fraction(val_fraction: float) -> None:
+def check_fraction(fraction: float, name: str = "val_fraction") -> None:
     """Raises ValueError for a fraction that holds out nothing or everything."""
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction must be above 0 and below 1, got {val_fraction}")
+    if not 0 < fraction < 1:
+        raise ValueError(f"{name} must be above 0 and below 1, got {fraction}")
