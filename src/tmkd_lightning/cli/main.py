@@ -24,6 +24,7 @@ LIGHTNING_VERBS = {
     "predict": "predict with a config and a datamodule",
 }
 VERBS = {  # each is a module of this package
+    "new": "look at data, and write the configs of a teacher and a student",
     "predict --images": "predict with a checkpoint alone, and write a CSV file",
     "export": "write the student of a checkpoint to a file for other programs",
     "report": "compare a student with its teacher: size, latency and accuracy",
@@ -94,6 +95,7 @@ def main(args: Sequence[str] | None = None) -> None:
         close = did_you_mean(verb, [each.split()[0] for each in LIGHTNING_VERBS | VERBS])
         print(f"tmkd: error: there is no verb {printable(verb)}{close}\n{_usage()}", file=sys.stderr)
         sys.exit(2)
+    words = _options_of_new(words) if verb == "new" else words
     words = _one_name_for_checkpoints(words, "--checkpoint" if ours else "--ckpt_path")
     if args is None:
         sys.argv[1:] = words
@@ -139,6 +141,16 @@ def _one_name_for_checkpoints(words: Sequence[str], name: str) -> list[str]:
         name + word.removeprefix(option) if (option := word.split("=")[0]) in ("--checkpoint", "--ckpt_path") else word
         for word in words
     ]
+
+
+def _options_of_new(words: Sequence[str]) -> list[str]:
+    """``tmkd new folder --overwrite`` with a name and a value for each option."""
+    verb, *rest = words
+    named = [verb, "--folder", *rest] if rest and not rest[0].startswith("-") else [verb, *rest]
+    bare = [
+        word == "--overwrite" and named[at + 1 : at + 2] not in (["true"], ["false"]) for at, word in enumerate(named)
+    ]
+    return [f"{word}=true" if alone else word for word, alone in zip(named, bare, strict=True)]
 
 
 def _usage() -> str:

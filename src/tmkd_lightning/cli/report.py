@@ -6,8 +6,10 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
+from tmkd_lightning.cli.export import export as write_student
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.export.report import compare, report_files, to_markdown, write_report
+from tmkd_lightning.export.student import format_of
 from tmkd_lightning.modules.loading import load_datamodule, load_module, read_teacher
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import check_writable
@@ -23,6 +25,7 @@ def report(
     teacher: str | None = None,
     data: LightningDataModule | None = None,
     accelerator: str = "auto",
+    export: str | None = None,
 ) -> None:
     """Compares the student of a checkpoint with its teacher in size, work, latency and accuracy on the test images.
 
@@ -35,12 +38,15 @@ def report(
         teacher: file with the teacher's weights, by default the one that the run names.
         data: datamodule by class_path; by default the one that the run was trained on.
         accelerator: Lightning's, such as cpu.
+        export: file to write the student to as well, as ``tmkd export`` does, in the format of its suffix: ``.onnx``,
+            ``.pt2`` or ``.safetensors``.
     """
     path, sizes = Path(checkpoint).expanduser(), [1, 32] if batch_sizes is None else batch_sizes
     for each in sizes:
         check_count("batch_sizes", each)
     for file in report_files(output):
         check_writable(file)
+    kind = None if export is None else format_of(export)
     module = load_module(path)
     config = read_checkpoint(path, tensors=False).get("datamodule_hyper_parameters") or {}
     no_teacher = _read_teacher(module, teacher)
@@ -69,6 +75,8 @@ def report(
     )
     written = write_report(found, output)
     print(f"\n{to_markdown(found)}\n{' '.join(map(printable, written))}")
+    if export is not None and kind is not None:
+        write_student(checkpoint, export, kind, image_size=image_size)
 
 
 def _read_teacher(module: Any, file: str | None) -> str | None:

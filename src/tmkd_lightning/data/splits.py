@@ -35,7 +35,7 @@ def stratified_split(
         members = (label_of == label).nonzero().flatten()
         if len(members) < 2:
             name = repr(names[label]) if names else label
-            raise DataError(f"class {name} has one image: it cannot be split into training and validation")
+            raise DataError(f"class {name} has one image: it cannot be split into training and validation; add images")
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held_out += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
     remaining = set(range(len(labels))) - set(held_out)

@@ -70,9 +70,7 @@ def export_student(
     kind = FORMATS[format]
     if path.suffix != kind.suffix:
         raise ValueError(f"a file of the format {format} must end in {kind.suffix}, got {path}")
-    missing = [package for package in kind.packages if find_spec(package) is None]
-    if missing:
-        raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    _check_packages(format)
     if input == "uint8" and format == "state_dict":
         raise ValueError("a state_dict takes what its network takes, normalised images: leave input out")
     extractor, names = network_and_names(network, class_names)
@@ -104,6 +102,25 @@ def export_student(
                     f"by up to {difference:.2g} of {largest:.2g}"
                 )
     return metadata
+
+
+def format_of(output: str | Path) -> FormatName:
+    """The format of a file by its suffix, which can be written: the packages that it needs are installed."""
+    path = Path(output).expanduser()
+    for format, kind in FORMATS.items():
+        if path.suffix == kind.suffix:
+            _check_packages(format)
+            check_writable(path)
+            return format
+    raise ValueError(
+        f"{output} must end in {', '.join(kind.suffix for kind in FORMATS.values())}, as its format has it"
+    )
+
+
+def _check_packages(format: FormatName) -> None:
+    missing = [package for package in FORMATS[format].packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"the format {format} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _rounded(statistics: Tensor) -> list[float]:
@@ -214,7 +231,7 @@ def _run_state_dict(path: Path, classifier: DeployableClassifier, images: Tensor
     return predict_logits(other, images)
 
 
-FORMATS = {
+FORMATS: dict[FormatName, Format] = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _run_onnx),
     "torch_export": Format(".pt2", (), _write_program, _run_program),
     "state_dict": Format(".safetensors", ("safetensors",), _write_state_dict, _run_state_dict),
