@@ -1,6 +1,5 @@
 """``tmkd data``: checks every image of a data set before a run does, and makes smaller copies."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
 from tmkd_lightning.data import DataError, ImageDataModule
 from tmkd_lightning.data.resize import resize_folder
 from tmkd_lightning.utils.messages import printable
+from tmkd_lightning.utils.progress import progress
 
 
 class Split(NamedTuple):
@@ -121,4 +120,4 @@ def _read(samples: Any, split: str, workers: int) -> list[tuple[int, int] | str]
 
     with ThreadPoolExecutor(workers) as threads:
         results = threads.map(read, range(len(samples)))
-        return list(tqdm(results, split, len(samples), unit="image", disable=not sys.stderr.isatty(), leave=False))
+        return list(progress(results, f"Reading {split}", len(samples), "images"))

@@ -32,6 +32,7 @@ def export(
     if restored.image_size not in (None, size):
         print(f"WARNING: images of the run were {restored.image_size} pixels, not {size}", file=sys.stderr)
     names = restored.names(class_names)
+    print(f"Writing {printable(output)} as {format}, and running it", file=sys.stderr)
     written = export_student(restored.extractor, output, format=format, input=input, image_size=size, class_names=names)
     print(f"{printable(output)}: {printable(written['network'])} as {format}, checked against the module")
     print(f"  input    {written['input']}, (batch, 3, {size}, {size})")

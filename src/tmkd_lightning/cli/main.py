@@ -58,6 +58,22 @@ class Parser(ArgumentParser):
         super().add_instantiator(Construction(instantiator), *args, **kwargs)
 
 
+class SaidOnce(logging.Filter):
+    """Lets through once what a hub's client says of a server that does not answer, and not that it tries again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is new."""
+        reason, thrown, _ = record.getMessage().partition(" thrown while requesting ")
+        new = reason not in self._said and not reason.startswith("Retrying in ")
+        if thrown:
+            self._said.add(reason)
+        return new
+
+
 def check_configs(words: Sequence[str]) -> None:
     """Raises ValueError for a config, of a run or a part of it, that cannot be read safely; skips missing files."""
     for part, path in config_files(words):
@@ -80,6 +96,9 @@ def main(args: Sequence[str] | None = None) -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # of libraries that draw bars into log files, too
+    logging.getLogger("huggingface_hub.utils._http").addFilter(SaidOnce())
     if os.getcwd() not in sys.path:  # a class_path may name a module of the user's project
         sys.path.append(os.getcwd())  # last: a yaml.py there is not the package yaml
     words = list(sys.argv[1:] if args is None else args)
