@@ -37,6 +37,10 @@ class ProgressLines(ProgressBar):
         """Prints again."""
         self._enabled = True
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._clock = Clock()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._clock = Clock()
@@ -56,6 +60,7 @@ class ProgressLines(ProgressBar):
         """Prints how far validation is, within an epoch or by itself; a loader's place may follow."""
         if self._is_due(args):
             within = f"{self._epoch(trainer)}: validation" if _fits(trainer) else "validation"
+            within = "sanity check" if trainer.sanity_checking else within
             self._print(f"{within}, batch {args[2] + 1} of {self.total_val_batches_current_dataloader}")
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
