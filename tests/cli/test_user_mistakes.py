@@ -1,5 +1,6 @@
 """What a user can get wrong on the command line, and the few lines that name the thing, the place and the remedy."""
 
+import logging
 import sys
 from argparse import ArgumentError
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ from helpers.doc_pages import ROOT, headings
 from tmkd_lightning.cli import errors
 from tmkd_lightning.cli.arguments import Argument, arguments
 from tmkd_lightning.cli.lightning_cli import warn_of_replaced_texts
-from tmkd_lightning.cli.main import LIGHTNING_VERBS, VERBS, main
+from tmkd_lightning.cli.main import LIGHTNING_VERBS, VERBS, SaidOnce, main
 
 CONFIG = """\
 seed_everything: 0
@@ -349,6 +350,34 @@ def test_faults_of_code_keep_their_traceback(answer, monkeypatch) -> None:
         main()
     assert raised.value.__notes__ == ["while building my_net.Network"]
     Path("my_net.py").write_text(FAULTY.replace("[][width]", "pass"))
+
+
+def test_a_function_that_fails_is_told_by_what_it_says(answer, monkeypatch) -> None:
+    """Such as timm.create_model without a network; not as one that gives another type."""
+    Path("my_nets.py").write_text(
+        "from torch import nn\n\ndef network(width: int = 1) -> nn.Module:\n    raise OSError('the server is gone')\n"
+    )
+    monkeypatch.syspath_prepend(Path.cwd())
+    assert answer(*FIT.split(), config=CONFIG.replace(STUDENT, "my_nets.network\n      init_args: {width: 9}"))[:2] == [
+        "tmkd fit: error: my_nets.network failed: the server is gone",
+        "  at  run.yaml, line 22: model.student.class_path",
+    ]
+
+
+def test_a_server_that_does_not_answer_is_told_of_once() -> None:
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.Logger("hub")
+    logger.addHandler(handler)
+    logger.addFilter(SaidOnce())
+    for reason in ("timed out", "timed out", "refused", "timed out"):
+        logger.warning("%s thrown while requesting HEAD https://hub/%d", reason, len(said))
+        logger.warning("Retrying in 1s [Retry 1/5].")
+    logger.warning("another thing")
+    logger.warning("another thing")
+    hub = "thrown while requesting HEAD https://hub/"
+    assert said == [f"timed out {hub}0", f"refused {hub}1", "another thing", "another thing"]
 
 
 @pytest.mark.parametrize("how", ["option", "environment"])

@@ -68,6 +68,48 @@ def test_a_part_of_every_class_is_held_out(root: Path) -> None:
             module(root, val_fraction=fraction)
 
 
+def test_a_part_of_every_class_is_held_out_for_testing(root: Path) -> None:
+    """Of 10 images of a class 3 for testing, of the other 7 again a fifth, 1.4; a folder `test` comes first."""
+    data = module(root, val_fraction=0.2, test_fraction=0.3)
+    parts = {split: files(data, split) for split in ("train", "val", "test")}
+    assert {split: [label for _, label in part].count(1) for split, part in parts.items()} == {
+        "train": 6,
+        "val": 1,
+        "test": 3,
+    }
+    assert len({file for part in parts.values() for file, _ in part}) == 30
+    assert files(module(root, seed=1, test_fraction=0.3), "test") != parts["test"]
+    write(root / "val" / "ant" / "x.png", (9, 9, 9))
+    assert (len(files(data, "train")), len(files(data, "val")), files(data, "test")) == (21, 1, parts["test"])
+    write(root / "test" / "ant" / "x.png", (9, 9, 9))
+    assert (len(files(data, "train")), files(data, "test")) == (30, [("test/ant/x.png", 0)])
+    with pytest.raises(ValueError, match="test_fraction must be above 0 and below 1, got 1"):
+        module(root, test_fraction=1)
+
+
+def test_classes_may_lie_in_the_root(root: Path) -> None:
+    flat = (root / "train").rename(root.parent / "insects")
+    (flat / "readme.md").write_text("# Insects")
+    assert module(flat).class_names == ["ant", "bee eater", "cat"]
+    assert [len(files(module(flat), split)) for split in ("train", "val")] == [27, 3]
+    assert files(module(flat, classes=["cat", "ant", "bee_eater"]), "val")[0][1] == 0
+    with pytest.raises(DataError, match=f"no folder {flat}/test"):
+        module(flat).samples("test")
+    write(flat / "cat" / "deep" / "x.png")
+    assert len(files(module(flat), "train")) == 28
+
+
+@pytest.mark.parametrize("name", ["val/ant/0.png", "notes/readme.md", "set/train/ant/0.png"])
+def test_folders_in_the_root_that_are_not_all_classes(root: Path, name: str) -> None:
+    """A split, a folder without images, and another data set: a wrong root is still noticed."""
+    flat = (root / "train").rename(root.parent / "insects")
+    write(flat / name, format="PNG")
+    with pytest.raises(DataError, match=f"no folder {flat}/train"):
+        module(flat).samples("train")
+    with pytest.raises(DataError, match="train/train"):
+        module(flat.rename(root / "train")).samples("train")
+
+
 def test_other_splits_are_used_whole_with_the_labels_of_train(root: Path) -> None:
     for name in ("val/cat/x.png", "val/ant/x.png", "test/cat/x.png"):  # not every class need be there
         write(root / name, COLOURS[name.split("/")[1]])

@@ -87,6 +87,7 @@ def world(tmp_path_factory) -> Path:
     for block in blocks(TUTORIAL.read_text()):  # other pages lay their own over the tutorial's configs
         if block.name:
             (folder / block.name).write_text(block.code)
+    shutil.copy(folder / "tmkd.yaml", folder / "student.yaml")  # which `tmkd new` writes
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from tmkd_lightning.callbacks.class_names_check import ClassNamesCheck
 from tmkd_lightning.callbacks.figures import Figures
+from tmkd_lightning.callbacks.progress_lines import ProgressLines
 from tmkd_lightning.callbacks.prompt_embeddings import PromptEmbeddings
 from tmkd_lightning.callbacks.run_record import RunRecord
 from tmkd_lightning.callbacks.student_artifact import StudentArtifact
@@ -14,6 +15,7 @@ __all__ = [
     "ClassNamesCheck",
     "Figures",
     "PlateauStep",
+    "ProgressLines",
     "PromptEmbeddings",
     "RunRecord",
     "StepSeeds",

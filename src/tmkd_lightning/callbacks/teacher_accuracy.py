@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tmkd_lightning.callbacks.validation_batches import validation_batches
 from tmkd_lightning.utils.labels import main_class
+from tmkd_lightning.utils.progress import progress
 
 _MEAN = "mean of views"
 
@@ -42,7 +43,8 @@ class TeacherAccuracyCheck(Callback):
             return
         with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
             batches, spread = validation_batches(trainer, self.batches)
-            measured = [_predict(pl_module, batch) for batch in batches]
+            shown = progress(batches, "Measuring the teacher", self.batches, "batches")
+            measured = [_predict(pl_module, batch) for batch in shown]
         if not measured:
             rank_zero_info(f"Teacher {extractor.name} was not measured: there are no validation batches")
             return

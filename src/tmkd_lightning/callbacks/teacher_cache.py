@@ -75,6 +75,7 @@ class TeacherCache(Callback):
                 f"{readers[0]} reads maps of several layers, which a TeacherCache stores only with maps=True, as they "
                 "are large: say so, or leave the TeacherCache out"
             )
+        rank_zero_info("Teacher cache: looking at the teacher, its views and the training images")
         identity = self._identity(trainer, pl_module)
         self.folder = CacheFolder(self.directory, identity, self._dtypes(pl_module.teacher, has_head=True))
         if EMBEDDING not in self.folder.files:

@@ -1,16 +1,33 @@
 """``tmkd data``: checks every image of a data set before a run does, and makes smaller copies."""
 
-import sys
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tqdm import tqdm
+from PIL import Image
 
 from tmkd_lightning.data import DataError, ImageDataModule
 from tmkd_lightning.data.resize import resize_folder
 from tmkd_lightning.utils.messages import printable
+from tmkd_lightning.utils.progress import progress
+
+
+class Split(NamedTuple):
+    """The images of a split.
+
+    Attributes:
+        counts: how many of each class can be read.
+        unlabelled: how many without a class.
+        sides: their shorter sides in pixels; 0 for what is neither a PIL image nor a tensor.
+        problems: error messages of the others.
+    """
+
+    counts: list[int]
+    unlabelled: int
+    sides: list[int]
+    problems: list[str]
 
 
 def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> None:
@@ -27,24 +44,41 @@ def check(data: ImageDataModule, per_class: bool = False, workers: int = 2) -> N
             method()
         except DataError as error:
             problems.append(str(error))  # and the rest is still checked
-    for split in ("train", "val", "test"):
-        try:
-            samples, names = data.samples(split), data.class_names
-        except DataError as error:
-            print(f"{split}: none" + ("" if str(error) in problems else f" ({error})"))
-            problems += [str(error)] if split == "train" else []
+    for name, split in read_splits(data, workers):
+        if isinstance(split, DataError):
+            print(f"{name}: none" + ("" if str(split) in problems else f" ({split})"))
+            problems += [str(split)] if name == "train" else []
             continue
-        results = _read(samples, split, workers)
-        problems += [result for result in results if isinstance(result, str)]
-        counts = Counter(results)
-        each = [counts[label] for label in range(len(names))]
-        classes = sum(count > 0 for count in each)
-        without = f", and {counts[-1]} without a class" if counts[-1] else ""
-        print(f"{split}: {sum(each)} images of {classes} classes, {min(each)} to {max(each)} each{without}")
+        problems += split.problems
+        each, classes = split.counts, sum(count > 0 for count in split.counts)
+        without = f", and {split.unlabelled} without a class" if split.unlabelled else ""
+        print(f"{name}: {sum(each)} images of {classes} classes, {min(each)} to {max(each)} each{without}")
         if per_class:
-            print("\n".join(f"  {count:6} {printable(name)}" for name, count in zip(names, each, strict=True)))
+            names = data.class_names
+            print("\n".join(f"  {count:6} {printable(one)}" for one, count in zip(names, each, strict=True)))
     _exit_with(problems)
     print("All images can be read.")
+
+
+def read_splits(data: ImageDataModule, workers: int) -> Iterator[tuple[str, Split | DataError]]:
+    """Reads every image of ``train``, ``val`` and ``test``; the error of a split that there is not stands for it."""
+    for name in ("train", "val", "test"):
+        try:
+            samples, names = data.samples(name), data.class_names
+        except DataError as error:
+            yield name, error
+            continue
+        results = _read(samples, name, workers)
+        labels = Counter(result[0] for result in results if not isinstance(result, str))
+        yield (
+            name,
+            Split(
+                counts=[labels[label] for label in range(len(names))],
+                unlabelled=labels[-1],
+                sides=[result[1] for result in results if not isinstance(result, str)],
+                problems=[result for result in results if isinstance(result, str)],
+            ),
+        )
 
 
 def resize(root: Path, output: Path, side: int = 256, workers: int = 2) -> None:
@@ -73,15 +107,17 @@ def _exit_with(problems: list[str]) -> None:
         raise SystemExit(f"{len(problems)} problem(s) found")
 
 
-def _read(samples: Any, split: str, workers: int) -> list[int | str]:
-    """Labels of the images that can be read, and error messages of the others."""
+def _read(samples: Any, split: str, workers: int) -> list[tuple[int, int] | str]:
+    """Labels and shorter sides of the images that can be read, and error messages of the others."""
 
-    def read(index: int) -> int | str:
+    def read(index: int) -> tuple[int, int] | str:
         try:
-            return int(samples[index][1])
+            image, label = samples[index][:2]
+            sides = image.size if isinstance(image, Image.Image) else getattr(image, "shape", ())[-2:]
+            return int(label), min(sides, default=0)
         except DataError as error:
             return str(error)
 
     with ThreadPoolExecutor(workers) as threads:
         results = threads.map(read, range(len(samples)))
-        return list(tqdm(results, split, len(samples), unit="image", disable=not sys.stderr.isatty(), leave=False))
+        return list(progress(results, f"Reading {split}", len(samples), "images"))

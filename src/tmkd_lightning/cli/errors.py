@@ -213,7 +213,7 @@ def _at(given: Sequence[Argument], key: tuple[str, ...], value: str | None) -> A
         exact = [one for one in given if one.key in (key[:end], (*key[:end], CLASS_PATH)) and one.value == value]
         if found := (value is not None and exact) or same:
             return found[-1]
-    return None
+    return next((one for one in given if value is not None and one.value == value), None)
 
 
 def _message(error: Exception) -> str:

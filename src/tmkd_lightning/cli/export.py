@@ -70,6 +70,7 @@ def export(
     if restored.image_size not in (None, size):
         print(f"WARNING: images of the run were {restored.image_size} pixels, not {size}", file=sys.stderr)
     names = restored.names(class_names)
+    print(f"Writing {printable(output)} as {format}, and running it", file=sys.stderr)
     if format == "hub":
         _export_hub(restored, checkpoint, output, size, names, data, report, push, private)
         return

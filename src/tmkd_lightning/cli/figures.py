@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils._pytree import tree_leaves
 
 from tmkd_lightning.callbacks import StepSeeds
+from tmkd_lightning.callbacks.progress_lines import without_terminal
 from tmkd_lightning.callbacks.validation_batches import spread_over
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.figures import FIGURES, CollectedOutputs, OutputCollector, join_figures, plot_all, save_figures
@@ -172,11 +173,10 @@ def collect(
         devices=1,
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=batches,
         limit_test_batches=batches,
-        callbacks=[LambdaCallback(on_validation_batch_end=update, on_test_batch_end=update)],
+        callbacks=[LambdaCallback(on_validation_batch_end=update, on_test_batch_end=update), *without_terminal()],
     )
     name = f"{split}_dataloader"
     loaders = getattr(data, name)

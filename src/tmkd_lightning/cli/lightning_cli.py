@@ -17,12 +17,13 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.parsing import AttributeDict
 
 from tmkd_lightning.callbacks import PromptEmbeddings, RunRecord
+from tmkd_lightning.callbacks.progress_lines import without_terminal
 from tmkd_lightning.cli.arguments import Argument, arguments
 from tmkd_lightning.cli.errors import Refused
 from tmkd_lightning.cli.main import Parser, check_configs
@@ -126,6 +127,8 @@ class TMKDCLI(LightningCLI):
             warn_of_replaced_texts(self._given)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
+        if not any((one.value or "").endswith("ProgressBar") for one in self._given):
+            show_lines(self.trainer)
         for part in (self.model, self.datamodule):
             if part is not None:
                 part._hparams_initial = AttributeDict(redact(dict(part.hparams_initial)))
@@ -145,6 +148,14 @@ class TMKDCLI(LightningCLI):
         if self.config.fit.trainer.log_every_n_steps is None:
             warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
             self.trainer.callbacks.insert(0, LogEveryEpoch())  # type: ignore[attr-defined]
+
+
+def show_lines(trainer: Trainer) -> None:
+    """Replaces a bar of Lightning's by lines where there is no terminal."""
+    bar, callbacks = trainer.progress_bar_callback, trainer.callbacks  # type: ignore[attr-defined]
+    if type(bar) in (RichProgressBar, TQDMProgressBar):  # not the user's own
+        for lines in without_terminal():
+            callbacks[callbacks.index(bar)] = lines
 
 
 class SaveMaskedConfig(SaveConfigCallback):

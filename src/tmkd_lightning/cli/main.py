@@ -24,6 +24,7 @@ LIGHTNING_VERBS = {
     "predict": "predict with a config and a datamodule",
 }
 VERBS = {  # each is a module of this package
+    "new": "look at data, and write the configs of a teacher and a student",
     "predict --images": "predict with a checkpoint alone, and write a CSV file",
     "export": "write the student of a checkpoint to a file for other programs",
     "report": "compare a student with its teacher: size, latency and accuracy",
@@ -57,6 +58,22 @@ class Parser(ArgumentParser):
         super().add_instantiator(Construction(instantiator), *args, **kwargs)
 
 
+class SaidOnce(logging.Filter):
+    """Lets through once what a hub's client says of a server that does not answer, and not that it tries again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is new."""
+        reason, thrown, _ = record.getMessage().partition(" thrown while requesting ")
+        new = reason not in self._said and not reason.startswith("Retrying in ")
+        if thrown:
+            self._said.add(reason)
+        return new
+
+
 def check_configs(words: Sequence[str]) -> None:
     """Raises ValueError for a config, of a run or a part of it, that cannot be read safely; skips missing files."""
     for part, path in config_files(words):
@@ -79,6 +96,9 @@ def main(args: Sequence[str] | None = None) -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # of libraries that draw bars into log files, too
+    logging.getLogger("huggingface_hub.utils._http").addFilter(SaidOnce())
     if os.getcwd() not in sys.path:  # a class_path may name a module of the user's project
         sys.path.append(os.getcwd())  # last: a yaml.py there is not the package yaml
     words = list(sys.argv[1:] if args is None else args)
@@ -94,6 +114,7 @@ def main(args: Sequence[str] | None = None) -> None:
         close = did_you_mean(verb, [each.split()[0] for each in LIGHTNING_VERBS | VERBS])
         print(f"tmkd: error: there is no verb {printable(verb)}{close}\n{_usage()}", file=sys.stderr)
         sys.exit(2)
+    words = _options_of_new(words) if verb == "new" else words
     words = _one_name_for_checkpoints(words, "--checkpoint" if ours else "--ckpt_path")
     if args is None:
         sys.argv[1:] = words
@@ -140,6 +161,16 @@ def _one_name_for_checkpoints(words: Sequence[str], name: str) -> list[str]:
         name + word.removeprefix(option) if (option := word.split("=")[0]) in ("--checkpoint", "--ckpt_path") else word
         for word in words
     ]
+
+
+def _options_of_new(words: Sequence[str]) -> list[str]:
+    """``tmkd new folder --overwrite`` with a name and a value for each option."""
+    verb, *rest = words
+    named = [verb, "--folder", *rest] if rest and not rest[0].startswith("-") else [verb, *rest]
+    bare = [
+        word == "--overwrite" and named[at + 1 : at + 2] not in (["true"], ["false"]) for at, word in enumerate(named)
+    ]
+    return [f"{word}=true" if alone else word for word, alone in zip(named, bare, strict=True)]
 
 
 def _usage() -> str:

@@ -17,6 +17,7 @@ from tmkd_lightning.utils.secrets import redact
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'|class_path='([^']+)'")
 _GIVEN = re.compile(r"(?:Given|Got) value: (.*)")
+_NO_SUBCLASS = re.compile(r"Import path ([\w.]+) does not correspond to a subclass of")
 _FORM = re.compile(  # how lines begin that say nothing by themselves, or that the readers below know
     "Does not validate|Subtypes:|Errors:|Given value|Parser key|Problem with|Expected a|Import path|Not a valid|Type "
     "|Subclass types|a class path|a dict "
@@ -72,7 +73,8 @@ def read_error(message: str, known: Iterable[str] = ()) -> Finding | None:
         "there is no argument 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"
     """
     leaves = _leaves(message)
-    for read in (_alone, _unknown_argument, _unknown_class, _missing, _no_file, _other, _wrong_kind, _wrong_type):
+    named = (_alone, _unknown_argument, _unknown_class, _missing, _no_file)
+    for read in (*named, _other, _raised, _wrong_kind, _wrong_type):
         for leaf in leaves:
             if finding := read(leaf, leaves, list(known)):
                 return finding
@@ -173,6 +175,15 @@ def _no_file(leaf: _Leaf, *_: object) -> Finding | None:
 def _other(leaf: _Leaf, *_: object) -> Finding | None:
     """A reason in words of its own, such as those of a constructor."""
     return Finding(redact(leaf.line), leaf.key, leaf.owner) if leaf.key and not _FORM.match(leaf.line) else None
+
+
+def _raised(leaf: _Leaf, leaves: list[_Leaf], _: object) -> Finding | None:
+    """What a function that a config names has raised, told among the types that its result was tried for."""
+    tried = [one for other in leaves if other.key == leaf.key and (one := _NO_SUBCLASS.match(other.line))]
+    if _FORM.match(leaf.line) or not tried:
+        return None
+    path = tried[0][1]
+    return Finding(f"{path} failed: {redact(leaf.line)}", leaf.key, path, path)
 
 
 def _wrong_kind(leaf: _Leaf, leaves: list[_Leaf], _: object) -> Finding | None:

@@ -8,11 +8,13 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
+from tmkd_lightning.cli.export import export as write_student
 from tmkd_lightning.cli.figures import FinishedRun
 from tmkd_lightning.data import ImageDataModule
 from tmkd_lightning.export.page import RunPage, collect_page, write_page
 from tmkd_lightning.export.page_in_wandb import log_page
 from tmkd_lightning.export.report import compare, report_files, to_markdown, write_report
+from tmkd_lightning.export.student import format_of
 from tmkd_lightning.figures.curves import run_name
 from tmkd_lightning.modules.loading import load_datamodule, load_module, read_teacher
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
@@ -33,6 +35,7 @@ def report(
     mistakes: int = 24,
     run: str | None = None,
     wandb: str | None = None,
+    export: str | None = None,
 ) -> None:
     """Compares the student of a checkpoint with its teacher in size, work, latency and accuracy on the test images.
 
@@ -50,6 +53,8 @@ def report(
         mistakes: number of mistakes on the page, and in W&B.
         run: folder with the run's metrics.csv, or that file, for the curves; by default where the checkpoint lies.
         wandb: project of Weights & Biases that gets the same, as a run of its own.
+        export: file to write the student to as well, as ``tmkd export`` does, in the format of its suffix: ``.onnx``,
+            ``.pt2`` or ``.safetensors``.
     """
     path, sizes = Path(checkpoint).expanduser(), [1, 32] if batch_sizes is None else batch_sizes
     for each in sizes:
@@ -57,6 +62,7 @@ def report(
     check_count("mistakes", mistakes, minimum=0)
     for file in [*report_files(output), *([] if html is None else [Path(html).expanduser()])]:
         check_writable(file)
+    kind = None if export is None else format_of(export)
     module = load_module(path)
     no_teacher = _read_teacher(module, teacher)
     data, size, no_data = _data(path, data, image_size)
@@ -88,6 +94,8 @@ def report(
     if wandb is not None:
         _log(page, wandb, name)
     print(f"\n{to_markdown(found)}\n{' '.join(map(printable, written))}")
+    if export is not None and kind is not None:
+        write_student(checkpoint, export, kind, image_size=image_size)
 
 
 def _data(

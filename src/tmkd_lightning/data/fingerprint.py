@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles, file_problem
 from tmkd_lightning.data.sampling import SeededDataset
 from tmkd_lightning.utils.files import sha256_of
 from tmkd_lightning.utils.fingerprint import fingerprint
+from tmkd_lightning.utils.progress import progress
 
 
 def training_fingerprint(dataset: SeededDataset) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def content_digest(samples: Any) -> str:
     threads = 4 if isinstance(samples, ImageFiles) else 1  # a dataset of one's own may not be safe in several
     with ThreadPoolExecutor(threads) as pool:
         parts = pool.map(sample_digest, range(len(samples)))
-        for part in tqdm(parts, "Reading the training images", len(samples), disable=None, leave=False):
+        for part in progress(parts, "Reading the training images", len(samples), "images"):
             digest.update(part.encode())
     return digest.hexdigest()
 
@@ -67,7 +67,8 @@ def content_digest(samples: Any) -> str:
 def augmentation_digest(dataset: SeededDataset) -> str:
     """Digest of 32 augmented images; raises DataError if they differ when augmented again under the same seed."""
     digest = hashlib.sha256()
-    for place, index in enumerate(np.linspace(0, len(dataset) - 1, min(32, len(dataset))).astype(int).tolist()):
+    indices = np.linspace(0, len(dataset) - 1, min(32, len(dataset))).astype(int).tolist()
+    for place, index in enumerate(progress(indices, "Augmenting some training images", len(indices), "images")):
         before = random.getstate(), str(np.random.get_state(legacy=False))
         first, second = (_pixel_digest(dataset.draw(place % dataset.replicas, index)[0]) for _ in range(2))
         if first != second or before != (random.getstate(), str(np.random.get_state(legacy=False))):

@@ -10,11 +10,11 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.image_files import ImageFiles, file_problem
 from tmkd_lightning.utils.files import atomic_write
+from tmkd_lightning.utils.progress import progress
 from tmkd_lightning.utils.validation import check_count
 
 
@@ -35,7 +35,7 @@ def resize_folder(source: Path, destination: Path, side: int = 256, workers: int
     targets = [destination / path.relative_to(source) for path in paths]
     with ThreadPoolExecutor(workers) as pool:
         copies = pool.map(_copy, paths, targets, repeat(side))
-        return [problem for problem in tqdm(copies, "resize", len(paths), unit="file", disable=None) if problem]
+        return [problem for problem in progress(copies, "Copying", len(paths), "files") if problem]
 
 
 def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

@@ -35,14 +35,14 @@ def stratified_split(
         members = (label_of == label).nonzero().flatten()
         if len(members) < 2:
             name = repr(names[label]) if names else label
-            raise DataError(f"class {name} has one image: it cannot be split into training and validation")
+            raise DataError(f"class {name} has one image: it cannot be split into training and validation; add images")
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held_out += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
     remaining = set(range(len(labels))) - set(held_out)
     return sorted(remaining), sorted(held_out)
 
 
-def check_fraction(val_fraction: float) -> None:
+def check_fraction(fraction: float, name: str = "val_fraction") -> None:
     """Raises ValueError for a fraction that holds out nothing or everything."""
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction must be above 0 and below 1, got {val_fraction}")
+    if not 0 < fraction < 1:
+        raise ValueError(f"{name} must be above 0 and below 1, got {fraction}")

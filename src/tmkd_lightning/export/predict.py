@@ -2,7 +2,6 @@
 
 import csv
 import re
-import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from tmkd_lightning.data import DataError
 from tmkd_lightning.data.image_files import ImageFiles, find_images
@@ -24,6 +22,7 @@ from tmkd_lightning.modules.loading import network_and_names
 from tmkd_lightning.utils.files import atomic_write, check_writable
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize
 from tmkd_lightning.utils.messages import printable, short
+from tmkd_lightning.utils.progress import progress
 
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # beginnings of cells that spreadsheets compute, the wide ones in Asia
 
@@ -85,7 +84,7 @@ def predict_folder(
     loader = DataLoader(_Images(files, transform), batch_size, num_workers=num_workers, collate_fn=list)
     statistics = None if normalized_with is None else channel_statistics(*normalized_with)
     predictions = (result for batch in loader for result in _predict(classifier, batch, statistics))
-    progress = tqdm(predictions, total=len(files), unit="image", disable=not sys.stderr.isatty(), leave=False)
+    results = progress(predictions, "Classifying", len(files), "images")
     problems = []
     with atomic_write(path) as file:
         text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
@@ -95,7 +94,7 @@ def predict_folder(
         table.writerow(["file", *best, *([f"p({name})" for name in names] if all_classes else [])])
         # without its apostrophe a name is the class's again
         cells = [f"'{name}" if _FORMULA.match(name.lstrip("'")) else name for name in names]
-        for place, prediction in zip(files, progress, strict=True):
+        for place, prediction in zip(files, results, strict=True):
             if isinstance(prediction, str):
                 problems.append(prediction if str(place) in prediction else f"{printable(place)}: {prediction}")
                 continue

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from tmkd_lightning.callbacks.progress_lines import without_terminal
 from tmkd_lightning.callbacks.run_record import cpu_name, versions
 from tmkd_lightning.data import DataError
 from tmkd_lightning.export.predictions import PredictionCollector
@@ -222,8 +223,7 @@ def _quiet_trainer(accelerator: str, collector: PredictionCollector) -> Trainer:
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=sys.stderr.isatty(),
-            callbacks=[LambdaCallback(on_test_start=begin)],
+            callbacks=[LambdaCallback(on_test_start=begin), *without_terminal()],
         )
     except MisconfigurationException as error:
         raise ValueError(f"accelerator {accelerator!r} cannot be used here: {short(error)}") from error

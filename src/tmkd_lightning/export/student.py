@@ -100,6 +100,19 @@ def check_format(name: str, format: "Format", path: Path) -> None:
         raise ImportError(f"the format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
+def format_of(output: str | Path) -> FormatName:
+    """The format of a file by its suffix, which can be written: the packages that it needs are installed."""
+    path = Path(output).expanduser()
+    for name, format in FORMATS.items():
+        if path.suffix == format.suffix:
+            check_format(name, format, path)
+            check_writable(path)
+            return name
+    raise ValueError(
+        f"{output} must end in {', '.join(format.suffix for format in FORMATS.values())}, as its format has it"
+    )
+
+
 @contextmanager
 def naming_failures(network: str, format: str) -> Iterator[None]:
     """Turns what writing and running a network may raise, as tracing runs its own code, into a ValueError."""
@@ -261,7 +274,7 @@ def _run_state_dict(path: Path, classifier: DeployableClassifier, images: Tensor
     return predict_logits(other, images)
 
 
-FORMATS = {
+FORMATS: dict[FormatName, Format] = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, run_onnx),
     "torch_export": Format(".pt2", (), _write_program, _run_program),
     "state_dict": Format(".safetensors", ("safetensors",), _write_state_dict, _run_state_dict),

@@ -1,6 +1,7 @@
 """t-SNE of embeddings (the paper's Figure 4)."""
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from tmkd_lightning.figures.collect import CollectedOutputs
@@ -24,6 +25,7 @@ def plot_tsne(collected: CollectedOutputs, seed: int = 0, source: str = "") -> F
         if embedding.std(0).max() == 0:
             raise NothingToPlotError(f"{title} gives all images the same embedding")
         init = "pca" if embedding.shape[1] > 1 else "random"
+        rank_zero_info(f"Computing t-SNE of {len(embedding)} embeddings of {title}")
         tsne = TSNE(perplexity=min(30.0, (len(embedding) - 1) / 3), init=init, random_state=seed)
         points = torch.from_numpy(tsne.fit_transform(embedding.numpy()))
         axis.set(title=wrap(title, 26), xticks=[], yticks=[])

@@ -1,6 +1,5 @@
 """Fits a linear head on the embeddings of a frozen network."""
 
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from tmkd_lightning.utils.progress import progress
 
 STRENGTHS = tuple(float(f"{10 ** (exponent / 2):.2g}") for exponent in range(-10, 5))  # C from 1e-5 to 100
 _FOLDS = 5  # one image in so many of each class is held out
@@ -133,7 +133,7 @@ def _choose(
     held = rows[out], targets[out], weights[out]
     last = best = None
     rises = 0
-    for strength in tqdm(strengths, "Fitting the head", unit="fit", disable=not sys.stderr.isatty(), leave=False):
+    for strength in progress(strengths, "Fitting the head", len(strengths), "fits"):
         last = _fit(*kept, strength, last)
         losses[strength] = _loss(last, *held)
         if losses[strength] <= min(losses.values()):

@@ -13,6 +13,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 from tmkd_lightning.models.loading import head_keys, mismatched_head
 from tmkd_lightning.utils.messages import short
+from tmkd_lightning.utils.progress import on_terminal
 from tmkd_lightning.utils.state_dict import alias_submodule, describe_mismatch
 
 
@@ -190,7 +191,7 @@ def _build_with_weights(name: str, weights: WeightsEnum, options: dict[str, Any]
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
     try:
         # torchvision unpickles what is in the file. It may: this reads plain tensors or fails.
-        weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
+        weights.get_state_dict(progress=on_terminal(), check_hash=True, weights_only=True, map_location="cpu")
     except Exception as error:  # the hub raises whatever sockets, disks and unpicklers come to
         if path.is_file():
             raise PretrainedWeightsError(

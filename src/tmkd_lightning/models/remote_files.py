@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.files import sha256_of
 from tmkd_lightning.utils.messages import short
+from tmkd_lightning.utils.progress import on_terminal
 from tmkd_lightning.utils.secrets import redact
 
 _HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/@]+))?/([^@]+?)(?:@([^@]+))?")
@@ -89,6 +90,7 @@ def _from_hub(location: str) -> Path:
     assert found is not None  # check_location has seen to it
     repository, before, name, behind = found.groups()
     revision = before or behind
+    rank_zero_info(f"Fetching {location}, unless it is here")
     try:
         path = Path(hf_hub_download(repository, name, revision=revision))
     except Exception as error:  # the hub raises whatever sockets, disks and servers come to
@@ -132,7 +134,7 @@ def _download(url: str, path: Path, digest: str | None) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder, path.name)
         try:
-            torch.hub.download_url_to_file(url, str(part), digest, progress=True)
+            torch.hub.download_url_to_file(url, str(part), digest, progress=on_terminal())
         except HTTPError as error:
             error.close()  # it holds the connection
             raise

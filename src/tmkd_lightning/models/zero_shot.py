@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
@@ -110,6 +111,7 @@ class ZeroShotCLIP(DeferredNetwork):
         arguments = encoder.model_name, encoder.pretrained, encoder.cache_dir
         if not Path(encoder.pretrained).exists():
             check_tag(encoder.model_name, encoder.pretrained)
+        rank_zero_info(f"Loading CLIP {encoder.model_name}, which is fetched if it is not here")
         try:
             clip = load_clip(*arguments)
         except Exception as error:  # open_clip and the hub raise many kinds

@@ -99,6 +99,15 @@ def load_student(checkpoint: str | Path) -> LoadedStudent:
     )
 
 
+def network_config(checkpoint: str | Path) -> dict[str, Any]:
+    """How the network in a checkpoint of ``tmkd fit`` is built, as a config that reads no pretrained weights."""
+    path = Path(checkpoint).expanduser()
+    content = read_checkpoint(path, tensors=False)
+    role = _role(content, path)
+    config: dict[str, Any] = without_weights(content["hyper_parameters"][role])
+    return config
+
+
 def load_module(checkpoint: str | Path) -> BaseModule:
     """Builds the module that ``tmkd fit`` trained, from its checkpoint alone, and loads its weights.
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from tmkd_lightning.utils.progress import progress
+
 
 class CacheError(RuntimeError):
     """A teacher's outputs cannot be stored or read; the message names the file and a remedy."""
@@ -93,7 +95,8 @@ class ArrayFile:
     def damaged(self) -> list[int]:
         """Reads all that is written, and returns the rows that are not whole."""
         written = np.flatnonzero(_load(_checksums_of(self.path))).tolist()
-        return [row for row in written if self.read(np.array([row])) is None]
+        rows = progress(written, f"Checking {self.path.name}", len(written), "rows")
+        return [row for row in rows if self.read(np.array([row])) is None]
 
     def erase(self, rows: Sequence[int]) -> None:
         """Marks rows as not written."""
