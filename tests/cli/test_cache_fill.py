@@ -97,7 +97,7 @@ def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     )
 
 
-def test_the_rows_are_those_of_a_run(config, capfd) -> None:
+def test_the_rows_are_those_of_a_run(config) -> None:
     """Three epochs of three replicas; the fusion is a mean, so that no texts are needed."""
     fill()
     assert asked() >= 2 * ROWS
@@ -116,7 +116,7 @@ def test_the_rows_are_those_of_a_run(config, capfd) -> None:
     assert np.array_equal(arrays()[pixels], filled[pixels])
 
 
-def test_parts_are_whole_together_and_nothing_is_computed_twice(config, capfd) -> None:
+def test_parts_are_whole_together_and_nothing_is_computed_twice(config, caplog) -> None:
     fill("--shard", "1/1")
     asked()
     Path("cache").rename("whole")
@@ -130,10 +130,10 @@ def test_parts_are_whole_together_and_nothing_is_computed_twice(config, capfd) -
     fill()
     assert 4 <= asked() < 44
     assert equal(arrays(), arrays("whole"))
-    capfd.readouterr()
+    caplog.clear()
     fill()
     assert asked() <= LOOK
-    assert f"{ROWS} of {ROWS} rows are there: the teacher will not run" in capfd.readouterr().err
+    assert f"{ROWS} of {ROWS} rows are there: the teacher will not run" in caplog.text
 
 
 def command(*options: str) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ import pwd
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import huggingface_hub
 import pytest
@@ -19,7 +20,7 @@ from tmkd_lightning.callbacks import Figures, PromptEmbeddings, TeacherCache
 from tmkd_lightning.cli.cache import check_caches, list_caches, remove_caches
 from tmkd_lightning.cli.embed import embed
 from tmkd_lightning.cli.main import main as tmkd
-from tmkd_lightning.export import export_hub, export_int8, export_student, predict_folder, push_to_hub
+from tmkd_lightning.export import RunPage, export_hub, export_int8, export_student, page, predict_folder, push_to_hub
 from tmkd_lightning.figures import History, plot_curves, read_history, save_figures
 from tmkd_lightning.models import WideResNet, ZeroShotCLIP, load_weights
 from tmkd_lightning.modules.loading import load_module, load_student
@@ -146,6 +147,12 @@ def test_the_folder_for_the_hub(home, monkeypatch) -> None:
         export_int8(Extractor(network()), "~/a.int8", data=data.DigitsDataModule(), image_size=8)
 
 
+def test_the_page_of_a_run(home, monkeypatch) -> None:
+    monkeypatch.setattr(page, "to_html", lambda *_: "<p>")
+    assert page.write_page(cast(RunPage, None), "~/run.html") == home / "run.html"
+    assert (home / "run.html").read_text() == "<p>"
+
+
 PROVEN = {
     "CIFAR100DataModule.root, CUB200DataModule.root, DTDDataModule.root, ImageFolderDataModule.root",
     "RAFDBDataModule.root, StanfordDogsDataModule.root, BenchmarkDataModule.root",
@@ -155,7 +162,8 @@ PROVEN = {
     "ZeroShotCLIP.cache_dir, ZeroShotCLIP.pretrained",
     "TMKDModule.teacher_checkpoint, TeacherCache.directory, Figures.folder",
     "export_hub.output, export_int8.output, push_to_hub.folder",  # test_the_folder_for_the_hub
-    "export_hub.report",  # is a mapping
+    "export_hub.report, RunPage.report, RunPage.files, RunPage.figures",  # are no paths
+    "write_page.output",  # test_the_page_of_a_run
     "export_student.output, predict_folder.images, predict_folder.output, load_student.checkpoint",
     "list_caches.directory, check_caches.directory, remove_caches.directory, embed.output, embed.class_names_file",
     "draw.checkpoint, draw.output, draw.against, draw.teacher, draw.run, draw.page",
