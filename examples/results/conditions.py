@@ -90,7 +90,11 @@ def tuning() -> list[Condition]:
         "mixup": {**_RGB, "mix": v2.MixUp(num_classes=10)},
         "mixup_seen": {**_RGB, **_SEEN, "mix": v2.MixUp(num_classes=10)},
     }
-    return [Condition(name, "views", "kd", options) for name, options in tried.items()]
+    longer = ("plain", "seen_rgb_target", "trivial", "mixup")
+    return [
+        *(Condition(name, "views", "kd", options) for name, options in tried.items()),
+        *(Condition(f"{name}_4x", "views", "kd", tried[name], longer=4) for name in longer),
+    ]
 
 
 def of(method: str, kind: str, texts: str = "genuine", teacher: str = "views", longer: int = 1) -> Condition:

@@ -202,7 +202,7 @@ def tuning(folder: Path) -> pd.DataFrame:
     rows = {
         name: {
             "top-1": format_mean(one["top1"], TUNING_SEEDS, digits=1),
-            "gain over KD": f"{(one['top1'] - found['plain']['top1']).mean():+.1f}",
+            "gain over KD": f"{(one['top1'] - found['plain_4x' if '_4x' in name else 'plain']['top1']).mean():+.1f}",
             "weights of the views": means(one, "logged.fusion/"),
         }
         for name, one in sorted(found.items(), key=lambda item: -item[1]["top1"].mean())
