@@ -8,10 +8,13 @@ MIN := .venv-min
 JOBS ?= 2
 QUICK = -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
-.PHONY: quickstart test test-slow test-min coverage mutants check docs wheel clean
+.PHONY: quickstart notebook test test-slow test-min coverage mutants check docs wheel clean
 
 quickstart: $(READY)  ## train a teacher and three students on digits, through the command line
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/quickstart.py
+
+notebook: $(READY)  ## run examples/digits.py as a notebook, and write it with what it gives to docs/notebook.md
+	$(BIN)/python examples/render_notebook.py
 
 test: $(READY)  ## all tests that fit into a few minutes on two cores
 	$(BIN)/python -m pytest $(QUICK)

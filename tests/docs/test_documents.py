@@ -52,6 +52,7 @@ REASONS = {  # why a block is not run
     "environment": "changes the reader's shell or repository",
     "layout": "folders and files",
     "long": "a benchmark",
+    "notebook": "is run by tests/examples/test_notebook.py, which holds the page to its script",
     "output": "what a command prints or writes",
     "sketch": "code that leaves things out",
 }

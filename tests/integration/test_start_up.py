@@ -33,6 +33,13 @@ def test_verbs_that_need_no_network_import_none(words) -> None:
     assert imported(f"from tmkd_lightning.cli.main import main; main({words})") == set()
 
 
+def test_the_help_of_fit_needs_no_kornia() -> None:
+    """Views import it when the first is made: a third of a second."""
+    loaded = imported("from tmkd_lightning.cli.main import main; main(['fit', '--help'])")
+    assert "kornia" not in loaded
+    assert "lightning" in loaded
+
+
 def test_public_names_are_imported_on_first_use() -> None:
     assert imported("import tmkd_lightning") == set()
     assert "torch" in imported("from tmkd_lightning import WeightNet")

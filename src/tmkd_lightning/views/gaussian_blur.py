@@ -3,7 +3,6 @@
 from functools import cache
 
 import torch
-from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,6 +43,8 @@ def check_kernel(kernel_size: int, sigma: float) -> None:
 @cache
 def _kernel(kernel_size: int, sigma: float) -> tuple[float, ...]:
     """Kernel weights, in float64: torch's default dtype is half precision in some of Lightning's modes."""
+    from kornia.filters import get_gaussian_kernel1d  # 0.3 s to import, and only needed once a view is made
+
     return tuple(get_gaussian_kernel1d(kernel_size, sigma, dtype=torch.float64)[0].tolist())
 
 
