@@ -17,7 +17,7 @@ PUBLIC = {
     "tmkd_lightning.models": "Pretrained Probe WideResNet ZeroShotCLIP load_weights local_file resnet18 resnet50 "
     "shufflenet_v2 vgg13 vgg8 wrn_16_2 wrn_40_1 wrn_40_2",
     "tmkd_lightning.data": "CIFAR100DataModule CUB200DataModule DTDDataModule DigitsDataModule ImageFolderDataModule "
-    "RAFDBDataModule StanfordDogsDataModule",
+    "RAFDBDataModule StanfordDogsDataModule StreamDataModule",
     "tmkd_lightning.export": "RunPage collect_page export_student log_page predict_folder write_page",
 }
 

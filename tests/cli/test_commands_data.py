@@ -76,13 +76,14 @@ def test_classes_of_data_that_are_still_to_be_loaded_or_have_one_name(tmp_path) 
         Mine(image_size=8).setup("fit")
 
 
-KINDS = ["CUB200", "RAFDB", "CIFAR100", "DTD", "StanfordDogs", "ImageFolder", "Digits"]
+KINDS = ["CUB200", "RAFDB", "CIFAR100", "DTD", "StanfordDogs", "ImageFolder", "Digits", "Stream"]
 OF_ALL = {"batch_size", "num_workers", "image_size", "seed", "augmentation_replicas"}
 OF_ALL |= {"train_transform", "eval_transform"}
 OF_ONE = {
     "DTD": {"partition"},
     "ImageFolder": {"root", "val_fraction", "test_fraction", "unlabelled", "classes"},
     "Digits": {"train_samples", "labelled_samples"},
+    "Stream": {"root", "cache_dir", "max_cache_size", "storage_options"},
 }
 OF_BENCHMARKS = {"root", "val", "val_fraction", "val_seed", "download"}
 
@@ -95,7 +96,7 @@ def test_arguments_that_are_passed_on_are_listed_and_checked(kind, tmp_path, cap
         tmkd(["fit", f"--data.help={name}"])
     listed = set(re.findall(r"--data\.(\w+) ", capsys.readouterr().out.split("Help for")[1]))
     own = OF_ONE.get(kind, set())
-    assert listed == OF_ALL | own | (set() if kind in ("ImageFolder", "Digits") else OF_BENCHMARKS)
+    assert listed == OF_ALL | own | (set() if kind in ("ImageFolder", "Digits", "Stream") else OF_BENCHMARKS)
     with pytest.raises(SystemExit, match=r"^2$"):
         tmkd(["data", "check", "--data", name, "--data.batchsize", "7"])
     assert "has no argument 'batchsize': did you mean 'batch_size'?" in capsys.readouterr().err

@@ -48,7 +48,13 @@ def sgd(params: Any) -> torch.optim.Optimizer:
 
 
 def train(
-    module: Any, folder: Path, *callbacks: Callback, epochs: int = 4, resume: Path | None = None, **options: Any
+    module: Any,
+    folder: Path,
+    *callbacks: Callback,
+    epochs: int = 4,
+    resume: Path | None = None,
+    data: Any = None,
+    **options: Any,
 ) -> tuple[dict[str, Tensor], Trainer]:
     """Trains to the end, or to where a callback raises; gives what was learnt, and the trainer."""
     trainer = Trainer(
@@ -69,7 +75,7 @@ def train(
         enable_model_summary=False,
         **options,
     )
-    data = DigitsDataModule(train_samples=50, batch_size=16, image_size=16)
+    data = data or DigitsDataModule(train_samples=50, batch_size=16, image_size=16)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return {name: value.clone() for name, value in module.state_dict().items()}, trainer
 

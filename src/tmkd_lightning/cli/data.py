@@ -1,4 +1,4 @@
-"""``tmkd data``: checks every image of a data set before a run does, and makes smaller copies."""
+"""``tmkd data``: checks every image of a data set before a run does, makes smaller copies, and writes shards."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +10,10 @@ from PIL import Image
 
 from tmkd_lightning.data import DataError, ImageDataModule
 from tmkd_lightning.data.resize import resize_folder
+from tmkd_lightning.data.shards.writing import write_stream
 from tmkd_lightning.utils.messages import printable
 from tmkd_lightning.utils.progress import progress
+from tmkd_lightning.utils.validation import check_count
 
 
 class Split(NamedTuple):
@@ -96,6 +98,26 @@ def resize(root: Path, output: Path, side: int = 256, workers: int = 2) -> None:
     """
     _exit_with(resize_folder(root.expanduser(), output.expanduser(), side, workers))
     print(f"{output} is a copy of {root} with shorter sides of at most {side} pixels.")
+
+
+def optimize(data: ImageDataModule, output: Path, shard_size: int = 64, workers: int = 2) -> None:
+    """Writes the images of any datamodule as shards, which StreamDataModule reads from a folder or a bucket.
+
+    Image files are stored as they are, byte by byte. Training images are shuffled once, the others keep their order.
+
+    Args:
+        data: datamodule, by class_path.
+        output: new folder for the shards.
+        shard_size: size of a shard in megabytes.
+        workers: threads that read.
+    """
+    check_count("shard_size", shard_size)
+    data.prepare_data()
+    index, problems = write_stream(data, output.expanduser(), shard_size << 20, workers)
+    _exit_with(problems)
+    for name, split in index.splits.items():
+        print(f"{name}: {split.images} images in {len(split.sizes)} shards, {sum(split.sizes.values())} bytes")
+    print(printable(f"{output} is a stream of {len(index.class_names)} classes, {index.fingerprint[:16]}."))
 
 
 def _exit_with(problems: list[str]) -> None:

@@ -29,14 +29,14 @@ VERBS = {  # each is a module of this package
     "export": "write the student of a checkpoint to a file for other programs",
     "report": "compare a student with its teacher: size, latency and accuracy",
     "figures": "draw figures of finished runs",
-    "data": "check a dataset",
+    "data": "check a dataset, copy it smaller, or write it as shards",
     "probe": "fit a linear head on a teacher, and write its checkpoint",
     "embed": "write text embeddings to a file, for machines without internet",
     "cache": "fill teacher caches without training, list, check or remove them",
 }
 _FUNCTIONS: dict[str, list[str]] = {  # of a verb whose module has others than one of its name
     "figures": ["draw"],
-    "data": ["check", "resize"],
+    "data": ["check", "resize", "optimize"],
     "cache": ["fill_caches", "list_caches", "check_caches", "remove_caches"],
 }
 

@@ -7,6 +7,7 @@ from tmkd_lightning.data.datamodules.digits import DigitsDataModule
 from tmkd_lightning.data.datamodules.dtd import DTDDataModule
 from tmkd_lightning.data.datamodules.image_folder import ImageFolderDataModule
 from tmkd_lightning.data.datamodules.listed import CUB200DataModule, RAFDBDataModule, StanfordDogsDataModule
+from tmkd_lightning.data.datamodules.stream import StreamDataModule
 from tmkd_lightning.data.datasets import CUB200, RAFDB, StanfordDogs
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
@@ -31,6 +32,7 @@ __all__ = [
     "SeededDataset",
     "StanfordDogs",
     "StanfordDogsDataModule",
+    "StreamDataModule",
     "collate",
     "stratified_split",
     "training_fingerprint",

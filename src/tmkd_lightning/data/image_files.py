@@ -7,7 +7,7 @@ import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -81,14 +81,19 @@ class ImageFiles(Dataset[tuple[Any, int]]):
         try:
             if problem := file_problem(path):
                 raise ValueError(f"it {problem}")
-            with Image.open(path, formats=FORMATS) as image:
-                if max(image.size) > 50 * min(image.size):  # resized by its shorter side, it would take gigabytes
-                    size = f"{image.width}x{image.height}"
-                    raise ValueError(f"it has {size} pixels, and a side may be at most 50 times the other")
-                return _to_rgb(image), label
+            return open_rgb(path), label
         except Exception as error:  # on damaged files, decoders raise errors of any kind
             reason = str(error) or repr(error)
             raise DataError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
+
+
+def open_rgb(file: Path | IO[bytes]) -> Image.Image:
+    """Reads an image file as `ImageFiles` does; on damaged ones, PIL raises errors of any kind."""
+    with Image.open(file, formats=FORMATS) as image:
+        if max(image.size) > 50 * min(image.size):  # resized by its shorter side, it would take gigabytes
+            size = f"{image.width}x{image.height}"
+            raise ValueError(f"it has {size} pixels, and a side may be at most 50 times the other")
+        return _to_rgb(image)
 
 
 def file_problem(path: Path) -> str:

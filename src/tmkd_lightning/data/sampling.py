@@ -35,20 +35,28 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return self.apply(index, *self.samples[index])
+
+    def apply(self, index: int, image: Any, label: int) -> tuple[Any, ...]:
+        """What a sample becomes in the current epoch, for those who have read it themselves."""
         epoch = int(self._epoch)
         if not self.replicas:
-            return (*self.draw(epoch, index), index) if self.numbered else self.draw(epoch, index)
+            drawn = self._transform(epoch, index, image), label
+            return (*drawn, index) if self.numbered else drawn
         replica = epoch % self.replicas
-        return *self.draw(replica, index), replica * len(self) + index
+        return self._transform(replica, index, image), label, replica * len(self) + index
 
     def draw(self, epoch: int, index: int) -> tuple[Tensor, int]:
         """Transformed image and label of a sample in an epoch (or replica)."""
         image, label = self.samples[index]
+        return self._transform(epoch, index, image), label
+
+    def _transform(self, epoch: int, index: int, image: Any) -> Tensor:
         state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed all devices too, which takes 2 ms a call
             torch.default_generator.manual_seed(int(state[0]) << 32 | int(state[1]))
-            return self.transform(image), label
+            return self.transform(image)
 
 
 class CacheRows(Dataset[tuple[Any, ...]]):
