@@ -72,6 +72,22 @@ def test_official_values(shapes, width, images, temperature, batches, layers, ba
         assert method(*pair, torch.zeros(len(rows)).long())["crd"].item() == pytest.approx(2 * value, rel=1e-9)
 
 
+def test_z_is_found_again_after_a_checkpoint_of_before_the_first_batch() -> None:
+    """As the LearningRateFinder and the BatchSizeFinder load one after their trial steps."""
+    method = CRD(width=4, negatives=8)
+    method.build(Spec(3, 6, training_images=12), Spec(3, 8, training_images=12))
+    start = copy.deepcopy(method.state_dict())
+    found = []
+    for _ in range(2):
+        method.load_state_dict(start)
+        method.classes.copy_(torch.arange(12) % 3)
+        torch.manual_seed(0)
+        method.set_index(torch.arange(5))
+        found.append(method(*outputs(torch.randn(5, 6), torch.randn(5, 8)), torch.arange(5) % 3)["crd"].item())
+    assert math.isfinite(found[0])
+    assert found[0] == found[1]
+
+
 def slow(scores: Tensor, images: int) -> float:
     total = 0.0
     for row in scores.exp().tolist():

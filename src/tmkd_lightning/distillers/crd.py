@@ -188,6 +188,7 @@ class CRD(Distiller):
         saved = state_dict.get(f"{prefix}classes")
         if saved is not None and len(self.classes) == 0:
             self._make_banks(len(saved))
+        self._normalized = False  # a checkpoint of before the first batch, as the LearningRateFinder loads, has no Z
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
