@@ -26,7 +26,7 @@ from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.data import ImageFolderDataModule
 from tmkd_lightning.export import RunPage, collect_page, log_page, report, write_page
 from tmkd_lightning.export import page as page_module
-from tmkd_lightning.export.page import MATRIX_CLASSES, PAIRS, to_html
+from tmkd_lightning.export.page import MATRIX_CLASSES, PAIRS, gains, to_html
 from tmkd_lightning.figures import History
 
 HOSTILE = ["<script>alert(1)</script>", '" onerror="alert(2)', "{{ 7 * 7 }} & co\u202e", *map(str, range(3, 100))]
@@ -118,6 +118,21 @@ def test_the_numbers_are_those_of_the_report(few, tmp_path) -> None:
     assert shown["parameters"] == [f"{4 * 27 + 8 + 12 + 3}", "2× fewer", f"teacher: {8 * 27 + 16 + 24 + 3}"]
     wrong = round((1 - student["accuracy"]["top1"]) * stored["data"]["test_images"])
     assert f"The student has {wrong} of 120 test images wrong" in page
+
+
+def test_numbers_are_compared_in_words() -> None:
+    network = {"network": "Net", "macs": 9, "bytes": 8, "latency": [], "accuracy": None}
+    for ours, theirs, macs, words in (
+        (1_000, 304_400, 9, ["304× fewer", "the same"]),
+        (3_000, 1_000, 0, ["3× more", None]),
+        (995, 1_000, 18, ["the same", "2× fewer"]),
+    ):
+        networks = {
+            "teacher": {**network, "parameters": theirs, "macs": macs},
+            "student": {**network, "parameters": ours},
+        }
+        found = gains({"networks": networks, "ratio": None})
+        assert [one.words for one in found if one.name in ("parameters", "MACs")] == words
 
 
 def test_the_confusion_matrix_and_who_is_right(few_html) -> None:

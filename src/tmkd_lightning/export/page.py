@@ -242,12 +242,15 @@ def gains(report: Mapping[str, Any]) -> list[Gain]:
     return found
 
 
-def _compare(ours: float, theirs: float, less_and_more: tuple[str, str] | None) -> str:
-    """How the student's value compares to the teacher's: in points, or by a factor."""
+def _compare(ours: float, theirs: float, less_and_more: tuple[str, str] | None) -> str | None:
+    """How the student's value compares to the teacher's: in points, or by a factor; None where there is no factor."""
     if less_and_more is None:
         return f"{100 * (ours - theirs):+.1f} points"
-    factor = max(ours, theirs) / min(ours, theirs) if min(ours, theirs) else 1.0
-    return f"{factor:.2g}× {less_and_more[ours > theirs]}"
+    if not min(ours, theirs):
+        return None
+    factor = max(ours, theirs) / min(ours, theirs)
+    number = f"{factor:.2g}" if factor < 99.5 else f"{factor:,.0f}"  # else 304 would be 3e+02
+    return "the same" if number == "1" else f"{number}× {less_and_more[ours > theirs]}"
 
 
 def agreement(predictions: Predictions, role: str) -> list[list[int]] | None:
