@@ -83,6 +83,7 @@ def compare(
         networks = {role: {"accuracy": accuracy.get(role), "not_measured": None} for role in roles}
     except NotMeasuredError as error:
         networks = {role: {"accuracy": None, "not_measured": str(error)} for role in roles}
+        collector.count = None  # of images that no number stands for
     if data is not None and no_teacher is not None and "teacher" in roles:
         networks["teacher"]["not_measured"] = no_teacher
     for role, extractor in roles.items():
