@@ -190,6 +190,13 @@ def copy(digits, tmp_path) -> Path:
     return Path(shutil.copytree(digits, tmp_path / "copy"))
 
 
+def test_a_home_folder_is_found(tmp_path, monkeypatch) -> None:
+    """LitData would make a folder that is called ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = StreamDataModule("~/digits", cache_dir="~/shards")
+    assert (data.root, data.cache_dir) == (str(tmp_path / "digits"), str(tmp_path / "shards"))
+
+
 def test_a_folder_without_index_or_with_a_damaged_one(copy, tmp_path) -> None:
     index = copy / "stream_index.json"
     for content, message in (

@@ -47,7 +47,7 @@ class StreamDataModule(ImageDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.root = root.rstrip("/") if is_remote(root) else str(Path(root).expanduser())
-        self.cache_dir = cache_dir
+        self.cache_dir = None if cache_dir is None else str(Path(cache_dir).expanduser())
         self.max_cache_size = max_cache_size
         self.storage_options = storage_options
         self._index: StreamIndex | None = None
