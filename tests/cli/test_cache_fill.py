@@ -22,6 +22,7 @@ from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import cache_fill
 from tmkd_lightning.cli.main import main
+from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.teacher.cache.array_file import ArrayFile
 
@@ -172,6 +173,7 @@ def test_what_cannot_be_filled_is_said(config, capsys, monkeypatch) -> None:
         (["--batch_size", "0"], ValueError, "batch_size must be"),
         (["--trainer.callbacks", "[]"], ValueError, "no TeacherCache to fill among the callbacks"),
         (["--data.augmentation_replicas", "0"], ValueError, "needs images that come again"),
+        (["--model.mix", f"{__name__}.swap"], ValueError, "mix makes new ones at every step: leave one of the two out"),
         (["--model.teacher_checkpoint", "other.ckpt"], FileNotFoundError, "no teacher_checkpoint at other.ckpt"),
         (
             ["--model", "tmkd_lightning.ClassifierModule", "--model.network", "helpers.tiny.Net"],
@@ -183,6 +185,46 @@ def test_what_cannot_be_filled_is_said(config, capsys, monkeypatch) -> None:
         with pytest.raises(kind, match=message):
             fill(*options)
     assert not Path("cache").exists()
+
+
+def test_a_setup_of_your_own_runs_and_weights_that_the_file_replaces_are_not_fetched(config, monkeypatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("the teacher's own pretrained weights were read")
+
+    monkeypatch.setattr(TMKDModule, "load_pretrained", refuse)
+    config["data"]["class_path"] = f"{__name__}.Late"
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    fill()
+    assert all((value != 0).all() for name, value in arrays().items() if name.endswith("written.npy"))
+
+
+def test_a_head_that_is_gone_is_made_anew(config) -> None:
+    """As the message about a damaged one promises, though all rows are there."""
+    fill()
+    (head,) = Path("cache").glob("*/head.npz")
+    before = dict(np.load(head))
+    head.unlink()
+    asked()
+    fill()
+    assert asked() < 2 * ROWS
+    after = np.load(head)
+    assert before.keys() == set(after)
+    assert all(np.array_equal(value, after[name]) for name, value in before.items())
+
+
+class Late(DigitsDataModule):
+    """Knows its images after `setup` alone."""
+
+    def setup(self, stage: str) -> None:
+        self.found = super().samples
+        super().setup(stage)
+
+    def samples(self, split: str) -> Any:
+        return self.found(split)
+
+
+def swap(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return images.flip(0), labels
 
 
 class Foreign(LightningDataModule):

@@ -69,6 +69,11 @@ class TeacherCache(Callback):
         if pl_module.teacher is None or not pl_module.reads_teacher:
             rank_zero_warn("TeacherCache has nothing to keep: no term of the loss reads a teacher")
             return
+        if pl_module.mix is not None:
+            raise ValueError(
+                "TeacherCache stores the teacher's answers to the images of the data, but mix makes new ones at every "
+                "step: leave one of the two out"
+            )
         readers = [part.method_name for part in pl_module.distiller.parts if "maps" in part.reads]
         if readers and not self.maps:
             raise ValueError(
@@ -92,13 +97,16 @@ class TeacherCache(Callback):
             pl_module.teacher.extractor.resize_head(len(state["weight"]))  # of the data's classes alone
             pl_module.teacher.extractor.head.load_state_dict(state)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reopens the files, to which other processes may have written."""
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Reopens the files, to which other processes may have written, and makes a head anew that is gone."""
         self._check_images = True
-        if self.folder is not None and self._files_made and not self.complete and not self.stopped:
+        if self.folder is not None and not self.complete and not self.stopped:
             try:
-                self.folder.reopen()
-            except CacheError as error:
+                if self._files_made:
+                    self.folder.reopen()
+                if EMBEDDING in self.folder.files and not self.folder.has_head:
+                    _write_head(self.folder, pl_module.teacher)
+            except (CacheError, OSError) as error:
                 self._stop(error)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -199,8 +207,7 @@ class TeacherCache(Callback):
             shapes = {PIXELS: (1,), **{name: value.shape[1:] for name, value in values.items()}}
             folder.create(folder.rows, shapes)
             if EMBEDDING in shapes:
-                state = teacher.extractor.head.state_dict()  # NumPy has no bfloat16
-                folder.write_head(**{name: at_least_float32(value).cpu().numpy() for name, value in state.items()})
+                _write_head(folder, teacher)
             self._files_made = True
         if not self.stopped:
             try:
@@ -216,3 +223,8 @@ class TeacherCache(Callback):
             warnings.warn(
                 f"The cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2
             )
+
+
+def _write_head(folder: CacheFolder, teacher: MultiViewTeacher) -> None:
+    state = teacher.extractor.head.state_dict()  # NumPy has no bfloat16
+    folder.write_head(**{name: at_least_float32(value).cpu().numpy() for name, value in state.items()})

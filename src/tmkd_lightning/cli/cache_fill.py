@@ -76,6 +76,7 @@ class FillCLI(lightning_cli.TMKDCLI):
         """A trainer that logs and saves nothing by itself."""
         given = self._get(self.config_init, "trainer", default={})
         same = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins", "default_root_dir")
+        same += ("benchmark", "deterministic")
         progress = given["enable_progress_bar"] is not False
         return FillTrainer(
             next((one for one in tree_leaves(given["callbacks"]) if isinstance(one, TeacherCache)), None),
@@ -124,7 +125,8 @@ def fill(
     filler = Filler(module, data, cache, part)
     warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule`")
     warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero")  # all rows are there
-    vars(data)["setup"] = lambda stage: ImageDataModule.setup(data, "fit")  # whatever Lightning's verb is
+    own_setup = data.setup
+    vars(data)["setup"] = lambda stage: own_setup("fit")  # whatever Lightning's verb is
     vars(data)["val_dataloader"] = filler.loader  # for this call, before the class's method
     try:
         trainer.validate(filler, datamodule=data, verbose=False)
@@ -179,8 +181,9 @@ class Filler(LightningModule):
     def prepare_data(self) -> None:
         """Reads pretrained weights on one process first, which downloads those that are missing."""
         self.module.trainer = self.trainer
-        with suppress(PretrainedWeightsError):  # setup insists on them
-            self.module.load_pretrained(self.frozen.extractor.network)
+        if self.module.teacher_checkpoint is None:  # else its file has all weights
+            with suppress(PretrainedWeightsError):  # setup insists on them
+                self.module.load_pretrained(self.frozen.extractor.network)
 
     def setup(self, stage: str) -> None:
         """Finds the cache, and makes the teacher ready, as a run does."""
@@ -206,7 +209,8 @@ class Filler(LightningModule):
         return self.data.cache_dataloader(missing[(missing >= own[0]) & (missing < own[1])])
 
     def on_validation_start(self) -> None:
-        """Notes the time."""
+        """Makes the cache ready, as an epoch of a run does, and notes the time."""
+        self.cache.on_train_epoch_start(self.trainer, self.module)
         self._start = time.monotonic()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -317,11 +317,6 @@ class TMKDModule(BaseModule):
             self.locate_teacher()  # before a TeacherCache asks what decides its outputs
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
-        if self.teacher_cache is not None and self.mix is not None:
-            raise ValueError(
-                "TeacherCache stores the teacher's answers to the images of the data, but mix makes new ones at every "
-                "step: leave one of the two out"
-            )
         if self.distiller.needs_index:
             validation.number_samples(datamodule_of(self.trainer))
         self.teacher.cache = None if self.teacher_cache is None else self.teacher_cache.read_or_compute

@@ -45,8 +45,13 @@ class CacheFolder:
     @property
     def complete(self) -> bool:
         """Whether all rows of all arrays are written."""
-        head = "embedding" not in self.dtypes or (self.path / _HEAD).exists()
+        head = "embedding" not in self.dtypes or self.has_head
         return head and all(name in self.files and self.files[name].complete for name in self.dtypes)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the teacher's head is stored."""
+        return (self.path / _HEAD).exists()
 
     @property
     def written(self) -> int:
