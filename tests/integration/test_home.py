@@ -164,6 +164,7 @@ PROVEN = {
     "export_hub.output, export_int8.output, push_to_hub.folder",  # test_the_folder_for_the_hub
     "export_hub.report, RunPage.report, RunPage.files, RunPage.figures",  # are no paths
     "write_page.output",  # test_the_page_of_a_run
+    "StreamDataModule.root, StreamDataModule.cache_dir, optimize.output",  # tests/data/test_stream.py
     "export_student.output, predict_folder.images, predict_folder.output, load_student.checkpoint",
     "list_caches.directory, check_caches.directory, remove_caches.directory, embed.output, embed.class_names_file",
     "draw.checkpoint, draw.output, draw.against, draw.teacher, draw.run, draw.page",

@@ -347,7 +347,7 @@ def test_export_warns_of_images_of_another_size(checkpoint, tmp_path, capsys) ->
     output = ["--output", str(tmp_path / "a.safetensors"), "--format", "state_dict"]
     for size, warning in ((24, "WARNING: images of the run were 16 pixels, not 24\n"), (16, "")):
         tmkd(["export", "--checkpoint", str(checkpoint), *output, "--image_size", str(size)])
-        assert capsys.readouterr().err == warning
+        assert capsys.readouterr().err.startswith(warning or "Writing ")
 
 
 def test_export_names_the_formats(checkpoint, tmp_path, capsys) -> None:

@@ -75,8 +75,7 @@ class FillCLI(lightning_cli.TMKDCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs and saves nothing by itself."""
         given = self._get(self.config_init, "trainer", default={})
-        same = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins", "default_root_dir")
-        same += ("benchmark", "deterministic")
+        same = "accelerator devices num_nodes strategy precision plugins benchmark deterministic default_root_dir"
         progress = given["enable_progress_bar"] is not False
         return FillTrainer(
             next((one for one in tree_leaves(given["callbacks"]) if isinstance(one, TeacherCache)), None),
@@ -86,7 +85,7 @@ class FillCLI(lightning_cli.TMKDCLI):
             enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            **{name: given[name] for name in same},
+            **{name: given[name] for name in same.split()},
         )
 
 
@@ -199,6 +198,7 @@ class Filler(LightningModule):
         if moved is not None:
             rank_zero_warn(moved)
         self.frozen.extractor.network.to(memory_format=torch.channels_last)
+        self.cache.on_train_epoch_start(self.trainer, self.module)  # a head that is gone is written
 
     def loader(self) -> Any:
         """Batches of the rows that this part and this process lack, in order."""
@@ -209,8 +209,7 @@ class Filler(LightningModule):
         return self.data.cache_dataloader(missing[(missing >= own[0]) & (missing < own[1])])
 
     def on_validation_start(self) -> None:
-        """Makes the cache ready, as an epoch of a run does, and notes the time."""
-        self.cache.on_train_epoch_start(self.trainer, self.module)
+        """Notes the time."""
         self._start = time.monotonic()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
