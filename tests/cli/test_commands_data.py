@@ -81,7 +81,7 @@ OF_ALL = {"batch_size", "num_workers", "image_size", "seed", "augmentation_repli
 OF_ALL |= {"train_transform", "eval_transform"}
 OF_ONE = {
     "DTD": {"partition"},
-    "ImageFolder": {"root", "val_fraction", "test_fraction", "unlabelled", "classes"},
+    "ImageFolder": {"root", "val_fraction", "test_fraction", "val_seed", "unlabelled", "classes"},
     "Digits": {"train_samples", "labelled_samples"},
     "Stream": {"root", "cache_dir", "max_cache_size", "storage_options"},
 }

@@ -20,6 +20,7 @@ from tmkd_lightning.cli import new, new_networks, new_templates
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.cli.new_data import suggest
 from tmkd_lightning.export import report as measuring
+from tmkd_lightning.modules.base import LEFT_OUT
 from tmkd_lightning.text import write_embeddings
 from tmkd_lightning.text.prompts import TEMPLATES, prompts_of
 from tmkd_lightning.utils.files import atomic_write
@@ -420,3 +421,20 @@ def test_classes_of_few_images_are_spoken_of(here, untried, capsys) -> None:
     main(["new", "project", "--data", ".", *SMALL])
     assert "NOTE" not in capsys.readouterr().out
     assert config("teacher", "project")["data"]["init_args"]["root"] == str(here)
+
+
+def test_a_folder_called_by_a_number(here, untried) -> None:
+    """YAML as `tmkd fit` reads it knows more numbers than YAML as Python writes it."""
+    draw(here / "1e3", 12)
+    main(["new", "--data", "1e3", *SMALL])
+    assert "    root: '1e3'  #" in Path("teacher.yaml").read_text()
+
+
+@pytest.mark.parametrize(("held_out", "told"), [(0.0, True), (0.1, False)])
+def test_a_teacher_that_may_have_seen_the_test_images(here, photos, untried, capsys, held_out, told) -> None:
+    network = {"class_path": "tmkd_lightning.models.wrn_16_2", "init_args": {"num_classes": 3}}
+    content = {LEFT_OUT: [], "state_dict": {"network.x": torch.zeros(1)}, "hyper_parameters": {"network": network}}
+    torch.save(content | {"datamodule_hyper_parameters": {"test_fraction": held_out, "val_seed": 0}}, "teacher.ckpt")
+    main(["new", "--data", "photos", "--student", "wrn_16_2", "--image_size", "16", "--teacher", "teacher.ckpt"])
+    printed = capsys.readouterr().out
+    assert ("NOTE: teacher.ckpt may have been trained on the images that are held out here" in printed) == told

@@ -60,7 +60,7 @@ def test_a_part_of_every_class_is_held_out(root: Path) -> None:
     splits = []
     for seed in (0, 0, 1, 2):
         torch.manual_seed(len(splits))  # the machine's does not count
-        splits.append(tuple(files(module(root, seed=seed), "val")))
+        splits.append(tuple(files(module(root, val_seed=seed), "val")))
     assert splits[0] == splits[1]
     assert len(set(splits)) > 1
     for fraction in (0.0, 1.0):
@@ -78,7 +78,9 @@ def test_a_part_of_every_class_is_held_out_for_testing(root: Path) -> None:
         "test": 3,
     }
     assert len({file for part in parts.values() for file, _ in part}) == 30
-    assert files(module(root, seed=1, test_fraction=0.3), "test") != parts["test"]
+    assert files(module(root, val_seed=1, test_fraction=0.3), "test") != parts["test"]
+    another_run = module(root, seed=1, val_fraction=0.2, test_fraction=0.3)  # as of a student whose teacher has seed 0
+    assert {split: files(another_run, split) for split in parts} == parts
     write(root / "val" / "ant" / "x.png", (9, 9, 9))
     assert (len(files(data, "train")), len(files(data, "val")), files(data, "test")) == (21, 1, parts["test"])
     write(root / "test" / "ant" / "x.png", (9, 9, 9))

@@ -217,6 +217,21 @@ def test_the_card_says_what_is_known(tmp_path) -> None:
     refuse(tmp_path, "none that tmkd report wrote", report={"accuracy": 1.0})
 
 
+def test_a_card_of_odd_names(tmp_path, monkeypatch) -> None:
+    """What means something in YAML or Markdown is written so that it does not; no place of a file is told."""
+    (tmp_path / "my net").mkdir()
+    monkeypatch.chdir(tmp_path / "my net")
+    names = ["*star*", "1. <b>", "näh"]
+    export_hub(small_net(), ".", image_size=8, recipe=OF_NET, class_names=names, tags=["yes", "a: b"])
+    card = Path("README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1])["tags"] == ["image-classification", "yes", "a: b", "tmkd-lightning"]
+    assert "\n# my net\n" in card
+    assert "0. \\*star\\*\n1. 1\\. \\<b\\>\n2. näh\n" in card
+    teacher = {"class_path": "timm.create_model", "dict_kwargs": {"pretrained_cfg_overlay": {"file": "/home/me/a.pt"}}}
+    method = describe_method({"teacher": teacher, "mix": "/home/me/mix.py"})
+    assert method.endswith("- teacher: `create_model(pretrained_cfg_overlay=())`")
+
+
 class FakeApi:
     """The hub, which writes down what it is asked for."""
 
@@ -254,8 +269,10 @@ def test_pushing(tmp_path, api, monkeypatch) -> None:
     push_to_hub(folder, "me/net", private=False)
     assert api.asked[2] == ("me/net", False, True)
     monkeypatch.setattr(api, "fails", ConnectionError("no route to host"))
-    with pytest.raises(UploadError, match=r"no route to host.*push it with: hf upload me/net .*net"):
+    with pytest.raises(UploadError, match=r"no route to host.*push it with: hf upload me/net .*net --private$"):
         push_to_hub(folder, "me/net")
+    with pytest.raises(UploadError, match=r"hf upload me/net 'my net'$"):
+        push_to_hub("my net", "me/net", private=False)
     for name in ("net", "a/b/c", "me/ net", "../net"):
         with pytest.raises(ValueError, match="push must be <user>/<name>, got"):
             push_to_hub(folder, name)
@@ -287,12 +304,19 @@ def test_the_command(tmp_path, api, monkeypatch, capsys) -> None:
     assert api.asked == [("me/digits", False, True), ("me/digits", FILES)]
     accuracy = json.loads(Path("run/report.json").read_text())["networks"]["network"]["accuracy"]["top1"]
     assert f"{accuracy:.1%}" in Path("measured/README.md").read_text()
-    other = Path("run/last.ckpt").rename("run/best.ckpt")  # which the report does not name
+    moved = Path("run/last.ckpt").rename("run/best.ckpt")  # the same file
+    tmkd(["export", "--checkpoint", str(moved), "--format", "hub", "--output", "moved"])
+    assert f"{accuracy:.1%}" in Path("moved/README.md").read_text()
+    other = Path("run/last.ckpt")  # of another run, under the name in the report
+    torch.save(torch.load(moved, weights_only=True) | {"epoch": 7}, other)
     tmkd(["export", "--checkpoint", str(other), "--format", "hub", "--output", "other"])
     assert "Not measured" in Path("other/README.md").read_text()
     for options, message in (
-        (["--format", "hub", "--report", "run/report.json"], "a report of last.ckpt, and not of run/best.ckpt"),
-        (["--format", "hub", "--report", "fit.yaml"], "fit.yaml is no report of run/best.ckpt"),
+        (
+            ["--format", "hub", "--report", "run/report.json"],
+            "a report of run/last.ckpt as it was then, and not of run/last.ckpt",
+        ),
+        (["--format", "hub", "--report", "fit.yaml"], "fit.yaml is no report of run/last.ckpt"),
         (["--format", "onnx", "--push", "me/digits"], "push is for the format hub, not for onnx: leave it out"),
     ):
         with pytest.raises(ValueError, match=message):

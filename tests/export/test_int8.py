@@ -121,6 +121,20 @@ def test_images_to_calibrate_on_are_not_measured_on(module, tmp_path, monkeypatc
     assert torch.cat(other.of("val", few)).equal(torch.cat(other.of("val", other.split(5)[0])))
 
 
+def test_test_images_that_calibrated_are_left_out(module, tmp_path) -> None:
+    """As with ``val="test"`` of a benchmark, whose validation images are those for testing."""
+    data = Noise(val=30, test=30)
+    data.val = data.test
+    metadata = export_int8(module, tmp_path / "a.onnx", data=data, image_size=8, calibration_images=10, input="uint8")
+    assert (metadata["calibrated_on"], metadata["measured_on"]) == (
+        "10 validation images of Noise",
+        "20 test images of Noise",
+    )
+    with pytest.raises(DataError, match="the test split has no images to measure accuracy on, other than those"):
+        export_int8(module, tmp_path / "b.onnx", data=data, image_size=8)
+    assert not (tmp_path / "b.onnx").exists()
+
+
 def all_of(data: Noise) -> list[Any]:
     return [(image / 255).tolist() for image, _ in data.val]
 

@@ -15,6 +15,7 @@ from tmkd_lightning.export.int8 import export_int8
 from tmkd_lightning.export.student import Input, export_student
 from tmkd_lightning.modules.classifier import ClassifierModule
 from tmkd_lightning.modules.loading import LoadedStudent, load_datamodule, load_student
+from tmkd_lightning.utils.files import sha256_of
 from tmkd_lightning.utils.messages import printable
 
 _FORMATS_OF = {  # options that belong to some formats alone
@@ -163,9 +164,9 @@ def _report(file: str | None, checkpoint: str, restored: LoadedStudent) -> Mappi
         if file is None:
             return None
         raise ValueError(f"{path} is no report of {checkpoint}: {error}") from error
-    measured = Path(report.get("checkpoint", "")).name
-    if measured != Path(checkpoint).name:
+    if report.get("checkpoint_sha256") != sha256_of(Path(checkpoint).expanduser()):  # of an earlier run, perhaps
         if file is None:
             return None
-        raise ValueError(f"{path} is a report of {measured or 'no checkpoint'}, and not of {checkpoint}")
+        measured = report.get("checkpoint", "no checkpoint")
+        raise ValueError(f"{path} is a report of {measured} as it was then, and not of {checkpoint}: call tmkd report")
     return report

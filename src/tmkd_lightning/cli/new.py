@@ -178,12 +178,22 @@ def _say_next(plan: Plan) -> None:
     if plan.teacher.trained:
         written, why = STUDENT, f"; {plan.teacher.name} needs no training, so there is no {TEACHER}"
     fetched = [one.name for one in (plan.teacher, plan.student) if one.pretrained or one.is_clip]
+    random = all(one.pretrained for one in (plan.teacher, plan.student) if one.name in fetched)
     if plan.texts.width is not None and plan.texts.file is None:
         fetched.append("CLIP's text encoder")
+        random = False
     here = plan.folder.resolve() == Path.cwd()
     print(printable(f"Wrote {written}{'' if here else f' in {plan.folder}'}{why}."))
     if fetched:
-        print(f"The first run fetches weights, once: {', '.join(fetched)}. Without a network: --pretrained false.")
+        remedy = " Without a network: --pretrained false." if random else ""  # which CLIP does not heed
+        print(f"The first run fetches weights, once: {', '.join(fetched)}.{remedy}")
+    if plan.teacher.checkpoint is not None and new_data.may_have_seen(plan.teacher.checkpoint, plan.data):
+        print(
+            printable(
+                f"NOTE: {plan.teacher.checkpoint} may have been trained on the images that are held out here for "
+                "testing: its accuracy in the report is then too high"
+            )
+        )
     print("Next:")
     if not here:
         print(f"  cd {shlex.quote(str(plan.folder))}")

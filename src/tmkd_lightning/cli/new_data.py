@@ -4,6 +4,7 @@ import math
 import os
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from tmkd_lightning.data import (
     RAFDBDataModule,
     StanfordDogsDataModule,
 )
+from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.messages import printable
 
 DIGITS = "digits"
@@ -191,6 +193,15 @@ def _image_folder(name: str, folder: Path) -> Data:
         notes.append(f"there are no images for testing: add {name}/test/<class>/, or the report has no accuracy")
     module = ImageFolderDataModule(str(root), test_fraction=arguments.get("test_fraction", 0.0))
     return _read(name, _config(ImageFolderDataModule, **arguments), module, notes)
+
+
+def may_have_seen(checkpoint: Path, data: Data) -> bool:
+    """Whether a run that wrote a file may have trained on the images that the data hold out for testing."""
+    if "test_fraction" not in data.config["init_args"]:
+        return False
+    content = read_checkpoint(checkpoint, tensors=False)
+    theirs = (content.get("datamodule_hyper_parameters") if isinstance(content, Mapping) else None) or {}
+    return any(theirs.get(name) != getattr(data.module, name) for name in ("test_fraction", "val_seed"))
 
 
 def _read(name: str, config: dict[str, Any], module: ImageDataModule, notes: list[str]) -> Data:

@@ -1,5 +1,6 @@
 """The two configs of a new project: a template each, and what fills it."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
@@ -104,6 +105,15 @@ _LR_NOTES = {
     True: "a third or three times the lr is worth a try",
     False: "for random weights; a smaller lr where the loss jumps",
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes names such as ``1e3`` too, which are numbers in YAML 1.2 and to tmkd."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 class Texts(NamedTuple):
@@ -221,7 +231,9 @@ def _arguments(values: Mapping[str, Any]) -> str:
 
 def _flow(value: Any) -> str:
     """A value on one line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
+    text = yaml.dump(
+        value, None, _Dumper, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True
+    )
     return str(text).removesuffix("...\n").strip()
 
 

@@ -18,7 +18,7 @@ from tmkd_lightning.export.student import format_of
 from tmkd_lightning.figures.curves import run_name
 from tmkd_lightning.modules.loading import load_datamodule, load_module, read_teacher
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
-from tmkd_lightning.utils.files import check_writable
+from tmkd_lightning.utils.files import check_writable, sha256_of
 from tmkd_lightning.utils.messages import printable, short
 from tmkd_lightning.utils.validation import check_count
 
@@ -64,6 +64,7 @@ def report(
         check_writable(file)
     kind = None if export is None else format_of(export)
     module = load_module(path)
+    source = {"checkpoint": str(path), "checkpoint_sha256": sha256_of(path)}
     no_teacher = _read_teacher(module, teacher)
     data, size, no_data = _data(path, data, image_size)
     measured: dict[str, Any] = {
@@ -75,7 +76,7 @@ def report(
         "no_teacher": no_teacher,
     }
     if html is None and wandb is None:
-        found = {"checkpoint": str(path)} | compare(module, **measured)
+        found = source | compare(module, **measured)
     else:
         finished = FinishedRun(path)
         name = run_name(finished.folder)
@@ -86,7 +87,7 @@ def report(
             source=f"From {finished.source}",
             mistakes=mistakes,
         )
-        found = {"checkpoint": str(path)} | page.report
+        found = source | page.report
         page = replace(page, report=found)
     written = write_report(found, output)
     if html is not None:

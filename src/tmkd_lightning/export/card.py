@@ -1,8 +1,11 @@
 """Writes the README.md of a folder for the Hugging Face hub: a model card of what is known, with fields to fill in."""
 
 import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from tmkd_lightning import __version__
 from tmkd_lightning.export.preprocessing import Preprocessing
@@ -30,7 +33,7 @@ from safetensors.torch import load_file
 from torchvision.transforms import v2
 
 folder = Path({folder}){comment}
-config = json.loads((folder / "config.json").read_text())
+config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 network = {expression}
 network.load_state_dict(load_file(folder / "model.safetensors"))
 network.eval()
@@ -114,7 +117,9 @@ def describe_method(settings: Mapping[str, Any]) -> str:
     )
     known = {key: settings.get(key) for key in _METHOD}
     lines = [
-        f"- {key.replace('_', ' ')}: `{_plain(value)}`" for key, value in known.items() if value not in (None, 0, [])
+        f"- {key.replace('_', ' ')}: `{_plain(value)}`"
+        for key, value in known.items()
+        if value not in (None, 0, []) and _shown(value)
     ]
     return "\n".join([f"{first}, with tmkd_lightning {__version__}.", "", *lines])
 
@@ -133,10 +138,11 @@ def describe_data(config: Mapping[str, Any] | None) -> str:
 
 def _plain(value: Any) -> str:
     """A setting on one line: names of classes, numbers and words, but no paths."""
-    if isinstance(value, Mapping) and "class_path" in value:
-        arguments = {**value.get("init_args", {}), **value.get("dict_kwargs", {})}
+    if isinstance(value, Mapping):
+        built = "class_path" in value
+        arguments = {**value.get("init_args", {}), **value.get("dict_kwargs", {})} if built else value
         shown = [f"{key}={_plain(part)}" for key, part in arguments.items() if part is not None and _shown(part)]
-        return f"{value['class_path'].rpartition('.')[2]}({', '.join(shown)})"
+        return f"{value.get('class_path', '').rpartition('.')[2]}({', '.join(shown)})"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_plain(part) for part in value if _shown(part))}]"
     return str(value)
@@ -144,6 +150,11 @@ def _plain(value: Any) -> str:
 
 def _shown(value: Any) -> bool:
     return not isinstance(value, str) or bool(re.fullmatch(r"[\w.{}@ -]+", value))
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", printable(text))
 
 
 def write_card(
@@ -168,8 +179,7 @@ def write_card(
         "license: unknown",
         f"library_name: {'timm' if timm else 'pytorch'}",
         "pipeline_tag: image-classification",
-        "tags:",
-        *(f"- {tag}" for tag in all_tags),
+        yaml.safe_dump({"tags": all_tags}, allow_unicode=True).strip(),
         *(["metrics:", "- accuracy"] if measured else []),
     ]
     results = "Not measured: `tmkd report` does, and `tmkd export --report` writes its table here."
@@ -177,7 +187,7 @@ def write_card(
         results = to_markdown({key: value for key, value in report.items() if key != "checkpoint"}).strip()
     parts = {
         "Use": f"```python\n{code}```" + (f"\n\n{doubt}" if doubt else ""),
-        "Classes": "\n".join(f"{label}. {printable(name)}" for label, name in enumerate(class_names)),
+        "Classes": "\n".join(f"{label}. {_escaped(name)}" for label, name in enumerate(class_names)),
         "Method": method,
         "Data": data,
         "Results": results,

@@ -1,6 +1,7 @@
 """Exports a student to a folder for the Hugging Face hub, verifies it by loading it back, and pushes it if told to."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def export_hub(
     config["pretrained_cfg"] |= _of_images(classifier, preprocessing, size) | {"num_classes": len(names)}
     timm = "architecture" in config
     text = card.write_card(
-        title=(repository or path.name).rpartition("/")[2],
+        title=(repository or path.resolve().name).rpartition("/")[2],
         network=config["architecture"] if timm else extractor.name,
         size=size,
         class_names=names,
@@ -153,9 +154,11 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
             repo_id=repository, folder_path=Path(folder).expanduser(), commit_message="Upload the student"
         )
     except Exception as error:  # the hub raises whatever sockets, disks and servers come to
+        private_too = " --private" if private else ""  # else hf would make a public one
         raise UploadError(
             f"{folder} cannot be pushed to {repository} ({short(error, kind=True)}): is there a network, and may this "
-            f"token write there? The folder is whole; push it with: hf upload {repository} {folder}"
+            f"token write there? The folder is whole; push it with: hf upload {repository} "
+            f"{shlex.quote(str(folder))}{private_too}"
         ) from error
     return str(url)
 

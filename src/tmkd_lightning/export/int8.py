@@ -3,7 +3,7 @@
 import ast
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,9 +63,9 @@ def export_int8(
 
     Weights are rounded channel by channel, to 7 of the 8 bits so that the file computes the same on every CPU, and
     activations by the smallest and largest value that calibration images, from all over the validation split, bring
-    about (static quantisation, QDQ). The accuracies of the file and of the network
-    in float32 are measured side by side on the test split or, where there is none, on the other validation images. A
-    file that loses more than a point is warned of.
+    about (static quantisation, QDQ). The accuracies of the file and of the network in float32 are measured side by side
+    on the test split or, where there is none, on the other validation images; never on an image that calibrated. A file
+    that loses more than a point is warned of.
 
     Args:
         network: a TMKDModule, whose student is written, a ClassifierModule, or an Extractor.
@@ -114,7 +114,8 @@ def export_int8(
             quantized = _quantize(model, seen, floats)
         file.write(onnx_bytes(quantized, {}))
         file.flush()
-        float_top1, int8_top1, total = _accuracies(images, measured, split, Path(file.name), classifier, input)
+        used = {_key(image) for batch in seen for image in batch}
+        float_top1, int8_top1, total = _accuracies(images, measured, split, used, Path(file.name), classifier, input)
         source = type(data).__name__
         metadata = describe(classifier, names, input, image_size) | {
             "float_top1": f"{float_top1:.4f}",
@@ -221,10 +222,20 @@ def _as_input(images: Tensor, input: Input) -> Tensor:
     return (images * 255).round().to(torch.uint8) if input == "uint8" else images
 
 
+def _key(image: Tensor) -> int:
+    return hash(image.numpy().tobytes())
+
+
 def _accuracies(
-    images: _Images, loader: Any, split: str, path: Path, classifier: DeployableClassifier, input: Input
+    images: _Images,
+    loader: Any,
+    split: str,
+    used: Collection[int],
+    path: Path,
+    classifier: DeployableClassifier,
+    input: Input,
 ) -> tuple[float, float, int]:
-    """Top-1 of the network in float32 and of the file, and the number of images that both saw."""
+    """Top-1 of the network in float32 and of the file, and the number of images that both saw: none of those `used`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -232,6 +243,10 @@ def _accuracies(
 
     def count(batch: Tensor, labels: Tensor) -> None:
         nonlocal total
+        new = torch.tensor([_key(image) not in used for image in _as_input(batch, input)])
+        batch, labels = batch[new], labels[new]
+        if not len(batch):
+            return
         (logits,) = session.run(["logits"], {"image": _as_input(batch, input).numpy()})
         for place, found in enumerate((predict_logits(classifier, batch), torch.from_numpy(logits))):
             right[place] += int((found.argmax(1) == labels).sum())
@@ -239,7 +254,7 @@ def _accuracies(
 
     images.each(split, loader, count)
     if not total:
-        raise DataError(f"the {split} split has no images to measure accuracy on")
+        raise DataError(f"the {split} split has no images to measure accuracy on, other than those that calibrated")
     return right[0] / total, right[1] / total, total
 
 

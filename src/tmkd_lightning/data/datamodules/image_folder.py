@@ -30,9 +30,10 @@ class ImageFolderDataModule(ImageDataModule):
         root: folder that holds ``train``, or the classes.
         val_fraction: part of each class to hold out if there is no ``val``, between 0 and 1.
         test_fraction: likewise if there is no ``test``, before the part for validation is drawn; 0 for none.
+        val_seed: of the parts held out, so that runs of all `seed` and their teacher hold out the same images.
         unlabelled: folder of training images without a class, at any depth.
         classes: names of the class folders in the order of the labels; by default those in ``train``.
-        **kwargs: arguments of `ImageDataModule`; `seed` also decides which images are held out.
+        **kwargs: arguments of `ImageDataModule`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ImageFolderDataModule(ImageDataModule):
         *,
         val_fraction: float = 0.1,
         test_fraction: float = 0.0,
+        val_seed: int = 0,
         unlabelled: str | None = None,
         classes: list[str] | None = None,
         **kwargs: Any,
@@ -52,6 +54,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.root = Path(root).expanduser()
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.val_seed = val_seed
         self.unlabelled = None if unlabelled is None else Path(unlabelled).expanduser()
         self.classes = None if classes is None else list(classes)
 
@@ -85,7 +88,7 @@ class ImageFolderDataModule(ImageDataModule):
         images = ImageFiles(self._files("train"))
         for part, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
             if fraction and not _is_folder(self.root / part):
-                rest, held_out = stratified_split(images.labels, fraction, self.seed, self._classes())
+                rest, held_out = stratified_split(images.labels, fraction, self.val_seed, self._classes())
                 if part == split:
                     return images.select(held_out)
                 images = images.select(rest)
