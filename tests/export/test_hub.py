@@ -223,7 +223,7 @@ def test_a_card_of_odd_names(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path / "my net")
     names = ["*star*", "1. <b>", "näh"]
     export_hub(small_net(), ".", image_size=8, recipe=OF_NET, class_names=names, tags=["yes", "a: b"])
-    card = Path("README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "my net" / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---\n")[1])["tags"] == ["image-classification", "yes", "a: b", "tmkd-lightning"]
     assert "\n# my net\n" in card
     assert "0. \\*star\\*\n1. 1\\. \\<b\\>\n2. näh\n" in card
