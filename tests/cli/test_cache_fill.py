@@ -144,6 +144,7 @@ def command(*options: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(words, env=environment, stdout=log, stderr=log)
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_that_is_killed(config) -> None:
     """A kill in the middle costs the batch in flight at most; two processes fill what is left."""
     killed = command("--data.augmentation_replicas", "200", "--data.batch_size", "2")

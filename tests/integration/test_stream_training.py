@@ -114,6 +114,7 @@ def pairs(folder: Path) -> StreamDataModule:
     return StreamDataModule(str(folder / "48"), **options)
 
 
+@pytest.mark.slow
 def test_two_processes_see_each_image_once_and_measure_each_once(two) -> None:
     ranks = two[1]
     assert [[len(batch) for batch in rank["rows"]] for rank in ranks] == [[4] * 12] * 2
@@ -126,6 +127,7 @@ def test_two_processes_see_each_image_once_and_measure_each_once(two) -> None:
         assert value.equal(ranks[1]["state"][name]) or "running" in name
 
 
+@pytest.mark.slow
 def test_two_processes_resume_within_an_epoch(two, folder) -> None:
     checkpoint, whole = two
     again = fit(folder / "again", pairs(folder), ckpt_path=checkpoint)
