@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,8 @@ def test_a_page_says_what_is_missing(here, untested) -> None:
 def test_weights_and_biases_get_the_page_too(here, monkeypatch) -> None:
     for name in ("DIR", "DATA_DIR", "CACHE_DIR"):
         monkeypatch.setenv(f"WANDB_{name}", str(here / "wandb_files"))
+    # wandb reads WANDB_DIR once a process, and another test may have come before
+    monkeypatch.setattr(wandb, "init", partial(wandb.init, dir=str(here / "wandb_files")))
     report("--wandb", "tests", "--mistakes", "3", checkpoint=TEACHER)
     (file,) = here.glob("wandb_files/wandb/offline-run-*/run-*.wandb")
     _, history = read_run(file)
