@@ -1,8 +1,8 @@
-"""``tmkd cache``: lists, checks and removes teacher caches."""
+"""``tmkd cache``: lists, checks and removes teacher caches; filling them is in cache_fill.py."""
 
 import reprlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,9 +12,11 @@ from tmkd_lightning.teacher.cache.folder import MANIFEST, on_disk, read_manifest
 from tmkd_lightning.utils.messages import printable, short
 
 
-def fill_caches() -> None:
+def fill_caches(args: Sequence[str] | None = None) -> None:
     """Fills the TeacherCache of a run's config, with the teacher alone; see tmkd cache fill --help."""
-    raise NotImplementedError("is a verb of cache_fill.py; here it stands for the list of verbs")
+    from tmkd_lightning.cli import cache_fill  # seconds to import, and the other verbs do without
+
+    cache_fill.run(args)
 
 
 def list_caches(directory: str) -> None:

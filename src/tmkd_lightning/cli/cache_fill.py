@@ -4,7 +4,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.utils._pytree import tree_leaves
 
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import lightning_cli
@@ -23,12 +22,14 @@ from tmkd_lightning.modules import TMKDModule
 from tmkd_lightning.modules.loading import load_teacher
 from tmkd_lightning.teacher.cache import CacheError
 from tmkd_lightning.utils.images import check_images
+from tmkd_lightning.utils.replaced_methods import replaced_methods
 from tmkd_lightning.utils.validation import check_count
 
 
 def run(args: Sequence[str] | None) -> None:
     """Runs ``tmkd cache fill``."""
-    words = list(sys.argv[1:] if args is None else args)[1:]
+    words = list(sys.argv[1:] if args is None else args)[1:]  # without `cache`; processes that DDP starts need it
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended to run from within Python")
     lightning_cli.run(words, FillCLI)
 
 
@@ -59,34 +60,23 @@ class FillTrainer(Trainer):
         fill(self, model, datamodule, self.teacher_cache, shard, batch_size)
 
 
-class FillCLI(lightning_cli.TMKDCLI):
-    """Reads the config of a run, and takes module, data, TeacherCache, precision, devices and strategy from it."""
+class FillCLI(lightning_cli.OtherVerbCLI):
+    """Takes module, data, TeacherCache, precision, devices and strategy from the config of a run."""
 
     _trainer_class = FillTrainer
+    verb = "fill"
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The one verb, and the arguments that Lightning passes."""
-        return {"fill": {"model", "datamodule"}}
-
-    def before_instantiate_classes(self) -> None:
-        """Nothing: there is no checkpoint to resume from."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that logs and saves nothing by itself."""
-        given = self._get(self.config_init, "trainer", default={})
+    def trainer_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that decide where and how the teacher runs."""
         same = "accelerator devices num_nodes strategy precision plugins benchmark deterministic default_root_dir"
         progress = given["enable_progress_bar"] is not False
-        return FillTrainer(
-            next((one for one in tree_leaves(given["callbacks"]) if isinstance(one, TeacherCache)), None),
-            callbacks=[Progress()] if progress else [],
-            enable_progress_bar=progress,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
+        return {
+            "cache": next(iter(self.teacher_caches(given)), None),
+            "callbacks": [Progress()] if progress else [],
+            "enable_progress_bar": progress,
+            "use_distributed_sampler": False,
             **{name: given[name] for name in same.split()},
-        )
+        }
 
 
 class Progress(TQDMProgressBar):
@@ -125,13 +115,12 @@ def fill(
     warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer` in `LightningModule`")
     warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero")  # all rows are there
     own_setup = data.setup
-    vars(data)["setup"] = lambda stage: own_setup("fit")  # whatever Lightning's verb is
-    vars(data)["val_dataloader"] = filler.loader  # for this call, before the class's method
-    try:
-        trainer.validate(filler, datamodule=data, verbose=False)
-    finally:
-        cache.teardown(trainer, module, "fit")
-        del vars(data)["val_dataloader"], vars(data)["setup"]
+    # Lightning's verb validates, but these are training images
+    with replaced_methods(data, setup=lambda stage: own_setup("fit"), val_dataloader=filler.loader):
+        try:
+            trainer.validate(filler, datamodule=data, verbose=False)
+        finally:
+            cache.teardown(trainer, module, "fit")
     return filler.seconds
 
 

@@ -22,6 +22,7 @@ from tmkd_lightning.modules.loading import load_datamodule, load_module, read_te
 from tmkd_lightning.text.class_names import ClassList, find_class_names, learned_classes, resolve_class_names
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 from tmkd_lightning.utils.messages import printable
+from tmkd_lightning.utils.replaced_methods import replaced_methods
 
 
 def draw(
@@ -185,9 +186,6 @@ def collect(
         loader = next(iter(tree_leaves(loaders())), None)
         return loader if batches is None else spread_over(loader, batches) or loader
 
-    vars(data)[name] = first_loader  # for this call, before the class's method
-    try:
+    with replaced_methods(data, **{name: first_loader}):
         {"val": trainer.validate, "test": trainer.test}[split](module, datamodule=data, verbose=False)
-    finally:
-        del vars(data)[name]
     return collector.compute()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,8 +22,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMPr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.parsing import AttributeDict
+from torch.utils._pytree import tree_leaves
 
-from tmkd_lightning.callbacks import PromptEmbeddings, RunRecord
+from tmkd_lightning.callbacks import PromptEmbeddings, RunRecord, TeacherCache
 from tmkd_lightning.callbacks.progress_lines import without_terminal
 from tmkd_lightning.cli.arguments import Argument, arguments
 from tmkd_lightning.cli.errors import Refused
@@ -156,6 +158,34 @@ def show_lines(trainer: Trainer) -> None:
     if type(bar) in (RichProgressBar, TQDMProgressBar):  # not the user's own
         for lines in without_terminal():
             callbacks[callbacks.index(bar)] = lines
+
+
+class OtherVerbCLI(TMKDCLI, ABC):
+    """Reads the config of a run for a verb of ours, a method of its trainer, which logs and saves nothing by itself."""
+
+    verb: str
+
+    @classmethod
+    def subcommands(cls) -> dict[str, set[str]]:
+        """The one verb, and the arguments that Lightning passes."""
+        return {cls.verb: {"model", "datamodule"}}
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing: there is no checkpoint to resume from."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer of what `trainer_options` takes from the config's."""
+        options = self.trainer_options(self._get(self.config_init, "trainer", default={}))
+        return self._trainer_class(logger=False, enable_checkpointing=False, enable_model_summary=False, **options)
+
+    @abstractmethod
+    def trainer_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the trainer, from those of the config."""
+
+    @staticmethod
+    def teacher_caches(given: Mapping[str, Any]) -> list[Any]:
+        """The TeacherCaches among the config's callbacks."""
+        return [one for one in tree_leaves(given["callbacks"]) if isinstance(one, TeacherCache)]
 
 
 class SaveMaskedConfig(SaveConfigCallback):

@@ -140,8 +140,7 @@ def _run_ours(words: list[str], args: list[str] | None) -> None:
     check_configs(words)
     module = import_module(f"tmkd_lightning.cli.{verb}")
     if verb == "probe" or words[1:2] == ["fill"]:  # which read the config of a run
-        module = module if verb == "probe" else import_module("tmkd_lightning.cli.cache_fill")
-        module.run(args)
+        (module.run if verb == "probe" else module.fill_caches)(args)
         return
     functions: Any = {name.split("_")[0]: getattr(module, name) for name in _FUNCTIONS.get(verb, [verb])}
     if len(functions) == 1:

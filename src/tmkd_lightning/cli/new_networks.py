@@ -2,14 +2,13 @@
 
 import inspect
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torchvision
-from lightning.pytorch.cli import instantiate_module
-from torch import nn
 from torchvision.models import list_models
 
 from tmkd_lightning import TMKDModule, distillers
@@ -17,9 +16,9 @@ from tmkd_lightning.cli.parser_errors import did_you_mean
 from tmkd_lightning.distillers import KD, SDD, Distiller, FeatureKL, Sum
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.feature_extraction.image_size import stated_image_size
-from tmkd_lightning.models.pretrained import DeferredNetwork, without_weights
+from tmkd_lightning.models.pretrained import DeferredNetwork
 from tmkd_lightning.modules.base import as_extractor
-from tmkd_lightning.modules.loading import network_config
+from tmkd_lightning.modules.loading import build_network, network_config
 from tmkd_lightning.utils.checkpoint_reading import read_checkpoint
 
 CLIP = "clip"
@@ -67,11 +66,8 @@ class Network(NamedTuple):
 
     def build(self, num_classes: int) -> Extractor:
         """The network with random weights, none of which are fetched."""
-        config = without_weights(self.config)
-        arguments = {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
-        if self.is_clip:
-            arguments["class_names"] = [f"class {label}" for label in range(num_classes)]
-        network: nn.Module = instantiate_module(nn.Module, {"_class_path": config["class_path"], **arguments})
+        names = {"class_names": [f"class {label}" for label in range(num_classes)]} if self.is_clip else {}
+        network = build_network({**self.config, "init_args": {**self.config.get("init_args", {}), **names}})
         for part in network.modules():
             if isinstance(part, DeferredNetwork):
                 part.pending = False  # else its first forward would fetch them
@@ -190,10 +186,8 @@ def find_method(name: str) -> Method:
     if first == TMKD and not plus:
         return Method(None, True)
     if (plus and first != TMKD) or base not in known:
-        close = did_you_mean(base, known)
-        nearest = (
-            f": did you mean '{known[close.split(chr(39))[1]]}'?" if close else f": choose from {', '.join(methods())}"
-        )
+        close = get_close_matches(base, known, n=1)
+        nearest = f": did you mean '{known[close[0]]}'?" if close else f": choose from {', '.join(methods())}"
         raise ValueError(f"there is no method {name!r}{nearest}; {TMKD} alone, or {TMKD}+<method>, are others")
     return Method(getattr(distillers, known[base]), bool(plus))
 

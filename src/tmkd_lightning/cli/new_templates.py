@@ -17,7 +17,21 @@ CHECKPOINT = "runs/student/best.ckpt"
 CLIP_WIDTH = 512
 _VIEWS = ["rgb", "edge", "high_frequency"]
 
-_TEACHER = Template("""\
+_DATA = """\
+    optimizer:
+      class_path: torch.optim.SGD
+      init_args: $optimizer
+data:
+  class_path: $data_class
+  init_args:
+$data_arguments
+    image_size: $image_size  # side in pixels to which images are cropped and resized, for both networks
+    batch_size: $batch_size  # images in a step; fewer where the memory does not suffice
+    num_workers: $num_workers  # processes that load images
+"""  # the end of both
+
+_TEACHER = Template(
+    """\
 # teacher.yaml: trains the teacher, $name ($source), on $data_name. In the folder of this file:
 #   tmkd fit --config teacher.yaml
 seed_everything: 0  # another number, another run; those of several tell how much is chance
@@ -39,19 +53,12 @@ model:
     num_classes: data  # as many as the data have
     network: $network
 $settings
-    optimizer:
-      class_path: torch.optim.SGD
-      init_args: $optimizer
-data:
-  class_path: $data_class
-  init_args:
-$data_arguments
-    image_size: $image_size  # side in pixels to which images are cropped and resized, for both networks
-    batch_size: $batch_size  # images in a step; fewer where the memory does not suffice
-    num_workers: $num_workers  # processes that load images
-""")
+"""
+    + _DATA
+)
 
-_STUDENT = Template("""\
+_STUDENT = Template(
+    """\
 # student.yaml: distils $teacher_name into $name ($source) by $method, on $data_name. In the folder of this file:
 #   tmkd fit --config student.yaml
 seed_everything: 0
@@ -76,17 +83,9 @@ model:
     teacher_checkpoint: $checkpoint
     student: $network
 $settings
-    optimizer:
-      class_path: torch.optim.SGD
-      init_args: $optimizer
-data:
-  class_path: $data_class
-  init_args:
-$data_arguments
-    image_size: $image_size  # side in pixels to which images are cropped and resized, for both networks
-    batch_size: $batch_size  # images in a step; fewer where the memory does not suffice
-    num_workers: $num_workers  # processes that load images
-""")
+"""
+    + _DATA
+)
 
 _NOTES = {  # behind arguments, by their names
     "root": "the folder of the images; a relative one is sought in the folder that tmkd is called in",

@@ -1,7 +1,7 @@
 """``tmkd probe``: fits a linear head on a frozen network, and writes a teacher's checkpoint."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from tmkd_lightning.utils.files import check_writable
 from tmkd_lightning.utils.images import check_images
 from tmkd_lightning.utils.labels import check_labels
 from tmkd_lightning.utils.messages import printable
+from tmkd_lightning.utils.replaced_methods import replaced_methods
 from tmkd_lightning.utils.secrets import redact
 from tmkd_lightning.utils.validation import check_count
 from tmkd_lightning.views import MultiView, RandomView
@@ -66,34 +67,23 @@ class ProbeTrainer(Trainer):
         run_probe(self, model, datamodule, output, view_shares, augmented, seed)
 
 
-class ProbeCLI(lightning_cli.TMKDCLI):
-    """Reads the config of a run, and takes module, data, precision, device and TeacherCache from it."""
+class ProbeCLI(lightning_cli.OtherVerbCLI):
+    """Takes module, data, precision, device and TeacherCache from the config of a run."""
 
     _trainer_class = ProbeTrainer
+    verb = "probe"
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The one verb, and the arguments that Lightning passes."""
-        return {"probe": {"model", "datamodule"}}
-
-    def before_instantiate_classes(self) -> None:
-        """Nothing: there is no checkpoint to resume from."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer on one device that logs and saves nothing by itself."""
-        given = self._get(self.config_init, "trainer", default={})
+    def trainer_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of one device."""
         devices = given["devices"]
-        return ProbeTrainer(
-            accelerator=given["accelerator"],
-            devices=devices[:1] if isinstance(devices, list) else 1,
-            precision=given["precision"],
-            callbacks=[one for one in tree_leaves(given["callbacks"]) if isinstance(one, TeacherCache)],
-            enable_progress_bar=given["enable_progress_bar"],
-            default_root_dir=given["default_root_dir"],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+        return {
+            "accelerator": given["accelerator"],
+            "devices": devices[:1] if isinstance(devices, list) else 1,
+            "precision": given["precision"],
+            "callbacks": self.teacher_caches(given),
+            "enable_progress_bar": given["enable_progress_bar"],
+            "default_root_dir": given["default_root_dir"],
+        }
 
 
 class Embeddings(NamedTuple):
@@ -181,11 +171,8 @@ def collect(
 
     extractor.network.to(memory_format=torch.channels_last)  # convolutions are faster so
     embedder = Embedder(module, frozen, views)
-    vars(data)["val_dataloader"] = loaders  # for this call, before the class's method
-    try:
+    with replaced_methods(data, val_dataloader=loaders):
         trainer.validate(embedder, datamodule=data, verbose=False)
-    finally:
-        del vars(data)["val_dataloader"]
     found = [*cached, *embedder.compute()]
     if augmented > 1 and not cached:  # all images once, then all again
         values, labels = found[0]

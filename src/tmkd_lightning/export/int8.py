@@ -37,6 +37,7 @@ from tmkd_lightning.modules.loading import network_and_names
 from tmkd_lightning.utils.files import atomic_write, check_writable
 from tmkd_lightning.utils.labels import main_class
 from tmkd_lightning.utils.messages import short
+from tmkd_lightning.utils.replaced_methods import replaced_methods
 from tmkd_lightning.utils.validation import check_count
 
 NAME = "onnx_int8"
@@ -209,13 +210,8 @@ class _Images:
         module = _Pass(self.network, function, normalized_with=self.normalized_with)
         module.saved_class_names = self.class_names
         replaced = {f"{split}_dataloader": lambda: loader, "prepare_data": lambda: None}  # which has been done
-        vars(self.data).update(replaced)  # for this call, before the class's methods
-        try:
-            run = {"val": trainer.validate, "test": trainer.test}[split]
-            run(module, datamodule=self.data, verbose=False)
-        finally:
-            for name in replaced:
-                del vars(self.data)[name]
+        with replaced_methods(self.data, **replaced):
+            {"val": trainer.validate, "test": trainer.test}[split](module, datamodule=self.data, verbose=False)
 
 
 def _as_input(images: Tensor, input: Input) -> Tensor:

@@ -28,6 +28,7 @@ from tmkd_lightning.models.pretrained import DeferredNetwork
 from tmkd_lightning.modules.base import BaseModule
 from tmkd_lightning.utils.files import atomic_write
 from tmkd_lightning.utils.messages import printable, short
+from tmkd_lightning.utils.replaced_methods import replaced_methods
 from tmkd_lightning.utils.validation import check_count
 
 _WARM_UP, _RUNS, _SECONDS = 5, 20, 0.5  # runs before the clock, and at least as many runs and seconds on it
@@ -248,15 +249,13 @@ def _test(
             module.check_batch(batch)  # as in the module's own step
         collector.update(*module.preprocess_labelled(batch))
 
-    vars(module)["test_step"] = step  # for this call, before the class's method
     try:
-        results = trainer.test(module, datamodule=data, verbose=False)
+        with replaced_methods(module, test_step=step):
+            results = trainer.test(module, datamodule=data, verbose=False)
     except (DataError, MisconfigurationException) as error:
         if collector.count is not None:  # there is a test split, and a fault in it
             raise
         raise NotMeasuredError(f"there is no test split ({short(error)})") from error
-    finally:
-        del vars(module)["test_step"]
     if len(results) != 1:
         raise NotMeasuredError(f"the data have {len(results)} test loaders, not one")
     if not collector.count:
