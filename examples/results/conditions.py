@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "paper": {"fusion_objective": "distillation"},
     "tmkd": {},
     "seen": _SEEN,
+    "feature": {**_RGB, **_STRONG},  # what tuning found: a strong feature loss, and neither views nor texts
     "seen_rgb_target": {**_RGB, **_SEEN},  # what the student's views do without the teacher's
     "generic": {**_RGB, "student_views": ["rgb", OTHER["noise"], OTHER["low_pass"]], "student_view_shares": SHARES},
     "trivial": {**_RGB, "student_views": ["rgb", OTHER["trivial"]], "student_view_shares": [0.4, 0.6]},
@@ -57,6 +58,7 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1) -> list
         Condition("alone"),
         *(of(method, kind) for method in methods for kind in ("plain", "seen")),
         *(of(method, "logit") for method in methods if method not in LOGIT_TERMS),
+        *(of(method, "feature") for method in methods),
         *(of(method, kind) for method in methods for kind in ("generic", "paper")),
         of("kd", "tmkd"),
         *(of("kd", kind, texts) for kind in ("tmkd", "seen") for texts in ("random", "permuted")),
@@ -72,7 +74,7 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1) -> list
 
 def tuning() -> list[Condition]:
     """What is tried on held-out training images, for KD alone: the student's views, the target, weights, shares."""
-    tried: dict[str, dict[str, Any]] = {kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper")}
+    tried: dict[str, dict[str, Any]] = {kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper", "feature")}
     for name in ("edge", "high_frequency", *OTHER):  # each with a half of the images, and the teacher on RGB
         view = OTHER.get(name, name)
         tried[f"see_{name}"] = {**_RGB, "student_views": ["rgb", view], "student_view_shares": [0.5, 0.5]}

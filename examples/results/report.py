@@ -33,6 +33,7 @@ COLUMNS = {
     "+ TMKD": "tmkd",
     "+ TMKD, student on views": "seen",
     "+ noise and blur": "generic",
+    "+ strong feature loss": "feature",
 }
 MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 

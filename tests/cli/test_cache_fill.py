@@ -131,8 +131,8 @@ def test_parts_are_whole_together_and_nothing_is_computed_twice(config, caplog) 
     fill()
     assert 4 <= asked() < 44
     assert equal(arrays(), arrays("whole"))
-    caplog.clear()
-    fill()
+    with caplog.at_level("INFO"):  # another test may have asked for less
+        fill()
     assert asked() <= LOOK
     assert f"{ROWS} of {ROWS} rows are there: the teacher will not run" in caplog.text
 
