@@ -113,6 +113,7 @@ MISTAKES = {
         "train_samples", "train_sample", "did you mean 'train_samples'?", "line 32: data"
     ),
     "an option": command(FIT + "--model.temperatur 3", "did you mean 'temperature'?", "line: --model.temperatur"),
+    "a part of an option's name": command("cache list --dir runs", "did you mean 'directory'?", "line: --dir"),
     "a group of options": command(FIT + "--modle.temperature 3", "did you mean 'model'?", "command line: --modle"),
     # classes
     "a module": Mistake("TMKDModule", "TMKDModul", "has no 'TMKDModul': did you mean 'TMKDModule'?", "line 16: model"),

@@ -42,14 +42,18 @@ _FUNCTIONS: dict[str, list[str]] = {  # of a verb whose module has others than o
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, whose errors say in a few lines what to mend."""
+    """jsonargparse's parser, whose errors say in a few lines what to mend; a part of an option's name is none."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints what to mend and exits with status 2; inside of other parsers and for ``--debug``, raises."""
         if not self.exit_on_error or debugging():
             raise ArgumentError(None, message) from ex
-        inner = [action.choices.get(command()[0]) for action in self._actions if isinstance(action.choices, dict)]
-        known = [action.dest for parser in (self, *filter(None, inner)) for action in parser._actions]
+        verbs = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+        inner = [choices[word] for choices in verbs for word in command() if word in choices]
+        known = [action.dest for parser in (self, *inner) for action in parser._actions]
         print(explain_parsing(message, known), file=sys.stderr)
         self.exit(2)
 

@@ -82,8 +82,15 @@ def read_error(message: str, known: Iterable[str] = ()) -> Finding | None:
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """A question that names the nearest of the known names, or nothing if their likeness is below `cutoff`."""
-    close = get_close_matches(name, dict.fromkeys(map(str, known)), n=1, cutoff=cutoff)
+    """A question that names the nearest of the known names, or one that begins so; nothing if none is like it.
+
+    Example:
+        >>> did_you_mean("dir", ["key", "directory"]), did_you_mean("keys", ["key", "directory"])
+        (": did you mean 'directory'?", ": did you mean 'key'?")
+    """
+    names = list(dict.fromkeys(map(str, known)))
+    begun = [each for each in names if len(name) > 1 and each.startswith(name)]
+    close = get_close_matches(name, names, n=1, cutoff=cutoff) or begun
     return f": did you mean '{close[0]}'?" if close else ""
 
 
