@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 
@@ -14,6 +15,7 @@ from helpers.methods import METHODS as EVERY
 from helpers.methods import NUMBERED, PAPER, slow_unless
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.cli.main import main as tmkd
+from tmkd_lightning.distillers import Distiller
 from tmkd_lightning.models import vgg13
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -108,9 +110,19 @@ def test_an_overlay_with_tmkd_is_the_plain_one_without_its_zeros(method) -> None
     assert plain == {**ours, "views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "student"])
+def test_an_overlay_makes_the_method_of_its_name(method) -> None:
+    """With the arguments that are written there, which need not be the defaults."""
+    written = yaml.safe_load((EXAMPLES / "methods" / f"{method}.yaml").read_text())["model"]["init_args"]["distiller"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--distiller", type=Distiller)
+    made = parser.instantiate(parser.parse_object({"distiller": written})).distiller
+    assert made.method_name == (EVERY | NUMBERED)[method.removesuffix("_tmkd")]().method_name
+
+
 def is_quick(name: str) -> bool:
-    """Of methods beside the paper's, the overlays for TMKD take the same way as those without."""
-    return not name.endswith("_tmkd") or name.removesuffix("_tmkd") in PAPER
+    """Others than the paper's take the same way through the command line, and train in tests of their own."""
+    return name.removesuffix("_tmkd") in (*PAPER, "crd", "student")
 
 
 @pytest.mark.parametrize("method", slow_unless(METHODS, is_quick))

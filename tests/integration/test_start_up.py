@@ -14,35 +14,40 @@ TRAINING = {"torch", "lightning", "torchvision", "kornia"}
 HEAVY = {"open_clip", "wandb", "sklearn", "matplotlib", "timm", "onnx", "onnxruntime", "onnxscript", "scipy"}
 
 
-def imported(statement: str) -> set[str]:
-    """Which of these packages a fresh interpreter has loaded after a statement."""
-    code = f"import sys\ntry:\n    {statement}\nexcept SystemExit: pass\nprint('loaded:', *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return (TRAINING | HEAVY) & set(done.stdout.split("loaded:")[1].split())
+def imported(*statements: str) -> list[set[str]]:
+    """Which of these packages a fresh interpreter has loaded after each statement."""
+    steps = "\n".join(
+        f"try:\n    {statement}\nexcept SystemExit: pass\nprint('loaded:', *sys.modules)" for statement in statements
+    )
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{steps}"], capture_output=True, text=True, check=True)
+    found = [line.split() for line in done.stdout.splitlines() if line.startswith("loaded:")]
+    return [(TRAINING | HEAVY) & set(names) for names in found]
 
 
-def test_the_package_brings_nothing_heavy_of_its_own() -> None:
-    """Beyond what Lightning, torchvision and Kornia load by themselves, such as matplotlib through torchmetrics."""
+def test_nothing_is_imported_before_it_is_needed() -> None:
+    """And nothing heavy but what Lightning, torchvision and Kornia load by themselves, as matplotlib for torchmetrics.
+
+    Views import Kornia when the first is made: a third of a second.
+    """
     parts = ("callbacks", "data", "models", "export", *(f"cli.{verb}" for verb in VERBS))
-    ours = "; ".join(["from tmkd_lightning import *", *(f"import tmkd_lightning.{part}" for part in parts)])
-    assert imported(ours) <= imported("import lightning.pytorch.cli, torchvision, kornia")
+    package, name, lightning, fit_help, kornia, everything = imported(
+        "import tmkd_lightning",
+        "from tmkd_lightning import WeightNet",
+        "import lightning.pytorch.cli, torchvision",
+        "from tmkd_lightning.cli.main import main; main(['fit', '--help'])",
+        "import kornia",
+        "; ".join(["from tmkd_lightning import *", *(f"import tmkd_lightning.{part}" for part in parts)]),
+    )
+    assert package == set()
+    assert "torch" in name <= lightning
+    assert fit_help <= lightning
+    assert "kornia" not in fit_help
+    assert everything <= kornia
 
 
 @pytest.mark.parametrize("words", [["--help"], ["cache", "--help"], ["cache", "list", "--directory", "."], ["fti"]])
 def test_verbs_that_need_no_network_import_none(words) -> None:
-    assert imported(f"from tmkd_lightning.cli.main import main; main({words})") == set()
-
-
-def test_the_help_of_fit_needs_no_kornia() -> None:
-    """Views import it when the first is made: a third of a second."""
-    loaded = imported("from tmkd_lightning.cli.main import main; main(['fit', '--help'])")
-    assert "kornia" not in loaded
-    assert "lightning" in loaded
-
-
-def test_public_names_are_imported_on_first_use() -> None:
-    assert imported("import tmkd_lightning") == set()
-    assert "torch" in imported("from tmkd_lightning import WeightNet")
+    assert imported(f"from tmkd_lightning.cli.main import main; main({words})") == [set()]
 
 
 # Modules of the user's are found in the working folder, and take no package's place

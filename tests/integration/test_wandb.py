@@ -45,6 +45,7 @@ def tmkd_fit(tmp_path, monkeypatch):
     return fit
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_under_its_id_with_record_and_artifact(tmkd_fit, tmp_path) -> None:
     arguments = {"project": "tests", "id": "digits0", "save_dir": ".", "offline": True}
     logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": arguments}
