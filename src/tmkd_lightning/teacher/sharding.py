@@ -38,7 +38,7 @@ def shard(extractor: Extractor, device: torch.device) -> None:
         device: of this process; the blocks are put there, one after the other.
 
     Raises:
-        ValueError: the network has no blocks.
+        ValueError: the network has no blocks, or is compiled.
 
     Source: Zhao et al. 2023 (FSDP); the rule for blocks is our choice.
     """
@@ -50,6 +50,10 @@ def shard(extractor: Extractor, device: torch.device) -> None:
         for member in extractor.members:
             shard(member, device)
         return
+    if extractor.compiled:
+        raise ValueError(
+            f"teacher_sharded=True does not go with compiled networks: pass teacher {extractor.name} as it was before"
+        )
     network, head = extractor.network, None if extractor.head_name is None else extractor.head
     name, total = extractor.name, sum(each.numel() for each in network.parameters())
     found = list(blocks(network, head, int(total * _LARGE)))
