@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelSummary, WeightAveraging
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -109,7 +109,7 @@ def train(name: str, sharded: bool, data: Any, *callbacks: Callback, **options: 
     """What a run ends with; options are the trainer's."""
     module, counter = build(name, sharded), Held()
     total = held(module)
-    run = trainer(2, callbacks=[counter, *callbacks], max_epochs=1, **options)
+    run = trainer(2, callbacks=[counter, ModelSummary(), *callbacks], max_epochs=1, **options)
     run.fit(module, datamodule=data)
     return {
         "trained": {key: part.detach().clone() for key, part in module.named_parameters() if part.requires_grad},

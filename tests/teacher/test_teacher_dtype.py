@@ -12,6 +12,7 @@ from tmkd_lightning import Ensemble, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD
+from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 HALVES = ["float16", "bfloat16"]
@@ -137,6 +138,14 @@ def test_each_dtype_has_a_cache_and_a_weight_net_trains_on_it(fit, prompts, tmp_
     assert all(value.equal(read[key]) for key, value in computed.items())
     assert [train(dtype)[1] for dtype in (None, "float16")] == [2, 3]
     assert [train(dtype, "bf16-mixed")[1] for dtype in (None, "float32")] == [4, 5]
+
+
+def test_a_network_made_half_has_another_cache_where_a_file_brings_its_weights(tmp_path) -> None:
+    torch.save(Net().state_dict(), tmp_path / "teacher.pt")
+    networks = [Net(), Net().half(), Net().bfloat16(), Net()]
+    found = [teacher_fingerprint(Extractor(each), str(tmp_path / "teacher.pt")) for each in networks]
+    assert found[0] == found[3]
+    assert found[0] != found[1] != found[2] != found[0]
 
 
 def test_a_network_that_float16_cannot_hold_is_told_what_can(fit, loader) -> None:
