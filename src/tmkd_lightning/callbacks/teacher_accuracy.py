@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from tmkd_lightning.callbacks.validation_batches import validation_batches
+from tmkd_lightning.utils.distributed import largest
 from tmkd_lightning.utils.labels import main_class
 from tmkd_lightning.utils.progress import progress
 
@@ -24,7 +25,7 @@ class TeacherAccuracyCheck(Callback):
 
     Args:
         batches: number of batches to measure on, 0 for none; at most those that validation reads. Each process
-            measures on its own.
+            measures on its own; of a teacher that is split over them, on as many batches as all of them have.
     """
 
     def __init__(self, batches: int = 4) -> None:
@@ -43,6 +44,9 @@ class TeacherAccuracyCheck(Callback):
             return
         with torch.random.fork_rng(devices=[]):  # making a loader's iterator draws from the generator
             batches, spread = validation_batches(trainer, self.batches)
+            if pl_module.teacher.frozen.sharded:  # every process runs it equally often
+                held = list(batches)
+                batches = iter(held[: -largest(-len(held))])
             shown = progress(batches, "Measuring the teacher", self.batches, "batches")
             measured = [_predict(pl_module, batch) for batch in shown]
         if not measured:

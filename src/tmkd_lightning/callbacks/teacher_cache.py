@@ -159,12 +159,14 @@ class TeacherCache(Callback):
         if module.teacher_checkpoint is None:
             module.load_pretrained(extractor.network)
         of_file = {"key": module.teacher_key, "class_order": module.teacher_order()}
+        dtype = module.teacher.frozen.dtype  # in which it runs, whatever the precision is
         return {
             "teacher": teacher_fingerprint(extractor, module.teacher_checkpoint) | of_file,
             "views": views_fingerprint(module.views),
             "data": of_data,
             "normalized_with": statistics and [part.flatten().tolist() for part in statistics],
             "precision": str(trainer.precision),
+            "dtype": None if dtype is None else str(dtype),
         }
 
     def _read(self, folder: CacheFolder, image: Tensor) -> dict[str, Tensor] | None:

@@ -68,6 +68,7 @@ class Extractor(nn.Module):
     mean: Tensor
     std: Tensor
     logits_of_head = True  # whether the head, where there is one, gives them from the embedding
+    follows_autocast = True  # whether a network in float32 runs in the precision of an autocast around it
     role = ""  # what messages call the network beside its name: "teacher " or "student " in a TMKDModule
 
     def __init__(
@@ -153,7 +154,8 @@ class Extractor(nn.Module):
 
     def own_precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Turns autocast off for a network that is not in float32, which runs in its own precision."""
-        return nullcontext() if self.weight_dtype == torch.float32 else torch.autocast(device.type, enabled=False)
+        follows = self.follows_autocast and self.weight_dtype == torch.float32
+        return nullcontext() if follows else torch.autocast(device.type, enabled=False)
 
     @property
     def embedding_dim(self) -> int:
@@ -464,7 +466,8 @@ class Extractor(nn.Module):
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise self._wrong_logits(logits)
         if not logits.isfinite().all():
-            raise ValueError(f"{self.role}{self.name} returned logits that are not finite on the first batch")
+            half = ", in float16, which ends at 65504: take bfloat16" if self.weight_dtype == torch.float16 else ""
+            raise ValueError(f"{self.role}{self.name} returned logits that are not finite on the first batch{half}")
         if not heads and (logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(()), atol=1e-2):
             raise ValueError(f"the output of {self.role}{self.name} looks like a softmax: remove it, logits are needed")
         if self.head_name is not None and self.head_name not in heads:

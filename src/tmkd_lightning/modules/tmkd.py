@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
@@ -81,6 +81,11 @@ class TMKDModule(BaseModule):
         teacher_key: part of that file where it holds several networks that fit, such as ``state_dict_ema``.
         teacher_device: such as ``cuda:1``, where the teacher is put and stays; views go there and its answers come
             back. None for the student's device.
+        teacher_dtype: ``float32``, ``float16`` or ``bfloat16``, in which the teacher's weights are kept and run,
+            whatever the trainer's precision is; its BatchNorms and the normalisation of its images stay in float32.
+            None for that of its weights.
+        teacher_sharded: whether processes of ``strategy="ddp"`` split the teacher's weights among them, so that each
+            keeps a part; see `tmkd_lightning.teacher.sharding`. One process alone keeps all.
         compile: whether to compile both networks before the first step.
         teacher_chunk: most images, of all views, in one forward of the teacher; None for all, on a CPU for one view's.
         head_lr_factor: learning-rate factor of projector, text heads and WeightNet.
@@ -133,6 +138,8 @@ class TMKDModule(BaseModule):
         teacher_checkpoint: str | None = None,
         teacher_key: str | None = None,
         teacher_device: str | torch.device | None = None,
+        teacher_dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+        teacher_sharded: bool = False,
         compile: bool = False,
         teacher_chunk: int | None = None,
         head_lr_factor: float = 1.0,
@@ -155,10 +162,10 @@ class TMKDModule(BaseModule):
         validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
         validation.check_choice("student_target", student_target, ["fused", "same_view"])
 
-        validation.check_device("teacher_device", teacher_device)
+        validation.check_teacher_place(teacher_device, teacher_dtype, teacher_sharded, compile)
         teacher = self._own_teacher(teacher, num_classes, teacher_checkpoint)
         self.extractor.role, teacher.role = "student ", "teacher "
-        frozen = FrozenTeacher(teacher, teacher_chunk, teacher_device)
+        frozen = FrozenTeacher(teacher, teacher_chunk, teacher_device, teacher_dtype and getattr(torch, teacher_dtype))
         self.teacher_checkpoint = teacher_checkpoint and check_location("teacher_checkpoint", teacher_checkpoint)
         self.teacher_key, self.ce_weight, self.fusion_objective = teacher_key, ce_weight, fusion_objective
 
@@ -171,7 +178,7 @@ class TMKDModule(BaseModule):
             extractor.keep_map = "feature_map" in self.distiller.reads
             extractor.keep_maps = "maps" in self.distiller.reads
         validation.build_parts(self.distiller, self.extractor, teacher)
-        self.reads_teacher = len(self.distiller.parts) > 0
+        self.reads_teacher, self.teacher_sharded = len(self.distiller.parts) > 0, teacher_sharded
         frozen.map_size = self.distiller.map_size
 
         if mix is not None and (reason := self.why_classes_needed()):
@@ -272,6 +279,11 @@ class TMKDModule(BaseModule):
             return self.teacher.pick(outputs, self.same_views[drawn]), labels
         return self.teacher.fuse(outputs, labels), labels
 
+    def on_skipped_batch(self, images: Tensor) -> None:
+        """Runs a sharded teacher with the other processes."""
+        if self.reads_teacher and self.teacher.frozen.sharded:
+            self.teacher.frozen(images, checked=True)
+
     def target(self, teacher: Output) -> Output:
         """What the student learns from: detached unless the distillation losses train the WeightNet."""
         return teacher if self.fusion_objective == "distillation" else teacher.map(Tensor.detach)
@@ -314,6 +326,8 @@ class TMKDModule(BaseModule):
     def configure_callbacks(self) -> list[Callback]:
         """Adds the text embeddings if something reads them, and a measurement of the teacher."""
         if self.trainer.training and self.reads_teacher:
+            if self.teacher_sharded:
+                validation.check_sharding(self)
             self.locate_teacher()  # before a TeacherCache asks what decides its outputs
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         self.teacher_cache = next((callback for callback in present if isinstance(callback, TeacherCache)), None)
@@ -338,6 +352,9 @@ class TMKDModule(BaseModule):
 
     def setup(self, stage: str) -> None:
         """Refuses to train without text embeddings, or with a teacher of other classes."""
+        shards = stage == "fit" and self.teacher_sharded and self.runs_teacher
+        if shards:
+            validation.check_sharding(self)
         super().setup(stage)
         if stage == "fit" and self.distiller.needs_index:
             self.training_images = validation.count_images(self.distiller, datamodule_of(self.trainer))
@@ -354,6 +371,10 @@ class TMKDModule(BaseModule):
             self.distiller.adapt_student(self.extractor, self.teacher.extractor)
         if stage == "fit" and self.prompt_bank is not None and not self.prompt_bank.filled:
             raise ValueError("the text embeddings are missing: add the callback PromptEmbeddings to the trainer")
+        if shards and self.trainer.world_size > 1:  # with its weights, and before it is moved to the device
+            self.teacher.frozen.shard(self.trainer.strategy.root_device)
+        elif shards:
+            rank_zero_info("teacher_sharded=True has no effect in one process, which keeps the whole teacher")
 
     def read_weights(self) -> None:
         """Reads the teacher's weights too, from its checkpoint if there is one; no other stage needs them."""

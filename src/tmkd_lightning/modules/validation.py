@@ -7,18 +7,24 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tmkd_lightning.callbacks import Figures
 from tmkd_lightning.distillers import Distiller, Sum
 from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models.zero_shot import ZeroShotCLIP
+from tmkd_lightning.teacher.sharding import check_torch
 from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.utils.distributed import world_size
 from tmkd_lightning.views import MultiView
+
+_ASKING_ALONE = (Figures, WeightAveraging, StochasticWeightAveraging)
 
 
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool, by_name: bool) -> None:
@@ -102,6 +108,42 @@ def check_device(name: str, device: str | torch.device | None) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA asserts
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise ValueError(f"{name}={str(device)!r} cannot be used here: choose from {there}") from error
+
+
+def check_teacher_place(device: str | torch.device | None, dtype: str | None, sharded: bool, compile: bool) -> None:
+    """Checks the arguments that say where and in what dtype the teacher is kept."""
+    check_device("teacher_device", device)
+    if dtype is not None:
+        check_choice("teacher_dtype", dtype, ["float32", "float16", "bfloat16"])
+    if not sharded:
+        return
+    check_torch()
+    for name, given in (("teacher_device", device is not None), ("compile", compile)):
+        if given:
+            raise ValueError(f"{name} does not go with teacher_sharded=True: leave one of the two out")
+
+
+def check_sharding(module: Any) -> None:
+    """Refuses a run in which some process would run a teacher that is split over all of them, and others not."""
+    trainer, cache = module.trainer, module.teacher_cache
+    if module.teacher.frozen.sharded:
+        raise ValueError("the teacher is still split over the processes of an earlier run: build the module anew")
+    if trainer.world_size == 1:
+        return
+    if not isinstance(trainer.strategy, DDPStrategy):
+        kind = type(trainer.strategy).__name__
+        raise ValueError(f"teacher_sharded=True goes with strategy='ddp', got {kind}: take that, or leave it out")
+    asking = [each for each in trainer.callbacks if isinstance(each, _ASKING_ALONE)]
+    if asking:
+        raise ValueError(
+            f"{type(asking[0]).__name__} copies the teacher or runs it in one process alone, but teacher_sharded=True "
+            "splits it over all of them: leave one of the two out"
+        )
+    if cache is not None and cache.complete is False:  # None: not known yet
+        raise ValueError(
+            "some processes would read the TeacherCache while others run the teacher, which teacher_sharded=True "
+            "splits over all of them: fill it first, with tmkd cache fill, or leave one of the two out"
+        )
 
 
 def check_all(check: Callable[[str, Any], object], **arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""The batches of all processes as one, with gradients."""
+"""The batches of all processes as one, with gradients, and what processes agree on."""
 
 from typing import Any
 
@@ -12,6 +12,15 @@ def world_size() -> int:
     """Number of processes that train together; 1 without torch.distributed."""
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if ready else 1
+
+
+def largest(count: int) -> int:
+    """The largest of the numbers that all processes call this with."""
+    if world_size() == 1:
+        return count
+    value = torch.tensor(count)
+    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX, group=_host_group())
+    return int(value)
 
 
 def gather_batches(*parts: Tensor) -> tuple[Tensor, ...]:

@@ -27,6 +27,7 @@ def teacher_fingerprint(teacher: Extractor, checkpoint: str | None) -> dict[str,
     return {
         "name": teacher.name,
         "network": _network_fingerprint(teacher),
+        "dtypes": sorted({str(value.dtype) for value in state.values() if isinstance(value, Tensor)}),
         "weights": fingerprint(state, "the teacher") if checkpoint is None else sha256_of(Path(checkpoint)),
         "head": teacher.named_head,
         "feature_map": teacher.named_map,
