@@ -8,20 +8,25 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torchvision.models import resnet18, resnet50
+from torchvision.models import mobilenet_v3_small, resnet18, resnet50
 
 from tmkd_lightning import distillers
 from tmkd_lightning.distillers import KD, SDD, Distiller, FeatureKL, Sum
 from tmkd_lightning.models import wrn_16_2, wrn_40_2
 
-PAIRS = {"wrn": (wrn_40_2, wrn_16_2, 32), "resnet": (resnet50, resnet18, 224)}  # teacher, student, image size
+PAIRS = {  # teacher, student, image size
+    "wrn": (wrn_40_2, wrn_16_2, 32),
+    "resnet": (resnet50, resnet18, 224),
+    "mobilenet": (resnet50, mobilenet_v3_small, 224),
+    "mobilenet_96": (resnet50, mobilenet_v3_small, 96),  # a student that costs little more than loading its images
+}
 VIEWS = ["rgb", "edge", "high_frequency"]
 SEEN: dict[str, Any] = {"student_views": VIEWS, "student_view_shares": [0.4, 0.3, 0.3]}
 PAPER = ("kd", "rkd", "sp", "cat_kd", "tekap")
@@ -63,6 +68,9 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": now, "cpu": time.process_time}
 
 
 def report(name: str, rows: Sequence[dict[str, Any]], hidden: Sequence[str] = ()) -> None:

@@ -1,36 +1,57 @@
-"""What loading training images costs here, against a bare loop over the same files.
+"""What loading training images costs here, against bare loops over the same files.
 
     python examples/benchmarks/loader.py --roots data/cub200 data/cub200_256 --workers 2 --rounds 15
+    OMP_NUM_THREADS=1 python examples/benchmarks/loader.py --roots data/cub200 --workers 0 --clock cpu --rounds 5
 
-The bare loop is a DataLoader over a Dataset that only decodes, crops and flips. Each loader goes through the training
-images of the first root once a round, all in turn and in one process, after a round that is not counted. Further roots
-hold smaller copies, which our loader reads as well. Prints images a second and the time against the bare loop's,
-medians over the rounds, and writes runs/loader.json.
+A bare loop is a DataLoader over a Dataset that only decodes, by PIL or by torchvision, crops and flips. Each loader
+goes through the training images of the first root once a round, all in turn and in one process, after a round that is
+not counted. Further roots hold smaller copies, which our loader reads as well; the last one reads what a TeacherCache
+with images=True has stored of the first. Prints images a second (of one core, with --clock cpu) and the time against
+the bare loop with PIL, medians over the rounds, and writes runs/loader.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
+import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import report
+from common import CLOCKS, report
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 from tmkd_lightning.data import CUB200DataModule
+from tmkd_lightning.teacher.cache import CacheFolder
+from tmkd_lightning.teacher.cache.stored_samples import IMAGE, LABEL, StoredSamples
+
+warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision are deprecated")
+
+
+def by_pil(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        return v2.functional.pil_to_tensor(image.convert("RGB"))
+
+
+def by_torchvision(path: Path) -> Tensor:
+    return decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB)
+
+
+BARE = {"bare, PIL": by_pil, "bare, torchvision": by_torchvision}
 
 
 class Bare(Dataset[tuple[Tensor, int]]):
     """Loading as one writes it for oneself; of the orders of the four steps, the fastest."""
 
-    def __init__(self, files: list[tuple[Path, int]], image_size: int) -> None:
-        self.files = files
+    def __init__(self, files: list[tuple[Path, int]], image_size: int, decode: Callable[[Path], Tensor]) -> None:
+        self.files, self.decode = files, decode
         self.transform = v2.Compose([v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()])
 
     def __len__(self) -> int:
@@ -38,13 +59,12 @@ class Bare(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
-        with Image.open(path) as image:
-            return self.transform(v2.functional.pil_to_tensor(image.convert("RGB"))), label
+        return self.transform(self.decode(path)), label
 
 
-def bare(data: CUB200DataModule) -> DataLoader[Any]:
+def bare(data: CUB200DataModule, decode: Callable[[Path], Tensor]) -> DataLoader[Any]:
     return DataLoader(
-        Bare(data.samples("train").files, data.image_size),
+        Bare(data.samples("train").files, data.image_size, decode),
         batch_size=data.batch_size,
         shuffle=True,
         num_workers=data.num_workers,
@@ -59,29 +79,44 @@ def ours(data: CUB200DataModule) -> DataLoader[Any]:
     return data.train_dataloader()
 
 
-def epoch(loader: DataLoader[Any]) -> float:
+def stored(data: CUB200DataModule, directory: Path) -> DataLoader[Any]:
+    """Ours with the files of a TeacherCache of one replica; the round that is not counted fills them."""
+    data.setup("fit")
+    folder, side = CacheFolder(directory, {}, {IMAGE: "uint8", LABEL: "int64"}), data.image_size
+    folder.create(data.training_images, {IMAGE: (3, side, side), LABEL: ()})
+    data.store_samples(StoredSamples(folder))
+    return data.train_dataloader()
+
+
+def epoch(loader: DataLoader[Any], clock: Callable[[], float]) -> float:
     """Seconds to go through a loader once."""
-    start = time.perf_counter()
+    start = clock()
     for _ in loader:
         pass
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(roots: list[str], workers: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
-    modules = [CUB200DataModule(root, val="test", num_workers=workers, batch_size=batch_size) for root in roots]
+def measure(roots: list[str], workers: int, batch_size: int, rounds: int, clock: str) -> list[dict[str, Any]]:
+    options: dict[str, Any] = {"val": "test", "num_workers": workers, "batch_size": batch_size}
+    modules = [CUB200DataModule(root, **options) for root in roots]
     images = len(modules[0].samples("train"))
-    loaders = {"bare": bare(modules[0])} | {f"ours, {module.root}": ours(module) for module in modules}
-    seconds: dict[str, list[float]] = {name: [] for name in loaders}
-    for turn in range(rounds + 1):
-        for name in sorted(loaders, reverse=turn % 2 == 1):  # none is always the first
-            if name != "bare":
-                loaders[name].sampler.set_epoch(turn)  # as the Trainer does
-            seconds[name].append(epoch(loaders[name]))
+    loaders = {name: bare(modules[0], decode) for name, decode in BARE.items()}
+    loaders |= {f"ours, {module.root}": ours(module) for module in modules}
+    seconds: dict[str, list[float]] = {name: [] for name in [*loaders, "ours, stored"]}
+    with tempfile.TemporaryDirectory() as folder:
+        once = CUB200DataModule(roots[0], augmentation_replicas=1, **options)
+        loaders["ours, stored"] = stored(once, Path(folder))
+        for turn in range(rounds + 1):
+            for name in sorted(loaders, reverse=turn % 2 == 1):  # none is always the first
+                if name not in BARE:
+                    loaders[name].sampler.set_epoch(turn)  # as the Trainer does
+                seconds[name].append(epoch(loaders[name], CLOCKS[clock]))
+    floor = seconds["bare, PIL"][1:]
     return [
         {
             "loader": name,
             "images_per_s": images / statistics.median(times[1:]),
-            "ratio": statistics.median(one / other for one, other in zip(times[1:], seconds["bare"][1:], strict=True)),
+            "ratio": statistics.median(one / other for one, other in zip(times[1:], floor, strict=True)),
             "seconds": times[1:],
         }
         for name, times in seconds.items()
@@ -94,7 +129,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
-    report("loader", measure(**vars(parser.parse_args())), hidden=["seconds"])
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: of a shared machine, with --workers 0")
+    options = vars(parser.parse_args())
+    if options["clock"] == "cpu" and options["workers"]:
+        parser.error("the cpu clock does not see workers: take --workers 0")
+    report("loader", measure(**options), hidden=["seconds"])
 
 
 if __name__ == "__main__":

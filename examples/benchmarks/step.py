@@ -16,13 +16,12 @@ import argparse
 import copy
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from common import METHODS, PAIRS, SEEN, make_method, now, report, sgd, silent_trainer
+from common import CLOCKS, METHODS, PAIRS, SEEN, make_method, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
@@ -35,7 +34,6 @@ from tmkd_lightning.text import HashingTextEncoder
 from tmkd_lightning.utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = 100
-CLOCKS = {"wall": now, "cpu": time.process_time}
 PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
 
 

@@ -1,4 +1,7 @@
-"""Trains in two processes, without and with a teacher cache, and writes both students. Run by test_teacher_cache.py."""
+"""Trains in two processes, without and with a teacher cache, and writes both students. Run by test_teacher_cache.py.
+
+With a second argument, "images", images are stored too, by two workers of each process.
+"""
 
 import sys
 from pathlib import Path
@@ -25,8 +28,10 @@ def train(directory: str) -> dict[str, torch.Tensor]:
         text_weight=0,
         optimizer=lambda params: torch.optim.SGD(params, lr=0.01),
     )
-    callbacks = [TeacherCache(directory, dtype="float32")] if directory else []
-    data = DigitsDataModule(train_samples=41, image_size=16, batch_size=7, augmentation_replicas=1)
+    images = sys.argv[2:] == ["images"]
+    callbacks = [TeacherCache(directory, dtype="float32", images=images)] if directory else []
+    workers = 2 if images else 0
+    data = DigitsDataModule(train_samples=41, image_size=16, batch_size=7, num_workers=workers, augmentation_replicas=1)
     trainer(2, max_epochs=2, callbacks=callbacks, limit_val_batches=0).fit(module, datamodule=data)
     return module.student.state_dict()
 

@@ -453,6 +453,112 @@ def test_another_normalisation_is_another_cache(run, tmp_path) -> None:
         assert all(losses.asked)
 
 
+class Opened(DigitsDataModule):
+    """Counts the images of the training split that this process opens."""
+
+    opened = 0
+
+    def samples(self, split: str) -> Any:
+        return Counted(self, super().samples(split)) if split == "train" else super().samples(split)
+
+
+class Counted:
+    def __init__(self, data: Opened, samples: Any) -> None:
+        self.data, self.labelled = data, samples
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def __getitem__(self, index: int) -> Any:
+        self.data.opened += 1
+        return self.labelled[index]
+
+
+class Epochs(Callback):
+    """Images that were opened in each epoch."""
+
+    def __init__(self) -> None:
+        self.opened: list[int] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.before = trainer.datamodule.opened
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.opened.append(trainer.datamodule.opened - self.before)
+
+
+def jitter(image: torch.Tensor) -> torch.Tensor:
+    """An augmentation of one's own, of another size than image_size."""
+    return (image.repeat_interleave(2, 1).repeat_interleave(2, 2) + torch.randint(0, 9, (1,))).to(torch.uint8)[:, :12]
+
+
+@pytest.mark.parametrize("transform", [None, jitter], ids=["default", "own"])
+def test_stored_images_change_nothing_and_are_not_opened(run, tmp_path, transform: Any) -> None:
+    live, expected = run(make("kd"), data=digits(train_transform=transform))
+    for opened in ([44, 44, 0, 0], [0, 0, 0, 0]):
+        cache, epochs = TeacherCache(str(tmp_path / "cache"), "float32", images=True), Epochs()
+        losses, module = run(make("kd"), cache, data=digits(Opened, train_transform=transform), callbacks=[epochs])
+        assert epochs.opened == opened
+        assert losses.values == live.values
+        assert same_weights(module, expected)
+    (path,) = (tmp_path / "cache").glob("*/image.uint8.npy")
+    assert np.load(path).shape == (88, 3, *((16, 16) if transform is None else (12, 16)))
+    run(make("kd"), TeacherCache(str(tmp_path / "cache"), "float32"), data=(data := digits(Opened)), max_epochs=1)
+    assert data.opened >= 44  # without the option, images are decoded
+
+
+def test_images_join_a_cache_that_is_there(run, filled, tmp_path, caplog) -> None:
+    """The teacher does not run for them; persistent workers read in the third epoch what was written in the first."""
+    expected, module, directory = filled
+    for start in (0, 88):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            cache = TeacherCache(str(directory), images=True)
+            losses, again = run(make(), cache, data=digits(num_workers=2))
+        assert not any(losses.asked)
+        assert losses.values == expected.values
+        assert same_weights(again, module)
+        assert f"{start} of 88 images are there" in caplog.text
+    main(["cache", "check", "--directory", str(directory)])
+    damage_image = next(directory.glob("*/image.uint8.npy"))
+    content = bytearray(damage_image.read_bytes())
+    content[-1] ^= 1
+    damage_image.write_bytes(content)
+    epochs = Epochs()
+    losses, _ = run(make(), TeacherCache(str(directory), images=True), data=digits(Opened), callbacks=[epochs])
+    assert losses.values == expected.values
+    assert epochs.opened == [0, 1, 0, 0]
+
+
+def test_images_that_cannot_be_stored_are_refused(run, tmp_path, fit, loader, net, prompts, monkeypatch) -> None:
+    cache = TeacherCache(str(tmp_path / "cache"), images=True)
+    to_float = v2.Compose([v2.Resize((16, 16)), v2.ToDtype(torch.float32, scale=True)])
+    with pytest.raises(ValueError, match=r"stores uint8 images, and train_transform gives float32 \(3, 16, 16\): let"):
+        run(make(), cache, data=digits(train_transform=to_float))
+    message = r"needs an ImageDataModule with augmentation_replicas, .*, and got a loader without a datamodule: leave"
+    with pytest.raises(ValueError, match=message):
+        fit(TMKDModule(net(), net()), callbacks=[prompts(), cache])
+    with pytest.raises(ValueError, match=r"set augmentation_replicas of the datamodule, .* to 1 or more \(it is 0"):
+        run(make(), cache, data=digits(augmentation_replicas=0))
+    free = 88 * (3 * 16 * 16 + 4 + 8 + 4)  # of images, labels and their checksums; nothing for the outputs
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, free))
+    with pytest.raises(CacheError, match=r"'embedding': \(3, 128\)} in .*left: take .*, no images, or a method"):
+        run(make(), cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, free - 1))
+    with pytest.raises(CacheError, match=r"needs 88 rows of {'image': \(3, 16, 16\), 'label': \(\)} in 69.0kB, but"):
+        run(make(), TeacherCache(str(tmp_path / "other"), images=True))
+
+
+def test_a_datamodule_that_served_a_cache_serves_another_run(run, filled) -> None:
+    """Also one that broke off: nothing is read from the images of the run before."""
+    data = digits(Opened)
+    run(make(), TeacherCache(str(filled[2]), images=True), data=data, max_epochs=2)
+    data.opened = 0
+    losses, _ = run(make(), TeacherCache(str(filled[2])), data=data, max_epochs=1)
+    assert data.opened >= 2 * 44  # looked at for the fingerprint, then decoded
+    assert losses.values == filled[0].values[:4]
+
+
 def test_two_processes_fill_one_cache_and_train_one_student(tmp_path) -> None:
     """Both start cold; in the second epoch each reads what the other wrote."""
     run_script(Path(__file__).with_name("ddp_teacher_cache.py"), tmp_path)
@@ -461,3 +567,15 @@ def test_two_processes_fill_one_cache_and_train_one_student(tmp_path) -> None:
         assert one.equal(other)
     (path,) = (tmp_path / "cache").glob("*/embedding.float32.written.npy")
     assert np.load(path).all()
+
+
+@pytest.mark.slow
+def test_two_processes_store_each_others_images(tmp_path) -> None:
+    """In the second epoch each reads images that the other wrote."""
+    run_script(Path(__file__).with_name("ddp_teacher_cache.py"), tmp_path, "images")
+    students = torch.load(tmp_path / "students.pt", weights_only=True)
+    for one, other in zip(students["live"].values(), students["cached"].values(), strict=True):
+        assert one.equal(other)
+    for name in ("image.uint8", "label.int64", "embedding.float32"):
+        (path,) = (tmp_path / "cache").glob(f"*/{name}.written.npy")
+        assert np.load(path).all()

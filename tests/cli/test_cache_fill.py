@@ -224,6 +224,67 @@ class Late(DigitsDataModule):
         return self.found(split)
 
 
+class Logged(DigitsDataModule):
+    """Writes a line for each training image that is opened."""
+
+    def samples(self, split: str) -> Any:
+        samples = super().samples(split)
+        return Log(samples) if split == "train" else samples
+
+
+class Log(list):
+    def __getitem__(self, index: int) -> Any:
+        with open("opened", "a") as file:
+            file.write("1\n")
+        return super().__getitem__(index)
+
+
+def opened() -> int:
+    file = Path("opened")
+    count = len(file.read_text().split()) if file.exists() else 0
+    file.unlink(missing_ok=True)
+    return count
+
+
+def test_images_are_filled_too(config, capsys, caplog, monkeypatch) -> None:
+    """Beside outputs that are there, without the teacher; then those of single rows."""
+    fill()
+    asked()
+    config["data"]["class_path"] = f"{__name__}.Logged"
+    config["trainer"]["callbacks"][0]["init_args"]["images"] = True
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    fill("--shard", "1/2")
+    seen = opened() - ROWS // 2  # what the look at the data opened
+    assert asked() <= LOOK
+    filled = arrays()
+    written = filled["image.uint8.written.npy"]
+    assert (written[: ROWS // 2] != 0).all()
+    assert not written[ROWS // 2 :].any()
+    fill("--shard", "2/2", "--data.num_workers", "1")
+    image, label = arrays()["image.uint8.npy"], arrays()["label.int64.npy"]
+    data = DigitsDataModule(image_size=8, train_samples=IMAGES, augmentation_replicas=REPLICAS)
+    data.setup("fit")
+    drawn = [data._datasets["train"].draw(*divmod(row, IMAGES)) for row in range(ROWS)]
+    assert np.array_equal(image, torch.stack([image for image, _ in drawn]).numpy())
+    assert label.tolist() == [label for _, label in drawn]
+    ArrayFile(next(Path("cache").glob("*/image.uint8.npy"))).erase([5, 77])
+    main(["cache", "list", "--directory", "cache"])
+    assert f"image.uint8              {ROWS - 2} of {ROWS} rows" in capsys.readouterr().out
+    opened(), asked()
+    fill()
+    assert opened() == seen + 2
+    assert np.array_equal(arrays()["image.uint8.npy"], image)
+    assert asked() <= LOOK
+    ArrayFile(next(Path("cache").glob("*/image.uint8.npy"))).erase([5])
+    monkeypatch.setattr(os, "pwrite", full_disk)
+    with pytest.warns(UserWarning, match="No more images"), pytest.raises(CacheError, match="what is written stays"):
+        fill()
+
+
+def full_disk(*args: Any) -> int:
+    raise OSError(28, "No space left on device")
+
+
 def swap(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return images.flip(0), labels
 

@@ -304,3 +304,10 @@ def test_a_broken_or_displaced_image_is_named(digits, monkeypatch) -> None:
         data[6]
     with pytest.raises(DataError, match=r"image 7 of .*train cannot be read \(KeyError: 7\): copy the stream again"):
         data[7]
+
+
+def test_a_stream_stores_no_images(digits) -> None:
+    with pytest.raises(
+        ValueError, match=r"TeacherCache\(images=True\) stores images that come from files, and a stream"
+    ):
+        stream(digits, augmentation_replicas=1).store_samples(None)

@@ -19,12 +19,13 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     resize_folder(birds, small)
     monkeypatch.chdir(tmp_path)
     roots = [str(tmp_path / name) for name in ("birds", "small")]
-    options = ["--workers", "0", "--batch_size", "4", "--rounds", "1"]
+    options = ["--workers", "0", "--batch_size", "4", "--rounds", "1", "--clock", "cpu"]
     monkeypatch.setattr(sys, "argv", ["loader.py", "--roots", *roots, *options])
     monkeypatch.syspath_prepend(LOADER.parent)  # as Python does for a script
     runpy.run_path(str(LOADER), run_name="__main__")
     result = json.loads((tmp_path / "runs" / "loader.json").read_text())
-    assert [row["loader"] for row in result["rows"]] == ["bare", *(f"ours, {root}" for root in roots)]
-    lines = capsys.readouterr().out.splitlines()[-4:]
-    assert [line.split()[0] for line in lines] == ["loader", "bare", "ours,", "ours,"]
+    names = ["bare, PIL", "bare, torchvision", *(f"ours, {root}" for root in roots), "ours, stored"]
+    assert [row["loader"] for row in result["rows"]] == names
+    lines = capsys.readouterr().out.splitlines()[-6:]
+    assert [line.split()[0] for line in lines] == ["loader", "bare,", "bare,", "ours,", "ours,", "ours,"]
     assert result["command"][1:] == sys.argv[1:]

@@ -14,6 +14,7 @@ from tmkd_lightning.feature_extraction.output import Output
 from tmkd_lightning.teacher.cache import CacheError, CacheFolder, serialization
 from tmkd_lightning.teacher.cache.fingerprint import teacher_fingerprint, views_fingerprint
 from tmkd_lightning.teacher.cache.serialization import EMBEDDING, LOGITS, PIXELS
+from tmkd_lightning.teacher.cache.stored_samples import IMAGE, LABEL, StoredSamples
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.utils.precision import at_least_float32
@@ -32,28 +33,41 @@ class TeacherCache(Callback):
     embeddings, from which the head computes the logits (an `Ensemble`'s logits are stored too), and maps in the size
     that they are read in.
 
+    With ``images=True`` the augmented images are stored too, with their labels, by the processes that load them: on a
+    complete cache an epoch opens and decodes no image. They need an `ImageDataModule` other than a stream's.
+
     Args:
         directory: of the caches; made if missing. One directory serves any number of runs, also at once.
         dtype: of the stored values. With ``float16`` every step computes with rounded outputs, whether they were read
             or computed; ``float32`` gives the same losses as a run without a cache.
         maps: whether to store `Output.maps` too, for methods that read them, such as AT and FitNet; they are large.
+        images: whether to store the images as ``train_transform`` gives them, uint8; 3 · S · S bytes each.
 
     Raises:
-        ValueError: a method reads maps, which are not stored, or the images do not come again (before the first step).
+        ValueError: a method reads maps, which are not stored, or the images do not come again or cannot be stored
+            (before the first step).
         CacheError: the directory cannot be written to, or the disk is too full (before the first step), or the images
             are not those that the cache was filled with (at the first that is read).
     """
 
-    folder: CacheFolder | None
+    folder: CacheFolder | None  # of the teacher's outputs
+    samples: CacheFolder | None  # the same one, of images and labels
     complete: bool | None  # None: not known before setup
     stopped: bool  # whether nothing is written any more, as the disk is full or gone
 
-    def __init__(self, directory: str, dtype: Literal["float16", "float32"] = "float16", maps: bool = False) -> None:
+    def __init__(
+        self,
+        directory: str,
+        dtype: Literal["float16", "float32"] = "float16",
+        maps: bool = False,
+        images: bool = False,
+    ) -> None:
         if dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
         self.directory = Path(directory).expanduser()
         self.dtype = dtype
         self.maps = maps
+        self.images = images
         self._reset()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -80,6 +94,8 @@ class TeacherCache(Callback):
                 f"{readers[0]} reads maps of several layers, which a TeacherCache stores only with maps=True, as they "
                 "are large: say so, or leave the TeacherCache out"
             )
+        if self.images:
+            _image_datamodule(trainer).store_samples(None)  # of an earlier run
         rank_zero_info("Teacher cache: looking at the teacher, its views and the training images")
         identity = self._identity(trainer, pl_module)
         self.folder = CacheFolder(self.directory, identity, self._dtypes(pl_module.teacher, has_head=True))
@@ -91,6 +107,8 @@ class TeacherCache(Callback):
         rank_zero_info(
             f"Teacher cache {self.folder.path}: {self.folder.written} of {self.folder.rows} rows are there{ending}"
         )
+        if self.images:
+            self.samples = self._store_samples(_image_datamodule(trainer), identity)
         # A teacher that came with its weights has this head, or gets it, when its module puts its classes in order.
         if self.complete and EMBEDDING in self.folder.dtypes and pl_module.teacher_checkpoint is not None:
             state = {name: torch.from_numpy(value) for name, value in self.folder.read_head().items()}
@@ -121,15 +139,23 @@ class TeacherCache(Callback):
         arrays = self._read(self.folder, image) or self._compute(self.folder, teacher, image)
         return serialization.from_arrays(arrays, teacher.frozen, image, views=teacher.num_views)
 
+    def missing(self) -> np.ndarray:
+        """The rows of which something is not written, after `setup`."""
+        folders = [folder for folder in (self.folder, self.samples) if folder is not None]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *(folder.missing() for folder in folders)]))
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Closes the files."""
         if self.folder is not None:
             self.folder.close()
+        if self.samples is not None:
+            _image_datamodule(trainer).store_samples(None)
+            self.samples.close()
         self._reset()
 
     def _reset(self) -> None:
         """Drops all state of a run: the next one may have another teacher."""
-        self.folder = self.complete = None
+        self.folder = self.samples = self.complete = None
         self._rows = np.empty(0, np.int64)
         self._files_made = self.stopped = False
         self._check_images = True
@@ -169,6 +195,21 @@ class TeacherCache(Callback):
             "dtype": None if dtype is None else str(dtype),
         }
 
+    def _store_samples(self, data: Any, identity: dict[str, Any]) -> CacheFolder:
+        """Has the loader's processes read and write images and labels, in the folder of the outputs."""
+        image, label = map(np.asarray, data.first_training_sample())
+        if image.dtype != np.uint8:
+            raise ValueError(
+                f"TeacherCache(images=True) stores uint8 images, and train_transform gives {image.dtype} "
+                f"{image.shape}: let it end in uint8, as it came in, or leave images out"
+            )
+        samples = CacheFolder(self.directory, identity, {IMAGE: "uint8", LABEL: label.dtype.name})
+        if not samples.complete:
+            samples.create(samples.rows, {IMAGE: image.shape, LABEL: label.shape})
+        rank_zero_info(f"Teacher cache {samples.path}: {samples.written} of {samples.rows} images are there")
+        data.store_samples(StoredSamples(samples))
+        return samples
+
     def _read(self, folder: CacheFolder, image: Tensor) -> dict[str, Tensor] | None:
         stored = None
         try:
@@ -207,7 +248,7 @@ class TeacherCache(Callback):
                 )
         if not self._files_made:  # before the first optimizer step: only now are the shapes known
             shapes = {PIXELS: (1,), **{name: value.shape[1:] for name, value in values.items()}}
-            folder.create(folder.rows, shapes)
+            folder.create(folder.rows, shapes, reserved=0 if self.samples is None else self.samples.unwritten)
             if EMBEDDING in shapes:
                 _write_head(folder, teacher)
             self._files_made = True
@@ -225,6 +266,18 @@ class TeacherCache(Callback):
             warnings.warn(
                 f"The cache is not filled any further, and the teacher goes on running: {error}", stacklevel=2
             )
+
+
+def _image_datamodule(trainer: Trainer) -> Any:
+    """The datamodule, if it lets its samples be stored."""
+    data = datamodule_of(trainer)
+    if not hasattr(data, "store_samples"):
+        who = "a loader without a datamodule" if data is None else type(data).__name__
+        raise ValueError(
+            f"TeacherCache(images=True) needs an ImageDataModule with augmentation_replicas, whose workers read the "
+            f"stored images, and got {who}: leave images out, or subclass ImageDataModule"
+        )
+    return data
 
 
 def _write_head(folder: CacheFolder, teacher: MultiViewTeacher) -> None:

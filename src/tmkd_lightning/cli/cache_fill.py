@@ -25,6 +25,8 @@ from tmkd_lightning.utils.images import check_images
 from tmkd_lightning.utils.replaced_methods import replaced_methods
 from tmkd_lightning.utils.validation import check_count
 
+_FULL = "the cache cannot be filled any further; what is written stays, and is not computed again"
+
 
 def run(args: Sequence[str] | None) -> None:
     """Runs ``tmkd cache fill``."""
@@ -165,6 +167,7 @@ class Filler(LightningModule):
         vars(self)["module"] = module
         self.data, self.cache, self.shard = data, cache, shard
         self.images, self.seconds, self._verified = 0, 0.0, False
+        self._given = np.empty(0, np.int64)  # rows that this process is to fill
 
     def prepare_data(self) -> None:
         """Reads pretrained weights on one process first, which downloads those that are missing."""
@@ -192,10 +195,11 @@ class Filler(LightningModule):
     def loader(self) -> Any:
         """Batches of the rows that this part and this process lack, in order."""
         folder = self.cache.folder
-        missing = np.empty(0, np.int64) if folder is None else folder.missing()
+        missing = self.cache.missing()
         first, end = rows_of(0 if folder is None else folder.rows, *self.shard)
         own = [first + bound for bound in rows_of(end - first, self.trainer.global_rank, self.trainer.world_size)]
-        return self.data.cache_dataloader(missing[(missing >= own[0]) & (missing < own[1])])
+        self._given = missing[(missing >= own[0]) & (missing < own[1])]
+        return self.data.cache_dataloader(self._given)
 
     def on_validation_start(self) -> None:
         """Notes the time."""
@@ -209,13 +213,13 @@ class Filler(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Computes and writes the rows of a batch."""
         images = self.module.preprocess(batch)[0]
-        if not self._verified:
+        if not self._verified and not self.cache.complete:  # else images alone are missing
             self.module.verify_network(self.frozen.extractor, images)
             self._verified = True
         self.cache.on_train_batch_start(self.trainer, self.module, batch, batch_idx)
         self.cache.read_or_compute(self.module.teacher, images)
         if self.cache.stopped:
-            raise CacheError("the cache cannot be filled any further; what is written stays, and is not computed again")
+            raise CacheError(_FULL)
         self.images += len(images)
 
     def on_validation_end(self) -> None:
@@ -225,7 +229,10 @@ class Filler(LightningModule):
             return
         self.trainer.strategy.barrier()
         folder.reopen()
-        left = len(folder.missing())
+        missing = self.cache.missing()
+        if np.isin(self._given, missing).any():  # a loading process could not write an image
+            raise CacheError(_FULL)
+        left = len(missing)
         done = f"{self.images} images computed by this process in {self.seconds:.0f} s"
         if self.images:
             done += f", {self.images / self.seconds:.1f} images a second"

@@ -270,6 +270,7 @@ def _from_cache(
     if not isinstance(data, ImageDataModule) or not data.augmentation_replicas or not module.reads_teacher:
         return []
     module.trainer = trainer
+    cache.images = False  # embeddings alone are read
     cache.setup(trainer, module, "fit")
     if not cache.complete or cache.folder is None or "embedding" not in cache.folder.dtypes:
         return []

@@ -49,7 +49,7 @@ def content_digest(samples: Any) -> str:
     def sample_digest(index: int) -> str:
         if not isinstance(samples, ImageFiles):
             image, label = samples[index]
-            return f"{_pixel_digest(image)} {label}\n"
+            return f"{_pixel_digest(image)} {np.asarray(label).tolist()}\n"  # all digits of a distribution
         path, label = samples.files[index]
         if problem := file_problem(path):  # opening a pipe would block
             raise DataError(f"{path} cannot be read (it {problem}): unpack the data again")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,14 +10,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 
+class SampleStore(Protocol):
+    """Keeps augmented samples by their row, for all loading processes."""
+
+    def read_or_make(self, row: int, make: Callable[[], tuple[Any, Any]]) -> tuple[Tensor, Any]:
+        """Image and label of a row; those that it lacks are made, and kept."""
+
+
 class SeededDataset(Dataset[tuple[Any, ...]]):
     """Transforms each sample (raw image, label) under a seed of its own.
 
     With `replicas` above 0, the augmentation repeats after as many epochs and is the same for all seeds. Each sample
     then has a third item, its row in a teacher cache: ``replica * len(data) + index``. So it has if `numbered` is set.
+    Samples with a row are read from `store`, if it is set, and made only where they are not there yet.
     """
 
     numbered = False
+    store: SampleStore | None = None
 
     def __init__(self, samples: Any, transform: Callable[[Any], Tensor], seed: int, replicas: int = 0) -> None:
         self.samples = samples
@@ -35,7 +44,10 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return self.apply(index, *self.samples[index])
+        if not self.replicas:
+            return self.apply(index, *self.samples[index])
+        replica = int(self._epoch) % self.replicas
+        return *self.draw(replica, index), self.row(replica, index)
 
     def apply(self, index: int, image: Any, label: int) -> tuple[Any, ...]:
         """What a sample becomes in the current epoch, for those who have read it themselves."""
@@ -44,12 +56,20 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
             drawn = self._transform(epoch, index, image), label
             return (*drawn, index) if self.numbered else drawn
         replica = epoch % self.replicas
-        return self._transform(replica, index, image), label, replica * len(self) + index
+        return self._transform(replica, index, image), label, self.row(replica, index)
 
-    def draw(self, epoch: int, index: int) -> tuple[Tensor, int]:
+    def draw(self, epoch: int, index: int) -> tuple[Tensor, Any]:
         """Transformed image and label of a sample in an epoch (or replica)."""
-        image, label = self.samples[index]
-        return self._transform(epoch, index, image), label
+
+        def make() -> tuple[Tensor, Any]:
+            image, label = self.samples[index]
+            return self._transform(epoch, index, image), label
+
+        return make() if self.store is None else self.store.read_or_make(self.row(epoch, index), make)
+
+    def row(self, replica: int, index: int) -> int:
+        """Row of a sample in a teacher cache."""
+        return replica * len(self) + index
 
     def _transform(self, epoch: int, index: int, image: Any) -> Tensor:
         state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
-from tmkd_lightning.data.sampling import CacheRows, DeferredLoader, EpochSampler, SeededDataset, collate
+from tmkd_lightning.data.sampling import CacheRows, DeferredLoader, EpochSampler, SampleStore, SeededDataset, collate
 from tmkd_lightning.data.transforms import Transform, eval_transform, train_transform
 from tmkd_lightning.utils.validation import check_count
 
@@ -111,6 +111,17 @@ class ImageDataModule(LightningDataModule, ABC):
     def number_samples(self) -> None:
         """Has training batches carry the places of their images, for methods that need them (`CRD`)."""
         self._numbered = True
+
+    def first_training_sample(self) -> tuple[Any, Any]:
+        """The first training image, augmented, and its label; after `setup`."""
+        return self._datasets["train"].draw(0, 0)
+
+    def store_samples(self, store: SampleStore | None) -> None:
+        """Has augmented training samples read from a store, and written to it where it lacks them; None for no store.
+
+        For `TeacherCache`, after `setup` and before the loader is made; needs `augmentation_replicas`.
+        """
+        self._datasets["train"].store = store
 
     def training_fingerprint(self) -> dict[str, Any]:
         """Plain values that are equal for equal training images, which are all read once; see `TeacherCache`."""

@@ -8,7 +8,7 @@ import torch
 from tmkd_lightning.data.datamodules.base import ImageDataModule, Loader
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import augmentation_digest
-from tmkd_lightning.data.sampling import SeededDataset, collate
+from tmkd_lightning.data.sampling import SampleStore, SeededDataset, collate
 from tmkd_lightning.data.shards.index import StreamIndex, check_shards, is_remote, read_index
 from tmkd_lightning.data.shards.reading import ShardSamples
 from tmkd_lightning.utils.fingerprint import fingerprint
@@ -96,6 +96,12 @@ class StreamDataModule(ImageDataModule):
             "transform": fingerprint(data.transform, "train_transform"),
             "augmented": augmentation_digest(few),
         }
+
+    def store_samples(self, store: SampleStore | None) -> None:
+        """Refuses: LitData has read an image before anybody could say that it is stored."""
+        raise ValueError(
+            "TeacherCache(images=True) stores images that come from files, and a stream reads its own: leave images out"
+        )
 
     def train_dataloader(self) -> Loader:
         """Shuffled, augmented batches; a last batch of one image is dropped."""

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -130,6 +131,9 @@ class _Records:
         while content:
             count = os.pwrite(self._open(os.O_WRONLY), content, offset)
             content, offset = content[count:], offset + count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_descriptors": {}}  # they mean other files in another process
 
     def close(self) -> None:
         for descriptor in self._descriptors.values():

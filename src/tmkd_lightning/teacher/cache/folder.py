@@ -63,6 +63,12 @@ class CacheFolder:
         """Number of rows of each array."""
         return int(self.identity["data"]["images"] * self.identity["data"]["replicas"])
 
+    @property
+    def unwritten(self) -> int:
+        """Bytes that the arrays which were made will yet take on the disk."""
+        files = [self.file(name) for name in self.files]
+        return sum(max(0, path.stat().st_size - on_disk(path)) for path in files)
+
     def missing(self) -> np.ndarray:
         """The rows that are not written in all arrays."""
         written = [self.files[name].is_written for name in self.dtypes if name in self.files]
@@ -78,18 +84,21 @@ class CacheFolder:
             raise CacheError(f"{self.file(gone[0])} is gone")
         self.files = {name: ArrayFile(self.file(name)) for name in self.dtypes if self.file(name).exists()}
 
-    def create(self, rows: int, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Makes the arrays that are not there yet, for rows of these shapes, if the disk has room for them."""
+    def create(self, rows: int, shapes: Mapping[str, Sequence[int]], reserved: int = 0) -> None:
+        """Makes the arrays that are not there yet, for rows of these shapes, if the disk has room for them.
+
+        `reserved` is the number of free bytes that belong to others.
+        """
         row = sum(math.prod(shape) * np.dtype(self.dtypes[name]).itemsize + 4 for name, shape in shapes.items())
         what = f"{rows} rows of {dict(shapes)} in {tqdm.format_sizeof(rows * row, 'B')}"
         taken = sum(on_disk(self.file(name)) for name in shapes)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.path).free
+            free = max(0, shutil.disk_usage(self.path).free - reserved)
             if rows * row - taken > free:
                 raise CacheError(
                     f"the teacher cache needs {what}, but {self.path} has {tqdm.format_sizeof(free, 'B')} left: take "
-                    "fewer augmentation_replicas, float16, another directory, or a method that reads no maps"
+                    "fewer augmentation_replicas, float16, another directory, no images, or a method that reads no maps"
                 )
             with atomic_write(self.path / MANIFEST) as file:
                 file.write(json.dumps(self.identity, indent=2, sort_keys=True).encode())
