@@ -74,7 +74,9 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1) -> list
 
 def tuning() -> list[Condition]:
     """What is tried on held-out training images, for KD alone: the student's views, the target, weights, shares."""
-    tried: dict[str, dict[str, Any]] = {kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper", "feature")}
+    tried: dict[str, dict[str, Any]] = {
+        kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper", "feature")
+    }
     for name in ("edge", "high_frequency", *OTHER):  # each with a half of the images, and the teacher on RGB
         view = OTHER.get(name, name)
         tried[f"see_{name}"] = {**_RGB, "student_views": ["rgb", view], "student_view_shares": [0.5, 0.5]}
