@@ -27,7 +27,8 @@ def canny(
         rounds: how many pixels an edge may continue from a strong pixel; None for no limit. See `hysteresis`.
 
     Returns:
-        ``(B, C, H, W)``, 1 on edges and 0 elsewhere, float32 for integer images and else of the image's type.
+        ``(B, C, H, W)``, 1 on edges and 0 elsewhere, float32 for integer images and else of the image's type. No
+        gradient flows through it.
 
     Source: Eq. 1; Canny 1986. The thresholds are OpenCV's customary 100 and 200 (our choice).
 
@@ -40,7 +41,7 @@ def canny(
     check_thresholds(low_threshold, high_threshold)
     if image.ndim != 4 or not image.is_floating_point():
         image = to_unit_batch(image)
-    channels = image.flatten(0, 1).to(torch.promote_types(image.dtype, torch.float32))
+    channels = image.detach().flatten(0, 1).to(torch.promote_types(image.dtype, torch.float32))
     size = len(channels)
     if image.device.type == "cpu":
         size = max(1, _PIXELS_PER_CHUNK // max(1, channels.shape[1:].numel()))
