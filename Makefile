@@ -6,9 +6,12 @@ READY := $(VENV)/.ready
 MIN := .venv-min
 # This many files of tests at a time, each from its first test to its last.
 JOBS ?= 2
+# Folders of images for `make gpu`: without one, what needs it is left out.
+CIFAR10 ?=
+CUB200 ?=
 QUICK = -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
-.PHONY: quickstart notebook test test-slow test-min coverage mutants check docs wheel clean
+.PHONY: quickstart notebook test test-slow test-min gpu coverage mutants check docs wheel clean
 
 quickstart: $(READY)  ## train a teacher and three students on digits, through the command line
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/quickstart.py
@@ -21,6 +24,9 @@ test: $(READY)  ## all tests that fit into a few minutes on two cores
 
 test-slow: $(READY)  ## the rest; those that need a GPU skip themselves without one
 	$(BIN)/python -m pytest -m "slow or gpu"
+
+gpu: $(READY)  ## on a machine with a GPU: its tests, the benchmarks and a short run, into docs/performance.md
+	$(BIN)/python examples/benchmarks/gpu.py $(if $(CIFAR10),--cifar10 "$(CIFAR10)") $(if $(CUB200),--cub200 "$(CUB200)")
 
 coverage: $(READY)  ## lines and branches of src/ that `make test` does not reach
 	$(BIN)/coverage erase

@@ -89,3 +89,12 @@ def report(name: str, rows: Sequence[dict[str, Any]], hidden: Sequence[str] = ()
     Path("runs").mkdir(exist_ok=True)
     result = {"rows": rows, "machine": machine, "versions": versions, "command": sys.argv}
     Path(f"runs/{name}.json").write_text(json.dumps(result, indent=2))
+
+
+def between(page: str, begin: str, end: str, text: str) -> str:
+    """A page with another text between its two markers."""
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the page lacks the lines {begin!r} and {end!r}, between which the table goes")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"

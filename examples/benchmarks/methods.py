@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
-from common import make_method, shipped_methods
+from common import between, make_method, shipped_methods
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -58,11 +58,7 @@ def relative_costs(result: dict[str, Any]) -> dict[str, Any]:
 
 def with_table(page: str, table: str) -> str:
     """A page with another table between its two markers."""
-    before, _, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"the page lacks the lines {BEGIN!r} and {END!r}, between which the table goes")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    return between(page, BEGIN, END, table)
 
 
 def table(folder: str) -> str:

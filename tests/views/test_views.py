@@ -66,6 +66,15 @@ def test_canny_of_views_into_larger_tensors() -> None:
     assert canny(image.to(memory_format=torch.channels_last)).equal(canny(image))
 
 
+def test_images_with_a_gradient() -> None:
+    """Edges have none; that of the edge view is the image's, where nothing is clipped."""
+    image = (0.4 * photo()).requires_grad_()
+    assert canny(image).equal(canny(image.detach()))
+    assert not canny(image).requires_grad
+    edge_view(image).sum().backward()
+    assert image.grad.eq(1).all()
+
+
 def test_a_bounded_number_of_rounds_only_misses() -> None:
     image = photo(2, 64, 100)
     edges, bounded = canny(image).bool(), canny(image, rounds=1).bool()

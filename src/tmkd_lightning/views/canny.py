@@ -8,7 +8,7 @@ from tmkd_lightning.utils.images import to_unit_batch
 from tmkd_lightning.views.hysteresis import hysteresis
 
 _TAN_22_5 = 0.41421356237309503
-_PIXELS_PER_CHUNK = 2**18  # few enough to stay in a CPU's cache
+_PIXELS_PER_CHUNK = 2**16  # few enough to stay in a CPU's cache
 
 
 def canny(
@@ -27,7 +27,8 @@ def canny(
         rounds: how many pixels an edge may continue from a strong pixel; None for no limit. See `hysteresis`.
 
     Returns:
-        ``(B, C, H, W)``, 1 on edges and 0 elsewhere, float32 for integer images and else of the image's type.
+        ``(B, C, H, W)``, 1 on edges and 0 elsewhere, float32 for integer images and else of the image's type. No
+        gradient flows through it.
 
     Source: Eq. 1; Canny 1986. The thresholds are OpenCV's customary 100 and 200 (our choice).
 
@@ -40,7 +41,7 @@ def canny(
     check_thresholds(low_threshold, high_threshold)
     if image.ndim != 4 or not image.is_floating_point():
         image = to_unit_batch(image)
-    channels = image.flatten(0, 1).to(torch.promote_types(image.dtype, torch.float32))
+    channels = image.detach().flatten(0, 1).to(torch.promote_types(image.dtype, torch.float32))
     size = len(channels)
     if image.device.type == "cpu":
         size = max(1, _PIXELS_PER_CHUNK // max(1, channels.shape[1:].numel()))
@@ -58,10 +59,13 @@ def check_thresholds(low: float, high: float) -> None:
 def _edge_masks(image: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     """Masks of weak and strong edge pixels, ``(N, H, W)`` each."""
     across, down = _sobel(image)
-    squared = F.pad(across.square().addcmul_(down, down), (1, 1, 1, 1))  # no gradient beyond the image
-    ridge = _local_maxima(squared, across, down)
-    squared = squared[:, 1:-1, 1:-1]
-    return ridge & (squared > low**2), ridge & (squared > high**2)
+    images, height, width = image.shape
+    squared = image.new_zeros(images, height + 2, width + 2)  # no gradient beyond the image
+    inner = squared[:, 1:-1, 1:-1]
+    torch.square(across, out=inner)
+    inner.addcmul_(down, down)
+    ridge = inner * _local_maxima(squared, across, down)
+    return _greater(ridge, low**2), _greater(ridge, high**2)
 
 
 def _sobel(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,11 +87,21 @@ def _local_maxima(squared: Tensor, across: Tensor, down: Tensor) -> Tensor:
         return squared[:, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
 
     here = shifted(0, 0)
-    horizontal = (here > shifted(0, -1)) & (here >= shifted(0, 1))
-    vertical = (here > shifted(-1, 0)) & (here >= shifted(1, 0))
-    falling = (here > shifted(1, 1)) & (here > shifted(-1, -1))
-    rising = (here > shifted(1, -1)) & (here > shifted(-1, 1))
-    diagonal = falling.where(across * down > 0, rising)
+    horizontal = _greater(here, shifted(0, -1)) & ~_greater(shifted(0, 1), here)
+    vertical = _greater(here, shifted(-1, 0)) & ~_greater(shifted(1, 0), here)
+    falling = _greater(here, torch.maximum(shifted(1, 1), shifted(-1, -1)))
+    rising = _greater(here, torch.maximum(shifted(1, -1), shifted(-1, 1)))
     right, under = across.abs(), down.abs()
-    steep = vertical.where(right < _TAN_22_5 * under, diagonal)
-    return horizontal.where(under < _TAN_22_5 * right, steep)
+    flat, steep = _greater(_TAN_22_5 * right, under), _greater(_TAN_22_5 * under, right)
+    diagonal = _choose(_greater(across * down, 0), falling, rising)
+    return _choose(flat, horizontal, _choose(steep, vertical, diagonal))
+
+
+def _greater(one: Tensor, other: Tensor | float) -> Tensor:
+    """``one > other`` by way of floats: on a CPU, PyTorch compares into floats with vector instructions only."""
+    return torch.gt(one, other, out=torch.empty_like(one, memory_format=torch.contiguous_format)).bool()
+
+
+def _choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """``torch.where`` of masks, for which PyTorch has vector instructions only in bitwise operations."""
+    return ((yes ^ no) & condition) ^ no
