@@ -30,6 +30,12 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def lightning_speaks() -> None:
+    """Also after a script that has silenced it."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def without_arguments() -> Iterator[None]:
     """Lightning's command line warns of the process's arguments, here pytest's, when it is called with others."""

@@ -184,6 +184,7 @@ def test_bad_arguments(options, message) -> None:
         Figures(**options)
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_that_draws(tmp_path) -> None:
     """The other must not wait for a collective that never comes."""
     script = tmp_path / "ddp_figures.py"

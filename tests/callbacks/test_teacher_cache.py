@@ -168,7 +168,7 @@ class Both(TMKDModule):
         return from_arrays(to_arrays(outputs, views, types), frozen, image, views)
 
 
-@pytest.mark.parametrize("method", slow_unless(["none", *METHODS], {"none", *PAPER, "at", "review_kd"}.__contains__))
+@pytest.mark.parametrize("method", slow_unless(["none", *METHODS], {"none", "kd", "cat_kd", "at"}.__contains__))
 def test_half_precision_moves_no_loss_by_a_thousandth(run, method: str) -> None:
     """At equal weights, in every step of a run; over many steps training itself enlarges any difference."""
     _, module = run(make(method, kind=Both))

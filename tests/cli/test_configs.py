@@ -91,7 +91,10 @@ def test_there_is_a_config_for_every_cell() -> None:
     assert {name.removesuffix("_tmkd") for name in METHODS} == {*EVERY, *NUMBERED, "student"}
 
 
-@pytest.mark.parametrize("config", PAIRS)
+QUICK = ("cub_vgg13_vgg8", "cub_resnet50_resnet18", "cifar100_wrn40_2_wrn40_1")  # the others differ in their data
+
+
+@pytest.mark.parametrize("config", slow_unless(PAIRS, QUICK.__contains__))
 def test_pair(run, config) -> None:
     """The student learns from the teacher that the teacher's config left, both with as many classes as the data."""
     run(config)
@@ -152,7 +155,7 @@ def test_ablation(run, ablation) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jsonargparse, about how Lightning calls it
-@pytest.mark.parametrize("config", PAIRS)
+@pytest.mark.parametrize("config", slow_unless(PAIRS, QUICK.__contains__))
 def test_stock_command_line(folder, monkeypatch, config) -> None:
     """Lightning's own class takes the same files, in subclass mode."""
     monkeypatch.chdir(folder)

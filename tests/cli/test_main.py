@@ -157,7 +157,8 @@ def called(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
 
 
-@pytest.mark.parametrize("objective", [pytest.param("distillation", marks=pytest.mark.slow), "label"])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["distillation", "label"])
 def test_two_processes_train_one_student(here, objective) -> None:
     options = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu"]
     options += [f"--model.fusion_objective={objective}"]

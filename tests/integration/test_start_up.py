@@ -99,6 +99,7 @@ def test_files_that_are_called_like_packages_do_no_harm(project: Path) -> None:
     assert ran.stdout.startswith("texts.npz: 6 prompts of 2 classes"), ran.stderr
 
 
+@pytest.mark.slow
 def test_a_class_path_of_the_users_own(project: Path) -> None:
     """Also in the second process, which Lightning starts."""
     for name in SHADOWS:

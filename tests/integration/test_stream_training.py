@@ -41,7 +41,8 @@ def folder(tmp_path_factory) -> Path:
     ("workers", "options", "step", "seen"),
     [
         (0, {}, 5, 4),  # killed in the second epoch, and resumed after the first
-        (2, {"val_check_interval": 0.5}, 7, 6),  # resumed in the middle of the second
+        # resumed in the middle of the second
+        pytest.param(2, {"val_check_interval": 0.5}, 7, 6, marks=pytest.mark.slow),
         (0, {"limit_train_batches": 3}, 4, 3),  # whose end LitData takes for the middle
     ],
 )

@@ -142,6 +142,7 @@ class Slow(DigitsDataModule):
 """
 
 
+@pytest.mark.slow
 def test_it_ends_while_it_prepares_data(launch, tmp_path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     process = launch({**CONFIG, "data": {"class_path": "slow.Slow", "init_args": {"image_size": 16}}})

@@ -1,7 +1,6 @@
-"""Cache of a teacher's outputs on disk: a folder a fingerprint, an array file a part of the output; and images."""
+"""Cache of a teacher's outputs on disk: a folder a fingerprint, an array file a part of the output."""
 
 from tmkd_lightning.teacher.cache.array_file import ArrayFile, CacheError
 from tmkd_lightning.teacher.cache.folder import CacheFolder
-from tmkd_lightning.teacher.cache.stored_samples import StoredSamples
 
-__all__ = ["ArrayFile", "CacheError", "CacheFolder", "StoredSamples"]
+__all__ = ["ArrayFile", "CacheError", "CacheFolder"]
