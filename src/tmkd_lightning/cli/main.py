@@ -78,6 +78,10 @@ class SaidOnce(logging.Filter):
         return new
 
 
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.msg
+
+
 def check_configs(words: Sequence[str]) -> None:
     """Raises ValueError for a config, of a run or a part of it, that cannot be read safely; skips missing files."""
     for part, path in config_files(words):
@@ -99,7 +103,7 @@ def main(args: Sequence[str] | None = None) -> None:
         r".*does not have many workers.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # of libraries that draw bars into log files, too
     logging.getLogger("huggingface_hub.utils._http").addFilter(SaidOnce())
