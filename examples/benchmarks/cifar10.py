@@ -14,7 +14,7 @@ import tempfile
 from typing import Any
 
 from cache import Epochs
-from common import report, silent_trainer
+from common import now, report, silent_trainer
 from lightning.pytorch import Callback, LightningModule, seed_everything
 from torch import Tensor
 from torch.optim import SGD
@@ -35,7 +35,7 @@ def fit(name: str, module: LightningModule, options: argparse.Namespace, *callba
     data = ImageFolderDataModule(
         options.root, image_size=32, batch_size=options.batch_size, num_workers=options.workers
     )
-    timed = Epochs()
+    timed = Epochs(now)
     limits = {"limit_train_batches": options.batches, "limit_test_batches": options.batches}
     trainer = silent_trainer(options.epochs, [timed, *callbacks], **limits)
     trainer.fit(module, datamodule=data)
