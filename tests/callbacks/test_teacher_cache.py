@@ -487,6 +487,11 @@ class Epochs(Callback):
         self.opened.append(trainer.datamodule.opened - self.before)
 
 
+class BreaksOff(Callback):
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        raise RuntimeError("breaks off")
+
+
 def jitter(image: torch.Tensor) -> torch.Tensor:
     """An augmentation of one's own, of another size than image_size."""
     return (image.repeat_interleave(2, 1).repeat_interleave(2, 2) + torch.randint(0, 9, (1,))).to(torch.uint8)[:, :12]
@@ -550,9 +555,12 @@ def test_images_that_cannot_be_stored_are_refused(run, tmp_path, fit, loader, ne
 
 
 def test_a_datamodule_that_served_a_cache_serves_another_run(run, filled) -> None:
-    """Also one that broke off: nothing is read from the images of the run before."""
+    """Also where the run broke off, after which Lightning tears no callback down: no stored image is read."""
     data = digits(Opened)
-    run(make(), TeacherCache(str(filled[2]), images=True), data=data, max_epochs=2)
+    cache = TeacherCache(str(filled[2]), images=True)
+    run(make(), cache, data=data, max_epochs=2)
+    with pytest.raises(RuntimeError, match="breaks off"):
+        run(make(), cache, data=data, max_epochs=2, callbacks=[BreaksOff()])
     data.opened = 0
     losses, _ = run(make(), TeacherCache(str(filled[2])), data=data, max_epochs=1)
     assert data.opened >= 2 * 44  # looked at for the fingerprint, then decoded

@@ -95,7 +95,7 @@ class TeacherCache(Callback):
                 "are large: say so, or leave the TeacherCache out"
             )
         if self.images:
-            _image_datamodule(trainer).store_samples(None)  # of an earlier run
+            _image_datamodule(trainer).store_samples(None)  # refused here, before all images are read
         rank_zero_info("Teacher cache: looking at the teacher, its views and the training images")
         identity = self._identity(trainer, pl_module)
         self.folder = CacheFolder(self.directory, identity, self._dtypes(pl_module.teacher, has_head=True))

@@ -101,6 +101,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 transform = self.train_transform if split == "train" else self.eval_transform
                 replicas = self.augmentation_replicas if split == "train" else 0
                 self._datasets[split] = SeededDataset(self.samples(split), transform, self.seed, replicas)
+            self._datasets[split].store = None  # of a run that broke off, in which TeacherCache was not torn down
         self.check_classes()
 
     @property
