@@ -487,6 +487,13 @@ class Epochs(Callback):
         self.opened.append(trainer.datamodule.opened - self.before)
 
 
+class Pairs(DigitsDataModule):
+    """Labels with a second part, of which a batch makes a list of two tensors."""
+
+    def samples(self, split: str) -> Any:
+        return [(image, (label, 0)) for image, label in super().samples(split)]
+
+
 class BreaksOff(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         raise RuntimeError("breaks off")
@@ -540,6 +547,8 @@ def test_images_that_cannot_be_stored_are_refused(run, tmp_path, fit, loader, ne
     to_float = v2.Compose([v2.Resize((16, 16)), v2.ToDtype(torch.float32, scale=True)])
     with pytest.raises(ValueError, match=r"stores uint8 images, and train_transform gives float32 \(3, 16, 16\): let"):
         run(make(), cache, data=digits(train_transform=to_float))
+    with pytest.raises(ValueError, match=r"stores one array or number for the label of a sample, .* has a tuple: give"):
+        run(make(), cache, data=digits(Pairs))
     message = r"needs an ImageDataModule with augmentation_replicas, .*, and got a loader without a datamodule: leave"
     with pytest.raises(ValueError, match=message):
         fit(TMKDModule(net(), net()), callbacks=[prompts(), cache])

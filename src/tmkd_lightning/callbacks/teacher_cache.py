@@ -197,7 +197,14 @@ class TeacherCache(Callback):
 
     def _store_samples(self, data: Any, identity: dict[str, Any]) -> CacheFolder:
         """Has the loader's processes read and write images and labels, in the folder of the outputs."""
-        image, label = map(np.asarray, data.first_training_sample())
+        sample = data.first_training_sample()
+        for name, part in zip((IMAGE, LABEL), sample, strict=True):
+            if not isinstance(part, (Tensor, np.ndarray, np.generic, int, float)):  # a batch has it in another form
+                raise ValueError(
+                    f"TeacherCache(images=True) stores one array or number for the {name} of a sample, and the first "
+                    f"has a {type(part).__name__}: give one, or leave images out"
+                )
+        image, label = map(np.asarray, sample)
         if image.dtype != np.uint8:
             raise ValueError(
                 f"TeacherCache(images=True) stores uint8 images, and train_transform gives {image.dtype} "
