@@ -202,11 +202,7 @@ class BaseModule(LightningModule):
         skip = len(images) == 1 and validation.has_batch_norm(self.extractor)
         if skip:
             rank_zero_warn("skipping a training batch of one image: BatchNorm needs two; drop_last=True avoids it")
-            self.on_skipped_batch(images)
         return skip
-
-    def on_skipped_batch(self, images: Tensor) -> None:
-        """Does what other processes wait for, which do not skip their batch."""
 
     def _zero_loss(self) -> Tensor | None:
         """Result of a step that is skipped: None, or a zero where other processes wait for gradients."""

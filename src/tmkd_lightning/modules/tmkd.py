@@ -253,6 +253,8 @@ class TMKDModule(BaseModule):
         """One step, as in the paper's Fig. 2."""
         images, labels = self.preprocess_training(batch)
         if self._is_degenerate_batch(images):
+            if self.teacher.frozen.sharded:  # the other processes run it, and wait for this one
+                self.teacher.frozen(images, checked=True)
             return self._zero_loss()
         if len(images) < self.distiller.min_batch:
             validation.warn_small_batch(self.distiller, images=len(images))
@@ -278,11 +280,6 @@ class TMKDModule(BaseModule):
         if self.same_views is not None:
             return self.teacher.pick(outputs, self.same_views[drawn]), labels
         return self.teacher.fuse(outputs, labels), labels
-
-    def on_skipped_batch(self, images: Tensor) -> None:
-        """Runs a sharded teacher with the other processes."""
-        if self.reads_teacher and self.teacher.frozen.sharded:
-            self.teacher.frozen(images, checked=True)
 
     def target(self, teacher: Output) -> Output:
         """What the student learns from: detached unless the distillation losses train the WeightNet."""
