@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, XLAStrategy
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.torch_version import TorchVersion
@@ -96,12 +97,16 @@ def test_what_does_not_go_together(group, monkeypatch) -> None:
         with pytest.raises(ValueError, match=f"^{name} does not go with teacher_sharded=True: leave one of the two"):
             build(**{name: value})
     module = build()
-    module.trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(), callbacks=[])
-    with pytest.raises(ValueError, match="teacher_sharded=True goes with strategy='ddp', got SimpleNamespace"):
-        check_sharding(module)
+    for kind in (FSDPStrategy, DeepSpeedStrategy, XLAStrategy):  # the last two are DDPStrategies
+        module.trainer = SimpleNamespace(world_size=2, strategy=object.__new__(kind), callbacks=[])
+        with pytest.raises(ValueError, match=f"teacher_sharded=True goes with strategy='ddp', got {kind.__name__}: "):
+            check_sharding(module)
     whole, compiled = Extractor(Net(16)), Extractor(Blocks())
     compiled.compiled = [""]  # as where torch.compile(network) was passed
-    for network, reason in ((whole, "but teacher Net has none with weights"), (compiled, "compiled networks")):
+    nothing = Extractor(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), num_classes=3)
+    without = "but teacher {} has none with weights"
+    reasons = {nothing: without.format("Sequential"), whole: without.format("Net"), compiled: "compiled networks"}
+    for network, reason in reasons.items():
         with pytest.raises(ValueError, match=f"teacher_sharded=True .*{reason}"):
             FrozenTeacher(network).shard(torch.device("cpu"))
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.1"))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, XLAStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.utils.distributed import world_size
 from tmkd_lightning.views import MultiView
 
+_NOT_DDP = (DeepSpeedStrategy, XLAStrategy)  # though Lightning derives them from it
 _ASKING_ALONE = (Figures, WeightAveraging, StochasticWeightAveraging)
 
 
@@ -130,7 +131,7 @@ def check_sharding(module: Any) -> None:
         raise ValueError("the teacher is still split over the processes of an earlier run: build the module anew")
     if trainer.world_size == 1:
         return
-    if not isinstance(trainer.strategy, DDPStrategy):
+    if not isinstance(trainer.strategy, DDPStrategy) or isinstance(trainer.strategy, _NOT_DDP):
         kind = type(trainer.strategy).__name__
         raise ValueError(f"teacher_sharded=True goes with strategy='ddp', got {kind}: take that, or leave it out")
     asking = [each for each in trainer.callbacks if isinstance(each, _ASKING_ALONE)]

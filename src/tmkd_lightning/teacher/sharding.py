@@ -59,12 +59,12 @@ def shard(extractor: Extractor, device: torch.device) -> None:
     found = list(blocks(network, head, int(total * _LARGE)))
     kept = {each for each in network.parameters() if each.ndim < 2 or each.dtype != extractor.weight_dtype}
     split = {each for block in found for each in block.parameters() if each not in kept}
-    share = sum(each.numel() for each in split) / total
     if not split:
         raise ValueError(
             f"teacher_sharded=True splits the blocks of a network, the children of its ModuleLists and Sequentials, "
             f"but teacher {name} has none with weights: leave the argument out"
         )
+    share = sum(each.numel() for each in split) / total
     network.to(memory_format=torch.contiguous_format)  # the only one that is split
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for block in found:
