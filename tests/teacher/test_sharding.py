@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, XLAStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies.xla import XLAStrategy
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.torch_version import TorchVersion
