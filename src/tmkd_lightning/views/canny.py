@@ -98,8 +98,9 @@ def _local_maxima(squared: Tensor, across: Tensor, down: Tensor) -> Tensor:
 
 
 def _greater(one: Tensor, other: Tensor | float) -> Tensor:
-    """``one > other`` by way of floats: on a CPU, PyTorch compares into floats with vector instructions only."""
-    return torch.gt(one, other, out=torch.empty_like(one, memory_format=torch.contiguous_format)).bool()
+    """``one > other``, on a CPU by way of floats: PyTorch compares into floats with vector instructions only."""
+    floats = torch.empty_like(one, memory_format=torch.contiguous_format) if one.device.type == "cpu" else None
+    return torch.gt(one, other, out=floats).bool()
 
 
 def _choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
