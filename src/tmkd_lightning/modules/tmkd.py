@@ -83,7 +83,7 @@ class TMKDModule(BaseModule):
             back. None for the student's device.
         teacher_dtype: ``float32``, ``float16`` or ``bfloat16``, in which the teacher's weights are kept and run,
             whatever the trainer's precision is; its BatchNorms and the normalisation of its images stay in float32.
-            None for that of its weights.
+            The network that is passed is changed itself, and stays so. None for that of its weights.
         teacher_sharded: whether processes of ``strategy="ddp"`` split the teacher's weights among them, so that each
             keeps a part; see `tmkd_lightning.teacher.sharding`. One process alone keeps all.
         compile: whether to compile both networks before the first step.
