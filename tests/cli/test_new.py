@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -106,6 +107,7 @@ def terminal(monkeypatch) -> Callable[[list[str]], list[str]]:
 def test_three_commands_after_it_train_report_and_export_a_student(here, photos, monkeypatch, capsys) -> None:
     """As they are printed, but for the size of the run."""
     monkeypatch.setattr(measuring, "_SECONDS", 0.0)
+    output = "student.onnx" if find_spec("onnxscript") else "student.pt2"
     main(["new", "birds", *PHOTOS[1:], "--epochs", "7", "--accelerator", "cpu", "--method", "tmkd+rkd", "--texts=none"])
     printed = capsys.readouterr().out
     assert "photos: 36 images of 3 classes" in printed
@@ -116,7 +118,7 @@ def test_three_commands_after_it_train_report_and_export_a_student(here, photos,
     assert [command[1:] for command in commands] == [
         ["fit", "--config", "teacher.yaml"],
         ["fit", "--config", "student.yaml"],
-        ["report", "--checkpoint", "runs/student/best.ckpt", "--export", "student.onnx"],
+        ["report", "--checkpoint", "runs/student/best.ckpt", "--export", output],
     ]
     monkeypatch.chdir("birds")
     Path("short.yaml").write_text(SHORT + "data:\n  init_args: {num_workers: 0}\n")

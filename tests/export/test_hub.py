@@ -322,3 +322,10 @@ def test_the_command(tmp_path, api, monkeypatch, capsys) -> None:
         with pytest.raises(ValueError, match=message):
             tmkd(["export", "--checkpoint", str(other), "--output", "new.onnx", *options])
         assert not Path("new.onnx").exists()
+
+
+def test_an_old_timm_is_told(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(timm, "__version__", "1.0.17")
+    with pytest.raises(ValueError, match=r"timm reads it from 1\.0\.26 on, and this is 1\.0\.17: install a newer one"):
+        export_hub(small_vit(), tmp_path / "a", image_size=32, recipe=OF_TIMM)
+    assert not (tmp_path / "a").exists()

@@ -9,7 +9,10 @@ import torch
 from helpers.subprocess_run import run_script
 from integration import sharded_teacher as script
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.__version__ < "2.7", reason="torch splits some of a network's weights from 2.7 on"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,10 @@ from tmkd_lightning.modules.validation import check_sharding
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.teacher.sharding import blocks
 
+pytestmark = pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="torch splits some of a network's weights from 2.7 on"
+)
+
 
 @pytest.fixture
 def group() -> Iterator[None]:

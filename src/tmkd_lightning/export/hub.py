@@ -287,6 +287,8 @@ def _run(folder: Path, images: Sequence[Tensor]) -> list[Tensor]:
         import timm
         from timm.data import resolve_model_data_config  # type: ignore[attr-defined]
 
+        if tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 26):  # which takes safetensors for a pickle
+            raise ValueError(f"timm reads it from 1.0.26 on, and this is {timm.__version__}: install a newer one")
         with torch.random.fork_rng(devices=[]):
             network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
         settings: Any = resolve_model_data_config(network)
