@@ -125,7 +125,7 @@ def test_an_overlay_makes_the_method_of_its_name(method) -> None:
 
 def is_quick(name: str) -> bool:
     """Others than the paper's take the same way through the command line, and train in tests of their own."""
-    return name.removesuffix("_tmkd") in (*PAPER, "crd", "student")
+    return name in (*PAPER, "crd", "student", "kd_tmkd", "cat_kd_tmkd")
 
 
 @pytest.mark.parametrize("method", slow_unless(METHODS, is_quick))

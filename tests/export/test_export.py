@@ -69,8 +69,15 @@ def check(network: nn.Module, format: str, kind: str, folder: Path) -> None:
         assert expected.std() > 1e-3  # else anything would agree
 
 
-@pytest.mark.parametrize(("name", "format"), [("wrn_16_2", "onnx"), ("vit_tiny_patch16_224", "torch_export")])
-@pytest.mark.parametrize("kind", ["float", "uint8"])
+@pytest.mark.parametrize(
+    ("name", "format", "kind"),
+    [
+        ("wrn_16_2", "onnx", "uint8"),
+        ("vit_tiny_patch16_224", "torch_export", "float"),
+        pytest.param("wrn_16_2", "onnx", "float", marks=pytest.mark.slow),
+        pytest.param("vit_tiny_patch16_224", "torch_export", "uint8", marks=pytest.mark.slow),
+    ],
+)
 def test_logits_are_the_modules(tmp_path, name, format, kind) -> None:
     check(build(name, depth=2), format, kind, tmp_path)
 

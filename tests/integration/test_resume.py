@@ -79,8 +79,17 @@ PLATEAU = partial(tmkd, lr_scheduler=impatient)
 MIXED = partial(tmkd, mix=MixUp(num_classes=10), student_views=["rgb", "edge"])
 
 
-@pytest.mark.parametrize("make", [tmkd, partial(tmkd, fusion_objective="distillation"), PLATEAU, classifier, MIXED])
-@pytest.mark.parametrize("step", [STEPS, 2 * STEPS + 1, 4 * STEPS - 1])
+MAKES = [tmkd, partial(tmkd, fusion_objective="distillation"), PLATEAU, classifier, MIXED]
+
+
+@pytest.mark.parametrize(
+    ("make", "step"),
+    [
+        *((make, 2 * STEPS + 1) for make in MAKES),
+        *((tmkd, step) for step in (STEPS, 4 * STEPS - 1)),
+        *(pytest.param(make, step, marks=pytest.mark.slow) for make in MAKES[1:] for step in (STEPS, 4 * STEPS - 1)),
+    ],
+)
 def test_a_killed_run_ends_as_an_undisturbed_one(make, step, undisturbed, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder, whole, record = undisturbed(make)

@@ -13,7 +13,7 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import VGG, make_layers
 
-from helpers.methods import METHODS, NEED_A_MAP
+from helpers.methods import METHODS, NEED_A_MAP, PAPER
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.models import WideResNet
 
@@ -60,9 +60,15 @@ def pairs() -> Callable[[str], tuple[nn.Module, nn.Module]]:
     return lambda name: copy.deepcopy(made[name])
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[] if kind == "alone" or name in PAPER else [pytest.mark.slow])
+        for name in METHODS
+        for kind in KINDS
+    ],
+)
 def test_it_trains_or_is_refused(pairs, name, family, kind) -> None:
     teacher, student = pairs(family)
     state = copy.deepcopy(student.state_dict())
