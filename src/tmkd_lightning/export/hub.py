@@ -93,7 +93,7 @@ def export_hub(
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder, "student")
         ...     config = export_hub(Extractor(build_network(recipe)), path, image_size=32, recipe=recipe)
-        ...     sorted(file.name for file in path.iterdir()), config["pretrained_cfg"]["input_size"]
+        ...     sorted(file.name for file in path.iterdir()), config["pretrained_cfg"].get("input_size")
         (['README.md', 'config.json', 'model.safetensors'], [3, 32, 32])
     """
     path = Path(output).expanduser()
