@@ -88,7 +88,7 @@ def tuning() -> list[Condition]:
         "no_text": {**_SEEN, "text_weight": 0.0},
         "no_feature": {**_SEEN, "feature_weight": 0.0},
         "strong_feature": {**_SEEN, **_STRONG},
-        "strong_feature_alone": {**_RGB, **_STRONG},
+        "strong_feature_alone": KINDS["feature"],
         "strong_feature_no_text": {**_SEEN, **_STRONG, "text_weight": 0.0},
         "few": {**_SEEN, "student_view_shares": [0.7, 0.15, 0.15]},
         "mixup": {**_RGB, "mix": v2.MixUp(num_classes=10)},

@@ -75,7 +75,10 @@ def shard(extractor: Extractor, device: torch.device) -> None:
         f"Teacher {name}: {share:.0%} of its {total:,} weights, in {len(found)} blocks, are split over {mesh.size()} "
         "processes"
     )
-    rank_zero_info(message) if share > 0.5 else rank_zero_warn(f"{message}; the others are whole in each of them")
+    if share > 0.5:
+        rank_zero_info(message)
+    else:
+        rank_zero_warn(f"{message}; the others are whole in each of them")
 
 
 def blocks(module: nn.Module, head: nn.Module | None, large: int) -> Iterator[nn.Module]:
