@@ -5,9 +5,10 @@
 
 A bare loop is a DataLoader over a Dataset that only decodes, by PIL or by torchvision, crops and flips. Each loader
 goes through the training images of the first root once a round, all in turn and in one process, after a round that is
-not counted. Further roots hold smaller copies, which our loader reads as well; the last one reads what a TeacherCache
-with images=True has stored of the first. Prints images a second (of one core, with --clock cpu) and the time against
-the bare loop with PIL, medians over the rounds, and writes runs/loader.json.
+not counted. Further roots hold smaller copies, which our loader reads as well. Colours are jittered by the workers, or
+only drawn by them, for device_augmentations to jitter (whose own time is the device's, and not measured here). The last
+one reads what a TeacherCache with images=True has stored of the first. Prints images a second (of one core, with
+--clock cpu) and the time against the bare loop with PIL, medians over the rounds, and writes runs/loader.json.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from common import CLOCKS, report
+from kornia.augmentation import RandomBrightness, RandomContrast, RandomHue, RandomSaturation
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -79,6 +81,15 @@ def ours(data: CUB200DataModule) -> DataLoader[Any]:
     return data.train_dataloader()
 
 
+def jittered(root: str, on_device: bool, **options: Any) -> CUB200DataModule:
+    """Brightness, contrast, saturation and hue of each image, by torchvision in the workers or by Kornia."""
+    if on_device:
+        jitter = [kind((0.6, 1.4), p=1.0) for kind in (RandomBrightness, RandomContrast, RandomSaturation)]
+        return CUB200DataModule(root, device_augmentations=[*jitter, RandomHue((-0.1, 0.1), p=1.0)], **options)
+    crop = CUB200DataModule(root, **options).train_transform
+    return CUB200DataModule(root, train_transform=v2.Compose([crop, v2.ColorJitter(0.4, 0.4, 0.4, 0.1)]), **options)
+
+
 def stored(data: CUB200DataModule, directory: Path) -> DataLoader[Any]:
     """Ours with the files of a TeacherCache of one replica; the round that is not counted fills them."""
     data.setup("fit")
@@ -102,6 +113,8 @@ def measure(roots: list[str], workers: int, batch_size: int, rounds: int, clock:
     images = len(modules[0].samples("train"))
     loaders = {name: bare(modules[0], decode) for name, decode in BARE.items()}
     loaders |= {f"ours, {module.root}": ours(module) for module in modules}
+    for place, on_device in (("by workers", False), ("on the device", True)):
+        loaders[f"ours, colours {place}"] = ours(jittered(roots[0], on_device, **options))
     seconds: dict[str, list[float]] = {name: [] for name in [*loaders, "ours, stored"]}
     with tempfile.TemporaryDirectory() as folder:
         once = CUB200DataModule(roots[0], augmentation_replicas=1, **options)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from kornia.augmentation import RandomInvert
 from PIL import Image
 
 from helpers.fake_datasets import make_cub
@@ -113,6 +114,20 @@ def test_augmentation_follows_from_seed_epoch_and_index(digits) -> None:
     assert not drawn[0][0].equal(alone.draw(4, 0)[0])
     assert (images := drawn[0][0]).dtype == torch.uint8
     assert images.shape == (3, 16, 16)
+
+
+def test_what_the_device_does_follows_from_them_too(digits) -> None:
+    data = stream(digits, num_workers=2, device_augmentations=[RandomInvert(p=0.5)])
+    data.number_samples()
+    batches = epoch(data.train_dataloader(), 5)
+    augmented = [data.on_after_batch_transfer(batch, 0) for batch in batches]
+    images, rows = (np.concatenate([batch[place] for batch in augmented]) for place in (0, 2))
+    alone, inverted = data._datasets["train"], 0
+    for row, image in zip(rows.tolist(), torch.from_numpy(images), strict=True):
+        plain = alone.draw(5, row)[0]
+        assert image.equal(alone.augmentation(plain[None], *alone.for_device(5, row, plain))[0])
+        inverted += image.equal(255 - plain)
+    assert TRAIN // 4 < inverted < TRAIN * 3 // 4
 
 
 @pytest.mark.parametrize(("workers", "after"), [(0, range(1, 8)), (2, (3,))])

@@ -65,12 +65,16 @@ def content_digest(samples: Any) -> str:
 
 
 def augmentation_digest(dataset: SeededDataset) -> str:
-    """Digest of 32 augmented images; raises DataError if they differ when augmented again under the same seed."""
-    digest = hashlib.sha256()
+    """Digest of 32 augmented images, and of the augmentation on the device.
+
+    Raises:
+        DataError: the images differ when they are augmented again under the same seed.
+    """
+    digest = hashlib.sha256(dataset.augmentation.fingerprint.encode() if dataset.augmentation else b"")
     indices = np.linspace(0, len(dataset) - 1, min(32, len(dataset))).astype(int).tolist()
     for place, index in enumerate(progress(indices, "Augmenting some training images", len(indices), "images")):
         before = random.getstate(), str(np.random.get_state(legacy=False))
-        first, second = (_pixel_digest(dataset.draw(place % dataset.replicas, index)[0]) for _ in range(2))
+        first, second = (_pixel_digest(_augmented(dataset, place % dataset.replicas, index)) for _ in range(2))
         if first != second or before != (random.getstate(), str(np.random.get_state(legacy=False))):
             raise DataError(
                 "train_transform does not give the same image twice under one seed, or uses numpy's or Python's "
@@ -78,6 +82,13 @@ def augmentation_digest(dataset: SeededDataset) -> str:
             )
         digest.update(first.encode())
     return digest.hexdigest()
+
+
+def _augmented(dataset: SeededDataset, replica: int, index: int) -> Any:
+    image = dataset.draw(replica, index)[0]
+    if dataset.augmentation is None:
+        return image
+    return dataset.augmentation(image[None], *dataset.for_device(replica, index, image))[0]
 
 
 def _pixel_digest(image: Any) -> str:

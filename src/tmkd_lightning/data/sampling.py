@@ -1,6 +1,7 @@
 """Seeds each sample from (seed, epoch, index) and each order from (seed, epoch), so resuming is exact."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol
 
@@ -8,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+
+from tmkd_lightning.data.device_augmentation import DeviceAugmentation
+from tmkd_lightning.utils.drawn_parameters import DrawnParameters
 
 
 class SampleStore(Protocol):
@@ -23,14 +27,24 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
     With `replicas` above 0, the augmentation repeats after as many epochs and is the same for all seeds. Each sample
     then has a third item, its row in a teacher cache: ``replica * len(data) + index``. So it has if `numbered` is set.
     Samples with a row are read from `store`, if it is set, and made only where they are not there yet.
+
+    With `augmentation`, what it is to do with the image on the device is drawn here, and is the last item.
     """
 
     numbered = False
     store: SampleStore | None = None
 
-    def __init__(self, samples: Any, transform: Callable[[Any], Tensor], seed: int, replicas: int = 0) -> None:
+    def __init__(
+        self,
+        samples: Any,
+        transform: Callable[[Any], Tensor],
+        seed: int,
+        replicas: int = 0,
+        augmentation: DeviceAugmentation | None = None,
+    ) -> None:
         self.samples = samples
         self.transform = transform
+        self.augmentation = augmentation
         self.seed = 0 if replicas else seed  # one cache serves runs of all seeds
         self.replicas = replicas
         # shared memory, so that persistent workers see the current epoch
@@ -44,19 +58,11 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        if not self.replicas:
-            return self.apply(index, *self.samples[index])
-        replica = int(self._epoch) % self.replicas
-        return *self.draw(replica, index), self.row(replica, index)
+        return self._item(index, self.draw(self._drawn_epoch(), index))
 
     def apply(self, index: int, image: Any, label: int) -> tuple[Any, ...]:
         """What a sample becomes in the current epoch, for those who have read it themselves."""
-        epoch = int(self._epoch)
-        if not self.replicas:
-            drawn = self._transform(epoch, index, image), label
-            return (*drawn, index) if self.numbered else drawn
-        replica = epoch % self.replicas
-        return self._transform(replica, index, image), label, self.row(replica, index)
+        return self._item(index, (self._transform(self._drawn_epoch(), index, image), label))
 
     def draw(self, epoch: int, index: int) -> tuple[Tensor, Any]:
         """Transformed image and label of a sample in an epoch (or replica)."""
@@ -67,16 +73,39 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
 
         return make() if self.store is None else self.store.read_or_make(self.row(epoch, index), make)
 
+    def for_device(self, epoch: int, index: int, image: Tensor) -> tuple[DrawnParameters, ...]:
+        """What `augmentation` is to do with the transformed image of a sample; nothing without one."""
+        if self.augmentation is None:
+            return ()
+        with _seeded(self.seed, epoch, index, 1):  # not where the transform ended, as a stored image needs none
+            return (self.augmentation.draw(image),)
+
     def row(self, replica: int, index: int) -> int:
         """Row of a sample in a teacher cache."""
         return replica * len(self) + index
 
+    def _drawn_epoch(self) -> int:
+        """The current epoch, or its replica."""
+        return int(self._epoch) % self.replicas if self.replicas else int(self._epoch)
+
+    def _item(self, index: int, sample: tuple[Tensor, Any]) -> tuple[Any, ...]:
+        epoch = self._drawn_epoch()
+        row = (self.row(epoch, index),) if self.replicas else (index,) if self.numbered else ()
+        return *sample, *row, *self.for_device(epoch, index, sample[0])
+
     def _transform(self, epoch: int, index: int, image: Any) -> Tensor:
-        state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would seed all devices too, which takes 2 ms a call
-            torch.default_generator.manual_seed(int(state[0]) << 32 | int(state[1]))
+        with _seeded(self.seed, epoch, index):
             return self.transform(image)
+
+
+@contextmanager
+def _seeded(*numbers: int) -> Iterator[None]:
+    """Has torch's generator begin at a state of its own, and go on afterwards as if nothing had been drawn."""
+    state = np.random.SeedSequence(numbers).generate_state(2)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed all devices too, which takes 2 ms a call
+        torch.default_generator.manual_seed(int(state[0]) << 32 | int(state[1]))
+        yield
 
 
 class CacheRows(Dataset[tuple[Any, ...]]):
@@ -91,7 +120,8 @@ class CacheRows(Dataset[tuple[Any, ...]]):
     def __getitem__(self, place: int) -> tuple[Any, ...]:
         row = int(self.rows[place])
         replica, index = divmod(row, len(self.data))
-        return *self.data.draw(replica, index), row
+        image, label = self.data.draw(replica, index)
+        return image, label, row, *self.data.for_device(replica, index, image)
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -142,6 +172,7 @@ class DeferredLoader(DataLoader[Any]):
 
 
 def collate(samples: list[tuple[Any, ...]]) -> list[Any]:
-    """Makes a batch of (image, label) or (image, label, row); rows become an array, which stays on the host."""
-    images, labels, *rows = zip(*samples, strict=True)
-    return [*default_collate(list(zip(images, labels, strict=True))), *map(np.array, rows)]
+    """Makes a batch of (image, label), with rows and drawn parameters where there are any; these stay on the host."""
+    images, labels, *others = zip(*samples, strict=True)
+    joined = [DrawnParameters.join(part) if isinstance(part[0], DrawnParameters) else np.array(part) for part in others]
+    return [*default_collate(list(zip(images, labels, strict=True))), *joined]

@@ -27,6 +27,7 @@ _BY_TYPE += (random.Random, torch.Generator, np.random.Generator, np.random.BitG
 _HOOKS = {*vars(nn.Module()), "_compiled_call_impl"} - {"training", "_parameters", "_buffers", "_modules"}
 _LOADING = {*vars(LightningDataModule()), "_datasets", "_before", "train_transform", "eval_transform", "seed", "root"}
 _LOADING |= {"batch_size", "num_workers", "augmentation_replicas", "copies", "download", "_numbered"}
+_LOADING |= {"device_augmentation", "on_after_batch_transfer"}  # which training images are fingerprinted with
 _LOADING |= {"_hparams", "_hparams_initial", "_hparams_name"}
 
 

@@ -10,12 +10,15 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from tmkd_lightning.data.device_augmentation import DeviceAugmentation
 from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
 from tmkd_lightning.data.sampling import CacheRows, DeferredLoader, EpochSampler, SampleStore, SeededDataset, collate
 from tmkd_lightning.data.transforms import Transform, eval_transform, train_transform
+from tmkd_lightning.utils.drawn_parameters import DrawnParameters
 from tmkd_lightning.utils.validation import check_count
 
 Loader = DataLoader[tuple[Any, ...]]
@@ -35,6 +38,9 @@ class ImageDataModule(LightningDataModule, ABC):
             the teacher's outputs; 0 for never. Training batches then have a third part, the rows of the cache.
         train_transform: from a raw image to a uint8 tensor ``(3, H, W)``, instead of the default augmentation.
         eval_transform: likewise for validation, test and prediction.
+        device_augmentations: of `kornia.augmentation`, done with whole training batches on their device after the
+            `train_transform` of each image; what they do with an image is drawn under its own seed, so it comes again
+            as its crop does. They keep the size of images.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class ImageDataModule(LightningDataModule, ABC):
         augmentation_replicas: int = 0,
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
+        device_augmentations: list[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if _given_hyperparameters.get() is not None:  # of the command line, whose config goes into checkpoints
@@ -58,6 +65,9 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augmentation_replicas = check_count("augmentation_replicas", augmentation_replicas, minimum=0)
         self.train_transform = train_transform or self.default_train_transform()
         self.eval_transform = eval_transform or self.default_eval_transform()
+        self.device_augmentation = DeviceAugmentation(device_augmentations) if device_augmentations else None
+        if self.device_augmentation:  # else Lightning would not call the hook of this name that a module may have
+            self.on_after_batch_transfer = self._augment  # type: ignore[method-assign]
         self._datasets: dict[str, SeededDataset] = {}
         self._numbered = False
         self._before: dict[str, int] = {}  # what decided the order, from a checkpoint
@@ -99,10 +109,13 @@ class ImageDataModule(LightningDataModule, ABC):
         for split in splits:
             if split not in self._datasets:
                 transform = self.train_transform if split == "train" else self.eval_transform
-                replicas = self.augmentation_replicas if split == "train" else 0
-                self._datasets[split] = SeededDataset(self.samples(split), transform, self.seed, replicas)
+                seeds = (self.seed, self.augmentation_replicas) if split == "train" else (self.seed, 0)
+                augmentation = self.device_augmentation if split == "train" else None
+                self._datasets[split] = SeededDataset(self.samples(split), transform, *seeds, augmentation)
             self._datasets[split].store = None  # of a run that broke off, in which TeacherCache was not torn down
         self.check_classes()
+        if self.device_augmentation and "train" in splits:
+            self.device_augmentation.check(self.first_training_sample()[0])
 
     @property
     def training_images(self) -> int:
@@ -142,10 +155,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def ordered_train_dataloader(self, augmented: int = 0) -> Loader:
         """Training batches in order: prepared as for validation, or, `augmented` times in a row, as for training."""
         samples, transform = self.samples("train"), self.train_transform if augmented else self.eval_transform
-        epochs = [SeededDataset(samples, transform, self.seed) for _ in range(max(1, augmented))]
+        augmentation = self.device_augmentation if augmented else None
+        epochs = [
+            SeededDataset(samples, transform, self.seed, augmentation=augmentation) for _ in range(max(1, augmented))
+        ]
         for epoch, dataset in enumerate(epochs):
             dataset.set_epoch(epoch)
-        return self._loader(ConcatDataset(epochs))
+        return self._loader(ConcatDataset(epochs), collate_fn=self._collate_augmented)
 
     def cache_dataloader(self, rows: np.ndarray) -> Loader:
         """Training batches of some rows of a teacher cache, in their order; after `setup`."""
@@ -178,15 +194,25 @@ class ImageDataModule(LightningDataModule, ABC):
         """Rank of this process, and number of all."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _augment(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Augments a batch of training images by what was drawn for them, which is then no part of it any more."""
+        if not isinstance(batch[-1], DrawnParameters):
+            return batch
+        images, *others, drawn = batch
+        return [self.device_augmentation(images, drawn), *others]  # type: ignore[misc]
+
+    def _collate_augmented(self, samples: list[tuple[Any, ...]]) -> Any:
+        """A batch that no trainer moves to a device."""
+        return self._augment(collate(samples))
+
     def _loader(self, dataset: Dataset[tuple[Any, ...]], kind: type[Loader] = DataLoader, **options: Any) -> Loader:
         return kind(
             dataset,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            **options,
+            **{"collate_fn": collate, **options},
         )
 
     def state_dict(self) -> dict[str, int]:

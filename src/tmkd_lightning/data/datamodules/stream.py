@@ -88,7 +88,8 @@ class StreamDataModule(ImageDataModule):
         if not data.replicas:
             raise ValueError("a TeacherCache needs images that come again: set augmentation_replicas to 1 or more")
         # 32 images all over the stream, for which whole shards would be too much
-        few = SeededDataset(self._samples("train", single=True), data.transform, self.seed, data.replicas)
+        samples = self._samples("train", single=True)
+        few = SeededDataset(samples, data.transform, self.seed, data.replicas, data.augmentation)
         return {
             "images": len(data),
             "content": self.index.splits["train"].content,
