@@ -4,9 +4,10 @@
     python examples/benchmarks/fill.py --pair resnet --images 96 --processes 2
 
 Images of noise, uint8, without augmentation to speak of. The bare forwards are those of the same network, on views that
-are made already, in batches as large; they and the filling take turns, `--rounds` times. With `--processes`, parts are
-filled by as many processes at once, one thread each, and once by one of them. Prints images a second and ratios of
-medians, and writes runs/fill.json.
+are made already, in batches as large; they and the filling take turns, `--rounds` times, by the wall or, on a shared
+machine, by the processor time of this process. With `--processes`, parts are filled by as many processes at once, one
+thread each, and once by one of them, by the wall. Prints images a second and ratios of medians, and writes
+runs/fill.json.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
+from collections.abc import Callable
 
 import torch
-from common import PAIRS, VIEWS, report
+from common import CLOCKS, PAIRS, VIEWS, report
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from tmkd_lightning import TMKDModule
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of filling against bare forwards")
     parser.add_argument("--part", help="used by the script itself: a directory, and the part of it to fill")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -66,13 +69,14 @@ def main() -> None:
     if options.part:
         torch.set_num_threads(1)
         directory, shard = options.part.split()
-        print(fill_once(module, data, directory, shard))
+        print(fill_once(module, data, directory, shard, CLOCKS["wall"]))
         return
+    clock = CLOCKS[options.clock]
     found: dict[str, list[float]] = {"filling": [], "bare": []}
     for _ in range(options.rounds):
-        found["bare"].append(options.images / bare(module, data))
+        found["bare"].append(options.images / bare(module, data, clock))
         with tempfile.TemporaryDirectory() as directory:
-            found["filling"].append(options.images / fill_once(module, data, directory, "1/1"))
+            found["filling"].append(options.images / fill_once(module, data, directory, "1/1", clock))
     ratios = [one / other for one, other in zip(found["filling"], found["bare"], strict=True)]
     results = {f"{name}, images/s": statistics.median(values) for name, values in found.items()}
     results["filling / bare"] = statistics.median(ratios)
@@ -86,19 +90,36 @@ def main() -> None:
     report("fill", [{"pair": options.pair, **results}])
 
 
-def bare(module: TMKDModule, data: Noise) -> float:
+def bare(module: TMKDModule, data: Noise, clock: Callable[[], float]) -> float:
     """Seconds of the teacher's forwards on all views of all images."""
     batches = [module.views(batch / 255).flatten(0, 1) for batch in data.images.split(data.batch_size)]
-    start = time.perf_counter()
+    start = clock()
     for batch in batches:
         module.teacher.frozen(batch, views=len(VIEWS), checked=True)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def fill_once(module: TMKDModule, data: Noise, directory: str, shard: str) -> float:
+class Duration(Callback):
     """Seconds from the first batch to the last."""
-    trainer = FillTrainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    return fill(trainer, module, data, TeacherCache(directory), shard)
+
+    seconds = 0.0
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds -= self.clock()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds += self.clock()
+
+
+def fill_once(module: TMKDModule, data: Noise, directory: str, shard: str, clock: Callable[[], float]) -> float:
+    """Seconds of filling a part."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = FillTrainer(accelerator="cpu", callbacks=[taken := Duration(clock)], **quiet)
+    fill(trainer, module, data, TeacherCache(directory), shard)
+    return taken.seconds
 
 
 def parts(started: int, of: int) -> float:
