@@ -3,12 +3,13 @@
     python examples/benchmarks/loader.py --roots data/cub200 data/cub200_256 --workers 2 --rounds 15
     OMP_NUM_THREADS=1 python examples/benchmarks/loader.py --roots data/cub200 --workers 0 --clock cpu --rounds 5
 
-A bare loop is a DataLoader over a Dataset that only decodes, by PIL or by torchvision, crops and flips. Each loader
-goes through the training images of the first root once a round, all in turn and in one process, after a round that is
-not counted. Further roots hold smaller copies, which our loader reads as well. Colours are jittered by the workers, or
-only drawn by them, for device_augmentations to jitter (whose own time is the device's, and not measured here). The last
-one reads what a TeacherCache with images=True has stored of the first. Prints images a second (of one core, with
---clock cpu) and the time against the bare loop with PIL, medians over the rounds, and writes runs/loader.json.
+A bare loop is a DataLoader over a Dataset that only decodes, by PIL, by torchvision, or by TurboJPEG where simplejpeg
+is installed, crops and flips. Each loader goes through the training images of the first root once a round, all in turn
+and in one process, after a round that is not counted. Further roots hold smaller copies, which our loader reads as
+well. Colours are jittered by the workers, or only drawn by them, for device_augmentations to jitter (whose own time is
+the device's, and not measured here). The last one reads what a TeacherCache with images=True has stored of the first.
+Prints images a second (of one core, with --clock cpu) and the time against the bare loop with PIL, medians over the
+rounds, and writes runs/loader.json.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,15 @@ def by_torchvision(path: Path) -> Tensor:
     return decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB)
 
 
+def by_turbojpeg(path: Path) -> Tensor:
+    import simplejpeg
+
+    return torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes())).permute(2, 0, 1)
+
+
 BARE = {"bare, PIL": by_pil, "bare, torchvision": by_torchvision}
+if find_spec("simplejpeg"):
+    BARE["bare, TurboJPEG"] = by_turbojpeg
 
 
 class Bare(Dataset[tuple[Tensor, int]]):
