@@ -253,7 +253,9 @@ def test_images_are_filled_too(config, capsys, caplog, monkeypatch) -> None:
     config["data"]["class_path"] = f"{__name__}.Logged"
     config["trainer"]["callbacks"][0]["init_args"]["images"] = True
     Path("run.yaml").write_text(yaml.safe_dump(config))
+    caplog.clear()
     fill("--shard", "1/2")
+    assert f"{ROWS // 2} images stored by this process" in caplog.text
     seen = opened() - ROWS // 2  # what the look at the data opened
     assert asked() <= LOOK
     filled = arrays()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from helpers.tiny import Net, sgd
 from tmkd_lightning import Ensemble, Extractor, TMKDModule
@@ -150,9 +151,27 @@ def test_a_network_made_half_has_another_cache_where_a_file_brings_its_weights(t
 
 def test_a_network_that_float16_cannot_hold_is_told_what_can(fit, loader) -> None:
     network = Net(16)
-    network.fc.bias.data.fill_(1e5)
+    network.fc.bias.data.fill_(65000)
+    network.fc.weight.data.fill_(1e4)
     with pytest.raises(ValueError, match="not finite on the first batch, in float16, which ends at 65504: take bfl"):
         fit(TMKDModule(network, Net(), distiller=KD(), teacher_dtype="float16", **ALONE), train=loader())
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_statistic_that_becomes_infinite_is_named(fit, loader, tmp_path, from_file: bool) -> None:
+    """A frozen norm divides by it, so its channel would silently be 0; a mask may well hold infinities."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    network[0].register_buffer("mask", torch.tensor([-torch.inf, 0.0]))
+    large = copy.deepcopy(network)
+    large[1].running_var[2] = 1e5
+    torch.save(large.state_dict(), tmp_path / "large.pt")
+    options = ALONE | ({"teacher_checkpoint": str(tmp_path / "large.pt")} if from_file else {})
+    held = network if from_file else large
+    with pytest.raises(ValueError, match=r"network\.1\.running_var is beyond 65504, where float16 ends: take bfloat16"):
+        fit(TMKDModule(copy.deepcopy(held), Net(), distiller=KD(), teacher_dtype="float16", **options), train=loader())
+    fit(TMKDModule(held, Net(), distiller=KD(), teacher_dtype="bfloat16", **options), train=loader(), max_epochs=1)
 
 
 @pytest.mark.parametrize("wrong", ["half", "fp16", torch.float16, ""])

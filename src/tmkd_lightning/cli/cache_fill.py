@@ -234,7 +234,8 @@ class Filler(LightningModule):
         if np.isin(self._given, missing).any():  # a loading process could not write an image
             raise CacheError(_FULL)
         left = len(missing)
-        done = f"{self.images} images computed by this process in {self.seconds:.0f} s"
+        what = "stored" if self.cache.complete else "computed"
+        done = f"{self.images} images {what} by this process in {self.seconds:.0f} s"
         if self.images:
             done += f", {self.images / self.seconds:.1f} images a second"
         state = f"{left} of {folder.rows} rows are left to others" if left else "complete"

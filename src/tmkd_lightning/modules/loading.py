@@ -216,6 +216,7 @@ def load_teacher(module: Any, path: str | Path | None, key: str | None, data: ob
         if known is not None:
             extractor.resize_head(len(known.names))
         load_weights(extractor, path, replace_head=False, key=key)
+    module.teacher.frozen.check_weights()
     if known is None or rows is None:
         return None
     extractor.reorder_classes(rows)

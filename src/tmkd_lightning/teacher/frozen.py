@@ -58,6 +58,16 @@ class FrozenTeacher(nn.Module):
         shard(self.extractor, device)
         self.sharded = True
 
+    def check_weights(self) -> None:
+        """Raises ValueError if a weight, or a statistic of a frozen norm, is beyond what float16 holds."""
+        if self.dtype != torch.float16:
+            return
+        masks = {name for name, _ in self.named_buffers() if not name.rpartition(".")[2].startswith("running_")}
+        for name, value in self.state_dict().items():
+            if name not in masks and value.isinf().any():
+                name = name.removeprefix("extractor.")
+                raise ValueError(f"the teacher's {name} is beyond 65504, where float16 ends: take bfloat16")
+
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode: in training mode, BatchNorm would change its statistics."""
         return super().train(False)
