@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ COLUMNS = {
     "+ TMKD, student on views": "seen",
     "+ noise and blur": "generic",
     "+ strong feature loss": "feature",
+}
+CLAIMED = {
+    title: COLUMNS[title] for title in ("+ TMKD of the paper", "+ TMKD, student on views", "+ strong feature loss")
 }
 MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 
@@ -111,20 +115,19 @@ def methods(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).fillna("").rename_axis("method")
 
 
-def comparisons(name: str) -> dict[str, str]:
-    """What a method with TMKD and a student on views is held against, by the claim: column and kind."""
+def bases(name: str) -> dict[str, str]:
+    """What a claim for a method is held against: column and kind."""
     return {"as published": "plain"} | ({} if name in LOGIT_TERMS else {"+ KD's loss": "logit"})
 
 
-def p_values(folder: Path) -> dict[tuple[str, str], float]:
-    """Of Student's t on the differences of equal seeds, by method and kind."""
+def p_values(folder: Path) -> dict[tuple[str, str, str], float]:
+    """Of Student's t on the differences of equal seeds, by method, claimed kind and kind that it is held against."""
     found = {}
-    for name in compared(folder):
-        seen = runs(folder, f"{name}+seen")["top1"]
-        for kind in comparisons(name).values():
-            differences = (seen - runs(folder, f"{name}+{kind}")["top1"]).dropna()
+    for name, kind in product(compared(folder), CLAIMED.values()):
+        for base in bases(name).values():
+            differences = (runs(folder, f"{name}+{kind}")["top1"] - runs(folder, f"{name}+{base}")["top1"]).dropna()
             if len(differences) > 1:
-                found[name, kind] = float(stats.ttest_1samp(differences, 0).pvalue)
+                found[name, kind, base] = float(stats.ttest_1samp(differences, 0).pvalue)
     return found
 
 
@@ -137,20 +140,19 @@ def holm(p_values: dict[Any, float]) -> dict[Any, float]:
     return corrected
 
 
-def gains(folder: Path, corrected: dict[tuple[str, str], float]) -> pd.DataFrame:
-    """Of TMKD with a student on views, over the method, over it with KD's loss, and over the generic control."""
+def gains(folder: Path, corrected: dict[tuple[str, str, str], float]) -> pd.DataFrame:
+    """What is claimed of each method, over the method, over it with KD's loss, and over the generic control."""
     rows = {}
-    for name in compared(folder):
-        seen = runs(folder, f"{name}+seen")
-        row = {}
-        for title, kind in comparisons(name).items():
-            p = f", p {corrected[name, kind]:.2g}" if (name, kind) in corrected else ""
-            row[f"over {title}"] = gain(seen, runs(folder, f"{name}+{kind}")) + p
-        row["over + TMKD"] = gain(seen, runs(folder, f"{name}+tmkd"))
-        row["over + noise and blur"] = gain(seen, runs(folder, f"{name}+generic"))
-        rows[TITLES[name]] = row
-    columns = ["over as published", "over + KD's loss", "over + TMKD", "over + noise and blur"]
-    return pd.DataFrame(rows).T.reindex(columns=columns).fillna("").rename_axis("gain of + TMKD, student on views")
+    for (title, kind), name in product(CLAIMED.items(), compared(folder)):
+        found, row = runs(folder, f"{name}+{kind}"), {}
+        for column, base in bases(name).items():
+            p = f", p {corrected[name, kind, base]:.2g}" if (name, kind, base) in corrected else ""
+            row[f"over {column}"] = gain(found, runs(folder, f"{name}+{base}")) + p
+        if kind == "seen":
+            row["over + noise and blur"] = gain(found, runs(folder, f"{name}+generic"))
+        rows[f"{TITLES[name]} {title}"] = row
+    columns = ["over as published", "over + KD's loss", "over + noise and blur"]
+    return pd.DataFrame(rows).T.reindex(columns=columns).fillna("").rename_axis("gain of")
 
 
 def controls(folder: Path) -> pd.DataFrame:

@@ -1,0 +1,96 @@
+"""The tables of the study, from runs whose numbers are worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+RESULTS = Path(__file__).parents[2] / "examples" / "results"
+
+
+@pytest.fixture(scope="module")
+def report() -> Iterator[ModuleType]:
+    before = list(sys.path)
+    sys.path.insert(0, str(RESULTS))
+    try:
+        import report
+
+        yield report
+    finally:
+        sys.path[:] = before
+        for name in ("report", "conditions", "other_views", "shares", "grid", "tabulator"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two finished methods: KD, which has a logit term, and SP, of which a seed is missing."""
+    top1 = {
+        "kd+plain": [60, 62, 64],
+        "kd+seen": [61, 64, 67],  # +1, +2, +3
+        "kd+feature": [60, 63, 64],
+        "kd+generic": [58, 60, 62],
+        "sp+plain": [50, 52, 54],
+        "sp+logit": [55, 57, 59],
+        "sp+seen": [56, 57],  # +6, +5 and +1, 0
+    }
+    for name, values in top1.items():
+        for seed, value in enumerate(values):
+            (tmp_path / f"{name}_{seed}.json").write_text(json.dumps({"top1": value, "logged": {}, "shares": {}}))
+    return tmp_path
+
+
+def test_gains_are_paired_by_seed(report, folder) -> None:
+    """Differences 1, 2, 3: mean 2, standard error 1/√3, t of two degrees 4.303, so 2 ± 2.48."""
+    table = report.gains(folder, {("kd", "seen", "plain"): 0.25})
+    assert table.loc["KD + TMKD, student on views"].tolist() == [
+        "+2.0 [-0.5, +4.5], 3 of 5 seeds, p 0.25",
+        "",
+        "+4.0 [+1.5, +6.5], 3 of 5 seeds",
+    ]
+    assert table.loc["KD + strong feature loss", "over as published"] == "+0.3 [-1.1, +1.8], 3 of 5 seeds"
+    row = table.loc["SP + TMKD, student on views"]
+    assert row["over as published"] == "+5.5 [-0.9, +11.9], 2 of 5 seeds"
+    assert row["over + KD's loss"] == "+0.5 [-5.9, +6.9], 2 of 5 seeds"
+    assert row["over + noise and blur"] == "missing"
+    assert table.loc["SP + TMKD of the paper", "over as published"] == "missing"
+
+
+def test_p_values_are_those_of_students_t(report, folder) -> None:
+    """Of two degrees of freedom, p = 1 - t / √(t² + 2): t is 2√3 here, so p is 0.0742. Of one, 2 / π · atan(1 / t)."""
+    found = report.p_values(folder)
+    assert found.keys() == {
+        ("kd", "seen", "plain"),
+        ("kd", "feature", "plain"),
+        ("sp", "seen", "plain"),
+        ("sp", "seen", "logit"),
+    }
+    assert found["kd", "seen", "plain"] == pytest.approx(1 - 12**0.5 / 14**0.5)
+    assert found["sp", "seen", "logit"] == pytest.approx(0.5)
+    assert found["sp", "seen", "plain"] == pytest.approx(0.0577, abs=1e-4)
+
+
+def test_holm_steps_down(report) -> None:
+    """Times 4, 3, 2, 1 in the order of the p-values, never below the one before, at most 1."""
+    corrected = report.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9})
+    assert corrected == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9})
+    assert report.holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+
+
+def test_a_method_and_its_kinds(report, folder) -> None:
+    table = report.methods(folder)
+    assert table.loc["KD", "as published"] == "62.0 ± 2.0, 3 of 5 seeds"
+    assert table.loc["KD", "+ KD's loss"] == ""
+    assert table.loc["SP", "+ KD's loss"] == "57.0 ± 2.0, 3 of 5 seeds"
+    assert table.loc["SP", "+ TMKD of the paper"] == "missing"
+
+
+def test_the_page_holds_what_the_runs_say(report) -> None:
+    """Whoever adds a run writes the tables anew: `python examples/results/report.py --write`."""
+    page = report.PAGE.read_text()
+    assert report.fill(page, report.all_tables()) == page
