@@ -12,12 +12,13 @@ import yaml
 from kornia import augmentation as kornia
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from helpers.tiny import Net, sgd
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli.main import main
-from tmkd_lightning.data import DigitsDataModule
+from tmkd_lightning.data import DataError, DigitsDataModule
 from tmkd_lightning.data.device_augmentation import DeviceAugmentation
 from tmkd_lightning.data.sampling import SeededDataset, collate
 from tmkd_lightning.utils.drawn_parameters import DrawnParameters
@@ -93,7 +94,7 @@ def test_images_are_scaled_rounded_and_clamped() -> None:
     """Half of 1, 2 and 255 is 0.5, 1 and 127.5, rounded to the even; twice is at most white."""
     image = torch.tensor([1, 2, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4)
     for share, expected in ((0.5, [0, 1, 128]), (2.0, [2, 4, 255])):
-        made = DeviceAugmentation([darker(share)])
+        made = DeviceAugmentation([darker(share)], side=4)
         assert made(image[None], made.draw(image))[0, :, 0, 0].tolist() == expected
 
 
@@ -158,8 +159,10 @@ def test_a_cache_knows_what_the_device_does() -> None:
         each(torch.rand(2, 3, 8, 8))  # Kornia keeps what it drew last
     assert identity(used) == identity(several()) == expected
     rare = [kornia.RandomInvert(p=chance) for chance in (1e-9, 2e-9)]  # of which the images looked at show nothing
-    keys = [identity(each)["augmented"] for each in (None, [rare[0]], [rare[1]], [darker(0.5)], [darker(0.6)], used)]
-    assert len(set(keys)) == 6
+    close = [kornia.RandomBrightness((0.6, upper), p=1e-9) for upper in (1.4, 1.40001)]
+    both = [kornia.RandomPlanckianJitter(select_from=which, p=1e-9) for which in ([1, 2], [3])]
+    others = [[each] for each in (*rare, *close, *both, darker(0.5), darker(0.6))]
+    assert len({identity(each)["augmented"] for each in (None, used, *others)}) == 10
 
 
 def test_batches_that_no_trainer_moves_are_augmented_too(fit) -> None:
@@ -215,35 +218,116 @@ class Whole(kornia.RandomInvert):
     ("augmentation", "message"),
     [
         (kornia.ColorJiggle(0.1, 0.1, 0.1, 0.1), "ColorJiggle of device_augmentations draws something for the whole"),
+        (kornia.RandomMotionBlur((3, 5), 30.0, 0.5), "RandomMotionBlur of device_augmentations draws something for"),
+        (
+            kornia.RandomRain((5, 10), (1, 2), (1, 2)),
+            "RandomRain of device_augmentations draws something for the whole",
+        ),
         (Whole(p=1e-9), "Whole of device_augmentations draws something for the whole batch"),
         (kornia.RandomCrop((6, 6)), r"makes \(3, 6, 6\) of an image \(3, 8, 8\), and must keep its size: crop in"),
-        (kornia.RandomInvert(same_on_batch=True), "RandomInvert has same_on_batch=True: leave it out"),
+        (
+            kornia.RandomInvert(same_on_batch=True),
+            r"RandomInvert does the same to a whole batch \(same_on_batch=True\)",
+        ),
+        (
+            kornia.Normalize(0.5, 0.5),
+            r"Normalize does the same to a whole batch .*: leave that, or the augmentation, out",
+        ),
         (kornia.AugmentationSequential(darker()), "got AugmentationSequential: list the parts of a container"),
         (kornia.RandomMixUpV2(), "got RandomMixUpV2: list the parts .* and give what mixes images to mix"),
         (nn.Identity(), "single augmentations of images from kornia.augmentation, got Identity"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*old-style.*:DeprecationWarning")
-def test_what_draws_for_a_batch_or_changes_the_size_is_refused_before_training(augmentation, message: str) -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_draws_for_a_batch_or_changes_the_size_is_refused_at_once(augmentation, message: str, seed: int) -> None:
+    torch.manual_seed(seed)  # the verdict depends on no generator
     with pytest.raises(ValueError, match=message):
-        digits([augmentation]).setup("fit")
+        digits([augmentation])
 
 
-def test_images_must_be_bytes() -> None:
+def test_images_must_be_bytes(fit) -> None:
     with pytest.raises(ValueError, match=r"needs uint8 images of train_transform, got torch\.float32"):
-        digits([darker()], train_transform=lambda image: image / 255).setup("fit")
+        epochs(fit, digits([darker()], train_transform=lambda image: image.float() / 255))
+
+
+class Own(DigitsDataModule):
+    """A datamodule whose hook and loaders are its own."""
+
+    loader: str = "own"
+    calls = 0
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.calls += 1
+        return super().on_after_batch_transfer(batch, dataloader_idx)
+
+    def train_dataloader(self) -> Any:
+        ours = super().train_dataloader()
+        return {"ours": ours, "plain": self._loader(self._datasets["val"]), "several": {"a": ours}}[self.loader]
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self._datasets["val"], batch_size=5, collate_fn=named)
+
+
+def named(samples: list[tuple[Any, ...]]) -> dict[str, Tensor]:
+    images, labels = collate(samples)
+    return {"image": images, "label": labels}
+
+
+class Either(ClassifierModule):
+    """A module whose batches are pairs, or dictionaries."""
+
+    def unpack(self, batch: Any) -> Any:
+        return (
+            (batch["image"], batch["label"]) if isinstance(batch, dict) and "image" in batch else super().unpack(batch)
+        )
+
+
+def test_a_subclass_keeps_its_hook_and_its_other_loaders(fit) -> None:
+    data = Own(train_samples=IMAGES, batch_size=5, image_size=8, device_augmentations=[darker()])
+    data.loader = "ours"
+    fit(Either(Net(num_classes=10), optimizer=sgd), datamodule=data, max_epochs=1, limit_val_batches=2)
+    assert data.calls == 3 + 2 + 2  # of an epoch, of Lightning's look at the beginning, and of validation
+
+
+@pytest.mark.parametrize("loader", ["plain", "several"])
+def test_training_batches_without_what_was_drawn_are_refused(fit, loader: str) -> None:
+    data = Own(train_samples=IMAGES, batch_size=5, image_size=8, device_augmentations=[darker()])
+    data.loader = loader
+
+    class Inner(Either):
+        def unpack(self, batch: Any) -> Any:
+            return batch["a"][:2] if isinstance(batch, dict) and "a" in batch else super().unpack(batch)
+
+    with pytest.raises(DataError, match="nothing was drawn for a training batch of Own: its train_dataloader must"):
+        fit(Inner(Net(num_classes=10), optimizer=sgd), datamodule=data, limit_val_batches=0)
+
+
+def test_a_loader_without_its_datamodule_is_told_what_it_lacks(fit) -> None:
+    data = digits([darker()])
+    data.setup("fit")
+    with pytest.raises(TypeError, match="are not done yet: hand the datamodule to the trainer, not its loader"):
+        fit(ClassifierModule(Net(num_classes=10), optimizer=sgd), train=data.train_dataloader())
+
+
+def test_an_empty_split_is_told_as_without(fit) -> None:
+    class Empty(DigitsDataModule):
+        def samples(self, split: str) -> Any:
+            return []
+
+    with pytest.raises(DataError, match=r"the training split holds 0 image\(s\)"):
+        epochs(fit, Empty(device_augmentations=[darker()]))
 
 
 def test_the_check_leaves_the_generator_and_the_augmentation_as_they_were() -> None:
     rare = kornia.RandomInvert(p=0.25)
     torch.manual_seed(3)
-    digits([rare]).setup("fit")
+    digits([rare])
     assert torch.rand(1).equal(torch.rand(1, generator=torch.Generator().manual_seed(3)))
     assert rare.p == 0.25
 
 
 def test_what_was_drawn_is_joined_in_the_order_of_the_images() -> None:
-    half = DeviceAugmentation([kornia.RandomBrightness((0.5, 1.5), p=0.5)])
+    half = DeviceAugmentation([kornia.RandomBrightness((0.5, 1.5), p=0.5)], side=4)
     torch.manual_seed(0)
     drawn = [half.draw(torch.zeros(3, 4, 6)) for _ in range(20)]
     (batch,) = DrawnParameters.join(drawn).parameters
@@ -256,7 +340,7 @@ def test_what_was_drawn_is_joined_in_the_order_of_the_images() -> None:
 
 def test_rows_stand_before_what_was_drawn() -> None:
     data = SeededDataset(
-        [(torch.zeros(3, 4, 4, dtype=torch.uint8), 7)] * 2, nn.Identity(), 0, 3, DeviceAugmentation([])
+        [(torch.zeros(3, 4, 4, dtype=torch.uint8), 7)] * 2, nn.Identity(), 0, 3, DeviceAugmentation([], side=4)
     )
     data.set_epoch(4)
     _, labels, rows, drawn = collate([data[0], data[1]])

@@ -21,7 +21,7 @@ from tmkd_lightning.models import PretrainedWeightsError
 from tmkd_lightning.modules import TMKDModule
 from tmkd_lightning.modules.loading import load_teacher
 from tmkd_lightning.teacher.cache import CacheError
-from tmkd_lightning.utils.drawn_parameters import without_parameters
+from tmkd_lightning.utils.drawn_parameters import split_parameters
 from tmkd_lightning.utils.images import check_images
 from tmkd_lightning.utils.replaced_methods import replaced_methods
 from tmkd_lightning.utils.validation import check_count
@@ -208,7 +208,7 @@ class Filler(LightningModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Checks images on the host."""
-        check_images(self.module.unpack(without_parameters(batch))[0], self.module.normalized_with, "training batch")
+        check_images(self.module.unpack(split_parameters(batch)[0])[0], self.module.normalized_with, "training batch")
         return batch
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -19,20 +19,21 @@ class DeviceAugmentation:
 
     Args:
         augmentations: of `kornia.augmentation`, applied one after the other.
+        side: of the images on which is tried whether each augments an image alike in any batch.
 
     Raises:
-        ValueError: something else is given, or one that draws for the whole batch.
+        ValueError: something else is given, or one that draws for the whole batch or changes the size of images.
 
     Example:
         >>> from kornia.augmentation import RandomContrast
-        >>> double = DeviceAugmentation([RandomContrast((2.0, 2.0), p=1.0)])
+        >>> double = DeviceAugmentation([RandomContrast((2.0, 2.0), p=1.0)], side=4)
         >>> images = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
         >>> drawn = DrawnParameters.join([double.draw(image) for image in images])
         >>> double(images, drawn).unique()
         tensor([200], dtype=torch.uint8)
     """
 
-    def __init__(self, augmentations: Sequence[nn.Module]) -> None:
+    def __init__(self, augmentations: Sequence[nn.Module], side: int) -> None:
         from kornia.augmentation import AugmentationBase2D
 
         for each in augmentations:
@@ -44,14 +45,25 @@ class DeviceAugmentation:
                 )
             if each.same_on_batch:
                 raise ValueError(
-                    f"device_augmentations draws for each image, and {name} has same_on_batch=True: leave it out"
+                    f"device_augmentations draws for each image, and {name} does the same to a whole batch "
+                    "(same_on_batch=True): leave that, or the augmentation, out"
                 )
         self.augmentations: list[Any] = list(augmentations)
+        for each in augmentations:
+            self._try(each, side)
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the augmentations and their arguments, but not of what they drew last."""
-        return fingerprint([(type(each), repr(each)) for each in self.augmentations], "device_augmentations")
+        """Digest of the augmentations and their arguments, but not of what they drew last, which Kornia keeps."""
+        held = [
+            (
+                type(each),
+                {name: value for name, value in vars(each).items() if not name.startswith("_")},
+                [*each.children(), *each.buffers(recurse=False)],
+            )
+            for each in self.augmentations
+        ]
+        return fingerprint(held, "device_augmentations")
 
     def draw(self, image: Tensor) -> DrawnParameters:
         """What torch's generator draws for an image ``(3, H, W)``."""
@@ -60,31 +72,36 @@ class DeviceAugmentation:
 
     def __call__(self, images: Tensor, drawn: DrawnParameters) -> Tensor:
         """Images ``(B, 3, H, W)``, uint8, augmented on their device, uint8."""
+        if images.dtype != torch.uint8:
+            raise ValueError(f"device_augmentations needs uint8 images of train_transform, got {images.dtype}")
         augmented = images / 255
         for each, parameters in zip(self.augmentations, drawn.parameters, strict=True):
             augmented = each(augmented, params=parameters)
+            if augmented.shape != images.shape:
+                raise ValueError(
+                    f"{type(each).__name__} of device_augmentations makes {tuple(augmented.shape[1:])} of an image "
+                    f"{tuple(images.shape[1:])}, and must keep its size: crop in train_transform"
+                )
         return (augmented * 255).round().clamp(0, 255).to(torch.uint8)
 
-    def check(self, image: Tensor) -> None:
-        """Raises ValueError if an image ``(3, H, W)`` is none of uint8, or changes its size or with its batch."""
-        if image.dtype != torch.uint8:
-            raise ValueError(f"device_augmentations needs uint8 images of train_transform, got {image.dtype}")
-        images = torch.stack([image, 255 - image.flip(-1)])
-        for each in self.augmentations:
-            always, name = copy.deepcopy(each), type(each).__name__
-            always.p = always.p_batch = 1.0
-            alone = DeviceAugmentation([always])
-            with torch.random.fork_rng(devices=[]):
-                drawn = [alone.draw(image) for image in images]
-            single = [alone(one[None], part) for one, part in zip(images, drawn, strict=True)]
-            if single[0].shape[1:] != image.shape:
-                raise ValueError(
-                    f"{name} of device_augmentations makes {tuple(single[0].shape[1:])} of an image "
-                    f"{tuple(image.shape)}, and must keep its size: crop in train_transform"
-                )
-            if not torch.equal(alone(images, DrawnParameters.join(drawn)), torch.cat(single)):
-                raise ValueError(
-                    f"{name} of device_augmentations draws something for the whole batch, so an image would be "
-                    "another one in another batch: use augmentations that do one thing each, such as RandomBrightness "
-                    "and RandomHue in place of ColorJiggle"
-                )
+    def _try(self, augmentation: nn.Module, side: int) -> None:
+        """Refuses an augmentation by which images of noise come out otherwise together than each alone."""
+        always, failed = copy.deepcopy(augmentation), None
+        always.p = always.p_batch = 1.0  # type: ignore[assignment]
+        alone = copy.copy(self)
+        alone.augmentations = [always]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # the verdict is the same in all processes
+            images = torch.randint(256, (8, 3, side, side), dtype=torch.uint8)
+            drawn = [alone.draw(image) for image in images]
+            single = torch.cat([alone(image[None], part) for image, part in zip(images, drawn, strict=True)])
+            try:
+                equal = torch.equal(alone(images, DrawnParameters.join(drawn)), single)
+            except Exception as error:  # whatever Kornia comes to where parameters of images do not fit together
+                equal, failed = False, error
+        if not equal:
+            raise ValueError(
+                f"{type(augmentation).__name__} of device_augmentations draws something for the whole batch, so an "
+                "image would be another one in another batch: use augmentations that do one thing each, such as "
+                "RandomBrightness and RandomHue in place of ColorJiggle"
+            ) from failed

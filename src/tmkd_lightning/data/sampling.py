@@ -58,11 +58,13 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return self._item(index, self.draw(self._drawn_epoch(), index))
+        epoch = self._drawn_epoch()
+        return self._item(epoch, index, self.draw(epoch, index))
 
     def apply(self, index: int, image: Any, label: int) -> tuple[Any, ...]:
         """What a sample becomes in the current epoch, for those who have read it themselves."""
-        return self._item(index, (self._transform(self._drawn_epoch(), index, image), label))
+        epoch = self._drawn_epoch()
+        return self._item(epoch, index, (self._transform(epoch, index, image), label))
 
     def draw(self, epoch: int, index: int) -> tuple[Tensor, Any]:
         """Transformed image and label of a sample in an epoch (or replica)."""
@@ -88,8 +90,7 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
         """The current epoch, or its replica."""
         return int(self._epoch) % self.replicas if self.replicas else int(self._epoch)
 
-    def _item(self, index: int, sample: tuple[Tensor, Any]) -> tuple[Any, ...]:
-        epoch = self._drawn_epoch()
+    def _item(self, epoch: int, index: int, sample: tuple[Tensor, Any]) -> tuple[Any, ...]:
         row = (self.row(epoch, index),) if self.replicas else (index,) if self.numbered else ()
         return *sample, *row, *self.for_device(epoch, index, sample[0])
 

@@ -24,7 +24,7 @@ from tmkd_lightning.models import PretrainedWeightsError, ZeroShotCLIP, load_pre
 from tmkd_lightning.modules import optimizers, validation
 from tmkd_lightning.modules.metrics import LoaderMetrics
 from tmkd_lightning.text.class_names import check_class_names, datamodule_of, find_class_names, names_for_prompts
-from tmkd_lightning.utils.drawn_parameters import without_parameters
+from tmkd_lightning.utils.drawn_parameters import split_parameters
 from tmkd_lightning.utils.images import channel_statistics, check_images, denormalize, to_unit_float
 from tmkd_lightning.utils.labels import Mix, as_distribution, check_labels, known_part, mixed
 from tmkd_lightning.utils.precision import at_least_float32, warn_of_slow_precision
@@ -152,7 +152,7 @@ class BaseModule(LightningModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Checks images and labels on the host, where reading them waits for no device."""
-        loaded = without_parameters(batch)
+        loaded, _ = split_parameters(batch)
         if all(part is None or part.device.type == "cpu" for part in self.unpack(loaded)):
             self.check_batch(loaded)
         return batch

@@ -23,6 +23,7 @@ from tmkd_lightning.models.zero_shot import ZeroShotCLIP
 from tmkd_lightning.teacher.sharding import check_torch
 from tmkd_lightning.text.class_names import datamodule_of
 from tmkd_lightning.utils.distributed import world_size
+from tmkd_lightning.utils.drawn_parameters import split_parameters
 from tmkd_lightning.views import MultiView
 
 _NOT_DDP = (DeepSpeedStrategy, XLAStrategy)  # though Lightning derives them from it
@@ -276,6 +277,8 @@ def describe(batch: Any) -> str:
 
 def how_to_unpack(batch: Any) -> str:
     """What to do about a batch that is not ``(images, labels)``."""
+    if split_parameters(batch)[1] is not None:
+        return "its device_augmentations are not done yet: hand the datamodule to the trainer, not its loader"
     parts = list(batch.values()) if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else [batch]
     if len(parts) == 2 and isinstance(parts[1], (list, tuple)) and parts[1] and isinstance(parts[1][0], str):
         return f"labels are words such as {parts[1][0]!r}; hand over their places in class_names, as integers"

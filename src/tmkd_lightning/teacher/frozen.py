@@ -62,9 +62,9 @@ class FrozenTeacher(nn.Module):
         """Raises ValueError if a weight, or a statistic of a frozen norm, is beyond what float16 holds."""
         if self.dtype != torch.float16:
             return
-        masks = {name for name, _ in self.named_buffers() if not name.rpartition(".")[2].startswith("running_")}
-        for name, value in self.state_dict().items():
-            if name not in masks and value.isinf().any():
+        statistics = ((name, value) for name, value in self.named_buffers() if ".running_" in name)  # masks may be -inf
+        for name, value in (*self.named_parameters(), *statistics):
+            if value.isinf().any():
                 name = name.removeprefix("extractor.")
                 raise ValueError(f"the teacher's {name} is beyond 65504, where float16 ends: take bfloat16")
 

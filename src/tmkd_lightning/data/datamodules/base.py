@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tmkd_lightning.data.errors import DataError
 from tmkd_lightning.data.fingerprint import training_fingerprint
 from tmkd_lightning.data.sampling import CacheRows, DeferredLoader, EpochSampler, SampleStore, SeededDataset, collate
 from tmkd_lightning.data.transforms import Transform, eval_transform, train_transform
-from tmkd_lightning.utils.drawn_parameters import DrawnParameters
+from tmkd_lightning.utils.drawn_parameters import split_parameters
 from tmkd_lightning.utils.validation import check_count
 
 Loader = DataLoader[tuple[Any, ...]]
@@ -65,8 +66,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augmentation_replicas = check_count("augmentation_replicas", augmentation_replicas, minimum=0)
         self.train_transform = train_transform or self.default_train_transform()
         self.eval_transform = eval_transform or self.default_eval_transform()
-        self.device_augmentation = DeviceAugmentation(device_augmentations) if device_augmentations else None
-        if self.device_augmentation:  # else Lightning would not call the hook of this name that a module may have
+        self.device_augmentation = None
+        if device_augmentations:
+            self.device_augmentation = DeviceAugmentation(device_augmentations, self.image_size)
+            # not a method, for Lightning would call it in place of a module's own
             self.on_after_batch_transfer = self._augment  # type: ignore[method-assign]
         self._datasets: dict[str, SeededDataset] = {}
         self._numbered = False
@@ -114,8 +117,6 @@ class ImageDataModule(LightningDataModule, ABC):
                 self._datasets[split] = SeededDataset(self.samples(split), transform, *seeds, augmentation)
             self._datasets[split].store = None  # of a run that broke off, in which TeacherCache was not torn down
         self.check_classes()
-        if self.device_augmentation and "train" in splits:
-            self.device_augmentation.check(self.first_training_sample()[0])
 
     @property
     def training_images(self) -> int:
@@ -161,7 +162,7 @@ class ImageDataModule(LightningDataModule, ABC):
         ]
         for epoch, dataset in enumerate(epochs):
             dataset.set_epoch(epoch)
-        return self._loader(ConcatDataset(epochs), collate_fn=self._collate_augmented)
+        return self._loader(ConcatDataset(epochs), collate_fn=partial(collate_augmented, augmentation))
 
     def cache_dataloader(self, rows: np.ndarray) -> Loader:
         """Training batches of some rows of a teacher cache, in their order; after `setup`."""
@@ -194,16 +195,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """Rank of this process, and number of all."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _augment(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Augments a batch of training images by what was drawn for them, which is then no part of it any more."""
-        if not isinstance(batch[-1], DrawnParameters):
-            return batch
-        images, *others, drawn = batch
-        return [self.device_augmentation(images, drawn), *others]  # type: ignore[misc]
-
-    def _collate_augmented(self, samples: list[tuple[Any, ...]]) -> Any:
-        """A batch that no trainer moves to a device."""
-        return self._augment(collate(samples))
+    def _augment(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augments a batch of training images, before a hook of a subclass."""
+        batch, drawn = split_parameters(batch)
+        if drawn is not None:
+            batch[0] = self.device_augmentation(batch[0], drawn)  # type: ignore[misc]
+        elif self.trainer is not None and self.trainer.training:
+            raise DataError(
+                f"device_augmentations are set, but nothing was drawn for a training batch of {type(self).__name__}: "
+                "its train_dataloader must give the batches of ImageDataModule's, or leave device_augmentations out"
+            )
+        return type(self).on_after_batch_transfer(self, batch, dataloader_idx)
 
     def _loader(self, dataset: Dataset[tuple[Any, ...]], kind: type[Loader] = DataLoader, **options: Any) -> Loader:
         return kind(
@@ -238,6 +240,14 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         self._before = {}
         return self.batch_size * steps
+
+
+def collate_augmented(augmentation: DeviceAugmentation | None, samples: list[tuple[Any, ...]]) -> list[Any]:
+    """A batch that no trainer moves to a device, augmented where it is made."""
+    batch, drawn = split_parameters(collate(samples))
+    if augmentation is not None and drawn is not None:
+        batch[0] = augmentation(batch[0], drawn)
+    return batch
 
 
 def check_class_names(names: Sequence[object]) -> None:
