@@ -94,7 +94,7 @@ def test_images_are_scaled_rounded_and_clamped() -> None:
     """Half of 1, 2 and 255 is 0.5, 1 and 127.5, rounded to the even; twice is at most white."""
     image = torch.tensor([1, 2, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4)
     for share, expected in ((0.5, [0, 1, 128]), (2.0, [2, 4, 255])):
-        made = DeviceAugmentation([darker(share)], side=4)
+        made = DeviceAugmentation([darker(share)])
         assert made(image[None], made.draw(image))[0, :, 0, 0].tolist() == expected
 
 
@@ -239,10 +239,12 @@ class Whole(kornia.RandomInvert):
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_what_draws_for_a_batch_or_changes_the_size_is_refused_at_once(augmentation, message: str, seed: int) -> None:
+def test_what_draws_for_a_batch_or_changes_the_size_is_refused_before_training(
+    augmentation, message: str, seed: int
+) -> None:
     torch.manual_seed(seed)  # the verdict depends on no generator
     with pytest.raises(ValueError, match=message):
-        digits([augmentation])
+        digits([augmentation]).setup("fit")
 
 
 def test_images_must_be_bytes(fit) -> None:
@@ -321,13 +323,13 @@ def test_an_empty_split_is_told_as_without(fit) -> None:
 def test_the_check_leaves_the_generator_and_the_augmentation_as_they_were() -> None:
     rare = kornia.RandomInvert(p=0.25)
     torch.manual_seed(3)
-    digits([rare])
+    digits([rare]).setup("fit")
     assert torch.rand(1).equal(torch.rand(1, generator=torch.Generator().manual_seed(3)))
     assert rare.p == 0.25
 
 
 def test_what_was_drawn_is_joined_in_the_order_of_the_images() -> None:
-    half = DeviceAugmentation([kornia.RandomBrightness((0.5, 1.5), p=0.5)], side=4)
+    half = DeviceAugmentation([kornia.RandomBrightness((0.5, 1.5), p=0.5)])
     torch.manual_seed(0)
     drawn = [half.draw(torch.zeros(3, 4, 6)) for _ in range(20)]
     (batch,) = DrawnParameters.join(drawn).parameters
@@ -340,7 +342,7 @@ def test_what_was_drawn_is_joined_in_the_order_of_the_images() -> None:
 
 def test_rows_stand_before_what_was_drawn() -> None:
     data = SeededDataset(
-        [(torch.zeros(3, 4, 4, dtype=torch.uint8), 7)] * 2, nn.Identity(), 0, 3, DeviceAugmentation([], side=4)
+        [(torch.zeros(3, 4, 4, dtype=torch.uint8), 7)] * 2, nn.Identity(), 0, 3, DeviceAugmentation([])
     )
     data.set_epoch(4)
     _, labels, rows, drawn = collate([data[0], data[1]])

@@ -19,21 +19,20 @@ class DeviceAugmentation:
 
     Args:
         augmentations: of `kornia.augmentation`, applied one after the other.
-        side: of the images on which is tried whether each augments an image alike in any batch.
 
     Raises:
-        ValueError: something else is given, or one that draws for the whole batch or changes the size of images.
+        ValueError: something else is given, or one that does the same to a whole batch.
 
     Example:
         >>> from kornia.augmentation import RandomContrast
-        >>> double = DeviceAugmentation([RandomContrast((2.0, 2.0), p=1.0)], side=4)
+        >>> double = DeviceAugmentation([RandomContrast((2.0, 2.0), p=1.0)])
         >>> images = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
         >>> drawn = DrawnParameters.join([double.draw(image) for image in images])
         >>> double(images, drawn).unique()
         tensor([200], dtype=torch.uint8)
     """
 
-    def __init__(self, augmentations: Sequence[nn.Module], side: int) -> None:
+    def __init__(self, augmentations: Sequence[nn.Module]) -> None:
         from kornia.augmentation import AugmentationBase2D
 
         for each in augmentations:
@@ -49,8 +48,6 @@ class DeviceAugmentation:
                     "(same_on_batch=True): leave that, or the augmentation, out"
                 )
         self.augmentations: list[Any] = list(augmentations)
-        for each in augmentations:
-            self._try(each, side)
 
     @property
     def fingerprint(self) -> str:
@@ -84,24 +81,24 @@ class DeviceAugmentation:
                 )
         return (augmented * 255).round().clamp(0, 255).to(torch.uint8)
 
-    def _try(self, augmentation: nn.Module, side: int) -> None:
-        """Refuses an augmentation by which images of noise come out otherwise together than each alone."""
-        always, failed = copy.deepcopy(augmentation), None
-        always.p = always.p_batch = 1.0  # type: ignore[assignment]
-        alone = copy.copy(self)
-        alone.augmentations = [always]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # the verdict is the same in all processes
-            images = torch.randint(256, (8, 3, side, side), dtype=torch.uint8)
-            drawn = [alone.draw(image) for image in images]
-            single = torch.cat([alone(image[None], part) for image, part in zip(images, drawn, strict=True)])
-            try:
-                equal = torch.equal(alone(images, DrawnParameters.join(drawn)), single)
-            except Exception as error:  # whatever Kornia comes to where parameters of images do not fit together
-                equal, failed = False, error
-        if not equal:
-            raise ValueError(
-                f"{type(augmentation).__name__} of device_augmentations draws something for the whole batch, so an "
-                "image would be another one in another batch: use augmentations that do one thing each, such as "
-                "RandomBrightness and RandomHue in place of ColorJiggle"
-            ) from failed
+    def check(self, side: int) -> None:
+        """Raises ValueError if images of noise change their size, or come out otherwise together than each alone."""
+        for each in self.augmentations:
+            always, name, failed = copy.deepcopy(each), type(each).__name__, None
+            always.p = always.p_batch = 1.0
+            alone = DeviceAugmentation([always])
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)  # the verdict is the same in all processes
+                images = torch.randint(256, (8, 3, side, side), dtype=torch.uint8)
+                drawn = [alone.draw(image) for image in images]
+                single = torch.cat([alone(image[None], part) for image, part in zip(images, drawn, strict=True)])
+                try:
+                    equal = torch.equal(alone(images, DrawnParameters.join(drawn)), single)
+                except Exception as error:  # whatever Kornia comes to where parameters do not fit together
+                    equal, failed = False, error
+            if not equal:
+                raise ValueError(
+                    f"{name} of device_augmentations draws something for the whole batch, so an image would be another "
+                    "one in another batch: use augmentations that do one thing each, such as RandomBrightness and "
+                    "RandomHue in place of ColorJiggle"
+                ) from failed

@@ -68,7 +68,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.eval_transform = eval_transform or self.default_eval_transform()
         self.device_augmentation = None
         if device_augmentations:
-            self.device_augmentation = DeviceAugmentation(device_augmentations, self.image_size)
+            self.device_augmentation = DeviceAugmentation(device_augmentations)
             # not a method, for Lightning would call it in place of a module's own
             self.on_after_batch_transfer = self._augment  # type: ignore[method-assign]
         self._datasets: dict[str, SeededDataset] = {}
@@ -117,6 +117,8 @@ class ImageDataModule(LightningDataModule, ABC):
                 self._datasets[split] = SeededDataset(self.samples(split), transform, *seeds, augmentation)
             self._datasets[split].store = None  # of a run that broke off, in which TeacherCache was not torn down
         self.check_classes()
+        if self.device_augmentation is not None and "train" in splits:
+            self.device_augmentation.check(self.image_size)
 
     @property
     def training_images(self) -> int:
