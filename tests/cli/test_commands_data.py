@@ -77,7 +77,7 @@ def test_classes_of_data_that_are_still_to_be_loaded_or_have_one_name(tmp_path) 
 
 
 KINDS = ["CUB200", "RAFDB", "CIFAR100", "DTD", "StanfordDogs", "ImageFolder", "Digits", "Stream"]
-OF_ALL = {"batch_size", "num_workers", "image_size", "seed", "augmentation_replicas"}
+OF_ALL = {"batch_size", "num_workers", "image_size", "seed", "augmentation_replicas", "device_augmentations"}
 OF_ALL |= {"train_transform", "eval_transform"}
 OF_ONE = {
     "DTD": {"partition"},

@@ -311,13 +311,15 @@ def test_a_loader_without_its_datamodule_is_told_what_it_lacks(fit) -> None:
         fit(ClassifierModule(Net(num_classes=10), optimizer=sgd), train=data.train_dataloader())
 
 
-def test_an_empty_split_is_told_as_without(fit) -> None:
+def test_an_empty_split_is_told_as_without() -> None:
     class Empty(DigitsDataModule):
         def samples(self, split: str) -> Any:
             return []
 
+    data = Empty(device_augmentations=[darker()])
+    data.setup("fit")
     with pytest.raises(DataError, match=r"the training split holds 0 image\(s\)"):
-        epochs(fit, Empty(device_augmentations=[darker()]))
+        data.train_dataloader()
 
 
 def test_the_check_leaves_the_generator_and_the_augmentation_as_they_were() -> None:

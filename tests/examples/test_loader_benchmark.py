@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,10 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.syspath_prepend(LOADER.parent)  # as Python does for a script
     runpy.run_path(str(LOADER), run_name="__main__")
     result = json.loads((tmp_path / "runs" / "loader.json").read_text())
-    names = ["bare, PIL", "bare, torchvision", *(f"ours, {root}" for root in roots), "ours, stored"]
+    bare = ["bare, PIL", "bare, torchvision", *["bare, TurboJPEG"] * (find_spec("simplejpeg") is not None)]
+    ours = [*roots, "colours by workers", "colours on the device", "stored"]
+    names = [*bare, *(f"ours, {each}" for each in ours)]
     assert [row["loader"] for row in result["rows"]] == names
-    lines = capsys.readouterr().out.splitlines()[-6:]
-    assert [line.split()[0] for line in lines] == ["loader", "bare,", "bare,", "ours,", "ours,", "ours,"]
+    lines = capsys.readouterr().out.splitlines()[-1 - len(names) :]
+    assert [line.split()[0] for line in lines] == ["loader", *["bare,"] * len(bare), *["ours,"] * len(ours)]
     assert result["command"][1:] == sys.argv[1:]
