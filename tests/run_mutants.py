@@ -120,9 +120,10 @@ def judge(mutants: list[Mutant], jobs: int) -> int:
     with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
         named = sorted({test for mutant in mutants for test in mutant.tests})
         print(f"Without a mutant: {len(named)} test files", end=" ", flush=True)
-        failure = pool.submit(first_failure, named).result()
-        if failure is not None:
-            print(f"fail already: {failure}")
+        passing = [pool.submit(first_failure, [test]) for test in named]  # each has the time that a mutant has
+        failures = [failure for failure in (result.result() for result in passing) if failure is not None]
+        if failures:
+            print(f"fail already: {', '.join(failures)}")
             return 1
         print(f"pass ({time.monotonic() - start:.0f} s)", flush=True)
         running = [pool.submit(first_failure, mutant.tests, mutant) for mutant in mutants]
