@@ -124,8 +124,9 @@ def p_values(folder: Path) -> dict[tuple[str, str, str], float]:
     """Of Student's t on the differences of equal seeds, by method, claimed kind and kind that it is held against."""
     found = {}
     for name, kind in product(compared(folder), CLAIMED.values()):
+        claimed = runs(folder, f"{name}+{kind}")["top1"]
         for base in bases(name).values():
-            differences = (runs(folder, f"{name}+{kind}")["top1"] - runs(folder, f"{name}+{base}")["top1"]).dropna()
+            differences = (claimed - runs(folder, f"{name}+{base}")["top1"]).dropna()
             if len(differences) > 1:
                 found[name, kind, base] = float(stats.ttest_1samp(differences, 0).pvalue)
     return found

@@ -124,7 +124,7 @@ def test_replicas_come_again_for_all_seeds(fit) -> None:
     assert same(epochs(fit, digits(several(), augmentation_replicas=2, seed=3), 1)[0], first)
 
 
-def losses_of(fit, cache: TeacherCache | None, epochs: int = 4) -> tuple[list[Tensor], Seen]:
+def trained(fit, cache: TeacherCache | None, epochs: int = 4) -> tuple[list[Tensor], Seen]:
     """Weights of a student after a run with TMKD on two views, which is one that the replicas of a cache serve."""
     torch.manual_seed(0)
     teacher, student, seen = Net(16, num_classes=10), Net(num_classes=10), Seen()
@@ -139,9 +139,9 @@ def losses_of(fit, cache: TeacherCache | None, epochs: int = 4) -> tuple[list[Te
 @pytest.mark.filterwarnings("ignore:.*teacher.*:UserWarning")
 @pytest.mark.parametrize("images", [False, True])
 def test_a_cache_gives_the_same_student_bit_for_bit(fit, tmp_path, images: bool) -> None:
-    live, seen = losses_of(fit, None)
+    live, seen = trained(fit, None)
     for _ in range(2):  # filled and read, then only read
-        cached, again = losses_of(fit, TeacherCache(str(tmp_path), dtype="float32", images=images))
+        cached, again = trained(fit, TeacherCache(str(tmp_path), dtype="float32", images=images))
         assert all(one.equal(other) for one, other in zip(live, cached, strict=True))
         assert all(same(one, other) for one, other in zip(seen.images, again.images, strict=True))
 

@@ -98,8 +98,8 @@ def fill(
     cache: TeacherCache | None,
     shard: str = "1/1",
     batch_size: int | None = None,
-) -> float:
-    """Does what ``tmkd cache fill`` does, see `FillTrainer.fill`; returns the seconds from first to last batch."""
+) -> None:
+    """Does what ``tmkd cache fill`` does, see `FillTrainer.fill`."""
     if not isinstance(module, TMKDModule):
         raise TypeError(f"tmkd cache fill takes the config of a TMKDModule, got {type(module).__name__}")
     if cache is None:
@@ -124,7 +124,6 @@ def fill(
             trainer.validate(filler, datamodule=data, verbose=False)
         finally:
             cache.teardown(trainer, module, "fit")
-    return filler.seconds
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
@@ -167,7 +166,7 @@ class Filler(LightningModule):
         self.frozen, self.views = module.teacher.frozen, module.views  # what goes to the device
         vars(self)["module"] = module
         self.data, self.cache, self.shard = data, cache, shard
-        self.images, self.seconds, self._verified = 0, 0.0, False
+        self.images, self._verified = 0, False
         self._given = np.empty(0, np.int64)  # rows that this process is to fill
 
     def prepare_data(self) -> None:
@@ -225,7 +224,7 @@ class Filler(LightningModule):
 
     def on_validation_end(self) -> None:
         """Says what was done, and what is left."""
-        folder, self.seconds = self.cache.folder, time.monotonic() - self._start
+        folder, seconds = self.cache.folder, time.monotonic() - self._start
         if folder is None:
             return
         self.trainer.strategy.barrier()
@@ -235,8 +234,8 @@ class Filler(LightningModule):
             raise CacheError(_FULL)
         left = len(missing)
         what = "stored" if self.cache.complete else "computed"
-        done = f"{self.images} images {what} by this process in {self.seconds:.0f} s"
+        done = f"{self.images} images {what} by this process in {seconds:.0f} s"
         if self.images:
-            done += f", {self.images / self.seconds:.1f} images a second"
+            done += f", {self.images / seconds:.1f} images a second"
         state = f"{left} of {folder.rows} rows are left to others" if left else "complete"
         rank_zero_info(f"Teacher cache {folder.path}: {done}; {state}")

@@ -58,7 +58,10 @@ class SeededDataset(Dataset[tuple[Any, ...]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        epoch = self._drawn_epoch()
+        return self.item(self._drawn_epoch(), index)
+
+    def item(self, epoch: int, index: int) -> tuple[Any, ...]:
+        """A sample in an epoch (or replica), whatever the current one is."""
         return self._item(epoch, index, self.draw(epoch, index))
 
     def apply(self, index: int, image: Any, label: int) -> tuple[Any, ...]:
@@ -110,7 +113,7 @@ def _seeded(*numbers: int) -> Iterator[None]:
 
 
 class CacheRows(Dataset[tuple[Any, ...]]):
-    """The samples (image, label, row) of some rows of a teacher cache, whatever their epoch is."""
+    """The samples of some rows of a teacher cache, whatever their epoch is."""
 
     def __init__(self, data: SeededDataset, rows: np.ndarray) -> None:
         self.data, self.rows = data, rows
@@ -119,10 +122,7 @@ class CacheRows(Dataset[tuple[Any, ...]]):
         return len(self.rows)
 
     def __getitem__(self, place: int) -> tuple[Any, ...]:
-        row = int(self.rows[place])
-        replica, index = divmod(row, len(self.data))
-        image, label = self.data.draw(replica, index)
-        return image, label, row, *self.data.for_device(replica, index, image)
+        return self.data.item(*divmod(int(self.rows[place]), len(self.data)))
 
 
 class EpochSampler(DistributedSampler[Any]):

@@ -111,10 +111,10 @@ class ImageDataModule(LightningDataModule, ABC):
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
         for split in splits:
             if split not in self._datasets:
-                transform = self.train_transform if split == "train" else self.eval_transform
-                seeds = (self.seed, self.augmentation_replicas) if split == "train" else (self.seed, 0)
-                augmentation = self.device_augmentation if split == "train" else None
-                self._datasets[split] = SeededDataset(self.samples(split), transform, *seeds, augmentation)
+                options: tuple[Any, ...] = (self.eval_transform, self.seed)
+                if split == "train":
+                    options = (self.train_transform, self.seed, self.augmentation_replicas, self.device_augmentation)
+                self._datasets[split] = SeededDataset(self.samples(split), *options)
             self._datasets[split].store = None  # of a run that broke off, in which TeacherCache was not torn down
         self.check_classes()
         if self.device_augmentation is not None and "train" in splits:
@@ -157,14 +157,14 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def ordered_train_dataloader(self, augmented: int = 0) -> Loader:
         """Training batches in order: prepared as for validation, or, `augmented` times in a row, as for training."""
-        samples, transform = self.samples("train"), self.train_transform if augmented else self.eval_transform
-        augmentation = self.device_augmentation if augmented else None
-        epochs = [
-            SeededDataset(samples, transform, self.seed, augmentation=augmentation) for _ in range(max(1, augmented))
-        ]
+        samples = self.samples("train")
+        if not augmented:
+            return self._loader(SeededDataset(samples, self.eval_transform, self.seed))
+        options = (self.train_transform, self.seed, 0, self.device_augmentation)
+        epochs = [SeededDataset(samples, *options) for _ in range(augmented)]
         for epoch, dataset in enumerate(epochs):
             dataset.set_epoch(epoch)
-        return self._loader(ConcatDataset(epochs), collate_fn=partial(collate_augmented, augmentation))
+        return self._loader(ConcatDataset(epochs), collate_fn=partial(collate_augmented, self.device_augmentation))
 
     def cache_dataloader(self, rows: np.ndarray) -> Loader:
         """Training batches of some rows of a teacher cache, in their order; after `setup`."""
@@ -199,15 +199,13 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _augment(self, batch: Any, dataloader_idx: int) -> Any:
         """Augments a batch of training images, before a hook of a subclass."""
-        batch, drawn = split_parameters(batch)
-        if drawn is not None:
-            batch[0] = self.device_augmentation(batch[0], drawn)  # type: ignore[misc]
-        elif self.trainer is not None and self.trainer.training:
+        augmented = done_on_device(self.device_augmentation, batch)
+        if augmented is batch and self.trainer is not None and self.trainer.training:
             raise DataError(
                 f"device_augmentations are set, but nothing was drawn for a training batch of {type(self).__name__}: "
                 "its train_dataloader must give the batches of ImageDataModule's, or leave device_augmentations out"
             )
-        return type(self).on_after_batch_transfer(self, batch, dataloader_idx)
+        return type(self).on_after_batch_transfer(self, augmented, dataloader_idx)
 
     def _loader(self, dataset: Dataset[tuple[Any, ...]], kind: type[Loader] = DataLoader, **options: Any) -> Loader:
         return kind(
@@ -244,12 +242,17 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.batch_size * steps
 
 
+def done_on_device(augmentation: DeviceAugmentation | None, batch: Any) -> Any:
+    """A batch augmented by what was drawn for it, which is then no part of it; others as they are."""
+    plain, drawn = split_parameters(batch)
+    if augmentation is None or drawn is None:
+        return batch
+    return [augmentation(plain[0], drawn), *plain[1:]]
+
+
 def collate_augmented(augmentation: DeviceAugmentation | None, samples: list[tuple[Any, ...]]) -> list[Any]:
-    """A batch that no trainer moves to a device, augmented where it is made."""
-    batch, drawn = split_parameters(collate(samples))
-    if augmentation is not None and drawn is not None:
-        batch[0] = augmentation(batch[0], drawn)
-    return batch
+    """Makes a batch that no trainer moves to a device, augmented where it is made."""
+    return done_on_device(augmentation, collate(samples))
 
 
 def check_class_names(names: Sequence[object]) -> None:
