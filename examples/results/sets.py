@@ -81,7 +81,7 @@ class CIFAR10(ImageSet):
 
 
 class CUB50(ImageSet):
-    """1,500 birds, eight crops of each an epoch; teachers that were fine-tuned on them at 224 px; students at 96 px."""
+    """1,500 birds, eight crops of each an epoch; teachers that were fine-tuned on them at 224 px; students at 64 px."""
 
     makes = "cub50"
     epochs = 8
@@ -96,18 +96,18 @@ class CUB50(ImageSet):
         return extractor
 
     def student(self) -> nn.Module:
-        return Extractor(Small(num_classes=50), image_size=96)
+        return Extractor(Small(num_classes=50), image_size=64)
 
 
 class PretrainedCUB50(CUB50):
-    """The same birds for a student that comes from ImageNet: the teacher's network, at 96 px."""
+    """The same birds for a student that comes from ImageNet: the teacher's network, at 64 px."""
 
     epochs = 2
     lr = 0.02
     methods = ("kd",)
 
     def student(self) -> nn.Module:
-        extractor = Extractor(timm.create_model("tf_efficientnet_lite0", num_classes=50), image_size=96)
+        extractor = Extractor(timm.create_model("tf_efficientnet_lite0", num_classes=50), image_size=64)
         load_weights(extractor, self.root / "tf_efficientnet_lite0_imagenet.safetensors")  # but for the head
         return extractor
 
