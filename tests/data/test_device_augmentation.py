@@ -383,3 +383,14 @@ def test_a_config_names_them(tmp_path, monkeypatch) -> None:
     main(["fit", "--config", "run.yaml", "--trainer.max_epochs", "2", *quick])
     assert len(list(Path("cache").iterdir())) == 1
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_an_augmentation_that_makes_nan_of_a_black_image_is_refused() -> None:
+    """As a pixel it would be a 0, and nobody would be told."""
+
+    class Standardised(kornia.RandomInvert):
+        def apply_transform(self, input: Any, params: Any, flags: Any, transform: Any = None) -> Any:
+            return input / input.std((1, 2, 3), keepdim=True)
+
+    with pytest.raises(ValueError, match="Standardised of device_augmentations makes NaN or infinity of a pixel"):
+        digits([Standardised()]).setup("fit")

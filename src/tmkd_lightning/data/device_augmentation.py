@@ -71,7 +71,11 @@ class DeviceAugmentation:
         """Images ``(B, 3, H, W)``, uint8, augmented on their device, uint8."""
         if images.dtype != torch.uint8:
             raise ValueError(f"device_augmentations needs uint8 images of train_transform, got {images.dtype}")
-        augmented = images / 255
+        return _to_uint8(self._augment(images / 255, drawn))
+
+    def _augment(self, images: Tensor, drawn: DrawnParameters) -> Tensor:
+        """The same in float, from 0 to 1."""
+        augmented = images
         for each, parameters in zip(self.augmentations, drawn.parameters, strict=True):
             augmented = each(augmented, params=parameters)
             if augmented.shape != images.shape:
@@ -79,10 +83,13 @@ class DeviceAugmentation:
                     f"{type(each).__name__} of device_augmentations makes {tuple(augmented.shape[1:])} of an image "
                     f"{tuple(images.shape[1:])}, and must keep its size: crop in train_transform"
                 )
-        return (augmented * 255).round().clamp(0, 255).to(torch.uint8)
+        return augmented
 
     def check(self, side: int) -> None:
-        """Raises ValueError if images of noise change their size, or come out otherwise together than each alone."""
+        """Raises ValueError if an image changes its size, is no image any more, or comes out otherwise alone.
+
+        Tried on images of noise, one that is black and one that is white.
+        """
         for each in self.augmentations:
             always, name, failed = copy.deepcopy(each), type(each).__name__, None
             always.p = always.p_batch = 1.0
@@ -90,10 +97,13 @@ class DeviceAugmentation:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)  # the verdict is the same in all processes
                 images = torch.randint(256, (8, 3, side, side), dtype=torch.uint8)
+                images[0], images[1] = 0, 255
                 drawn = [alone.draw(image) for image in images]
-                single = torch.cat([alone(image[None], part) for image, part in zip(images, drawn, strict=True)])
+                single = torch.cat([alone._augment(images[[i]] / 255, part) for i, part in enumerate(drawn)])
+                if not single.isfinite().all():
+                    raise ValueError(f"{name} of device_augmentations makes NaN or infinity of a pixel: leave it out")
                 try:
-                    equal = torch.equal(alone(images, DrawnParameters.join(drawn)), single)
+                    equal = torch.equal(alone(images, DrawnParameters.join(drawn)), _to_uint8(single))
                 except Exception as error:  # whatever Kornia comes to where parameters do not fit together
                     equal, failed = False, error
             if not equal:
@@ -102,3 +112,7 @@ class DeviceAugmentation:
                     "one in another batch: use augmentations that do one thing each, such as RandomBrightness and "
                     "RandomHue in place of ColorJiggle"
                 ) from failed
+
+
+def _to_uint8(images: Tensor) -> Tensor:
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
