@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "logit": {**_RGB, "logit_weight": 1.0},  # KD's loss, which TMKD adds to other methods
     "paper": {"fusion_objective": "distillation"},
     "tmkd": {},
+    "tmkd_no_text": {"text_weight": 0.0},
     "seen": _SEEN,
     "feature": {**_RGB, **_STRONG},  # what tuning found: a strong feature loss, and neither views nor texts
     "seen_rgb_target": {**_RGB, **_SEEN},  # what the student's views do without the teacher's
@@ -61,6 +62,7 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1) -> list
         *(of(method, "feature") for method in methods),
         *(of(method, kind) for method in methods for kind in ("generic", "paper")),
         of("kd", "tmkd"),
+        of("kd", "tmkd_no_text"),
         *(of("kd", kind, texts) for kind in ("tmkd", "seen") for texts in ("random", "permuted")),
         of("kd", "seen_rgb_target"),
         of("kd", "trivial"),
@@ -75,7 +77,7 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1) -> list
 def tuning() -> list[Condition]:
     """What is tried on held-out training images, for KD alone: the student's views, the target, weights, shares."""
     tried: dict[str, dict[str, Any]] = {
-        kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper", "feature")
+        kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper", "feature", "tmkd_no_text")
     }
     for name in ("edge", "high_frequency", *OTHER):  # each with a half of the images, and the teacher on RGB
         view = OTHER.get(name, name)

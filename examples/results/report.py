@@ -169,6 +169,7 @@ def controls(folder: Path) -> pd.DataFrame:
         "KD, student on noise and blur, target RGB": "kd+generic",
         "KD, student on TrivialAugment, target RGB": "kd+trivial",
         "KD + TMKD": "kd+tmkd",
+        "KD + TMKD, no text loss": "kd+tmkd_no_text",
         "KD + TMKD, texts of other classes": "kd+tmkd@permuted",
         "KD + TMKD, random texts": "kd+tmkd@random",
         "KD + TMKD, student on views": "kd+seen",

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from helpers import fake_datasets
 from helpers.methods import METHODS as EVERY
-from helpers.methods import NUMBERED, PAPER, slow_unless
+from helpers.methods import NUMBERED, slow_unless
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.distillers import Distiller
@@ -125,7 +125,7 @@ def test_an_overlay_makes_the_method_of_its_name(method) -> None:
 
 def is_quick(name: str) -> bool:
     """Others than the paper's take the same way through the command line, and train in tests of their own."""
-    return name in (*PAPER, "crd", "student", "kd_tmkd", "cat_kd_tmkd")
+    return name in ("kd", "cat_kd", "crd", "student", "kd_tmkd")
 
 
 @pytest.mark.parametrize("method", slow_unless(METHODS, is_quick))
@@ -139,7 +139,10 @@ def test_method(run, method) -> None:
     assert terms - {"loss", "loss_step", "loss_epoch"} == {"ce"} | own | (added if method.endswith("_tmkd") else set())
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+FIRST = ("paper", "fusion_distillation", "fusion_mean", "losses_logit", "views_rgb")  # the others are like one of them
+
+
+@pytest.mark.parametrize("ablation", slow_unless(ABLATIONS, FIRST.__contains__))
 def test_ablation(run, ablation) -> None:
     run("cub_vgg13_vgg8", "methods/cat_kd_tmkd", f"ablations/{ablation}")
     (path,) = Path("runs/cub_vgg13_vgg8", ablation).rglob("best.ckpt")
