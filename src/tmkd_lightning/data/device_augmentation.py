@@ -74,7 +74,7 @@ class DeviceAugmentation:
         return _to_uint8(self._augment(images / 255, drawn))
 
     def _augment(self, images: Tensor, drawn: DrawnParameters) -> Tensor:
-        """The same in float, from 0 to 1."""
+        """The same for float images, of which 0 is black and 1 is white, before it is rounded and clamped."""
         augmented = images
         for each, parameters in zip(self.augmentations, drawn.parameters, strict=True):
             augmented = each(augmented, params=parameters)
@@ -86,9 +86,9 @@ class DeviceAugmentation:
         return augmented
 
     def check(self, side: int) -> None:
-        """Raises ValueError if an image changes its size, is no image any more, or comes out otherwise alone.
+        """Raises ValueError if an image changes its size, gets NaN, or is another one in a batch than by itself.
 
-        Tried on images of noise, one that is black and one that is white.
+        Each augmentation is tried by itself, on images of noise, one that is black and one that is white.
         """
         for each in self.augmentations:
             always, name, failed = copy.deepcopy(each), type(each).__name__, None

@@ -63,8 +63,8 @@ class TMKDModule(BaseModule):
         ce_weight: factor of the cross-entropy with the label.
         logit_weight: factor of L_logit; None for 1, or 0 where the distiller is itself the logit term.
         feature_weight: factor of L_feat.
-        text_weight: factor of L_text, which cost KD half a point where it was measured (docs/results.md); 0 leaves it
-            out.
+        text_weight: factor of L_text, which cost half a point of top-1 beside KD where it was measured
+            (docs/results.md); 0 leaves it out.
         temperature: T of L_logit.
         feature_temperature: T of L_feat.
         text_temperature: τ of L_text.
