@@ -77,7 +77,7 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1) -> list
 def tuning() -> list[Condition]:
     """What is tried on held-out training images, for KD alone: the student's views, the target, weights, shares."""
     tried: dict[str, dict[str, Any]] = {
-        kind: KINDS[kind] for kind in KINDS if kind not in ("logit", "paper", "feature", "tmkd_no_text")
+        kind: KINDS[kind] for kind in ("plain", "tmkd", "seen", "seen_rgb_target", "generic", "trivial")
     }
     for name in ("edge", "high_frequency", *OTHER):  # each with a half of the images, and the teacher on RGB
         view = OTHER.get(name, name)

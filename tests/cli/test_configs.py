@@ -124,7 +124,7 @@ def test_an_overlay_makes_the_method_of_its_name(method) -> None:
 
 
 def is_quick(name: str) -> bool:
-    """Others than the paper's take the same way through the command line, and train in tests of their own."""
+    """The others take the same way through the command line, and train in tests of their own."""
     return name in ("kd", "cat_kd", "crd", "student", "kd_tmkd")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tmkd_lightning.utils.drawn_parameters import DrawnParameters
 from tmkd_lightning.utils.fingerprint import fingerprint
+from tmkd_lightning.utils.images import to_unit_float
 
 
 class DeviceAugmentation:
@@ -71,11 +72,11 @@ class DeviceAugmentation:
         """Images ``(B, 3, H, W)``, uint8, augmented on their device, uint8."""
         if images.dtype != torch.uint8:
             raise ValueError(f"device_augmentations needs uint8 images of train_transform, got {images.dtype}")
-        return _to_uint8(self._augment(images / 255, drawn))
+        return _to_uint8(self._augment(images, drawn))
 
     def _augment(self, images: Tensor, drawn: DrawnParameters) -> Tensor:
-        """The same for float images, of which 0 is black and 1 is white, before it is rounded and clamped."""
-        augmented = images
+        """The same in float, before it is rounded and clamped: 0 is black and 1 is white."""
+        augmented = to_unit_float(images)
         for each, parameters in zip(self.augmentations, drawn.parameters, strict=True):
             augmented = each(augmented, params=parameters)
             if augmented.shape != images.shape:
@@ -99,7 +100,7 @@ class DeviceAugmentation:
                 images = torch.randint(256, (8, 3, side, side), dtype=torch.uint8)
                 images[0], images[1] = 0, 255
                 drawn = [alone.draw(image) for image in images]
-                single = torch.cat([alone._augment(images[[i]] / 255, part) for i, part in enumerate(drawn)])
+                single = torch.cat([alone._augment(images[[i]], part) for i, part in enumerate(drawn)])
                 if not single.isfinite().all():
                     raise ValueError(f"{name} of device_augmentations makes NaN or infinity of a pixel: leave it out")
                 try:
