@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "paper": {"fusion_objective": "distillation"},
     "tmkd": {},
     "tmkd_no_text": {"text_weight": 0.0},
+    "tmkd_feature": {"text_weight": 0.0, **_STRONG},  # what the defaults could become
     "seen": _SEEN,
     "feature": {**_RGB, **_STRONG},  # what tuning found: a strong feature loss, and neither views nor texts
     "seen_rgb_target": {**_RGB, **_SEEN},  # what the student's views do without the teacher's
@@ -63,6 +64,7 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1) -> list
         *(of(method, kind) for method in methods for kind in ("generic", "paper")),
         of("kd", "tmkd"),
         of("kd", "tmkd_no_text"),
+        of("kd", "tmkd_feature"),
         *(of("kd", kind, texts) for kind in ("tmkd", "seen") for texts in ("random", "permuted")),
         of("kd", "seen_rgb_target"),
         of("kd", "trivial"),

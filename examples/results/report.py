@@ -170,6 +170,7 @@ def controls(folder: Path) -> pd.DataFrame:
         "KD, student on TrivialAugment, target RGB": "kd+trivial",
         "KD + TMKD": "kd+tmkd",
         "KD + TMKD, no text loss": "kd+tmkd_no_text",
+        "KD + TMKD, no text loss, strong feature loss": "kd+tmkd_feature",
         "KD + TMKD, texts of other classes": "kd+tmkd@permuted",
         "KD + TMKD, random texts": "kd+tmkd@random",
         "KD + TMKD, student on views": "kd+seen",
