@@ -6,11 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tmkd_lightning import Output, Spec, TMKDModule
-from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import Distiller
 from tmkd_lightning.models import wrn_16_2
-from tmkd_lightning.text import HashingTextEncoder
 
 
 class Cosine(Distiller):
@@ -38,6 +36,5 @@ if __name__ == "__main__":
         distiller=Cosine(),
         optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
     )
-    prompts = PromptEmbeddings(HashingTextEncoder())  # a stand-in without visual meaning; leave it out for CLIP
-    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[prompts])
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False)
     trainer.fit(module, datamodule=DigitsDataModule(train_samples=200, image_size=16))

@@ -38,9 +38,6 @@ if __name__ == "__main__":
         resnet18(num_classes=10),  # your trained teacher; this one is untrained, and the run says so
         student,
         distiller=KD(),
-        views=["rgb", "high_frequency"],
-        fusion="mean",
-        text_weight=0.0,  # no text, no CLIP
         optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
     )
     Trainer(max_epochs=1, logger=False, enable_checkpointing=False).fit(

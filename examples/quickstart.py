@@ -1,7 +1,8 @@
-"""Trains a teacher on digits, then a small student alone, with KD and with TMKD, through the command line.
+"""Trains a teacher on digits, then a small student alone, by KD and by the defaults, through the command line.
 
-Every student with three seeds. Ends with runs/quickstart.png, all figures of the first seed on one page, a table of
-test accuracies, and what the student of TMKD gains over its teacher, with its mistakes on a page, runs/quickstart.html.
+Each with three seeds, and one student by TMKD. Ends with runs/quickstart.png, all figures of the first seed on one
+page, a table of test accuracies, and what the default student gains over its teacher, with its mistakes on a page,
+runs/quickstart.html.
 Run it from anywhere with `python examples/quickstart.py`; it writes to ./runs.
 """
 
@@ -19,30 +20,31 @@ from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.data import DigitsDataModule
 
 EXAMPLES = Path(__file__).parent
-STUDENTS = {
-    "student alone": (ClassifierModule, "digits_student"),
-    "KD": (TMKDModule, "digits_kd"),
-    "TMKD": (TMKDModule, "digits_tmkd"),
-}
 SEEDS = (2, 1, 0)  # each writes over the files of the one before: those of seed 0 stay
+STUDENTS = {
+    "student alone": (ClassifierModule, "digits_student", SEEDS),
+    "KD": (TMKDModule, "digits_kd", SEEDS),
+    "default": (TMKDModule, "digits_default", SEEDS),
+    "TMKD, one seed": (TMKDModule, "digits_tmkd", SEEDS[-1:]),
+}
 
 
 def main() -> None:
     torch.set_num_threads(1)  # for networks this small, handing work to a second thread costs what it gains
     begun = time.monotonic()
     teacher = train("teacher", ClassifierModule, "digits_teacher", 0)
-    found = {row: [train(row, *run, seed) for seed in SEEDS] for row, run in STUDENTS.items()}
+    found = {row: [train(row, *run, seed) for seed in seeds] for row, (*run, seeds) in STUDENTS.items()}
     draw("runs/quickstart.png")
     print("\n599 test digits        top-1, best epoch   top-1, last epoch")
     for row, accuracies in {"teacher, one seed": [teacher], **found}.items():
         print(f"{row:<22}", *(f"{summary([one[which] for one in accuracies]):>18}" for which in (0, 1)))
     print(
-        f"Means and standard deviations over {len(SEEDS)} seeds: differences of two points are noise. The best epoch is"
+        f"Means and standard deviations over {len(SEEDS)} seeds: differences of two points are noise. The best epoch\n"
+        "is the best on 299 validation digits. By default KD has a strong feature loss beside it. The words of TMKD's\n"
+        f"text teacher come from a stand-in without visual meaning. {time.monotonic() - begun:.0f} s so far. Figure: "
+        "runs/quickstart.png\n\n=== What did I gain? tmkd report --checkpoint runs/digits_default/best.ckpt ==="
     )
-    print("the best on 299 validation digits. The words of TMKD's text teacher come from a stand-in without visual")
-    print(f"meaning. {time.monotonic() - begun:.0f} s so far. Figure: runs/quickstart.png")
-    print("\n=== What did I gain? tmkd report --checkpoint runs/digits_tmkd/best.ckpt ===")
-    report = ["--checkpoint", "runs/digits_tmkd/best.ckpt", "--output", "runs/quickstart"]
+    report = ["--checkpoint", "runs/digits_default/best.ckpt", "--output", "runs/quickstart"]
     report += ["--html", "runs/quickstart.html"]
     tmkd(["report", *report, "--accelerator", "cpu"])
 

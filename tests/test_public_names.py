@@ -5,7 +5,7 @@ from importlib import import_module
 import pytest
 
 PUBLIC = {
-    "tmkd_lightning": "ClassifierModule Extractor MultiView Output PromptBank Spec TMKDModule View WeightNet",
+    "tmkd_lightning": "PAPER ClassifierModule Extractor MultiView Output PromptBank Spec TMKDModule View WeightNet",
     "tmkd_lightning.callbacks": "PromptEmbeddings TeacherCache",
     "tmkd_lightning.distillers": "AT CATKD CRD DIST DKD FitNet KD NKD NST PKT QueueKL RKD ReviewKD SDD SP SRRL SimKD "
     "TTM Distiller Sum TeKAP VID VkD WarmUp",

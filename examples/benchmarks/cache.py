@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import CLOCKS, METHODS, PAIRS, SEEN, make_method, report, sgd, silent_trainer
+from common import CLOCKS, METHODS, PAIRS, SEEN, TMKD, make_method, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
@@ -79,7 +79,7 @@ def one_round(options: argparse.Namespace, folder: str) -> dict[str, float]:
         networks = make_teacher(num_classes=classes), make_student(num_classes=classes)
         method = make_method(options.method)
         seen = SEEN if options.student_views else {}
-        module = TMKDModule(*networks, distiller=method, optimizer=sgd, **seen)
+        module = TMKDModule(*networks, distiller=method, optimizer=sgd, **TMKD | seen)
         return train(module, options, epochs, [prompts, TeacherAccuracyCheck(0), *callbacks])
 
     seed_everything(0, verbose=False)

@@ -14,7 +14,7 @@ import tempfile
 from typing import Any
 
 from cache import Epochs
-from common import now, report, silent_trainer
+from common import TMKD, now, report, silent_trainer
 from lightning.pytorch import Callback, LightningModule, seed_everything
 from torch import Tensor
 from torch.optim import SGD
@@ -72,7 +72,7 @@ def main() -> None:
     rows.append(fit("student alone", ClassifierModule(wrn_16_2(num_classes=classes), **optimisation), options))
     with tempfile.TemporaryDirectory() as folder:
         callbacks = PromptEmbeddings(HashingTextEncoder(), cache_dir=folder), TeacherAccuracyCheck(0)
-        module = TMKDModule(teacher, wrn_16_2(num_classes=classes), distiller=KD(), **optimisation)
+        module = TMKDModule(teacher, wrn_16_2(num_classes=classes), distiller=KD(), **TMKD, **optimisation)
         rows.append(fit("student by KD + TMKD", module, options, *callbacks))
     report("cifar10", rows)
 

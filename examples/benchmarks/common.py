@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 from torchvision.models import mobilenet_v3_small, resnet18, resnet50
 
-from tmkd_lightning import distillers
+from tmkd_lightning import PAPER, distillers
 from tmkd_lightning.distillers import KD, SDD, Distiller, FeatureKL, Sum
 from tmkd_lightning.models import wrn_16_2, wrn_40_2
 
@@ -28,8 +28,9 @@ PAIRS = {  # teacher, student, image size
     "mobilenet_96": (resnet50, mobilenet_v3_small, 96),  # a student that costs little more than loading its images
 }
 VIEWS = ["rgb", "edge", "high_frequency"]
+PAPERS_METHODS = ("kd", "rkd", "sp", "cat_kd", "tekap")
+TMKD: dict[str, Any] = {**PAPER, "fusion_objective": "label"}
 SEEN: dict[str, Any] = {"student_views": VIEWS, "student_view_shares": [0.4, 0.3, 0.3]}
-PAPER = ("kd", "rkd", "sp", "cat_kd", "tekap")
 PACKAGES = ("torch", "torchvision", "lightning", "kornia", "pillow")
 
 

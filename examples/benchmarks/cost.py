@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import PAIRS, PAPER, make_method, now, report, sgd
+from common import PAIRS, PAPERS_METHODS, TMKD, make_method, now, report, sgd
 from step import CLASSES
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,7 +78,7 @@ def machine(device: str) -> tuple[float, float]:
 def parts(pair: str, size: int, batch_size: int, device: str) -> dict[str, Callable[[], object]]:
     """Each part of a step by itself, on what the part before it gives."""
     make_teacher, make_student, _ = PAIRS[pair]
-    module = TMKDModule(make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES)).to(device)
+    module = TMKDModule(make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES), **TMKD).to(device)
     for extractor in (module.extractor, module.teacher.extractor):
         extractor.network.to(memory_format=torch.channels_last)
         extractor.keep_map = True
@@ -103,7 +103,7 @@ def parts(pair: str, size: int, batch_size: int, device: str) -> dict[str, Calla
     calls: dict[str, Callable[[], object]] = {f"view {view.name}": _bind(view, image) for view in module.views.views}
     calls["teacher, a view"] = _bind(module.teacher, seen[:batch_size])
     calls["student, trained"] = train_student
-    for name in PAPER:
+    for name in PAPERS_METHODS:
         distiller = make_method(name).to(device)
         calls[f"loss of {name}"] = lambda d=distiller: sum(d(fresh(), teacher, label).values()).backward()
     calls["loss feature + logit"] = lambda: sum(module.distiller(fresh(), teacher, label).values()).backward()
@@ -143,7 +143,7 @@ def measure(pair: str, size: int, batch_size: int) -> list[dict[str, Any]]:
 def traffic(pair: str) -> None:
     """What DDP sends: gradients of what trains, and BatchNorm's statistics of the student; nothing of the teacher."""
     make_teacher, make_student, _ = PAIRS[pair]
-    module = TMKDModule(make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES))
+    module = TMKDModule(make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES), **TMKD)
     ignored = set(module._ddp_params_and_buffers_to_ignore)
     trained = sum(p.nbytes for name, p in module.named_parameters() if p.requires_grad and name not in ignored)
     buffers = sum(b.nbytes for name, b in module.named_buffers() if name not in ignored)

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import VIEWS, report, sgd, silent_trainer
+from common import TMKD, VIEWS, report, sgd, silent_trainer
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 
 from tmkd_lightning import ClassifierModule, TMKDModule
@@ -33,13 +33,14 @@ PLAIN: dict[str, Any] = {"views": ["rgb"], "feature_weight": 0, "text_weight": 0
 CONDITIONS: dict[str, dict[str, Any] | None] = {
     "student alone": None,
     "KD": PLAIN,
-    "KD + text": {"views": ["rgb"], "feature_weight": 0},
-    "KD + feature": {"views": ["rgb"], "text_weight": 0},
+    "KD + text": {**PLAIN, "text_weight": TMKD["text_weight"]},
+    "KD + feature": {**TMKD, "views": ["rgb"], "text_weight": 0},
+    "KD + strong feature, the default": {},
     "KD, mean of views": {**PLAIN, "views": VIEWS, "fusion": "mean"},
     "KD, fused by distillation": {**PLAIN, "views": VIEWS, "fusion_objective": "distillation"},
     "KD, fused by label": {**PLAIN, "views": VIEWS},
-    "KD + TMKD, by distillation": {"fusion_objective": "distillation"},
-    "KD + TMKD, by label": {},
+    "KD + TMKD, by distillation": {**TMKD, "fusion_objective": "distillation"},
+    "KD + TMKD, by label": TMKD,
 }
 
 

@@ -25,8 +25,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from common import TMKD, report, sgd, silent_trainer
 from common import now as wall_clock
-from common import report, sgd, silent_trainer
 from lightning.pytorch import Callback
 from step import Floor
 from torch.utils.data import DataLoader
@@ -38,7 +38,7 @@ from tmkd_lightning.text import HashingTextEncoder
 
 WARM_UP = 2
 now = wall_clock if torch.cuda.is_available() else time.process_time  # which other work does not lengthen
-MEAN: dict[str, Any] = {"fusion": "mean", "text_weight": 0}
+MEAN: dict[str, Any] = {**TMKD, "fusion": "mean", "text_weight": 0}
 
 
 class Clock(Callback):
@@ -105,7 +105,7 @@ def measure(classes: int, kind: str, batch_size: int, negatives: int, steps: int
     if kind == "floor":
         seconds = floor(networks, batch, steps + WARM_UP)
     else:
-        arguments = {"mean": MEAN, "texts": {}, "texts, sampled": {"text_negatives": negatives}}[kind]
+        arguments = {"mean": MEAN, "texts": TMKD, "texts, sampled": {**TMKD, "text_negatives": negatives}}[kind]
         names = [f"class {index}" for index in range(classes)]
         seconds = ours(networks, batch, steps + WARM_UP, names, arguments)
     if torch.cuda.is_available():

@@ -16,7 +16,7 @@ import tempfile
 import time
 from typing import Any
 
-from common import VIEWS, report, sgd, silent_trainer
+from common import TMKD, VIEWS, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningModule, seed_everything
 from torchvision.transforms import v2
 
@@ -55,7 +55,7 @@ def train(module: LightningModule, data: ImageFolderDataModule, epochs: int, cal
 def distil(teacher: WideResNet, options: argparse.Namespace, replicas: int, seed: int, folder: str) -> dict[str, float]:
     seed_everything(seed, verbose=False)
     student = WideResNet(depth=10, widen_factor=1, num_classes=10)
-    module = TMKDModule(teacher, student, distiller=KD(), views=VIEWS, optimizer=sgd)
+    module = TMKDModule(teacher, student, distiller=KD(), optimizer=sgd, **TMKD)
     callbacks = [PromptEmbeddings(HashingTextEncoder(), cache_dir=f"{folder}/texts"), TeacherAccuracyCheck(0)]
     callbacks += [TeacherCache(f"{folder}/cache")] if replicas else []
     start = time.monotonic()

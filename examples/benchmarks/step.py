@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import CLOCKS, METHODS, PAIRS, SEEN, make_method, report, sgd, silent_trainer
+from common import CLOCKS, METHODS, PAIRS, SEEN, TMKD, make_method, report, sgd, silent_trainer
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ def measure(
     networks = make_teacher(num_classes=CLASSES), make_student(num_classes=CLASSES)
     bare = copy.deepcopy(networks)  # before ours are given hooks
     distiller = make_method(method)
-    options = ({} if tmkd else PLAIN) | (SEEN if student_views else {})
+    options = (TMKD if tmkd else PLAIN) | (SEEN if student_views else {})
     module = TMKDModule(*networks, distiller=distiller, optimizer=sgd, compile=compile, **options)
     places = torch.randint(Repeated.training_images, (batch_size,)).numpy()
     images = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8)

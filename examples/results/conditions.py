@@ -9,26 +9,28 @@ from typing import Any
 from other_views import OTHER
 from torchvision.transforms import v2
 
+from tmkd_lightning import PAPER
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
 
-VIEWS = ["rgb", "edge", "high_frequency"]
+VIEWS = list(PAPER["views"])
 TEACHERS = {"rgb": ["rgb"], "views": VIEWS}
 SHARES = [0.4, 0.3, 0.3]
 METHODS: dict[str, Any] = {"kd": KD, "tekap": TeKAP, "cat_kd": CATKD, "sp": SP, "rkd": RKD}
 LOGIT_TERMS = ("kd", "tekap")  # methods that are themselves the logit term
 
-_NO_TMKD = {"feature_weight": 0.0, "text_weight": 0.0}
-_RGB = {**_NO_TMKD, "views": ["rgb"]}
+# Everything is said, so that a run stays what it was when defaults change.
+_TMKD = {**PAPER, "fusion_objective": "label"}
+_RGB = {"views": ["rgb"], "feature_weight": 0.0, "text_weight": 0.0}
 _SEEN = {"student_views": VIEWS, "student_view_shares": SHARES}
 _STRONG = {"feature_weight": 50.0, "feature_temperature": 1.0}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {**_RGB, "logit_weight": 0.0},
     "logit": {**_RGB, "logit_weight": 1.0},  # KD's loss, which TMKD adds to other methods
-    "paper": {"fusion_objective": "distillation"},
-    "tmkd": {},
-    "tmkd_no_text": {"text_weight": 0.0},
-    "tmkd_feature": {"text_weight": 0.0, **_STRONG},  # what the defaults could become
-    "seen": _SEEN,
+    "paper": PAPER,
+    "tmkd": _TMKD,
+    "tmkd_no_text": {**_TMKD, "text_weight": 0.0},
+    "tmkd_feature": {**_TMKD, **_STRONG, "text_weight": 0.0},
+    "seen": {**_TMKD, **_SEEN},
     "feature": {**_RGB, **_STRONG},  # what tuning found: a strong feature loss, and neither views nor texts
     "seen_rgb_target": {**_RGB, **_SEEN},  # what the student's views do without the teacher's
     "generic": {**_RGB, "student_views": ["rgb", OTHER["noise"], OTHER["low_pass"]], "student_view_shares": SHARES},
@@ -84,17 +86,18 @@ def tuning() -> list[Condition]:
     for name in ("edge", "high_frequency", *OTHER):  # each with a half of the images, and the teacher on RGB
         view = OTHER.get(name, name)
         tried[f"see_{name}"] = {**_RGB, "student_views": ["rgb", view], "student_view_shares": [0.5, 0.5]}
+    seen = KINDS["seen"]
     tried |= {
-        "same_view": {**_SEEN, "student_target": "same_view"},
-        "by_image": {**_SEEN, "fusion": "image"},
-        "by_image_rgb_student": {"fusion": "image"},
-        "mean": {**_SEEN, "fusion": "mean"},
-        "no_text": {**_SEEN, "text_weight": 0.0},
-        "no_feature": {**_SEEN, "feature_weight": 0.0},
-        "strong_feature": {**_SEEN, **_STRONG},
+        "same_view": {**seen, "student_target": "same_view"},
+        "by_image": {**seen, "fusion": "image"},
+        "by_image_rgb_student": {**_TMKD, "fusion": "image"},
+        "mean": {**seen, "fusion": "mean"},
+        "no_text": {**seen, "text_weight": 0.0},
+        "no_feature": {**seen, "feature_weight": 0.0},
+        "strong_feature": {**seen, **_STRONG},
         "strong_feature_alone": KINDS["feature"],
-        "strong_feature_no_text": {**_SEEN, **_STRONG, "text_weight": 0.0},
-        "few": {**_SEEN, "student_view_shares": [0.7, 0.15, 0.15]},
+        "strong_feature_no_text": {**seen, **_STRONG, "text_weight": 0.0},
+        "few": {**seen, "student_view_shares": [0.7, 0.15, 0.15]},
         "mixup": {**_RGB, "mix": v2.MixUp(num_classes=10)},
         "mixup_seen": {**_RGB, **_SEEN, "mix": v2.MixUp(num_classes=10)},
     }

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tmkd_lightning.feature_extraction import Ensemble, Extractor, Output, Spec
-    from tmkd_lightning.modules import ClassifierModule, TMKDModule
+    from tmkd_lightning.modules import PAPER, ClassifierModule, TMKDModule
     from tmkd_lightning.teacher.fusion import WeightNet
     from tmkd_lightning.text.prompts import PromptBank
     from tmkd_lightning.views import MultiView, View
 
 __all__ = [
+    "PAPER",
     "ClassifierModule",
     "Ensemble",
     "Extractor",
@@ -25,7 +26,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {"Extractor": "feature_extraction", "Output": "feature_extraction", "ClassifierModule": "modules"}
-_MODULES |= {"TMKDModule": "modules", "WeightNet": "teacher.fusion", "PromptBank": "text.prompts"}
+_MODULES |= {"PAPER": "modules", "TMKDModule": "modules", "WeightNet": "teacher.fusion", "PromptBank": "text.prompts"}
 _MODULES |= {"Ensemble": "feature_extraction", "Spec": "feature_extraction", "MultiView": "views", "View": "views"}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch import seed_everything
 
+from helpers.tiny import tmkd_module
 from integration.ddp_equals_one import trainer
-from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD
@@ -20,7 +20,7 @@ from tmkd_lightning.models import WideResNet
 def train(directory: str) -> dict[str, torch.Tensor]:
     """The student that 41 images in two epochs make, with a cache where a directory is given."""
     seed_everything(0)
-    module = TMKDModule(
+    module = tmkd_module(
         WideResNet(depth=10, widen_factor=2, num_classes=10),
         WideResNet(depth=10, widen_factor=1, num_classes=10),
         distiller=CATKD(),

@@ -18,8 +18,9 @@ from PIL import Image
 from torch import nn
 
 from helpers.subprocess_run import run_script
+from helpers.tiny import tmkd_module
 from helpers.wandb_file import read_run
-from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning import ClassifierModule
 from tmkd_lightning.callbacks import Figures, RunRecord
 from tmkd_lightning.figures import NothingToPlotError, read_history
 
@@ -54,7 +55,7 @@ class Draws(Callback):
 def train(fit, net, prompts, loader):
     def run(*callbacks: Callback, seed: int = 3, **options):
         seed_everything(seed, verbose=False)
-        module = TMKDModule(Dropping(net(16)), Dropping(net()), **SGD)
+        module = tmkd_module(Dropping(net(16)), Dropping(net()), **SGD)
         options = {"callbacks": [prompts(), *callbacks], "val": loader(count=9, seed=1), **options}
         return module, fit(module, **options)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch import nn
 
+from helpers.tiny import tmkd_module
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks.non_finite_loss import NonFiniteLossCheck
 from tmkd_lightning.distillers import KD
@@ -54,7 +55,7 @@ def read(folder: Path) -> dict[str, bytes]:
 
 def taught(net, distiller: KD, **options: Any) -> TMKDModule:
     options = {"views": ["rgb"], "text_weight": 0, "feature_weight": 0, **FAST, **options}
-    return TMKDModule(net(16), net(), distiller=distiller, **options)
+    return tmkd_module(net(16), net(), distiller=distiller, **options)
 
 
 def step(check: NonFiniteLossCheck, place: tuple[int, int, int], **losses: float) -> None:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SubsetRandomSampler
 
+from helpers.tiny import tmkd_module
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, View
 from tmkd_lightning.callbacks import Figures, TeacherAccuracyCheck, figures
 from tmkd_lightning.callbacks.validation_batches import spread_over
@@ -33,7 +34,7 @@ class Rows(Dataset[Any]):
 
 
 def student(net, teacher: Any = None, **options: Any) -> TMKDModule:
-    return TMKDModule(teacher or net(16), net(), **{"views": ["rgb"], "text_weight": 0, **options})
+    return tmkd_module(teacher or net(16), net(), **{"views": ["rgb"], "text_weight": 0, **options})
 
 
 class Stream(IterableDataset[Any]):

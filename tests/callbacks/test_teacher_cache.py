@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from helpers.methods import METHODS as EVERY
 from helpers.methods import NUMBERED, PAPER, slow_unless
 from helpers.subprocess_run import run_script
+from helpers.tiny import TMKD, tmkd_module
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.cli.main import main
@@ -75,7 +76,7 @@ def make(method: str = "none", plain: bool = False, **options: Any) -> TMKDModul
     options = {"distiller": METHODS[method]() if method in METHODS else None, **options}
     kind, asked = options.pop("kind", TMKDModule), options.pop("teacher", None) or teacher()
     sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
-    return kind(asked, student(), optimizer=sgd, **(PLAIN if plain else {}), **options)
+    return kind(asked, student(), **(TMKD | {"optimizer": sgd} | (PLAIN if plain else {}) | options))
 
 
 def digits(kind: type[DigitsDataModule] = DigitsDataModule, **options: Any) -> DigitsDataModule:
@@ -193,7 +194,7 @@ def test_maps_of_other_layers_are_others(run, tmp_path) -> None:
     def at(layers: list[str] | None) -> TMKDModule:
         named = [Extractor(network, maps=layers) for network in (teacher(), student())]
         seed_everything(0, verbose=False)
-        return TMKDModule(*named, distiller=METHODS["at"](), **PLAIN)
+        return tmkd_module(*named, distiller=METHODS["at"](), **PLAIN)
 
     cache = str(tmp_path / "cache")
     for layers in (None, ["groups.0.0.conv1", "groups.1.0.conv1", "groups.2.0.conv1"]):
@@ -361,7 +362,7 @@ def test_what_cannot_be_kept_is_refused(run, tmp_path, fit, loader, net, prompts
         ValueError,
         match=r"but a loader without a datamodule has no method training_fingerprint: .* subclass ImageDataModule",
     ):
-        fit(TMKDModule(net(), net()), callbacks=[prompts(), cache])
+        fit(tmkd_module(net(), net()), callbacks=[prompts(), cache])
     vit = VisionTransformer(16, 8, 1, 2, 16, 32, num_classes=10)
     with pytest.raises(ValueError, match=r"reads feature_map, but VisionTransformer has no 4-D map"):
         run(make("sp", teacher=vit), cache)
@@ -392,7 +393,7 @@ def test_a_directory_that_vanishes_costs_the_cache_and_not_the_run(run, filled, 
 
 
 def test_other_batches_are_asked_for_their_rows(net) -> None:
-    module = TMKDModule(net(), net(), text_weight=0)
+    module = tmkd_module(net(), net(), text_weight=0)
     with pytest.raises(TypeError, match=r"expected \(images, labels, rows\), got a dict .* override sample_ids"):
         module.sample_ids({"pixels": 1})
     with pytest.raises(TypeError, match=r"got a list \(int, int\)"):
@@ -551,7 +552,7 @@ def test_images_that_cannot_be_stored_are_refused(run, tmp_path, fit, loader, ne
         run(make(), cache, data=digits(Pairs))
     message = r"needs an ImageDataModule with augmentation_replicas, .*, and got a loader without a datamodule: leave"
     with pytest.raises(ValueError, match=message):
-        fit(TMKDModule(net(), net()), callbacks=[prompts(), cache])
+        fit(tmkd_module(net(), net()), callbacks=[prompts(), cache])
     with pytest.raises(ValueError, match=r"set augmentation_replicas of the datamodule, .* to 1 or more \(it is 0"):
         run(make(), cache, data=digits(augmentation_replicas=0))
     free = 88 * (3 * 16 * 16 + 4 + 8 + 4)  # of images, labels and their checksums; nothing for the outputs

@@ -17,7 +17,7 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from helpers.subprocess_run import wait_for
-from helpers.tiny import Net
+from helpers.tiny import Net, tmkd_module
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import cache_fill
@@ -69,6 +69,7 @@ def config(tmp_path, monkeypatch) -> dict[str, Any]:
                 "teacher_checkpoint": "teacher.ckpt",
                 "student": {"class_path": "helpers.tiny.Net", "init_args": {"num_classes": 10}},
                 "views": ["rgb", "edge"],
+                "text_weight": 0.8,
             },
         },
         "data": {
@@ -297,7 +298,7 @@ class Foreign(LightningDataModule):
 
 
 def test_other_data_and_a_full_disk(config, fit, monkeypatch) -> None:
-    module = TMKDModule(Counting(), Net(8, 10), views=["rgb"], text_weight=0)
+    module = tmkd_module(Counting(), Net(8, 10), views=["rgb"], text_weight=0)
     with pytest.raises(ValueError, match="Foreign is none of tmkd_lightning's: let the first epochs of a run fill it"):
         cache_fill.fill(cache_fill.FillTrainer(), module, Foreign(), TeacherCache("cache"))
     written = os.pwrite

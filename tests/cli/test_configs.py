@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 from helpers import fake_datasets
 from helpers.methods import METHODS as EVERY
 from helpers.methods import NUMBERED, slow_unless
-from tmkd_lightning import TMKDModule
+from tmkd_lightning import PAPER, TMKDModule
 from tmkd_lightning.cli.main import main as tmkd
 from tmkd_lightning.distillers import Distiller
 from tmkd_lightning.models import vgg13
@@ -137,6 +137,11 @@ def test_method(run, method) -> None:
     with_logits = any(EVERY[term]().is_logit_term for term in own & EVERY.keys())
     added = {"feature", "text", "fusion"} | (set() if with_logits else {"logit"})
     assert terms - {"loss", "loss_step", "loss_epoch"} == {"ce"} | own | (added if method.endswith("_tmkd") else set())
+
+
+def test_the_papers_overlay_is_the_papers_settings() -> None:
+    written = yaml.safe_load((EXAMPLES / "ablations" / "paper.yaml").read_text())["model"]["init_args"]
+    assert written == {name: list(value) if isinstance(value, tuple) else value for name, value in PAPER.items()}
 
 
 FIRST = ("paper", "fusion_distillation", "fusion_mean", "losses_logit", "views_rgb")  # the others are like one of them

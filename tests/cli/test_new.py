@@ -179,8 +179,7 @@ def test_the_files_say_what_was_chosen(here, photos) -> None:
         "teacher_checkpoint": "runs/teacher/best.ckpt",
         "student": {"class_path": "tmkd_lightning.models.wrn_16_2"},
         "distiller": "tmkd_lightning.distillers.KD",
-        "views": ["rgb"],  # and with the weights below, KD alone
-        **dict.fromkeys(["feature_weight", "logit_weight", "text_weight"], 0),
+        **dict.fromkeys(["feature_weight", "logit_weight"], 0),  # KD alone
     }
     best = teacher["trainer"]["callbacks"][0]["init_args"]
     assert f"{best['dirpath']}/{best['filename']}.ckpt" == chosen["teacher_checkpoint"]
@@ -197,8 +196,8 @@ def test_texts_of_tmkd(here, photos, method, untried) -> None:
     prompts = [prompt for template in TEMPLATES.values() for prompt in prompts_of(template, CLASSES)]
     write_embeddings("texts.npz", prompts, torch.eye(len(prompts)), "by hand")
     expected = {
-        "clip": ({}, "tmkd_lightning.callbacks.PromptEmbeddings"),
-        "texts.npz": ({"text_dim": len(prompts)}, "tmkd_lightning.callbacks.PromptEmbeddings"),
+        "clip": ({"text_weight": 0.8}, "tmkd_lightning.callbacks.PromptEmbeddings"),
+        "texts.npz": ({"text_dim": len(prompts), "text_weight": 0.8}, "tmkd_lightning.callbacks.PromptEmbeddings"),
         "none": ({"fusion": "mean", "text_weight": 0}, "lightning.pytorch.callbacks.ModelCheckpoint"),
     }
     for texts, (settings, last) in expected.items():

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.fake_datasets import serve
-from helpers.tiny import Net, make_images
+from helpers.tiny import Net, make_images, tmkd_module
 from tmkd_lightning import ClassifierModule, Ensemble, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import probe
@@ -49,6 +49,7 @@ def config(tmp_path, monkeypatch) -> dict[str, Any]:
                 "student": {"class_path": "helpers.tiny.Net"},
                 "num_classes": 10,
                 "views": VIEWS,
+                "text_weight": 0.8,
                 "teacher_checkpoint": "teacher.ckpt",
             },
         },
@@ -147,7 +148,7 @@ def digits(**options: Any) -> DigitsDataModule:
 def teach(**options: Any) -> TMKDModule:
     torch.manual_seed(0)
     weights = {"feature_weight": 0, "logit_weight": 0, "text_weight": 0, "fusion": "mean", "views": VIEWS}
-    return TMKDModule(Net(16, num_classes=10), Net(num_classes=10), distiller=RKD(), **weights, **options)
+    return tmkd_module(Net(16, num_classes=10), Net(num_classes=10), distiller=RKD(), **weights, **options)
 
 
 def test_training_images_are_prepared_as_for_validation_and_all_are_there() -> None:

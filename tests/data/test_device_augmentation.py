@@ -14,8 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from helpers.tiny import Net, sgd
-from tmkd_lightning import ClassifierModule, TMKDModule
+from helpers.tiny import Net, sgd, tmkd_module
+from tmkd_lightning import ClassifierModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DataError, DigitsDataModule
@@ -129,7 +129,7 @@ def trained(fit, cache: TeacherCache | None, epochs: int = 4) -> tuple[list[Tens
     torch.manual_seed(0)
     teacher, student, seen = Net(16, num_classes=10), Net(num_classes=10), Seen()
     options: dict[str, Any] = {"views": ["rgb", "edge"], "fusion": "mean", "text_weight": 0.0}
-    module = TMKDModule(teacher, student, optimizer=sgd, **options)
+    module = tmkd_module(teacher, student, optimizer=sgd, **options)
     data = digits(several(), augmentation_replicas=2)
     callbacks = [seen, *([cache] if cache else [])]
     fit(module, datamodule=data, max_epochs=epochs, limit_val_batches=0, callbacks=callbacks)

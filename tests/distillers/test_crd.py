@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from helpers.golden_values import HALVES, fill
 from helpers.methods import built
-from helpers.tiny import sgd
+from helpers.tiny import sgd, tmkd_module
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CRD
@@ -196,7 +196,7 @@ def make(seed: int) -> TMKDModule:
     torch.manual_seed(seed)
     constant = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1.0)
     options = {"distiller": CRD(negatives=16, width=8), "optimizer": sgd, "lr_scheduler": constant}
-    return TMKDModule(teacher, student, **options, **PLAIN)
+    return tmkd_module(teacher, student, **options, **PLAIN)
 
 
 def digits(**options) -> DigitsDataModule:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.methods import built
-from helpers.tiny import sgd
+from helpers.tiny import sgd, tmkd_module
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.distillers import QueueKL
 from tmkd_lightning.distillers import queue_kl as file
@@ -87,7 +87,7 @@ def test_a_checkpoint_has_the_queue(net, fit, tmp_path) -> None:
         torch.manual_seed(seed)
         constant = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1.0)  # whatever a run's length
         method = QueueKL(queue_size=20)
-        return TMKDModule(teacher, student, distiller=method, optimizer=sgd, lr_scheduler=constant, **PLAIN)
+        return tmkd_module(teacher, student, distiller=method, optimizer=sgd, lr_scheduler=constant, **PLAIN)
 
     whole, first, second = make(2), make(2), make(3)
     fit(whole, max_epochs=2)
@@ -100,6 +100,6 @@ def test_a_checkpoint_has_the_queue(net, fit, tmp_path) -> None:
 
 
 def test_the_module_tells_the_widths(net) -> None:
-    method = TMKDModule(net(16), net(), distiller=QueueKL(), **PLAIN).distiller.parts[0]
+    method = tmkd_module(net(16), net(), distiller=QueueKL(), **PLAIN).distiller.parts[0]
     assert (method.projector.in_features, method.projector.out_features) == (8, 16)
     assert method.queue.shape == (8192, 16)

@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from helpers.tiny import CLASSES, Net, make_images
+from helpers.tiny import CLASSES, Net, make_images, tmkd_module
 from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherAccuracyCheck, TeacherCache
 from tmkd_lightning.cli.main import main as tmkd
@@ -30,7 +30,7 @@ SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.1)
 def make(teacher: nn.Module | None = None, distiller: Distiller | None = None, **options: Any) -> TMKDModule:
     method = SimKD() if distiller is None else distiller
     options = {**ALONE, **options}
-    return TMKDModule(Net(16) if teacher is None else teacher, Net(), distiller=method, optimizer=SGD, **options)
+    return tmkd_module(Net(16) if teacher is None else teacher, Net(), distiller=method, optimizer=SGD, **options)
 
 
 def head_of(module: TMKDModule) -> nn.Linear:
@@ -97,7 +97,7 @@ def test_resuming_is_exact(fit, tmp_path) -> None:
     def run(epochs: int, resume: str | None = None) -> dict[str, torch.Tensor]:
         torch.manual_seed(1)
         options = {"distiller": SimKD(), "optimizer": SGD, "lr_scheduler": constant, **ALONE}
-        module = TMKDModule(copy.deepcopy(teacher), copy.deepcopy(student), **options)
+        module = tmkd_module(copy.deepcopy(teacher), copy.deepcopy(student), **options)
         saver = ModelCheckpoint(tmp_path, filename=f"{epochs}", enable_version_counter=False)
         fit(module, callbacks=[saver], enable_checkpointing=True, max_epochs=epochs, ckpt_path=resume)
         return module.state_dict()
@@ -127,7 +127,7 @@ def test_a_complete_cache_has_the_head(fit, tmp_path) -> None:
         torch.manual_seed(2)
         teacher, student = WideResNet(10, 2, 10), WideResNet(10, 1, 10)
         options = {"teacher_checkpoint": str(tmp_path / "teacher.pt"), "optimizer": SGD, **ALONE}
-        module = TMKDModule(teacher, student, distiller=SimKD(), **options)
+        module = tmkd_module(teacher, student, distiller=SimKD(), **options)
         data = DigitsDataModule(train_samples=24, batch_size=12, image_size=16, augmentation_replicas=1)
         callbacks = [TeacherCache(str(tmp_path / "cache"), "float32"), TeacherAccuracyCheck(0)]
         trainer = fit(module, datamodule=data, callbacks=callbacks, max_epochs=1, limit_val_batches=0)

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from helpers.tiny import sgd
+from helpers.tiny import sgd, tmkd_module
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.distillers import CATKD, DKD, KD, RKD, SP, QueueKL, Sum, WarmUp
 from tmkd_lightning.feature_extraction.output import MissingPartError, Output
@@ -52,7 +52,7 @@ def test_a_method_that_is_built_later_is_built_within(net, fit) -> None:
     losses: dict[str, float] = {}
     for name, method in {"full": QueueKL(queue_size=16), "rising": WarmUp(Sum(QueueKL(queue_size=16), RKD()))}.items():
         torch.manual_seed(0)
-        built = TMKDModule(net(16), net(), distiller=method, optimizer=sgd, **PLAIN)
+        built = tmkd_module(net(16), net(), distiller=method, optimizer=sgd, **PLAIN)
         (queue,) = (part for part in built.modules() if isinstance(part, QueueKL))
         assert queue.projector.weight.shape == (16, built.extractor.embedding_dim)
         losses[name] = fit(built, max_epochs=1, limit_train_batches=1).logged_metrics["train/queue_kl"].item()
@@ -73,7 +73,7 @@ class Ratios(Callback):
 def module(net) -> TMKDModule:
     torch.manual_seed(0)
     methods = [KD(), WarmUp(KD(name="warm"), epochs=3)]
-    return TMKDModule(net(16), net(), distiller=methods, optimizer=sgd, **PLAIN)
+    return tmkd_module(net(16), net(), distiller=methods, optimizer=sgd, **PLAIN)
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
@@ -104,4 +104,4 @@ def test_messages_name_the_method(fit, loader, method, error, message) -> None:
 
     pair = network(), network()
     with pytest.raises(error, match=message):
-        fit(TMKDModule(*pair, distiller=WarmUp(method), **PLAIN), train=loader(batch_size=2))
+        fit(tmkd_module(*pair, distiller=WarmUp(method), **PLAIN), train=loader(batch_size=2))

@@ -40,23 +40,27 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_students_differ_in_their_lessons_alone(ran) -> None:
     start, again = (ran["make_student"]().state_dict() for _ in range(2))
     assert all(torch.equal(value, again[name]) for name, value in start.items())
-    logs = {name: (ran["runs"] / name / "version_0" / "metrics.csv").read_text() for name in ("alone", "kd", "tmkd")}
+    logs = {
+        name: (ran["runs"] / name / "version_0" / "metrics.csv").read_text()
+        for name in ("alone", "kd", "default", "tmkd")
+    }
     terms = {name: set(re.findall(r"(?:train|fusion)/(\w+)", log.split("\n")[0])) for name, log in logs.items()}
     views = {"rgb", "edge", "high_frequency"}
     assert terms["alone"] == {"loss", "ce"}
     assert terms["kd"] == {"loss", "ce", "kd"}
-    assert terms["tmkd"] == {"loss", "ce", "kd", "feature", "text", "fusion"} | views
+    assert terms["default"] == {"loss", "ce", "kd", "feature"}
+    assert terms["tmkd"] == {"loss", "ce", "kd", "feature", "text"} | views
     taught = ran["lessons"].network.state_dict()
     assert not torch.equal(taught["fc.weight"], ran["WideResNet"](16, 2, 10).state_dict()["fc.weight"])
-    for module in (ran["kd"], ran["tmkd"]):  # both have the teacher that was trained before
+    for module in (ran["kd"], ran["default"], ran["tmkd"]):  # all have the teacher that was trained before
         theirs = module.teacher.extractor.network.state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in taught.items())
 
 
 def test_it_leaves_figures_curves_and_the_student(ran) -> None:
     assert {file.stem for file in ran["runs"].glob("*.png")} == {"views", "cam", "tsne", "curves"}
-    assert [list(history.accuracy) for history in ran["histories"].values()] == [[0]] * 3
-    logits = ran["tmkd"].extractor.eval()(ran["images"] / 255).logits
+    assert [list(history.accuracy) for history in ran["histories"].values()] == [[0]] * 4
+    logits = ran["default"].extractor.eval()(ran["images"] / 255).logits
     exported = torch.export.load(ran["runs"] / "student.pt2").module()(ran["images"] / 255)
     assert torch.allclose(exported, logits, atol=1e-4)
 

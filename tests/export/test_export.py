@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet18 as torchvision_resnet18
 
-from helpers.tiny import CLASSES, Net, make_images
-from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, models
+from helpers.tiny import CLASSES, Net, make_images, tmkd_module
+from tmkd_lightning import ClassifierModule, Extractor, models
 from tmkd_lightning.export import export_student, student
 
 onnx = pytest.importorskip("onnx")
@@ -125,7 +125,7 @@ print(json.dumps(metadata))
 
 
 def test_files_open_where_this_library_is_not_installed(tmp_path) -> None:
-    small = TMKDModule(Net(16), Net(), class_names=CLASSES)
+    small = tmkd_module(Net(16), Net(), class_names=CLASSES)
     theirs = ClassifierModule(torchvision_resnet18(num_classes=3), class_names=CLASSES)  # the code to load weights into
     modules = {"onnx": small.eval(), "torch_export": small.eval(), "state_dict": theirs.eval()}
     for format, module in modules.items():

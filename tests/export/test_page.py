@@ -21,7 +21,7 @@ from sklearn.metrics import confusion_matrix
 from torch.utils.data import DataLoader
 
 from helpers.browser import BROWSER, open_pages
-from helpers.tiny import Net
+from helpers.tiny import Net, tmkd_module
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.data import ImageFolderDataModule
 from tmkd_lightning.export import RunPage, collect_page, log_page, report, write_page
@@ -58,7 +58,7 @@ class Noise(LightningDataModule):
 def distilled(classes: int) -> TMKDModule:
     torch.manual_seed(5)
     networks = Net(num_classes=classes), Net(4, num_classes=classes)
-    module = TMKDModule(*networks, views=["rgb", "edge"], fusion="mean", text_weight=0)
+    module = tmkd_module(*networks, views=["rgb", "edge"], fusion="mean", text_weight=0)
     for extractor in (module.extractor, module.teacher.extractor):  # so that they answer variously
         extractor.network.fc.weight.data *= 30
     return module

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import recall_score, top_k_accuracy_score
 from torch import Tensor, nn
 
-from helpers.tiny import Net, make_images
+from helpers.tiny import Net, make_images, tmkd_module
 from helpers.tiny_clip import write_config
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, models
 from tmkd_lightning.data import DataError, DigitsDataModule, ImageFolderDataModule
@@ -177,7 +177,7 @@ def networks() -> tuple[WideResNet, WideResNet]:
 
 def distilled(**options: Any) -> TMKDModule:
     teacher, student = networks()
-    return TMKDModule(teacher, student, views=["rgb", "edge"], fusion="mean", text_weight=0, **options)
+    return tmkd_module(teacher, student, views=["rgb", "edge"], fusion="mean", text_weight=0, **options)
 
 
 def digits() -> DigitsDataModule:

@@ -8,7 +8,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from helpers.tiny import CLASSES, Net, sgd
+from helpers.tiny import CLASSES, Net, sgd, tmkd_module
 from tmkd_lightning import ClassifierModule, Ensemble, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
@@ -96,7 +96,7 @@ def test_what_is_no_ensemble() -> None:
     with pytest.raises(TypeError, match=r"is a ClassifierModule, which normalises .*: pass the .* module.extractor"):
         Ensemble([Net(), ClassifierModule(Net())])
     with pytest.raises(ValueError, match="holds the weights of one network, but the teacher is an Ensemble"):
-        TMKDModule(Ensemble(two()), Net(), teacher_checkpoint="teacher.ckpt", **KD_ALONE)
+        tmkd_module(Ensemble(two()), Net(), teacher_checkpoint="teacher.ckpt", **KD_ALONE)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -108,7 +108,7 @@ def test_a_member_whose_head_is_not_fitted(fit: Any, order: tuple[int, int]) -> 
     ensemble = Ensemble([members[index] for index in order])
     assert not ensemble.knows_classes
     with pytest.raises(ValueError, match=r"KD would read the logits of Ensemble, .* fit its members' with tmkd probe"):
-        fit(TMKDModule(ensemble, Net(), fusion="mean", **KD_ALONE))
+        fit(tmkd_module(ensemble, Net(), fusion="mean", **KD_ALONE))
     nn.init.normal_(members[1].head.weight)
     assert ensemble.knows_classes
 
@@ -131,7 +131,7 @@ def test_an_ensemble_teaches(fit: Any, loader: Any, monkeypatch: Any, options: d
     compiled: list[str] = []
     ensemble = Ensemble(two())
     before = {key: value.clone() for key, value in ensemble.state_dict().items()}
-    module = TMKDModule(ensemble, Net(), views=["rgb", "edge"], fusion="mean", **{**KD_ALONE, **options})
+    module = tmkd_module(ensemble, Net(), views=["rgb", "edge"], fusion="mean", **{**KD_ALONE, **options})
     trainer = fit(module, train=loader(), val=loader(), max_epochs=1)
     assert trainer.global_step == 4
     assert all(value.equal(before[key]) for key, value in ensemble.state_dict().items())  # BatchNorm's statistics too
@@ -148,7 +148,7 @@ def test_a_cache_stores_the_logits_and_equals_a_run_without(fit: Any, tmp_path: 
         data = DigitsDataModule(train_samples=20, batch_size=8, image_size=8, augmentation_replicas=1)
         options = {"distiller": [KD(), CATKD()], "feature_weight": 1, "text_weight": 0, "optimizer": sgd}
         options |= {"views": ["rgb", "edge"], "fusion": "mean"}
-        module = TMKDModule(Ensemble(two(10)), Net(num_classes=10), **options)
+        module = tmkd_module(Ensemble(two(10)), Net(num_classes=10), **options)
         fit(module, datamodule=data, max_epochs=2, callbacks=list(callbacks), limit_val_batches=0)
         return module.student.state_dict()
 

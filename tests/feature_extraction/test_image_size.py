@@ -12,8 +12,8 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
 
-from helpers.tiny import Net, sgd
-from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from helpers.tiny import Net, sgd, tmkd_module
+from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
@@ -160,7 +160,7 @@ def test_what_fails_at_every_size_keeps_its_own_error() -> None:
 
 
 def test_a_wrong_teacher_is_refused_before_anything_is_trained(fit: Any, loader: Any) -> None:
-    module = TMKDModule(vit(32), Net(), views=["rgb"], **KD_ALONE)
+    module = tmkd_module(vit(32), Net(), views=["rgb"], **KD_ALONE)
     with pytest.raises(ValueError, match=r"VisionTransformer does not take images of 8x8.*image_size=32\)"):
         fit(module, train=loader())
     assert module.trainer.global_step == 0
@@ -172,7 +172,7 @@ def test_a_wrong_teacher_is_refused_before_anything_is_trained(fit: Any, loader:
 def test_a_large_vit_teaches_a_student_of_small_images(fit: Any, loader: Any) -> None:
     """The views are made of the data's images, and resized after."""
     teacher, seen = vit(32), []
-    module = TMKDModule(Extractor(teacher, image_size=32), Net(), views=["rgb", "edge"], fusion="mean", **KD_ALONE)
+    module = tmkd_module(Extractor(teacher, image_size=32), Net(), views=["rgb", "edge"], fusion="mean", **KD_ALONE)
     module.teacher.frozen.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     trainer: Trainer = fit(module, train=loader(), val=loader(), max_epochs=1)
     assert trainer.global_step == 4
@@ -206,7 +206,7 @@ def test_a_cache_of_resized_images_equals_a_run_without(fit: Any, tmp_path: Path
     def train(*callbacks: TeacherCache) -> dict[str, Tensor]:
         torch.manual_seed(0)
         data = DigitsDataModule(train_samples=20, batch_size=8, image_size=8, augmentation_replicas=1)
-        module = TMKDModule(Extractor(vit(32, 10), image_size=32), Net(num_classes=10), views=["rgb"], **KD_ALONE)
+        module = tmkd_module(Extractor(vit(32, 10), image_size=32), Net(num_classes=10), views=["rgb"], **KD_ALONE)
         fit(module, datamodule=data, max_epochs=2, callbacks=list(callbacks), limit_val_batches=0)
         return module.student.state_dict()
 

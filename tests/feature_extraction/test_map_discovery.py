@@ -10,8 +10,8 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from helpers.tiny import Net
-from tmkd_lightning import Ensemble, Extractor, Spec, TMKDModule
+from helpers.tiny import Net, tmkd_module
+from tmkd_lightning import Ensemble, Extractor, Spec
 from tmkd_lightning.distillers import AT, KD
 from tmkd_lightning.feature_extraction.output import MissingPartError
 from tmkd_lightning.models import Pretrained, wrn_16_2
@@ -132,7 +132,7 @@ def test_sizes_of_an_ensemble_are_those_of_one_image() -> None:
 
 def test_maps_are_kept_only_where_they_are_read() -> None:
     for method, count in ((KD(), 0), (AT(), 1)):
-        module = TMKDModule(Net(16), Net(), distiller=method, text_weight=0)
+        module = tmkd_module(Net(16), Net(), distiller=method, text_weight=0)
         outputs = module.teacher(torch.rand(2, 3, 8, 8), torch.tensor([0, 1])), module.extractor(torch.rand(2, 3, 8, 8))
         assert [len(output.maps) for output in outputs] == [count, count]
         assert len(module.extractor.spec.maps) == count
@@ -141,4 +141,4 @@ def test_maps_are_kept_only_where_they_are_read() -> None:
 def test_a_network_without_maps_is_refused_at_once() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     with pytest.raises(MissingPartError, match=r"^AT reads maps, but Sequential gives none on noise"):
-        TMKDModule(Net(), flat, distiller=AT(), views=["rgb"], text_weight=0, feature_weight=0)
+        tmkd_module(Net(), flat, distiller=AT(), views=["rgb"], text_weight=0, feature_weight=0)

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
+from helpers.tiny import tmkd_module
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings, TeacherAccuracyCheck
 from tmkd_lightning.data import DigitsDataModule
@@ -35,7 +36,7 @@ def tmkd(**options: Any) -> TMKDModule:
     with torch.random.fork_rng(devices=[]):  # the same teacher in every run: checkpoints do not hold it
         torch.manual_seed(0)
         teacher = network(8)
-    return TMKDModule(teacher, network(4), distiller=TeKAP(), optimizer=sgd, **options)
+    return tmkd_module(teacher, network(4), distiller=TeKAP(), optimizer=sgd, **options)
 
 
 def classifier() -> ClassifierModule:

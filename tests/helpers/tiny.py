@@ -6,7 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tmkd_lightning import PAPER, TMKDModule
+
 CLASSES = ["red", "green", "blue"]
+# all that TMKD has: its views and texts, with a fusion that is trained by the label
+TMKD: dict[str, Any] = {**PAPER, "fusion_objective": "label"}
 TABLES = Path(__file__).parents[2] / "examples" / "tables"
 
 # a config that trains Net on digits of 16 pixels for two batches, and writes run/last.ckpt
@@ -33,6 +37,11 @@ class Net(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.fc(self.relu(self.bn(self.conv(image))).mean((2, 3)))
+
+
+def tmkd_module(*networks: nn.Module, **options: Any) -> TMKDModule:
+    """With all of TMKD, unless options say otherwise."""
+    return TMKDModule(*networks, **(TMKD | options))
 
 
 def sgd(params: Any) -> torch.optim.Optimizer:

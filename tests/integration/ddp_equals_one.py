@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from helpers.methods import METHODS
-from helpers.tiny import CLASSES, Net, make_images, sgd
+from helpers.tiny import CLASSES, Net, make_images, sgd, tmkd_module
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.data import ImageDataModule
@@ -91,7 +91,7 @@ class Poison(KD):
 
 def build(**options: Any) -> TMKDModule:
     seed_everything(0)
-    return TMKDModule(Net(16), Plain(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), **options)
+    return tmkd_module(Net(16), Plain(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), **options)
 
 
 def trainer(processes: int, **options: Any) -> Trainer:
@@ -173,7 +173,7 @@ def each_method() -> dict[str, Any]:
     options = {"fusion": "mean", "text_weight": 0, "feature_weight": 0, "logit_weight": 0, "optimizer": sgd}
     for name, method in methods.items():
         seed_everything(0)
-        module = TMKDModule(Net(16), Net(), distiller=method, **options)
+        module = tmkd_module(Net(16), Net(), distiller=method, **options)
         run = trainer(2, max_epochs=1)
         run.fit(module, DataLoader(make_images(12), batch_size=3))
         assert run.global_step == 2

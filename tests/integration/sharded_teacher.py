@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
-from helpers.tiny import CLASSES, Net, make_images, sgd
+from helpers.tiny import CLASSES, Net, make_images, sgd, tmkd_module
 from integration.ddp_equals_one import Noise, trainer
 from tmkd_lightning import Ensemble, Extractor, TMKDModule
 from tmkd_lightning.callbacks import Figures, TeacherCache
@@ -102,7 +102,7 @@ def build(name: str, sharded: bool, **options: Any) -> TMKDModule:
     if name == "ensemble":
         teacher = Ensemble([teacher, Blocks()])
     options = {**ALONE, **copy.deepcopy(SETTINGS[name]), "teacher_sharded": sharded, **options}
-    return TMKDModule(teacher, Net(), optimizer=sgd, **options)
+    return tmkd_module(teacher, Net(), optimizer=sgd, **options)
 
 
 def train(name: str, sharded: bool, data: Any, *callbacks: Callback, **options: Any) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def said(*callbacks: Callback, fits: int = 1, teacher: nn.Module | None = None) 
     """What a run is refused with."""
     module = build("maps and head", sharded=True)
     if teacher is not None:
-        module = TMKDModule(teacher, Net(), distiller=SRRL(), optimizer=sgd, teacher_sharded=True, **ALONE)
+        module = tmkd_module(teacher, Net(), distiller=SRRL(), optimizer=sgd, teacher_sharded=True, **ALONE)
     try:
         for _ in range(fits):
             trainer(2, callbacks=list(callbacks), max_epochs=1).fit(module, datamodule=replicated())

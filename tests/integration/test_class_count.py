@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
-from helpers.tiny import make_images, sgd
+from helpers.tiny import make_images, sgd, tmkd_module
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.distillers import CATKD
 
@@ -38,7 +38,7 @@ def test_a_fresh_head_is_captured_like_the_old_one(net, given) -> None:
 
 
 def test_a_number_replaces_heads_made_for_others(net) -> None:
-    module = TMKDModule(net(16, num_classes=10), net(num_classes=7), num_classes=3, teacher_checkpoint="teacher.ckpt")
+    module = tmkd_module(net(16, num_classes=10), net(num_classes=7), num_classes=3, teacher_checkpoint="teacher.ckpt")
     assert (module.num_classes, module.student.fc.out_features) == (3, 3)
     assert module.teacher.extractor.head.out_features == 3
     assert not module.teacher.extractor.head.weight.requires_grad
@@ -47,7 +47,7 @@ def test_a_number_replaces_heads_made_for_others(net) -> None:
 
 def test_data_decide_before_callbacks_look(net, fit, prompts, tmp_path) -> None:
     """The averaging callback copies the module, and the prompts fill its bank, before the module's own setup."""
-    module = TMKDModule(net(16), net(num_classes=7), num_classes="data", distiller=CATKD(), optimizer=sgd)
+    module = tmkd_module(net(16), net(num_classes=7), num_classes="data", distiller=CATKD(), optimizer=sgd)
     callbacks = [prompts(class_names=None), WeightAveraging()]
     trainer = fit(module, datamodule=Three(), max_epochs=1, callbacks=callbacks)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -89,10 +89,10 @@ def test_a_checkpoint_for_other_classes_does_not_resume(net, fit, tmp_path) -> N
 
 def test_a_trained_teacher_is_not_given_a_random_head(net, fit, tmp_path) -> None:
     with pytest.raises(ValueError, match="teacher Net has 10 classes"):
-        TMKDModule(net(16, num_classes=10), net(), num_classes=3)
+        tmkd_module(net(16, num_classes=10), net(), num_classes=3)
     with pytest.raises(ValueError, match="teacher Net has 10 classes"):
-        fit(TMKDModule(net(16, num_classes=10), net(), num_classes="data"), datamodule=Three())
+        fit(tmkd_module(net(16, num_classes=10), net(), num_classes="data"), datamodule=Three())
     path = str(tmp_path / "teacher.pt")
     torch.save(net(16, num_classes=10).state_dict(), path)
     with pytest.raises(ValueError, match="does not fit Net: other shapes"):
-        fit(TMKDModule(net(16), net(), teacher_checkpoint=path, text_weight=0, fusion="mean"))
+        fit(tmkd_module(net(16), net(), teacher_checkpoint=path, text_weight=0, fusion="mean"))

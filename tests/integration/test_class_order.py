@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from helpers.tiny import Net, make_images
+from helpers.tiny import Net, make_images, tmkd_module
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import figures
@@ -153,7 +153,7 @@ def test_words_of_the_module_for_data_of_codes(tmp_path: Path) -> None:
 
 def test_prompts_and_the_data(fit: Callable[..., Trainer], prompts: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="class 0 is 'emu' in the data and 'cat' in PromptEmbeddings"):
-        fit(TMKDModule(Net(), Net()), datamodule=Data(PERMUTED), callbacks=[prompts(class_names=ANIMALS)])
+        fit(tmkd_module(Net(), Net()), datamodule=Data(PERMUTED), callbacks=[prompts(class_names=ANIMALS)])
 
 
 def test_figures_hold_runs_and_data_against_each_other(checkpoint: Path) -> None:
@@ -199,7 +199,7 @@ def teacher_file(folder: Path, names: list[str], trained: list[str] | None = Non
 
 
 def taught(path: str | None, teacher: nn.Module | None = None, **options: Any) -> TMKDModule:
-    return TMKDModule(teacher or Net(16), Net(), teacher_checkpoint=path, **{**KD_ALONE, **options})
+    return tmkd_module(teacher or Net(16), Net(), teacher_checkpoint=path, **{**KD_ALONE, **options})
 
 
 def head(module: TMKDModule) -> torch.Tensor:
@@ -321,7 +321,7 @@ def test_after_a_complete_cache_no_class_is_moved_again(tmp_path: Path, known: i
         return module
 
     def make() -> TMKDModule:
-        return TMKDModule(Extractor(copy.deepcopy(network), class_names=words), Net(8, 10), **KD_ALONE)
+        return tmkd_module(Extractor(copy.deepcopy(network), class_names=words), Net(8, 10), **KD_ALONE)
 
     with warnings.catch_warnings(action="ignore"):
         train(make(), TeacherCache(str(tmp_path / "cache"), "float32"))
@@ -339,7 +339,7 @@ def test_caches_of_two_orders_are_two(tmp_path: Path) -> None:
     torch.save(content, path)
 
     def train(names: list[str]) -> TMKDModule:
-        module = TMKDModule(Net(16, 10), Net(8, 10), teacher_checkpoint=str(path), **KD_ALONE)
+        module = tmkd_module(Net(16, 10), Net(8, 10), teacher_checkpoint=str(path), **KD_ALONE)
         trainer = Trainer(max_epochs=1, enable_checkpointing=False, callbacks=[TeacherCache(str(cache))], **QUIET)
         trainer.fit(module, Folders(names))
         return module

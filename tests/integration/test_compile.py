@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from helpers.tiny import tmkd_module
 from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.distillers import KD
 from tmkd_lightning.export import export_student
@@ -98,7 +99,7 @@ def whole(network: nn.Module) -> nn.Module:
 @pytest.mark.filterwarnings("ignore:Net was in evaluation mode")
 def test_checkpoints_of_compiled_networks_have_bare_names(net, fit, compiled, tmp_path, wrap) -> None:
     student, teacher = net(), net(16)
-    module = TMKDModule(wrap(teacher), wrap(student), distiller=KD(), views=["rgb"], feature_weight=0, text_weight=0)
+    module = tmkd_module(wrap(teacher), wrap(student), distiller=KD(), views=["rgb"], feature_weight=0, text_weight=0)
     assert module.student is student
     assert module.teacher.extractor.network is teacher
     trainer = fit(module, max_epochs=1)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from helpers.golden_values import Operations
 from helpers.methods import METHODS
+from helpers.tiny import tmkd_module
 from helpers.waiting import Reads, Waits
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.distillers import CATKD
@@ -48,7 +49,7 @@ def refused(step: Callable[[], Any]) -> set[str]:
 @pytest.mark.parametrize("name", WITHOUT_AND_WITH)
 def test_no_method_needs_what_torch_refuses(net, fit, prompts, name: str, kind: str) -> None:
     method = WITHOUT_AND_WITH[name]
-    module = TMKDModule(net(16), net(), distiller=method and method(), **KINDS[kind])
+    module = tmkd_module(net(16), net(), distiller=method and method(), **KINDS[kind])
     assert refused(lambda: fit(module, callbacks=[prompts()], max_epochs=1, limit_train_batches=1)) == set()
 
 
@@ -95,7 +96,7 @@ def test_runs_repeat_on_a_gpu(net, fit, prompts, name: str, kind: str, precision
     method = WITHOUT_AND_WITH[name]
 
     def make() -> TMKDModule:
-        return TMKDModule(net(16), net(), distiller=method and method(), **KINDS[kind])
+        return tmkd_module(net(16), net(), distiller=method and method(), **KINDS[kind])
 
     check_repeats(make, lambda module: fit(module, callbacks=[prompts()], precision=precision, **ON_GPU))
 
@@ -156,13 +157,13 @@ def test_what_would_wait_is_seen() -> None:
 def test_no_step_waits(net, prompts, fit, method, objective) -> None:
     distiller = method and (CATKD(resolution=1) if method is CATKD else method())
     options = {"views": ["rgb", edge(rounds=8), "high_frequency"], "text_negatives": None if method else 1}
-    module = TMKDModule(net(16), net(), distiller=distiller, fusion_objective=objective, optimizer=sgd, **options)
+    module = tmkd_module(net(16), net(), distiller=distiller, fusion_objective=objective, optimizer=sgd, **options)
     assert not waits(module, fit, callbacks=[prompts()])
 
 
 def test_exact_edges_look_at_the_device_and_nothing_else_does(net, prompts, fit) -> None:
     """Whether edges still grow is known on the device alone; a bounded number of rounds does not ask."""
-    seen = waits(TMKDModule(net(16), net(), optimizer=sgd), fit, callbacks=[prompts()])
+    seen = waits(tmkd_module(net(16), net(), optimizer=sgd), fit, callbacks=[prompts()])
     assert set(seen) == {"index"}  # by the mask of the images whose edges grow
 
 

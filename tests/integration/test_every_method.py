@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from helpers.methods import METHODS, NEED_A_MAP
 from helpers.subprocess_run import run_script
-from helpers.tiny import sgd
-from tmkd_lightning import Extractor, TMKDModule
+from helpers.tiny import sgd, tmkd_module
+from tmkd_lightning import Extractor
 from tmkd_lightning.distillers import CATKD, DIST, KD, RKD, SP, Sum, WarmUp
 from tmkd_lightning.feature_extraction.output import MissingPartError
 
@@ -51,7 +51,7 @@ class TinyViT(nn.Module):
 @pytest.mark.parametrize("name", METHODS)
 def test_plain_is_the_method_and_nothing_else(net, fit, name) -> None:
     terms = Terms()
-    module = TMKDModule(net(16), net(), distiller=METHODS[name](), optimizer=sgd, **PLAIN)
+    module = tmkd_module(net(16), net(), distiller=METHODS[name](), optimizer=sgd, **PLAIN)
     fit(module, callbacks=[terms], max_epochs=1)
     assert all(step.keys() == {"ce", name, "loss"} for step in terms.steps)
     assert all(step["loss"] == pytest.approx(step["ce"] + step[name]) for step in terms.steps)
@@ -64,7 +64,7 @@ def test_tmkd_on_top(net, fit, prompts, name, objective, precision) -> None:
     terms, seen = Terms(), []
     distiller = METHODS[name]()
     distiller.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
-    module = TMKDModule(net(16), net(), distiller=distiller, fusion_objective=objective, optimizer=sgd)
+    module = tmkd_module(net(16), net(), distiller=distiller, fusion_objective=objective, optimizer=sgd)
     before = [parameter.clone() for parameter in module.teacher.weight_net.parameters()]
     fit(module, callbacks=[terms, prompts()], max_epochs=1, precision=precision)
     assert all(torch.tensor(list(step.values())).isfinite().all() for step in terms.steps)
@@ -84,7 +84,7 @@ def test_one_view_weighing_nothing_is_bit_for_bit_the_plain_method(net, name) ->
     teacher, student, order = Extractor(net(16)), Extractor(net()), []
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     distiller = METHODS[name]()
-    module = TMKDModule(teacher, student, distiller=distiller, **PLAIN)
+    module = tmkd_module(teacher, student, distiller=distiller, **PLAIN)
     alone = copy.deepcopy(distiller)  # some have weights and a memory of their own
     module.log = module.log_dict = lambda *args, **kwargs: None
     module.verify_networks(image)
@@ -106,7 +106,7 @@ def test_a_pair_of_vits(fit, name) -> None:
     """Some methods read a map before a global pooling, and a ViT has none: its patches meet in a class token."""
     alone, nested = METHODS[name](), [KD(), Sum(METHODS[name]())]
     if name not in NEED_A_MAP:
-        module = TMKDModule(TinyViT(16), TinyViT(), distiller=alone, optimizer=sgd, **PLAIN)
+        module = tmkd_module(TinyViT(16), TinyViT(), distiller=alone, optimizer=sgd, **PLAIN)
         assert fit(module).global_step == 8
         return
     for method in (alone, nested):  # named by itself in a list, too
@@ -114,7 +114,7 @@ def test_a_pair_of_vits(fit, name) -> None:
         before = copy.deepcopy(student.state_dict())
         message = f"^{type(alone).__name__} reads feature_map, but TinyViT has no 4-D map"
         with pytest.raises(MissingPartError, match=message):
-            fit(TMKDModule(TinyViT(16), student, distiller=method, optimizer=sgd, **PLAIN))
+            fit(tmkd_module(TinyViT(16), student, distiller=method, optimizer=sgd, **PLAIN))
         assert all(value.equal(before[key]) for key, value in student.state_dict().items())
 
 
@@ -136,7 +136,7 @@ def without_batch_norm() -> nn.Module:
 def test_what_a_method_cannot_compare_is_an_error_before_anything_is_trained(
     fit, loader, method, batch_size, message, second
 ) -> None:
-    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=method, optimizer=sgd, **PLAIN)
+    module = tmkd_module(without_batch_norm(), without_batch_norm(), distiller=method, optimizer=sgd, **PLAIN)
     if second:  # after a run on larger batches and images
         fit(module, train=loader(size=12), max_epochs=1)
     before = copy.deepcopy(module.student.state_dict())
@@ -148,7 +148,7 @@ def test_what_a_method_cannot_compare_is_an_error_before_anything_is_trained(
 @pytest.mark.parametrize("name", ["rkd", "sp", "pkt", "dist", "srrl"])
 def test_a_last_batch_of_one_costs_nothing_and_is_told_once(fit, loader, name) -> None:
     distiller = METHODS[name]()
-    module = TMKDModule(without_batch_norm(), without_batch_norm(), distiller=distiller, **PLAIN)
+    module = tmkd_module(without_batch_norm(), without_batch_norm(), distiller=distiller, **PLAIN)
     terms = Terms()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
@@ -183,14 +183,14 @@ def test_examples_of_extension_run_and_are_short(script, tmp_path, monkeypatch) 
 def test_a_list_of_methods_is_their_sum(net, fit) -> None:
     terms = Terms()
     methods = [KD(weight=0.9), CATKD(resolution=2), CATKD(resolution=4, name="cat_kd_4")]
-    module = TMKDModule(net(16), net(), distiller=methods, optimizer=sgd, views=["rgb"], text_weight=0)
+    module = tmkd_module(net(16), net(), distiller=methods, optimizer=sgd, views=["rgb"], text_weight=0)
     fit(module, callbacks=[terms], max_epochs=1)
     assert terms.steps[0].keys() == {"ce", "kd", "cat_kd", "cat_kd_4", "feature", "loss"}  # KD is the logit term
     with pytest.raises(TypeError, match="Sum takes Distillers, got str"):
-        TMKDModule(net(16), net(), distiller=["kd"])
+        tmkd_module(net(16), net(), distiller=["kd"])
 
 
 @pytest.mark.slow
 def test_methods_that_read_maps_compile_after_those_that_do_not(net, fit) -> None:
     for method in (KD(), SP(), KD(), CATKD()):
-        fit(TMKDModule(net(16), net(), distiller=method, optimizer=sgd, compile=True, **PLAIN), max_epochs=1)
+        fit(tmkd_module(net(16), net(), distiller=method, optimizer=sgd, compile=True, **PLAIN), max_epochs=1)

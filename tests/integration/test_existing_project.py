@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from helpers.doc_pages import ROOT, blocks
-from helpers.tiny import Net, make_images, sgd
+from helpers.tiny import Net, make_images, sgd, tmkd_module
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule, EpochSampler, SeededDataset, collate, training_fingerprint
@@ -26,7 +26,7 @@ PLAIN: dict[str, Any] = {"views": ["rgb"], "text_weight": 0, "feature_weight": 0
 
 def module(**options: Any) -> TMKDModule:
     torch.manual_seed(0)
-    return TMKDModule(Net(16), Net(), **{**PLAIN, "optimizer": sgd, **options})
+    return tmkd_module(Net(16), Net(), **{**PLAIN, "optimizer": sgd, **options})
 
 
 def applied(text: str, diff: str) -> str:
@@ -207,7 +207,7 @@ def test_averages_of_weights_are_what_is_kept(fit, loader, tmp_path) -> None:
 def test_the_tuner_finds_a_batch_size(tmp_path) -> None:
     data = DigitsDataModule(train_samples=64, batch_size=2, image_size=8, num_workers=0)
     quiet = dict.fromkeys(["logger", "enable_progress_bar", "enable_model_summary"], False)
-    network = TMKDModule(Net(16, 10), Net(8, 10), **PLAIN, optimizer=sgd)
+    network = tmkd_module(Net(16, 10), Net(8, 10), **PLAIN, optimizer=sgd)
     found = Tuner(Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, **quiet)).scale_batch_size(
         network, datamodule=data, max_trials=2, steps_per_trial=1
     )

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from helpers.tiny import make_images
+from helpers.tiny import TMKD, make_images, tmkd_module
 from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.cli.figures import collect
 from tmkd_lightning.distillers import KD
@@ -46,7 +46,8 @@ def their_loader(batch_size: int = 6) -> DataLoader[Any]:
 
 def their_module(**options: Any) -> TheirModule:
     networks = [Extractor(Pyramid(width), MEAN, STD, head="predict") for width in (16, 8)]
-    return TheirModule(*networks, distiller=KD(), normalized_with=(MEAN, STD), class_names=["r", "g", "b"], **options)
+    options = TMKD | {"normalized_with": (MEAN, STD), "class_names": ["r", "g", "b"]} | options
+    return TheirModule(*networks, distiller=KD(), **options)
 
 
 def test_their_batches_networks_and_statistics_train(fit, prompts) -> None:
@@ -124,7 +125,7 @@ def test_their_batches_as_they_are_stop_before_the_first_step(fit, kind, error, 
     ],
 )
 def test_wrong_batches_are_named_on_the_host(net, fit, image, label, message) -> None:
-    module = TMKDModule(net(16), net(), views=["rgb"], text_weight=0)
+    module = tmkd_module(net(16), net(), views=["rgb"], text_weight=0)
     with pytest.raises(ValueError, match=message):
         fit(module, train=DataLoader(list(zip(image, torch.tensor(label), strict=True)), batch_size=4))
     assert module.trainer.global_step == 0
@@ -134,7 +135,7 @@ def test_wrong_batches_are_named_on_the_host(net, fit, image, label, message) ->
 def test_last_batch_of_one_is_passed_over_and_batches_of_one_are_refused(net, fit, loader) -> None:
     options = {"views": ["rgb"], "text_weight": 0, "noise_scale": 0}
     options["lr_scheduler"] = lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-    with_seventh = TMKDModule(net(16), net(), **options)
+    with_seventh = tmkd_module(net(16), net(), **options)
     without = copy.deepcopy(with_seventh)
     with pytest.warns(UserWarning, match="skipping a training batch of one image"):
         fit(with_seventh, train=loader(count=7, batch_size=3), max_epochs=1)
@@ -142,11 +143,11 @@ def test_last_batch_of_one_is_passed_over_and_batches_of_one_are_refused(net, fi
     for one, other in zip(with_seventh.student.parameters(), without.student.parameters(), strict=True):
         assert one.equal(other)
     with pytest.raises(ValueError, match="training batches hold one image"):
-        fit(TMKDModule(net(16), net(), views=["rgb"], text_weight=0), train=loader(count=4, batch_size=1))
+        fit(tmkd_module(net(16), net(), views=["rgb"], text_weight=0), train=loader(count=4, batch_size=1))
 
 
 def test_networks_that_do_not_return_logits_are_refused_before_the_first_step(net, fit) -> None:
-    module = TMKDModule(net(), nn.Sequential(net(), nn.Softmax(1)), views=["rgb"], text_weight=0)
+    module = tmkd_module(net(), nn.Sequential(net(), nn.Softmax(1)), views=["rgb"], text_weight=0)
     with pytest.raises(ValueError, match="looks like a softmax"):
         fit(module)
     assert module.trainer.global_step == 0

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.tiny import tmkd_module
 from helpers.tiny_clip import write_clip
-from tmkd_lightning import Extractor, TMKDModule, data
+from tmkd_lightning import Extractor, data
 from tmkd_lightning.callbacks import Figures, PromptEmbeddings, TeacherCache
 from tmkd_lightning.cli.cache import check_caches, list_caches, remove_caches
 from tmkd_lightning.cli.embed import embed
@@ -32,7 +33,7 @@ RUN = f"""
 model:
   class_path: tmkd_lightning.TMKDModule
   init_args:
-    {{teacher: {NETWORK}, student: {NETWORK}, teacher_checkpoint: ~/teacher.pt, fusion: mean, text_weight: 0}}
+    {{teacher: {NETWORK}, student: {NETWORK}, teacher_checkpoint: ~/teacher.pt, views: [rgb, edge], fusion: mean}}
 data: {{class_path: tmkd_lightning.data.DigitsDataModule, init_args: {{image_size: 8, batch_size: 20}}}}
 trainer:
   {{accelerator: cpu, max_epochs: 1, limit_train_batches: 2, limit_val_batches: 2, log_every_n_steps: 1,
@@ -110,7 +111,7 @@ def test_files(home) -> None:
 
 def test_arguments(home, capsys) -> None:
     for checkpoint in ("~/teacher.pt", Path("~/teacher.pt")):
-        module = TMKDModule(network(), network(), teacher_checkpoint=checkpoint, fusion="mean", text_weight=0)
+        module = tmkd_module(network(), network(), teacher_checkpoint=checkpoint, fusion="mean", text_weight=0)
         assert module.teacher_checkpoint == str(home / "teacher.pt")
     assert TeacherCache("~/caches").directory == home / "caches"
     assert Figures(folder="~/figures").folder == home / "figures"
@@ -182,14 +183,15 @@ VERBS = "cache data embed export figures predict"
 def test_every_path_is_among_those() -> None:
     """Arguments with such a name that take a text or a path, of all that is public; a new one belongs in here."""
     modules = [importlib.import_module(f"tmkd_lightning.{name}") for name in PLACES.split()]
-    public = {one for module in modules for one in map(module.__dict__.get, getattr(module, "__all__", ()))}
+    named = (one for module in modules for one in map(module.__dict__.get, getattr(module, "__all__", ())))
+    public = {one for one in named if callable(one)}
     verbs = [importlib.import_module(f"tmkd_lightning.cli.{name}") for name in VERBS.split()]
     functions = [one for verb in verbs for one in vars(verb).values() if inspect.isfunction(one)]
     public |= {one for one in functions if one.__module__ in {verb.__name__ for verb in verbs}}
     found = set()
     for one in public | {load_student, load_module}:
         error = isinstance(one, type) and issubclass(one, Exception)
-        if callable(one) and not error and not one.__name__.startswith("_"):
+        if not error and not one.__name__.startswith("_"):
             for name, parameter in inspect.signature(one).parameters.items():
                 kind = str(parameter.annotation)
                 suspect = name in PATHS or any(part in name for part in ("path", "dir", "file", "folder", "root"))

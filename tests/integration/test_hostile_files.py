@@ -26,8 +26,8 @@ from PIL import EpsImagePlugin, Image
 from torch import nn
 
 from helpers.fake_datasets import Trap, make_dogs, md5
-from helpers.tiny import Net, make_images
-from tmkd_lightning import ClassifierModule, TMKDModule
+from helpers.tiny import Net, make_images, tmkd_module
+from tmkd_lightning import ClassifierModule
 from tmkd_lightning.callbacks import PromptEmbeddings
 from tmkd_lightning.cli.figures import FinishedRun
 from tmkd_lightning.cli.main import main as tmkd
@@ -149,7 +149,7 @@ def test_checkpoints(tmp_path, sprung, monkeypatch, door) -> None:
 def test_teacher_checkpoint(net, fit, tmp_path, sprung) -> None:
     path = tmp_path / "teacher.ckpt"
     path.write_bytes(zipped(Trap(sprung)))
-    module = TMKDModule(net(16), net(), teacher_checkpoint=str(path), views=["rgb"], text_weight=0)
+    module = tmkd_module(net(16), net(), teacher_checkpoint=str(path), views=["rgb"], text_weight=0)
     with pytest.raises(ValueError, match=f"{path} is not a checkpoint that can be read safely"):
         fit(module)
     assert module.trainer.global_step == 0
@@ -183,7 +183,7 @@ def test_prompt_cache(net, fit, tmp_path, sprung) -> None:
 
     def run() -> None:
         prompts = PromptEmbeddings(HashingTextEncoder(), class_names=["a", "b", "c"], cache_dir=str(tmp_path / "cache"))
-        fit(TMKDModule(net(16), net()), callbacks=[prompts], max_epochs=1, limit_train_batches=1)
+        fit(tmkd_module(net(16), net()), callbacks=[prompts], max_epochs=1, limit_train_batches=1)
 
     run()
     (path,) = (tmp_path / "cache").iterdir()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers.tiny import Net, sgd
-from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from helpers.tiny import Net, sgd, tmkd_module
+from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import CATKD, KD, RKD, SP, TeKAP
@@ -65,7 +65,7 @@ NETWORKS = {"ensemble": Ensemble, "convolution": Convolutional, "zero-shot": Zer
 @pytest.mark.parametrize("teaches", [True, False])
 def test_such_a_network_teaches_and_learns_and_the_target_is_what_the_teacher_says(fit, loader, name, teaches) -> None:
     teacher, student = (NETWORKS[name](), Net()) if teaches else (Net(16), NETWORKS[name]())
-    module, seen = TMKDModule(teacher, student, distiller=KD(), optimizer=sgd, **ALONE), []
+    module, seen = tmkd_module(teacher, student, distiller=KD(), optimizer=sgd, **ALONE), []
     module.distiller.register_forward_pre_hook(lambda _, args: seen.append(args[1].logits))
     before = copy.deepcopy(module.student.state_dict())
     trainer = fit(module, train=loader(size=16), val=loader(size=16), max_epochs=1)
@@ -79,7 +79,7 @@ def test_such_a_network_teaches_and_learns_and_the_target_is_what_the_teacher_sa
 
 
 def test_views_are_fused_without_embeddings(fit, loader) -> None:
-    module = TMKDModule(Ensemble(), Net(), distiller=KD(), fusion="mean", feature_weight=0, text_weight=0)
+    module = tmkd_module(Ensemble(), Net(), distiller=KD(), fusion="mean", feature_weight=0, text_weight=0)
     fit(module, train=loader(size=16), max_epochs=1)
     image, label = (part[:2] for part in next(iter(loader(size=16))))
     image = image / 255
@@ -99,7 +99,7 @@ def test_views_are_fused_without_embeddings(fit, loader) -> None:
     ],
 )
 def test_what_reads_more_than_logits_says_what_it_lacks(fit, options, message) -> None:
-    module = TMKDModule(Ensemble(), Net(), **{**ALONE, **options})
+    module = tmkd_module(Ensemble(), Net(), **{**ALONE, **options})
     with pytest.raises(MissingPartError, match=message):
         fit(module)
 
@@ -126,13 +126,13 @@ def test_without_a_linear_layer_it_is_known_at_once() -> None:
         return nn.Sequential(nn.Conv2d(3, classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     with pytest.raises(MissingPartError, match="FeatureKL reads embedding, which Sequential does not have"):
-        TMKDModule(network(), Net(), views=["rgb"], text_weight=0)
+        tmkd_module(network(), Net(), views=["rgb"], text_weight=0)
     with pytest.raises(MissingPartError, match="L_text reads embedding, which Sequential does not have"):
-        TMKDModule(Net(), network(), views=["rgb"], feature_weight=0)
+        tmkd_module(Net(), network(), views=["rgb"], feature_weight=0)
     assert ClassifierModule(network()).num_classes == 3
     for teacher in (Ensemble(4), network(4)):
         with pytest.raises(ValueError, match=r"has 4 classes, student Net has 3"):
-            TMKDModule(teacher, Net(), distiller=KD(), **ALONE)
+            tmkd_module(teacher, Net(), distiller=KD(), **ALONE)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -143,7 +143,7 @@ def test_a_teacher_of_another_precision_teaches(fit, loader, prompts, kind, meth
     for precision in (torch.float32, kind):
         torch.manual_seed(0)
         teacher, student = copy.deepcopy(networks)
-        module = TMKDModule(teacher.to(precision), student, distiller=method and method(), optimizer=sgd)
+        module = tmkd_module(teacher.to(precision), student, distiller=method and method(), optimizer=sgd)
         trainer = fit(module, train=loader(6), max_epochs=1, callbacks=[prompts()], log_every_n_steps=1)
         losses.append(trainer.logged_metrics["train/loss"].item())
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
@@ -157,7 +157,7 @@ def test_a_cache_keeps_logits_where_there_is_no_head(fit, tmp_path, monkeypatch,
         torch.manual_seed(0)
         data = DigitsDataModule(train_samples=20, batch_size=8, image_size=16, augmentation_replicas=1)
         options = {**ALONE, "views": ["rgb", "edge"], "fusion": "mean", "optimizer": sgd}
-        module = TMKDModule(Ensemble(10), Net(num_classes=10), distiller=KD(), **options)
+        module = tmkd_module(Ensemble(10), Net(num_classes=10), distiller=KD(), **options)
         fit(module, datamodule=data, max_epochs=2, callbacks=list(callbacks), limit_val_batches=0)
         return module.student.state_dict()
 
@@ -173,7 +173,7 @@ def test_a_cache_keeps_logits_where_there_is_no_head(fit, tmp_path, monkeypatch,
 def test_a_scripted_teacher_teaches(fit, loader) -> None:
     """Its layers take no hooks, so it has logits alone."""
     teacher = torch.jit.trace(Net(16).eval(), torch.rand(2, 3, 16, 16))
-    module = TMKDModule(teacher, Net(), distiller=KD(), optimizer=sgd, **ALONE)
+    module = tmkd_module(teacher, Net(), distiller=KD(), optimizer=sgd, **ALONE)
     assert fit(module, train=loader(size=16), max_epochs=1).global_step == 4
     image = torch.rand(2, 3, 16, 16)
     output = module.teacher.frozen(image)
@@ -184,7 +184,7 @@ def test_a_scripted_teacher_teaches(fit, loader) -> None:
 @pytest.mark.parametrize("method", [KD, CATKD])
 def test_a_teacher_in_half_precision_beside_a_trainer_in_another(fit, loader, method) -> None:
     """Autocast would cast its images to bfloat16, which its weights in float16 do not take."""
-    module = TMKDModule(Net(16).half(), Net(), distiller=method(), optimizer=sgd, **ALONE)
+    module = tmkd_module(Net(16).half(), Net(), distiller=method(), optimizer=sgd, **ALONE)
     fit(module, train=loader(), max_epochs=1, precision="bf16-mixed")
     assert module.teacher.frozen(torch.rand(2, 3, 8, 8)).logits.dtype == torch.float16
     network = Net().half()

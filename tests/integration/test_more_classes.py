@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from helpers.tiny import Net, make_images, sgd
+from helpers.tiny import Net, make_images, sgd, tmkd_module
 from tmkd_lightning import ClassifierModule, Ensemble, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli import figures
@@ -42,7 +42,7 @@ def zoo() -> Net:
 
 def taught(teacher: Any, **options: Any) -> TMKDModule:
     options = {"views": ["rgb"], "distiller": KD(), "feature_weight": 0, "text_weight": 0, "optimizer": sgd, **options}
-    return TMKDModule(teacher, options.pop("student", None) or Net(), **options)
+    return tmkd_module(teacher, options.pop("student", None) or Net(), **options)
 
 
 def file_of(folder: Path, names: list[str] | None) -> str:

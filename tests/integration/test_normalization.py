@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from helpers.tiny import tmkd_module
 from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
@@ -63,7 +64,7 @@ def test_timms_own_statistics_wherever_the_network_stands(wrap) -> None:
 
 
 def test_in_a_module_teacher_and_student_each_have_their_own() -> None:
-    module = TMKDModule(vit(), Pretrained("resnet18", 3, weights=None), views=["rgb"], text_weight=0)
+    module = tmkd_module(vit(), Pretrained("resnet18", 3, weights=None), views=["rgb"], text_weight=0)
     assert used(module.teacher.extractor) == (list(HALF), list(HALF))
     assert used(module.extractor)[0] == pytest.approx(IMAGENET_MEAN)
     compiled = ClassifierModule(torch.compile(Pretrained("efficientnet_v2_l", 3, weights=None)))
@@ -111,7 +112,7 @@ def plain(num_classes: int = 3) -> nn.Module:
 
 
 def test_a_teachers_checkpoint_says_with_what_it_was_trained(fit, path, caplog) -> None:
-    module = TMKDModule(plain(), plain(), teacher_checkpoint=str(path), **ALONE)
+    module = tmkd_module(plain(), plain(), teacher_checkpoint=str(path), **ALONE)
     fit(module, max_epochs=1)
     assert used(module.teacher.extractor) == (pytest.approx(MEAN), pytest.approx(STD))
     assert used(module.extractor)[0] == pytest.approx(IMAGENET_MEAN)  # the student's own
@@ -148,7 +149,7 @@ def test_what_others_write_beside_weights_is_no_statement(tmp_path, mean) -> Non
 
 
 def test_the_look_at_the_teacher_says_what_is_used(fit, loader, caplog) -> None:
-    module = TMKDModule(Tower(), plain(), **ALONE)
+    module = tmkd_module(Tower(), plain(), **ALONE)
     fit(module, val=loader(), max_epochs=1)
     assert "normalised with mean 0.4815, 0.4578, 0.4082 and std 0.2686, 0.2613, 0.2758 (from Tower)" in caplog.text
     assert module.extractor.statistics_source == "ImageNet's, as the network states none"
@@ -180,10 +181,10 @@ def test_a_cache_knows_with_what_the_teacher_was_normalised(fit, tmp_path) -> No
         fit(module, datamodule=data, **options)
         return list(caches.iterdir())
 
-    module = TMKDModule(plain(10), plain(10), teacher_checkpoint=path, **ALONE)
+    module = tmkd_module(plain(10), plain(10), teacher_checkpoint=path, **ALONE)
     for _ in range(2):
         (only,) = train(module)
     assert json.loads((only / "identity.json").read_text())["teacher"]["mean"] == [0.5] * 3
     other = Extractor(plain(10), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     with pytest.warns(UserWarning, match="was given others"):
-        assert len(train(TMKDModule(other, plain(10), teacher_checkpoint=path, **ALONE))) == 2
+        assert len(train(tmkd_module(other, plain(10), teacher_checkpoint=path, **ALONE))) == 2

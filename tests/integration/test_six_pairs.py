@@ -15,6 +15,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import VGG, make_layers
 
 from helpers.methods import METHODS, NEED_A_MAP, PAPER
+from helpers.tiny import tmkd_module
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.models import WideResNet
 
@@ -79,7 +80,7 @@ def test_it_trains_or_is_refused(pairs, name, kind, family) -> None:
     method = METHODS[name]()
 
     def attempt() -> dict[str, torch.Tensor]:
-        return gradients(TMKDModule(teacher, student, distiller=method, **KINDS[kind]))
+        return gradients(tmkd_module(teacher, student, distiller=method, **KINDS[kind]))
 
     if name in NEED_A_MAP and family in WITHOUT_MAP:
         why = f"{type(method).__name__} reads feature_map, but"

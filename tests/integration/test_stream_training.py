@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from helpers.resume_run import classifier, network, seeded, sgd, tmkd, train
+from helpers.tiny import tmkd_module
 from integration.test_resume import KillAt, KilledError, moved
-from tmkd_lightning import ClassifierModule, TMKDModule
+from tmkd_lightning import ClassifierModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule, ImageDataModule, StreamDataModule
 from tmkd_lightning.data.shards.writing import write_stream
@@ -143,7 +144,7 @@ def test_a_teacher_cache_replaces_the_teacher_on_a_stream(folder, tmp_path) -> N
     def run(name: str, method, *callbacks: Callback):
         torch.manual_seed(0)
         options = {"fusion": "mean", "text_weight": 0, "feature_weight": 0, "logit_weight": 0, "optimizer": sgd}
-        module = TMKDModule(network(8), network(4), distiller=method, **options)
+        module = tmkd_module(network(8), network(4), distiller=method, **options)
         data = StreamDataModule(
             str(folder / "50"), batch_size=16, image_size=16, num_workers=0, augmentation_replicas=1
         )

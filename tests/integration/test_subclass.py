@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.tiny import tmkd_module
 from tmkd_lightning import ClassifierModule, TMKDModule
 from tmkd_lightning.distillers import KD
 
@@ -52,7 +53,7 @@ def kept(net, fit, tmp_path):
 
 def test_free_arguments_come_back(net, kept) -> None:
     """Also those of a subclass of a subclass."""
-    options = {"fusion": "mean", "text_weight": 0.0, "temperature": 2.5}
+    options = {"views": ["rgb", "edge"], "fusion": "mean", "temperature": 2.5}
     path = kept(Grandchild("water", teacher=net(), student=net(), **options))
     again = Grandchild.load_from_checkpoint(path, teacher=net(), student=net(), weights_only=True)
     assert (again.deep, again.extra) == ("water", 5)
@@ -62,8 +63,8 @@ def test_free_arguments_come_back(net, kept) -> None:
     assert again.distiller.parts[0].temperature == 2.5
     assert all(value.equal(again.state_dict()[name]) for name, value in module.state_dict().items())
     assert dict(again.hparams) == {"extra": 3, **options}
-    assert TMKDModule(net(), net()).hparams.text_dim == 512  # defaults too, where nothing is passed on
-    assert {"teacher", "student", "optimizer"}.isdisjoint(TMKDModule(net(), net()).hparams)
+    assert tmkd_module(net(), net()).hparams.text_dim == 512  # defaults too, where nothing is passed on
+    assert {"teacher", "student", "optimizer"}.isdisjoint(tmkd_module(net(), net()).hparams)
 
 
 def test_what_a_subclass_sets_or_builds_itself_is_not_passed_again(net, kept) -> None:

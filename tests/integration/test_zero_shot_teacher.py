@@ -12,9 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from helpers.fake_datasets import serve
-from helpers.tiny import CLASSES, Net, make_images, sgd
+from helpers.tiny import CLASSES, Net, make_images, sgd, tmkd_module
 from helpers.tiny_clip import tiny_clip, write_clip
-from tmkd_lightning import Extractor, TMKDModule
+from tmkd_lightning import Extractor
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DigitsDataModule
@@ -54,7 +54,7 @@ def test_no_label_is_needed(fit, prompts, folder: str, fusion: str) -> None:
     unlabelled = [(image, -1) for image, _ in make_images(12, size=16)]
     teacher = ZeroShotCLIP(pretrained=folder, class_names=CLASSES)
     options = {"views": ["rgb", "edge"], "fusion": fusion, "feature_weight": 0, "text_weight": 0, "optimizer": sgd}
-    module = TMKDModule(teacher, Net(), distiller=KD(), **options)
+    module = tmkd_module(teacher, Net(), distiller=KD(), **options)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     module.distiller.register_forward_pre_hook(lambda _, args: seen.append((args[1].logits, args[2])))
     fit(module, train=DataLoader(unlabelled, batch_size=6), max_epochs=1, callbacks=[prompts()])
@@ -70,14 +70,14 @@ def test_no_label_is_needed(fit, prompts, folder: str, fusion: str) -> None:
 def test_class_names_of_the_data(fit, folder: str, num_classes: str | None) -> None:
     data = DigitsDataModule(**DIGITS)
     student = Net(num_classes=7 if num_classes == "data" else 10)
-    module = TMKDModule(ZeroShotCLIP(pretrained=folder), student, distiller=KD(), num_classes=num_classes, **ALONE)
+    module = tmkd_module(ZeroShotCLIP(pretrained=folder), student, distiller=KD(), num_classes=num_classes, **ALONE)
     fit(module, datamodule=data, max_epochs=1)
     torch.testing.assert_close(module.teacher.extractor.head.weight, rows(folder, data.class_phrases))
     assert not any(key.startswith("teacher") for key in module.state_dict())
 
 
 def test_names_of_the_module_and_of_other_data(fit, folder: str, loader) -> None:
-    module = TMKDModule(ZeroShotCLIP(pretrained=folder), Net(), distiller=KD(), class_names=CLASSES, **ALONE)
+    module = tmkd_module(ZeroShotCLIP(pretrained=folder), Net(), distiller=KD(), class_names=CLASSES, **ALONE)
     fit(module, train=loader(), max_epochs=1)
     torch.testing.assert_close(module.teacher.extractor.head.weight, rows(folder, CLASSES))
     module.class_names = ["sea", "sky", "sun"]
@@ -86,13 +86,13 @@ def test_names_of_the_module_and_of_other_data(fit, folder: str, loader) -> None
 
 
 def test_names_that_are_missing_or_in_another_order(fit, folder: str, loader) -> None:
-    module = TMKDModule(ZeroShotCLIP(pretrained=folder), Net(), distiller=KD(), **ALONE)
+    module = tmkd_module(ZeroShotCLIP(pretrained=folder), Net(), distiller=KD(), **ALONE)
     with pytest.raises(ValueError, match=r"no class names to write prompts with: .*ZeroShotCLIP\(class_names=...\)"):
         fit(module, train=loader())
     names = DigitsDataModule().class_names[::-1]
     teacher = ZeroShotCLIP(pretrained=folder, class_names=names)
     with pytest.raises(ValueError, match="in another order: class 0 is 'zero' in the data and 'nine' in ZeroShotCLIP"):
-        fit(TMKDModule(teacher, Net(num_classes=10), distiller=KD(), **ALONE), datamodule=DigitsDataModule(**DIGITS))
+        fit(tmkd_module(teacher, Net(num_classes=10), distiller=KD(), **ALONE), datamodule=DigitsDataModule(**DIGITS))
 
 
 def test_cache_computes_the_same_logits(fit, folder: str, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_cache_computes_the_same_logits(fit, folder: str, tmp_path: Path) -> Non
     for run in range(2):
         torch.manual_seed(0)
         cached = TeacherCache(str(tmp_path / "teachers"), dtype="float32")
-        module = TMKDModule(ZeroShotCLIP(pretrained=folder), Net(num_classes=10), distiller=KD(), **ALONE)
+        module = tmkd_module(ZeroShotCLIP(pretrained=folder), Net(num_classes=10), distiller=KD(), **ALONE)
         if run:
             module.teacher.frozen.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))
         data = DigitsDataModule(**DIGITS, augmentation_replicas=1)
@@ -164,7 +164,7 @@ def test_a_tuned_clip_from_a_file(fit, loader, folder: str, tmp_path: Path) -> N
     tuned = ZeroShotCLIP(pretrained=folder, class_names=CLASSES)
     torch.save({key: value + 1 for key, value in tuned.state_dict().items()}, tmp_path / "tuned.pt")
     teacher = ZeroShotCLIP(pretrained=folder)
-    module = TMKDModule(teacher, Net(), distiller=KD(), teacher_checkpoint=str(tmp_path / "tuned.pt"), **ALONE)
+    module = tmkd_module(teacher, Net(), distiller=KD(), teacher_checkpoint=str(tmp_path / "tuned.pt"), **ALONE)
     fit(module, train=loader(), max_epochs=1)
     assert teacher.head.weight.equal(tuned.head.weight + 1)
 
@@ -177,7 +177,7 @@ def test_teacher_checkpoint_from_a_server(fit, loader, tmp_path: Path) -> None:
     torch.save(trained.state_dict(), served / "teacher.pt")
     with serve(served) as server:
         url = f"{server.url}/teacher.pt?sig=5up3r"
-        module = TMKDModule(Net(), Net(), distiller=KD(), teacher_checkpoint=url, **ALONE)
+        module = tmkd_module(Net(), Net(), distiller=KD(), teacher_checkpoint=url, **ALONE)
         assert not server.asked
         trainer = fit(module, train=loader(), max_epochs=1)
     for key, value in module.teacher.extractor.network.state_dict().items():
@@ -191,4 +191,4 @@ def test_teacher_checkpoint_from_a_server(fit, loader, tmp_path: Path) -> None:
 
 def test_a_location_is_checked_when_the_module_is_built() -> None:
     with pytest.raises(ValueError, match=r"teacher_checkpoint='ftp://here/teacher.pt' is neither a path nor hf://"):
-        TMKDModule(Net(), Net(), teacher_checkpoint="ftp://here/teacher.pt")
+        tmkd_module(Net(), Net(), teacher_checkpoint="ftp://here/teacher.pt")

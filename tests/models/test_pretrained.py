@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from helpers.fake_datasets import Trap
-from tmkd_lightning import ClassifierModule, Extractor, TMKDModule
+from helpers.tiny import tmkd_module
+from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.models import Pretrained, PretrainedWeightsError, load_pretrained, load_weights
 from tmkd_lightning.models.pretrained import without_weights
 
@@ -191,7 +192,7 @@ def test_loading_something_else_leaves_it_pending() -> None:
         network.load_state_dict({"conv5.0.weight": torch.ones(1)}, strict=False)
     assert network.pending
     # modules give a teacher its own tensors when a checkpoint holds none: it must not take them for its weights
-    module = TMKDModule(network, Pretrained(SMALL, 3), text_weight=0, fusion="mean")
+    module = tmkd_module(network, Pretrained(SMALL, 3), text_weight=0, fusion="mean")
     module.load_state_dict({key: value + 1 for key, value in module.state_dict().items()})
     assert not module.student.pending
     assert module.teacher.extractor.network.pending

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
-from helpers.tiny import Net
+from helpers.tiny import Net, tmkd_module
 from helpers.tiny_clip import known_to_open_clip, tiny_clip, write_clip
-from tmkd_lightning import Extractor, TMKDModule
+from tmkd_lightning import Extractor
 from tmkd_lightning.models import PretrainedWeightsError, ZeroShotCLIP
 from tmkd_lightning.text import OpenCLIPTextEncoder
 from tmkd_lightning.text.openclip import clip_config
@@ -211,4 +211,4 @@ def test_another_number_of_names_than_classes(folder: str) -> None:
         r"teacher ZeroShotCLIP has 4 class names, but student Net has 3 classes: give ZeroShotCLIP\(class_names=\.\.\."
     )
     with pytest.raises(ValueError, match=message):
-        TMKDModule(clip, Net(), feature_weight=0, text_weight=0, fusion="mean")
+        tmkd_module(clip, Net(), feature_weight=0, text_weight=0, fusion="mean")

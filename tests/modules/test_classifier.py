@@ -12,8 +12,8 @@ from sklearn.metrics import recall_score, top_k_accuracy_score
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from helpers.tiny import make_images
-from tmkd_lightning import ClassifierModule, TMKDModule, View
+from helpers.tiny import make_images, tmkd_module
+from tmkd_lightning import ClassifierModule, View
 from tmkd_lightning.models import load_weights
 from tmkd_lightning.modules.optimizers import learning_rate_factor
 
@@ -89,7 +89,9 @@ def test_its_checkpoint_is_a_teacher(net, fit, tmp_path) -> None:
 
     again = net(16)
     load_weights(again, tmp_path / "teacher.ckpt")
-    taught = TMKDModule(net(16), net(), views=["rgb"], text_weight=0, teacher_checkpoint=str(tmp_path / "teacher.ckpt"))
+    taught = tmkd_module(
+        net(16), net(), views=["rgb"], text_weight=0, teacher_checkpoint=str(tmp_path / "teacher.ckpt")
+    )
     fit(taught, max_steps=1)
     for network in (again, taught.teacher.extractor.network):
         pairs = zip(network.state_dict().values(), module.network.state_dict().values(), strict=True)

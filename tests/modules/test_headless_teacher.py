@@ -11,8 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from helpers.tiny import Net, make_images, sgd
-from tmkd_lightning import TMKDModule
+from helpers.tiny import Net, make_images, sgd, tmkd_module
 from tmkd_lightning.distillers import AT, CATKD, KD, NST, PKT, RKD, SP, Distiller, QueueKL, Sum, VkD, WarmUp
 from tmkd_lightning.models import Probe
 
@@ -29,7 +28,7 @@ def headless(width: int = 16) -> Probe:
 def test_methods_that_read_embeddings_train(net, fit, loader, caplog, method) -> None:
     """Beside L_feat, on the mean of the views; nobody measures a teacher that knows no classes."""
     caplog.set_level(logging.INFO)
-    module = TMKDModule(headless(), net(), distiller=method(), optimizer=sgd, **EMBEDDINGS_ALONE)
+    module = tmkd_module(headless(), net(), distiller=method(), optimizer=sgd, **EMBEDDINGS_ALONE)
     assert module.teacher.extractor.num_classes == 3  # the student's
     trainer = fit(module, val=loader(), max_epochs=1)
     name = {RKD: "rkd", SP: "sp", QueueKL: "queue_kl"}[method]
@@ -40,7 +39,7 @@ def test_methods_that_read_embeddings_train(net, fit, loader, caplog, method) ->
 
 @pytest.mark.parametrize("method", [PKT(), AT(), NST(), VkD(), WarmUp(RKD()), WarmUp(Sum(QueueKL(), RKD()))])
 def test_more_methods_that_read_no_logits_train(net, fit, method) -> None:
-    module = TMKDModule(headless(), net(), distiller=method, optimizer=sgd, **EMBEDDINGS_ALONE)
+    module = tmkd_module(headless(), net(), distiller=method, optimizer=sgd, **EMBEDDINGS_ALONE)
     logged = fit(module, max_epochs=1).logged_metrics
     terms = {"PKT": ["pkt"], "AT": ["at"], "NST": ["nst"], "VkD": ["vkd"], "RKD": ["rkd"]}
     for name in terms.get(method.method_name, ["queue_kl", "rkd"]):
@@ -68,7 +67,7 @@ class ReadsBoth(Distiller):
     ],
 )
 def test_readers_of_logits_are_refused(net, fit, prompts, options, readers) -> None:
-    module = TMKDModule(headless(), net(), optimizer=sgd, **{**EMBEDDINGS_ALONE, **options})
+    module = tmkd_module(headless(), net(), optimizer=sgd, **{**EMBEDDINGS_ALONE, **options})
     before = [parameter.clone() for parameter in module.student.parameters()]
     with pytest.raises(
         ValueError, match=rf"^{readers} would read the logits of Probe\(Net\), which has no fitted head"
@@ -79,7 +78,7 @@ def test_readers_of_logits_are_refused(net, fit, prompts, options, readers) -> N
 
 def test_a_head_that_is_fitted_may_be_read(net, fit) -> None:
     teacher = headless()
-    module = TMKDModule(teacher, net(), distiller=KD(), optimizer=sgd, **EMBEDDINGS_ALONE)
+    module = tmkd_module(teacher, net(), distiller=KD(), optimizer=sgd, **EMBEDDINGS_ALONE)
     nn.init.normal_(teacher.head.weight)
     assert fit(module, max_epochs=1).logged_metrics["train/kd"] > 0
 
@@ -92,8 +91,8 @@ def test_images_without_labels(net, fit) -> None:
     """Nothing stands in for a label, unless nothing asks for one."""
     alone = {**EMBEDDINGS_ALONE, "distiller": QueueKL(), "optimizer": sgd}
     with pytest.raises(ValueError, match="but the teacher has no fitted head whose answer could stand in for it"):
-        fit(TMKDModule(headless(), net(), **alone), train=unlabelled())
-    trainer = fit(TMKDModule(headless(), net(), ce_weight=0, **alone), train=unlabelled(), max_epochs=1)
+        fit(tmkd_module(headless(), net(), **alone), train=unlabelled())
+    trainer = fit(tmkd_module(headless(), net(), ce_weight=0, **alone), train=unlabelled(), max_epochs=1)
     assert trainer.logged_metrics["train/ce"] == 0
     assert trainer.logged_metrics["train/queue_kl"] > 0
 
@@ -106,7 +105,7 @@ class Five(LightningDataModule):
 
 
 def test_classes_of_the_data(net, fit) -> None:
-    module = TMKDModule(headless(), net(), distiller=RKD(), num_classes="data", optimizer=sgd, **EMBEDDINGS_ALONE)
+    module = tmkd_module(headless(), net(), distiller=RKD(), num_classes="data", optimizer=sgd, **EMBEDDINGS_ALONE)
     fit(module, datamodule=Five(), max_epochs=1)
     assert module.teacher.extractor.num_classes == module.num_classes == 5
     assert not torch.any(module.teacher.extractor.head.weight)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import CutMix, MixUp
 
 from helpers.methods import METHODS, NEED_A_CLASS
-from helpers.tiny import make_images, sgd
+from helpers.tiny import make_images, sgd, tmkd_module
 from tmkd_lightning import ClassifierModule, TMKDModule, View
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.distillers import DKD, KD, NKD, RKD, SDD, WarmUp
@@ -27,7 +27,7 @@ ONE_HOT = F.one_hot(CLASSES, 3).float()
 def ready(net, **options) -> TMKDModule:
     """A module outside of a trainer, its losses kept in `logged_losses`."""
     torch.manual_seed(1)
-    module = TMKDModule(net(16), net(), **{"text_dim": 16, **options})
+    module = tmkd_module(net(16), net(), **{"text_dim": 16, **options})
     module.log = module.log_dict = lambda *args, **kwargs: None
     if module.prompt_bank is not None:
         shape = module.prompt_bank.embeddings.shape
@@ -158,10 +158,10 @@ def test_a_classifier_and_measuring_need_labels(net, fit, loader) -> None:
 
 def test_mix_is_refused_where_it_cannot_work(net, tmp_path, fit, prompts) -> None:
     with pytest.raises(ValueError, match="mix makes labels that are distributions, but Picky needs one class"):
-        TMKDModule(net(), net(), distiller=Picky(), mix=MixUp(num_classes=3))
+        tmkd_module(net(), net(), distiller=Picky(), mix=MixUp(num_classes=3))
     with pytest.raises(TypeError, match="mix must be a function"):
-        TMKDModule(net(), net(), mix=0.2)
-    module = TMKDModule(net(), net(), mix=MixUp(num_classes=3), optimizer=sgd)
+        tmkd_module(net(), net(), mix=0.2)
+    module = tmkd_module(net(), net(), mix=MixUp(num_classes=3), optimizer=sgd)
     with pytest.raises(ValueError, match="mix makes new ones at every step"):
         fit(module, callbacks=[prompts(), TeacherCache(str(tmp_path))])
     for wrong, message in (
@@ -232,7 +232,7 @@ def test_missing_labels_behind_a_foreign_hook_are_refused_or_filled(net, fit) ->
     with pytest.raises(ValueError, match=r"without a label .* a classifier learns from labels"):
         fit(module, datamodule=OwnTransfer())
     assert module.trainer.global_step == 1
-    distilled = TMKDModule(net(16), net(), distiller=KD(), text_weight=0, fusion="mean", optimizer=sgd)
+    distilled = tmkd_module(net(16), net(), distiller=KD(), text_weight=0, fusion="mean", optimizer=sgd)
     fit(distilled, datamodule=OwnTransfer())
     assert distilled.trainer.global_step == 4
 
@@ -290,9 +290,9 @@ def test_same_view_runs_the_teacher_once_an_image(net) -> None:
 
 def test_a_view_that_the_teacher_lacks_has_no_answer(net) -> None:
     with pytest.raises(ValueError, match=r"needs the teacher's answer to \['negative'\], which views leaves out"):
-        TMKDModule(net(), net(), student_views=["rgb", NEGATIVE], student_target="same_view")
+        tmkd_module(net(), net(), student_views=["rgb", NEGATIVE], student_target="same_view")
     with pytest.raises(ValueError, match="student_view_shares must be 2 positive numbers"):
-        TMKDModule(net(), net(), student_views=["rgb", "edge"], student_view_shares=[1.0, 0.0])
+        tmkd_module(net(), net(), student_views=["rgb", "edge"], student_view_shares=[1.0, 0.0])
 
 
 def test_a_missing_label_makes_no_number_where_it_is_measured(net) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from tmkd_lightning import ClassifierModule, Extractor, TMKDModule, View
+from helpers.tiny import tmkd_module
+from tmkd_lightning import PAPER, ClassifierModule, Extractor, TMKDModule, View
 from tmkd_lightning.callbacks import PromptEmbeddings, StepSeeds, TeacherAccuracyCheck
 from tmkd_lightning.distillers import KD, Distiller
 from tmkd_lightning.feature_extraction.output import MissingPartError
@@ -52,7 +53,7 @@ def test_total_loss_is_equation_12_written_out(net) -> None:
     """No two numbers are the same, and the views weigh differently, so that none can stand for another."""
     numbers = {"temperature": 2.0, "feature_temperature": 3.0, "text_temperature": 0.5, "noise_scale": 0.0}
     factors = {"ce_weight": 0.3, "logit_weight": 1.1, "feature_weight": 0.7, "text_weight": 0.6}
-    module = filled(TMKDModule(net(16), net(), fusion_objective="distillation", **numbers, **factors))
+    module = filled(tmkd_module(net(16), net(), fusion_objective="distillation", **numbers, **factors))
     with torch.no_grad():
         module.teacher.weight_net.output.weight.mul_(100)
         module.teacher.extractor.head.weight.mul_(10)
@@ -87,20 +88,31 @@ def test_total_loss_is_equation_12_written_out(net) -> None:
 
 
 def test_defaults_of_the_loss(net) -> None:
-    """Weights, temperatures and noise as docs/method.md states them."""
+    """Weights, temperatures and noise as docs/method.md states them: no texts, no views, a strong feature loss."""
     module = TMKDModule(net(16), net())
+    logit, feature = module.distiller.parts
+    assert (module.ce_weight, logit.weight, feature.weight, module.text_alignment) == (1.0, 1.0, 50.0, None)
+    assert (logit.temperature, feature.temperature, feature.noise_scale) == (4.0, 1.0, 0.1)
+    assert (module.views.names, module.teacher.weight_net, module.fusion_objective) == (("rgb",), None, "label")
+    assert module.prompt_bank is None  # so that nothing asks for CLIP
+    assert not any(extractor.keep_map for extractor in module.extractors())  # nothing reads maps
+
+
+def test_the_papers_settings(net) -> None:
+    module = TMKDModule(net(16), net(), **PAPER)
     logit, feature = module.distiller.parts
     assert (module.ce_weight, logit.weight, feature.weight, module.text_alignment.weight) == (1.0, 1.0, 1.0, 0.8)
     temperatures = logit.temperature, feature.temperature, module.text_alignment.temperature
     assert (*temperatures, feature.noise_scale) == (4.0, 4.0, 0.07, 0.1)
-    assert (module.views.names, module.fusion_objective) == (("rgb", "edge", "high_frequency"), "label")
+    assert (module.views.names, module.fusion_objective) == (("rgb", "edge", "high_frequency"), "distillation")
+    assert module.student_views.views.names == ("rgb",)
     assert (module.teacher.weight_net.hidden.out_features, module.text_alignment.image_head.out_features) == (256, 128)
     assert not any(extractor.keep_map for extractor in module.extractors())  # nothing reads maps
 
 
 def test_numbers_reach_the_parts_that_they_are_of(net) -> None:
     numbers = {"fusion_hidden": 5, "text_head_dim": 7, "noise_scale": 0.4, "text_negatives": 6, "teacher_chunk": 4}
-    module = TMKDModule(net(16), net(), text_dim=20, **numbers)
+    module = tmkd_module(net(16), net(), text_dim=20, **numbers)
     assert module.teacher.weight_net.hidden.weight.shape == (5, 60)
     assert module.text_alignment.text_head.weight.shape == (7, 20)
     assert (module.distiller.parts[1].noise_scale, module.text_alignment.negatives) == (0.4, 6)
@@ -110,7 +122,7 @@ def test_numbers_reach_the_parts_that_they_are_of(net) -> None:
 def test_plain_kd_is_a_hand_written_loop_bit_for_bit(net, loader, fit) -> None:
     teacher, student = net(16), net()
     by_hand, record = copy.deepcopy(student).to(memory_format=torch.channels_last), Record()
-    module = TMKDModule(
+    module = tmkd_module(
         teacher,
         student,
         distiller=KD(weight=0.9),
@@ -150,7 +162,7 @@ def test_plain_kd_is_a_hand_written_loop_bit_for_bit(net, loader, fit) -> None:
 
 
 def test_training_moves_everything_but_the_teacher(net, prompts, fit) -> None:
-    module = TMKDModule(net(16), net(), **FAST)
+    module = tmkd_module(net(16), net(), **FAST)
     before = copy.deepcopy(module)
     fit(module, callbacks=[prompts()])
 
@@ -169,7 +181,7 @@ def test_training_moves_everything_but_the_teacher(net, prompts, fit) -> None:
 
 def test_fusion_learns_from_the_label_alone_when_told_to(net) -> None:
     torch.manual_seed(0)
-    module = filled(TMKDModule(net(16), net(), fusion_objective="label"))
+    module = filled(tmkd_module(net(16), net(), fusion_objective="label"))
     image, label = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     module.training_step((image, label), 0).backward()
     got = [p.grad.clone() for p in module.teacher.weight_net.parameters()]
@@ -180,7 +192,7 @@ def test_fusion_learns_from_the_label_alone_when_told_to(net) -> None:
 
 
 def test_distillation_losses_reach_the_weight_net(net) -> None:
-    module = filled(TMKDModule(net(16), net(), fusion_objective="distillation", text_weight=0))
+    module = filled(tmkd_module(net(16), net(), fusion_objective="distillation", text_weight=0))
     module.training_step((torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])), 0).backward()
     assert all(p.grad.abs().sum() > 0 for p in module.teacher.weight_net.parameters())
     assert all(p.grad is None for p in module.teacher.frozen.parameters())
@@ -188,7 +200,7 @@ def test_distillation_losses_reach_the_weight_net(net) -> None:
 
 def test_fusion_by_image_tells_images_of_one_class_apart(net) -> None:
     torch.manual_seed(0)
-    module = filled(TMKDModule(net(16), net(), fusion="image"))
+    module = filled(tmkd_module(net(16), net(), fusion="image"))
     image, label = torch.rand(4, 3, 8, 8), torch.tensor([1, 1, 1, 1])
     module.training_step((image, label), 0).backward()
     evidence = module.teacher.weight_net.evidence.weight
@@ -205,7 +217,7 @@ def test_fusion_by_image_tells_images_of_one_class_apart(net) -> None:
 
 
 def test_mean_fusion_weighs_views_equally(net) -> None:
-    module = TMKDModule(net(16), net(), fusion="mean", text_weight=0)
+    module = tmkd_module(net(16), net(), fusion="mean", text_weight=0)
     module.log_dict = lambda *args, **kwargs: None
     image, label = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
     teacher = module.teacher.frozen
@@ -216,7 +228,7 @@ def test_mean_fusion_weighs_views_equally(net) -> None:
 
 def test_normalised_batches_give_the_losses_of_plain_ones(net) -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    plain = filled(TMKDModule(net(16), net(), noise_scale=0))
+    plain = filled(tmkd_module(net(16), net(), noise_scale=0))
     image, label = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
     normalised = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     expected = plain.training_step((image, label), 0)
@@ -241,7 +253,7 @@ def checkpointed(fit, prompts, tmp_path):
 
 @pytest.mark.parametrize("callbacks", [[], [WeightAveraging()]], ids=["as it is", "averaged"])
 def test_checkpoint_is_small_safe_and_without_the_teacher(net, checkpointed, callbacks) -> None:
-    module = TMKDModule(net(256), net(64), optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9))
+    module = tmkd_module(net(256), net(64), optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9))
     path = checkpointed(module, *callbacks)
     content = torch.load(path, weights_only=True)
     state = content["state_dict"]
@@ -261,7 +273,7 @@ def test_student_needs_no_teacher_file_and_has_its_statistics(net, checkpointed,
     torch.save(net(16).state_dict(), teacher_file)
     student = Extractor(net(), mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
     options = {"teacher_checkpoint": str(teacher_file), "class_names": ["r", "g", "b"], **FAST}
-    module = TMKDModule(net(16), student, **options)
+    module = tmkd_module(net(16), student, **options)
     path = checkpointed(module)
     assert all(a.equal(b) for a, b in zip(torch.load(teacher_file).values(), teacher_state(module), strict=True))
     teacher_file.unlink()
@@ -281,7 +293,7 @@ def teacher_state(module: TMKDModule):
 
 
 def test_teacher_keys_of_a_foreign_checkpoint_are_passed_over_and_others_are_not(net) -> None:
-    module = TMKDModule(net(16), net())
+    module = tmkd_module(net(16), net())
     before = copy.deepcopy(list(teacher_state(module)))
     state = dict(module.state_dict())
     module.load_state_dict({**state, "teacher.extractor.network.conv.weight": torch.zeros(1)})
@@ -295,7 +307,7 @@ def test_teacher_keys_of_a_foreign_checkpoint_are_passed_over_and_others_are_not
 
 def test_own_views_are_trained_on_and_must_be_passed_again(net, checkpointed) -> None:
     negative = View("negative", lambda image: 1 - image, "a negative of a {class}")
-    module = TMKDModule(net(16), net(), views=["rgb", negative], **FAST)
+    module = tmkd_module(net(16), net(), views=["rgb", negative], **FAST)
     path = checkpointed(module)
     shares = [module.trainer.logged_metrics[f"fusion/{name}"].item() for name in ("rgb", "negative")]
     assert sum(shares) == pytest.approx(1)
@@ -312,12 +324,12 @@ def test_own_views_are_trained_on_and_must_be_passed_again(net, checkpointed) ->
 def test_a_pair_that_is_refused_stays_trainable(net) -> None:
     one = net()
     with pytest.raises(ValueError, match=r"share weights.*deepcopy"):
-        TMKDModule(one, one)
+        tmkd_module(one, one)
     assert all(parameter.requires_grad for parameter in one.parameters())
     with pytest.raises(ValueError, match="teacher Net has 4 classes, student Net has 3"):
-        TMKDModule(net(8, 4), net())
+        tmkd_module(net(8, 4), net())
     with pytest.raises(ValueError, match="student Net has nothing to train"):
-        TMKDModule(net(), net().requires_grad_(False))
+        tmkd_module(net(), net().requires_grad_(False))
 
 
 class ReadsMaps(Distiller):
@@ -376,7 +388,7 @@ MISSPELT = (
 def test_bad_arguments_are_refused_at_once(net, options, message) -> None:
     error = TypeError if message.endswith(("got str", "got Linear")) else (ValueError, TypeError)
     with pytest.raises(error, match=message):
-        TMKDModule(net(), net(), **options)
+        tmkd_module(net(), net(), **options)
 
 
 class NoMap(nn.Sequential):
@@ -386,13 +398,13 @@ class NoMap(nn.Sequential):
 
 def test_method_that_reads_maps_gets_them_or_refuses_before_the_first_step(net, fit) -> None:
     options = {"views": ["rgb"], "text_weight": 0, "distiller": ReadsMaps()}
-    fit(TMKDModule(net(16), net(), **options), max_steps=1)
-    module = TMKDModule(NoMap(), net(), **options)
+    fit(tmkd_module(net(16), net(), **options), max_steps=1)
+    module = tmkd_module(NoMap(), net(), **options)
     before = copy.deepcopy(module.student.state_dict())
     with pytest.raises(MissingPartError, match="ReadsMaps reads feature_map, but NoMap has no"):
         fit(module)
     assert all(a.equal(b) for a, b in zip(before.values(), module.student.state_dict().values(), strict=True))
-    module = TMKDModule(net(16), net(), **options | {"distiller": ForgetsToSay()})
+    module = tmkd_module(net(16), net(), **options | {"distiller": ForgetsToSay()})
     with pytest.raises(MissingPartError, match=r"no feature_map .* only if it names 'feature_map' in reads"):
         fit(module, max_steps=1)
 
@@ -404,13 +416,13 @@ def test_what_is_missing_is_noticed_before_training(net, fit, tmp_path) -> None:
 
     asked: list[Idle] = []
     with pytest.raises(FileNotFoundError, match=r"gone\.ckpt"):
-        fit(TMKDModule(net(), net(), teacher_checkpoint=str(tmp_path / "gone.ckpt")), callbacks=[Idle()])
+        fit(tmkd_module(net(), net(), teacher_checkpoint=str(tmp_path / "gone.ckpt")), callbacks=[Idle()])
     assert asked == []  # named before any prompt is encoded
     with pytest.raises(ValueError, match="add the callback PromptEmbeddings"):
-        fit(TMKDModule(net(), net()), callbacks=[Idle()])
+        fit(tmkd_module(net(), net()), callbacks=[Idle()])
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "teacher.pt")
     with pytest.raises(ValueError, match=r"missing keys: conv\.weight"):
-        fit(TMKDModule(net(), net(), teacher_checkpoint=str(tmp_path / "teacher.pt")), callbacks=[Idle()])
+        fit(tmkd_module(net(), net(), teacher_checkpoint=str(tmp_path / "teacher.pt")), callbacks=[Idle()])
 
 
 # Callbacks
@@ -418,7 +430,7 @@ def test_what_is_missing_is_noticed_before_training(net, fit, tmp_path) -> None:
 
 def test_callbacks_are_supplied_only_where_missing_and_do_a_classifier_no_harm(net, prompts, fit, loader) -> None:
     mine = [prompts(), TeacherAccuracyCheck(batches=0)]
-    trainer = fit(TMKDModule(net(), net()), callbacks=[*mine], max_steps=1)
+    trainer = fit(tmkd_module(net(), net()), callbacks=[*mine], max_steps=1)
     assert [c for c in trainer.callbacks if isinstance(c, (PromptEmbeddings, TeacherAccuracyCheck))] == mine
     fit(ClassifierModule(net()), val=loader(), callbacks=[prompts(), TeacherAccuracyCheck()], max_steps=1)
 
@@ -427,7 +439,7 @@ def test_callbacks_are_supplied_only_where_missing_and_do_a_classifier_no_harm(n
 
 
 def test_ddp_leaves_teacher_and_bank_alone(net) -> None:
-    module = TMKDModule(net(16), net())
+    module = tmkd_module(net(16), net())
     ignored = set(module._ddp_params_and_buffers_to_ignore)
     everything = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
     assert ignored == {name for name in everything if name.startswith(("teacher.frozen.", "prompt_bank."))}
@@ -436,7 +448,7 @@ def test_ddp_leaves_teacher_and_bank_alone(net) -> None:
 
 def test_heads_have_a_learning_rate_of_their_own_and_all_follow_the_schedule(net, prompts, fit) -> None:
     """24 steps: warm-up 1, a tenth after 15, 18, 21."""
-    module, record = TMKDModule(net(16), net(), head_lr_factor=10, **FAST), Record()
+    module, record = tmkd_module(net(16), net(), head_lr_factor=10, **FAST), Record()
     fit(module, callbacks=[prompts(), record], max_epochs=6)
     exponents = [[math.log10(rate / 0.05) for rate in rates] for rates in record.rates]
     network, heads = zip(*exponents, strict=True)
@@ -453,20 +465,20 @@ def test_heads_have_a_learning_rate_of_their_own_and_all_follow_the_schedule(net
 def test_student_that_was_left_evaluating_is_woken(net, fit) -> None:
     student = net().eval()
     with pytest.warns(UserWarning, match="Net was in evaluation mode and is put into training mode"):
-        fit(TMKDModule(net(16), student, views=["rgb"], text_weight=0), max_steps=1)
+        fit(tmkd_module(net(16), student, views=["rgb"], text_weight=0), max_steps=1)
     assert student.bn.num_batches_tracked == 1
 
 
 def test_module_as_teacher_keeps_its_statistics(net) -> None:
     trained = ClassifierModule(Extractor(net(16), mean=(0.1, 0.2, 0.3), std=(1, 2, 3))).eval()
     image = torch.rand(2, 3, 8, 8)
-    assert TMKDModule(trained, net()).teacher.frozen(image).logits.equal(trained(image))
+    assert tmkd_module(trained, net()).teacher.frozen(image).logits.equal(trained(image))
 
 
 def test_networks_are_laid_out_for_fast_convolutions_and_stay_the_same(net, fit) -> None:
     """Whatever integers the labels are."""
     rows = [(torch.rand(3, 8, 8), torch.tensor(index % 3, dtype=torch.int32)) for index in range(6)]
-    module = TMKDModule(net(16), net(), views=["rgb"], text_weight=0, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    module = tmkd_module(net(16), net(), views=["rgb"], text_weight=0, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
     before = {key: value.clone() for key, value in module.student.named_parameters()}
     fit(module, train=DataLoader(rows, batch_size=3), max_epochs=1)
     for network in (module.student, module.teacher.extractor.network):
@@ -476,7 +488,7 @@ def test_networks_are_laid_out_for_fast_convolutions_and_stay_the_same(net, fit)
 
 def test_views_are_weighed_for_the_classes_of_the_batch_alone(net) -> None:
     """Eleven classes and four images: the same weights and gradients as from all classes, from four rows."""
-    module = TMKDModule(net(16, num_classes=11), net(num_classes=11))
+    module = tmkd_module(net(16, num_classes=11), net(num_classes=11))
     module.prompt_bank.fill(torch.randn(3, 11, 512), torch.randn(11, 512))
     label, given = torch.tensor([9, 2, 9, 0]), []
     module.teacher.weight_net.register_forward_pre_hook(lambda _, args: given.append(len(args[0])))
@@ -504,7 +516,7 @@ def test_sampled_negatives_are_those_of_the_step(net, prompts, fit) -> None:
     states = []
     for callbacks in ([], [Draws()]):
         torch.manual_seed(0)
-        module = TMKDModule(*copy.deepcopy(networks), text_negatives=1, optimizer=FAST["optimizer"])
+        module = tmkd_module(*copy.deepcopy(networks), text_negatives=1, optimizer=FAST["optimizer"])
         fit(module, callbacks=[prompts(), StepSeeds(5), *callbacks], max_epochs=1)
         states.append(module.state_dict())
     assert all(value.equal(states[1][key]) for key, value in states[0].items())

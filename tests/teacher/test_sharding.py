@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.torch_version import TorchVersion
 
-from helpers.tiny import Net, sgd
+from helpers.tiny import Net, sgd, tmkd_module
 from integration.sharded_teacher import ALONE, Block, Blocks
 from tmkd_lightning import Ensemble, Extractor, TMKDModule
 from tmkd_lightning.distillers import KD
@@ -85,7 +85,7 @@ def test_one_process_keeps_the_whole_teacher_and_says_so(fit, loader, caplog) ->
     students = []
     for sharded in (False, True):
         torch.manual_seed(0)
-        module = TMKDModule(Blocks(), Net(), distiller=KD(), optimizer=sgd, teacher_sharded=sharded, **ALONE)
+        module = tmkd_module(Blocks(), Net(), distiller=KD(), optimizer=sgd, teacher_sharded=sharded, **ALONE)
         with caplog.at_level("INFO"):  # another test may have asked for less
             fit(module, train=loader(), max_epochs=1)
         students.append(module.student.state_dict())
@@ -96,7 +96,7 @@ def test_one_process_keeps_the_whole_teacher_and_says_so(fit, loader, caplog) ->
 
 def test_what_does_not_go_together(group, monkeypatch) -> None:
     def build(**options) -> TMKDModule:
-        return TMKDModule(Blocks(), Net(), distiller=KD(), teacher_sharded=True, **options, **ALONE)
+        return tmkd_module(Blocks(), Net(), distiller=KD(), teacher_sharded=True, **options, **ALONE)
 
     for name, value in (("teacher_device", "cpu"), ("compile", True)):
         with pytest.raises(ValueError, match=f"^{name} does not go with teacher_sharded=True: leave one of the two"):

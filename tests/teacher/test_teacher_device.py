@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.tiny import Net, sgd
+from helpers.tiny import Net, sgd, tmkd_module
 from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.distillers import CATKD, KD
 from tmkd_lightning.teacher.frozen import FrozenTeacher
@@ -17,7 +17,7 @@ PARTS = ("logits", "embedding", "feature_map", "head_weight")
 
 def module_with(device: str | None, **options: Any) -> TMKDModule:
     options = {"views": ["rgb"], "feature_weight": 0, "text_weight": 0, "optimizer": sgd, **options}
-    return TMKDModule(Net(16), Net(), distiller=KD(), teacher_device=device, **options)
+    return tmkd_module(Net(16), Net(), distiller=KD(), teacher_device=device, **options)
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
@@ -76,7 +76,7 @@ def test_images_go_to_the_teacher_and_answers_come_back() -> None:
 def test_a_pinned_teacher_trains_a_student_as_any_other(fit: Any, loader: Any) -> None:
     teacher, student, students = Net(16), Net(), []
     for device in (None, "cpu"):
-        module = TMKDModule(
+        module = tmkd_module(
             copy.deepcopy(teacher), copy.deepcopy(student), distiller=CATKD(), views=["rgb", "edge"], fusion="mean",
             feature_weight=0, text_weight=0, optimizer=sgd, teacher_device=device,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from helpers.tiny import Net, sgd
+from helpers.tiny import Net, sgd, tmkd_module
 from tmkd_lightning import Ensemble, Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.data import DigitsDataModule
@@ -45,7 +45,7 @@ def test_it_computes_in_its_dtype_beside_a_student_in_any(fit, loader, dtype, pr
     torch.manual_seed(0)
     network, images, kind = trained_net(), torch.rand(4, 3, 8, 8), getattr(torch, dtype)
     expected = by_hand(network, images, kind)
-    module = TMKDModule(network, Net(), distiller=CATKD(), teacher_dtype=dtype, teacher_device="cpu", **ALONE)
+    module = tmkd_module(network, Net(), distiller=CATKD(), teacher_dtype=dtype, teacher_device="cpu", **ALONE)
     seen: set[tuple[torch.dtype, torch.dtype]] = set()
     network.register_forward_hook(lambda _, given, logits: seen.add((given[0].dtype, logits.dtype)))
     fit(module, train=loader(), val=loader(), max_epochs=1, precision=precision)
@@ -65,7 +65,7 @@ def test_without_a_batch_norm_it_is_the_network_made_half(dtype) -> None:
     images, kind = torch.rand(5, 3, 8, 8), getattr(torch, dtype)
     expected = by_hand(network, images, kind)
     before = sum(part.numel() * part.element_size() for part in network.parameters())
-    teacher = TMKDModule(network, Net(), distiller=KD(), teacher_dtype=dtype, **ALONE).teacher.frozen
+    teacher = tmkd_module(network, Net(), distiller=KD(), teacher_dtype=dtype, **ALONE).teacher.frozen
     assert sum(part.numel() * part.element_size() for part in teacher.parameters()) * 2 == before
     assert teacher(images).logits.equal(expected)
     assert not teacher(images).logits.requires_grad
@@ -73,7 +73,7 @@ def test_without_a_batch_norm_it_is_the_network_made_half(dtype) -> None:
 
 def test_a_half_network_may_be_made_float32_and_none_leaves_it() -> None:
     for dtype, kind in (("float32", torch.float32), (None, torch.float16)):
-        module = TMKDModule(Net(16).half(), Net(), distiller=KD(), teacher_dtype=dtype, **ALONE)
+        module = tmkd_module(Net(16).half(), Net(), distiller=KD(), teacher_dtype=dtype, **ALONE)
         assert module.teacher.frozen(torch.rand(2, 3, 8, 8)).logits.dtype == kind
         assert {part.dtype for part in module.teacher.frozen.parameters()} == {kind}
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_in_float32_is_read_into_half_weights(fit, loader, tmp_path
     file, kind, trained = tmp_path / "teacher.pt", getattr(torch, dtype), trained_net()
     torch.save(trained.state_dict(), file)
     network = Net(16)
-    module = TMKDModule(network, Net(), distiller=KD(), teacher_dtype=dtype, teacher_checkpoint=str(file), **ALONE)
+    module = tmkd_module(network, Net(), distiller=KD(), teacher_dtype=dtype, teacher_checkpoint=str(file), **ALONE)
     assert {network.conv.weight.dtype, network.fc.weight.dtype, network.fc.bias.dtype} == {kind}
     trainer = fit(module, train=loader(), max_epochs=1)
     assert network.fc.weight.equal(trained.fc.weight.to(kind))
@@ -103,7 +103,7 @@ def test_a_checkpoint_in_float32_is_read_into_half_weights(fit, loader, tmp_path
 def test_members_of_an_ensemble_are_half_and_their_average_is_not() -> None:
     members, images = [trained_net(), trained_net()], torch.rand(4, 3, 8, 8)
     answers = [by_hand(each, images, torch.bfloat16).float().softmax(1) for each in members]
-    module = TMKDModule(Ensemble(members), Net(), distiller=KD(), teacher_dtype="bfloat16", **ALONE)
+    module = tmkd_module(Ensemble(members), Net(), distiller=KD(), teacher_dtype="bfloat16", **ALONE)
     logits = module.teacher.frozen(images).logits
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits.exp(), torch.stack(answers).mean(0))
@@ -124,7 +124,7 @@ def test_each_dtype_has_a_cache_and_a_weight_net_trains_on_it(fit, prompts, tmp_
         torch.manual_seed(0)
         data = DigitsDataModule(train_samples=20, batch_size=10, image_size=16, augmentation_replicas=1)
         options = {"views": ["rgb", "edge"], "optimizer": sgd, "teacher_checkpoint": file}
-        module = TMKDModule(trained_net(10), Net(num_classes=10), distiller=KD(), teacher_dtype=dtype, **options)
+        module = tmkd_module(trained_net(10), Net(num_classes=10), distiller=KD(), teacher_dtype=dtype, **options)
         fresh = [value.clone() for value in module.teacher.weight_net.parameters()]
         callbacks = [prompts(class_names=None), TeacherCache(str(tmp_path / "cache"), "float32")]
         fit(module, datamodule=data, max_epochs=2, callbacks=callbacks, limit_val_batches=0, precision=precision)
@@ -154,7 +154,7 @@ def test_a_network_that_float16_cannot_hold_is_told_what_can(fit, loader) -> Non
     network.fc.bias.data.fill_(65000)
     network.fc.weight.data.fill_(1e4)
     with pytest.raises(ValueError, match="not finite on the first batch, in float16, which ends at 65504: take bfl"):
-        fit(TMKDModule(network, Net(), distiller=KD(), teacher_dtype="float16", **ALONE), train=loader())
+        fit(tmkd_module(network, Net(), distiller=KD(), teacher_dtype="float16", **ALONE), train=loader())
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -170,11 +170,11 @@ def test_a_statistic_that_becomes_infinite_is_named(fit, loader, tmp_path, from_
     options = ALONE | ({"teacher_checkpoint": str(tmp_path / "large.pt")} if from_file else {})
     held = network if from_file else large
     with pytest.raises(ValueError, match=r"network\.1\.running_var is beyond 65504, where float16 ends: take bfloat16"):
-        fit(TMKDModule(copy.deepcopy(held), Net(), distiller=KD(), teacher_dtype="float16", **options), train=loader())
-    fit(TMKDModule(held, Net(), distiller=KD(), teacher_dtype="bfloat16", **options), train=loader(), max_epochs=1)
+        fit(tmkd_module(copy.deepcopy(held), Net(), distiller=KD(), teacher_dtype="float16", **options), train=loader())
+    fit(tmkd_module(held, Net(), distiller=KD(), teacher_dtype="bfloat16", **options), train=loader(), max_epochs=1)
 
 
 @pytest.mark.parametrize("wrong", ["half", "fp16", torch.float16, ""])
 def test_a_wrong_name(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"teacher_dtype must be one of \['float32', 'float16', 'bfloat16'\], got "):
-        TMKDModule(Net(16), Net(), distiller=KD(), teacher_dtype=wrong, **ALONE)
+        tmkd_module(Net(16), Net(), distiller=KD(), teacher_dtype=wrong, **ALONE)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from tmkd_lightning import PAPER
 from tmkd_lightning.cli.new_data import Data, Sizes, relative
 from tmkd_lightning.cli.new_networks import Method, Network
 from tmkd_lightning.utils.messages import printable
@@ -15,7 +16,6 @@ from tmkd_lightning.utils.messages import printable
 TEACHER, STUDENT = "teacher.yaml", "student.yaml"
 CHECKPOINT = "runs/student/best.ckpt"
 CLIP_WIDTH = 512
-_VIEWS = ["rgb", "edge", "high_frequency"]
 
 _DATA = """\
     optimizer:
@@ -94,7 +94,7 @@ _NOTES = {  # behind arguments, by their names
     "distiller": "the method; docs/methods/index.md has all, with their weights",
     "views": "what the teacher sees of each image",
     "view_shares": "of each training image, one view is drawn: the teacher learns to read them all",
-    "feature_weight": "weight of TMKD's loss between embeddings",
+    "feature_weight": "weight of the loss between embeddings; 50, the default, gained where it was measured",
     "logit_weight": "weight of TMKD's loss between logits",
     "text_weight": "weight of TMKD's loss between the student and the texts",
     "fusion": "no texts: all views count the same",
@@ -144,8 +144,9 @@ class Plan(NamedTuple):
 def module_settings(method: Method, teacher: Network, texts: Texts) -> dict[str, Any]:
     """Arguments of the student's `TMKDModule` beside networks, distiller and optimizer."""
     if not method.tmkd:
-        return {"views": ["rgb"], "feature_weight": 0, "logit_weight": 0, "text_weight": 0}
-    settings: dict[str, Any] = {"views": _VIEWS}
+        return {"feature_weight": 0, "logit_weight": 0}
+    settings = {name: PAPER[name] for name in ("feature_weight", "feature_temperature", "text_weight")}
+    settings = {"views": list(PAPER["views"])} | settings
     if teacher.is_clip:  # whose embedding has length 1: its softmax is nearly uniform
         settings["feature_weight"] = 0
     if texts.width is None:
@@ -157,7 +158,7 @@ def module_settings(method: Method, teacher: Network, texts: Texts) -> dict[str,
 
 def teacher_config(plan: Plan) -> str:
     """The text of ``teacher.yaml``."""
-    settings = {"views": _VIEWS, "view_shares": [0.4, 0.3, 0.3]} if plan.method.tmkd else {}
+    settings = {"views": list(PAPER["views"]), "view_shares": [0.4, 0.3, 0.3]} if plan.method.tmkd else {}
     return _fill(_TEACHER, plan, plan.teacher, settings=_arguments(settings))
 
 
