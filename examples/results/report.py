@@ -54,13 +54,13 @@ def main() -> None:
 
 def all_tables() -> dict[str, str]:
     """Every table by its name."""
-    folders = {name: HERE / name for name in SETS if (HERE / name / "teacher_views.json").exists()}
+    folders = {name: HERE / name for name in SETS if (HERE / name / "kd+plain_0.json").exists()}
     corrected = holm({(name, *key): p for name, folder in folders.items() for key, p in p_values(folder).items()})
     tables = {}
     for name, folder in folders.items():
         own = {key[1:]: p for key, p in corrected.items() if key[0] == name}
-        frames = {
-            "teachers": teachers(folder),
+        frames = {"teachers": teachers(folder)} if (folder / "teacher_views.json").exists() else {}
+        frames |= {
             "methods": methods(folder),
             "gains": gains(folder, own),
             "controls": controls(folder),

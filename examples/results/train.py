@@ -41,6 +41,7 @@ def accuracy(network: nn.Module, data: ImageDataModule, names: Sequence[str | Vi
     """Top-1 in % on each of some views, of the mean of their logits, and where any view is right."""
     data.setup("test")
     extractor = network if isinstance(network, Extractor) else Extractor(network)
+    extractor.to(memory_format=torch.channels_last)
     frozen, views = FrozenTeacher(extractor), MultiView(names)
     right = torch.zeros(len(views) + 2)
     for image, label in data.test_dataloader():
