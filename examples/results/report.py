@@ -35,10 +35,9 @@ COLUMNS = {
     "+ TMKD, student on views": "seen",
     "+ noise and blur": "generic",
     "+ strong feature loss": "feature",
+    "+ TMKD, strong feature loss, no text loss": "tmkd_feature",
 }
-CLAIMED = {
-    title: COLUMNS[title] for title in ("+ TMKD of the paper", "+ TMKD, student on views", "+ strong feature loss")
-}
+CLAIMED = {title: kind for title, kind in COLUMNS.items() if kind in ("paper", "seen", "feature", "tmkd_feature")}
 MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 
 
@@ -170,7 +169,6 @@ def controls(folder: Path) -> pd.DataFrame:
         "KD, student on TrivialAugment, target RGB": "kd+trivial",
         "KD + TMKD": "kd+tmkd",
         "KD + TMKD, no text loss": "kd+tmkd_no_text",
-        "KD + TMKD, no text loss, strong feature loss": "kd+tmkd_feature",
         "KD + TMKD, texts of other classes": "kd+tmkd@permuted",
         "KD + TMKD, random texts": "kd+tmkd@random",
         "KD + TMKD, student on views": "kd+seen",
