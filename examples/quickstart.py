@@ -52,7 +52,8 @@ def main() -> None:
 def train(row: str, module: type, name: str, seed: int) -> tuple[float, float]:
     """Test accuracies in %, of the best and of the last epoch."""
     print(f"\n=== {row}: tmkd fit --config examples/{name}.yaml --seed_everything {seed} ===")
-    tmkd(["fit", "--config", str(EXAMPLES / f"{name}.yaml"), "--seed_everything", str(seed), "--data.seed", str(seed)])
+    seeds = ["--seed_everything", str(seed), "--data.seed", str(seed)]
+    tmkd(["fit", "--config", str(EXAMPLES / f"{name}.yaml"), "--trainer.check_val_every_n_epoch", "2", *seeds])
     return accuracy(module, name, "best"), accuracy(module, name, "last")
 
 

@@ -25,7 +25,12 @@ from tabulator import format_gain, format_mean
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
-SETS = {"cifar10": "CIFAR-10 (JPEG)", "cub50": "CUB-50", "cub50_pretrained": "CUB-50, student from ImageNet"}
+SETS = {
+    "cifar10": "CIFAR-10 (JPEG)",
+    "cifar10_other_teacher": "CIFAR-10, another teacher",
+    "cub50": "CUB-50",
+    "cub50_pretrained": "CUB-50, student from ImageNet",
+}
 SEEDS, TUNING_SEEDS = 5, 3
 COLUMNS = {
     "as published": "plain",
