@@ -13,7 +13,7 @@ QUICK = -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
 .PHONY: quickstart notebook test test-slow test-min gpu coverage mutants check docs wheel clean
 
-quickstart: $(READY)  ## train a teacher and three students on digits, through the command line
+quickstart: $(READY)  ## train a teacher and students on digits, through the command line
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/quickstart.py
 
 notebook: $(READY)  ## run examples/digits.py as a notebook, and write it with what it gives to docs/notebook.md

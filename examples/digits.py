@@ -172,9 +172,9 @@ for name, value in top1.items():
     print(f"{name:<15}{value:>9.1%}{round(599 * (1 - value)):>11}")
 
 # %% [markdown]
-# **One seed says little.** With seeds 1 and 2 in the same cells, the student alone reached 82.8 % and 80.0 %, KD 87.1 %
-# and 89.8 %, the default 90.2 % and 91.3 %, TMKD 87.0 % and 90.5 %. A teacher helped in all three, and the default was
-# ahead of KD in all three; which of it and TMKD is ahead depends on the seed.
+# **One seed says little.** With seeds 1 and 2 for the students, and the same teacher, the student alone reached 82.8 %
+# and 80.0 %, KD 87.1 % and 89.8 %, the default 90.2 % and 91.3 %, TMKD 87.0 % and 90.5 %. A teacher helped in all
+# three, and the default was ahead of KD in all three; which of it and TMKD is ahead depends on the seed.
 # To say that one method is better takes more seeds and an interval of the gain: [Tables](../docs/tables.md) runs and
 # counts them, and [Results](../docs/results.md) has such a study.
 #

@@ -1,4 +1,4 @@
-"""A distillation method of your own, with TMKD on top of it. Run it as it is."""
+"""A distillation method of your own, with the defaults beside it. Run it as it is."""
 
 import torch
 from lightning.pytorch import Trainer

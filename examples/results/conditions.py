@@ -18,7 +18,7 @@ SHARES = [0.4, 0.3, 0.3]
 METHODS: dict[str, Any] = {"kd": KD, "tekap": TeKAP, "cat_kd": CATKD, "sp": SP, "rkd": RKD}
 LOGIT_TERMS = ("kd", "tekap")  # methods that are themselves the logit term
 
-# Everything is said, so that a run stays what it was when defaults change.
+# What has been another default before is said, so that a run stays what it was.
 _TMKD = {**PAPER, "fusion_objective": "label"}
 _RGB = {"views": ["rgb"], "feature_weight": 0.0, "text_weight": 0.0}
 _SEEN = {"student_views": VIEWS, "student_view_shares": SHARES}

@@ -50,7 +50,7 @@ def here(trained, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("config", ["digits_student", "digits_kd", "digits_tmkd"])
+@pytest.mark.parametrize("config", ["digits_student", "digits_kd", "digits_default", "digits_tmkd"])
 def test_shipped_config_trains_and_closes_with_a_table(here, config, capsys) -> None:
     """All of them name an integer seed and write where they are called, no two to one folder."""
     tmkd("fit", "--config", EXAMPLES / f"{config}.yaml", *SHORT, *QUIET)

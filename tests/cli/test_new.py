@@ -195,14 +195,18 @@ def test_the_files_say_what_was_chosen(here, photos) -> None:
 def test_texts_of_tmkd(here, photos, method, untried) -> None:
     prompts = [prompt for template in TEMPLATES.values() for prompt in prompts_of(template, CLASSES)]
     write_embeddings("texts.npz", prompts, torch.eye(len(prompts)), "by hand")
+    weak = {"feature_weight": 1.0, "feature_temperature": 4.0}
     expected = {
-        "clip": ({"text_weight": 0.8}, "tmkd_lightning.callbacks.PromptEmbeddings"),
-        "texts.npz": ({"text_dim": len(prompts), "text_weight": 0.8}, "tmkd_lightning.callbacks.PromptEmbeddings"),
-        "none": ({"fusion": "mean", "text_weight": 0}, "lightning.pytorch.callbacks.ModelCheckpoint"),
+        "clip": ({**weak, "text_weight": 0.8}, "tmkd_lightning.callbacks.PromptEmbeddings"),
+        "texts.npz": (
+            {**weak, "text_dim": len(prompts), "text_weight": 0.8},
+            "tmkd_lightning.callbacks.PromptEmbeddings",
+        ),
+        "none": ({**weak, "fusion": "mean", "text_weight": 0}, "lightning.pytorch.callbacks.ModelCheckpoint"),
     }
     for texts, (settings, last) in expected.items():
         main([*PHOTOS, "--method", method, "--texts", texts, "--overwrite"])
-        found = {name: arguments("student").get(name) for name in ("text_dim", "fusion", "text_weight")}
+        found = {name: arguments("student").get(name) for name in (*weak, "text_dim", "fusion", "text_weight")}
         assert {name: value for name, value in found.items() if value is not None} == settings
         assert config("student")["trainer"]["callbacks"][-1]["class_path"] == last
         assert arguments("student")["views"] == arguments("teacher")["views"] == list(TEMPLATES)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers.methods import METHODS, NEED_A_MAP
 from helpers.subprocess_run import run_script
 from helpers.tiny import sgd, tmkd_module
-from tmkd_lightning import Extractor
+from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.distillers import CATKD, DIST, KD, RKD, SP, Sum, WarmUp
 from tmkd_lightning.feature_extraction.output import MissingPartError
 
@@ -46,6 +46,16 @@ class TinyViT(nn.Module):
         patches = self.patches(image).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(len(image), -1, -1), patches], 1)
         return self.fc(self.block(tokens)[:, 0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_by_default_a_feature_loss_stands_beside_it(net, fit, name) -> None:
+    terms = Terms()
+    module = TMKDModule(net(16), net(), distiller=METHODS[name](), optimizer=sgd)
+    fit(module, callbacks=[terms], max_epochs=1)
+    logit = set() if METHODS[name]().is_logit_term else {"logit"}
+    assert all(step.keys() == {"ce", name, "feature", "loss"} | logit for step in terms.steps)
+    assert all(step["loss"] == pytest.approx(sum(step.values()) - step["loss"]) for step in terms.steps)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -18,6 +18,7 @@ QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
     [
         ("digits_student", [], [2.343794, 2.314277, 2.316846]),
         ("digits_kd", [], [2.358132, 2.483508, 2.431307]),
+        ("digits_default", [], [16.036507, 9.87944, 4.427977]),
         ("digits_tmkd", [], [6.837626, 7.185854, 7.210457]),
         (
             "digits_tmkd",

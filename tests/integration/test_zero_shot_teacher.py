@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from helpers.fake_datasets import serve
 from helpers.tiny import CLASSES, Net, make_images, sgd, tmkd_module
 from helpers.tiny_clip import tiny_clip, write_clip
-from tmkd_lightning import Extractor
+from tmkd_lightning import Extractor, TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
 from tmkd_lightning.cli.main import main
 from tmkd_lightning.data import DigitsDataModule
@@ -109,6 +109,11 @@ def test_cache_computes_the_same_logits(fit, folder: str, tmp_path: Path) -> Non
         losses.append(trainer.callback_metrics["train/kd"])
     assert [path.name for path in tmp_path.glob("teachers/*/embedding*.float32.npy")] == ["embedding.float32.npy"]
     torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
+
+
+def test_a_feature_loss_on_embeddings_of_length_one_is_warned_of(folder: str) -> None:
+    with pytest.warns(UserWarning, match=r"embeddings of a ZeroShotCLIP have length 1, .*: set feature_weight=0"):
+        TMKDModule(ZeroShotCLIP(pretrained=folder, class_names=["red", "green", "blue"]), Net(), distiller=KD())
 
 
 def test_from_yaml(folder: str, tmp_path: Path) -> None:

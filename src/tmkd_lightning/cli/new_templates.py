@@ -94,7 +94,7 @@ _NOTES = {  # behind arguments, by their names
     "distiller": "the method; docs/methods/index.md has all, with their weights",
     "views": "what the teacher sees of each image",
     "view_shares": "of each training image, one view is drawn: the teacher learns to read them all",
-    "feature_weight": "weight of the loss between embeddings; 50, the default, gained where it was measured",
+    "feature_weight": "weight of the loss between embeddings; docs/results.md has what 50 at a temperature of 1 gains",
     "logit_weight": "weight of TMKD's loss between logits",
     "text_weight": "weight of TMKD's loss between the student and the texts",
     "fusion": "no texts: all views count the same",

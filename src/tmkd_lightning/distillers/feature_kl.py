@@ -12,6 +12,8 @@ from tmkd_lightning.utils.validation import check_positive, check_weight
 class FeatureKL(ProjectingDistiller):
     """KL divergence of the student's projected embedding from the teacher's perturbed embedding.
 
+    `TMKDModule` has one of these already, which its `feature_weight` and `feature_temperature` set.
+
     Args:
         temperature: T of both distributions, above 0.
         noise_scale: λ, standard deviation of the noise on the teacher's embedding, at least 0; fresh noise each step.

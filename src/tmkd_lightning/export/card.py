@@ -55,8 +55,8 @@ for probability, label in zip(*probabilities.topk(min(3, len(names)))):
 """
 _METHOD = (  # settings of a module that say what trained its student
     *("teacher", "distiller", "views", "view_shares", "student_views", "student_view_shares", "student_target"),
-    *("fusion", "ce_weight", "logit_weight", "feature_weight", "text_weight", "temperature", "mix"),
-    *("optimizer", "lr_scheduler"),
+    *("fusion", "ce_weight", "logit_weight", "feature_weight", "text_weight", "temperature", "feature_temperature"),
+    *("mix", "optimizer", "lr_scheduler"),
 )
 _DATA = ("train_samples", "labelled_samples", "val_fraction", "image_size", "seed")  # of a datamodule, without places
 

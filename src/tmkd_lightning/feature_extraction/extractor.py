@@ -395,7 +395,7 @@ class Extractor(nn.Module):
         if part != "logits" and self.head_name is None:
             raise MissingPartError(
                 f"{reader} reads {part}, which {self.name} does not have: {self._why_no_head}; take a network that "
-                "ends in a linear layer, or methods that read logits alone (with feature_weight=0, text_weight=0)"
+                "ends in a linear layer, or methods that read logits alone, with feature_weight=0 and text_weight=0"
             )
         if part == "feature_map" and not self.keep_map:
             raise MissingPartError(f"{reader} reads feature_map, but the Extractor of {self.name} has keep_map=False")

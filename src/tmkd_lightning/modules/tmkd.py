@@ -44,7 +44,10 @@ PAPER: dict[str, Any] = {
     "feature_temperature": 4.0,
     "text_weight": 0.8,
 }
-"""TMKD as published, for ``TMKDModule(teacher, student, **PAPER)``; `examples/ablations/paper.yaml` says the same."""
+"""TMKD as published, for ``TMKDModule(teacher, student, **PAPER)``; `examples/ablations/paper.yaml` says the same.
+
+With a teacher that has not been trained on its views, add ``"fusion_objective": "label"`` (docs/method.md).
+"""
 
 
 class TMKDModule(BaseModule):
@@ -77,8 +80,9 @@ class TMKDModule(BaseModule):
             randomness is torch's.
         ce_weight: factor of the cross-entropy with the label.
         logit_weight: factor of L_logit; None for 1, or 0 where the distiller is itself the logit term.
-        feature_weight: factor of L_feat; 0 leaves it out. The paper's, 1 at a `feature_temperature` of 4, has less than
-            a hundredth of the gradient.
+        feature_weight: factor of L_feat; 0 leaves it out. The default was found with embeddings behind a ReLU and a
+            mean; those of a larger scale, as of a ViT, pull harder, and those of length 1, as of CLIP, are lost in the
+            noise. The paper's, 1 at a `feature_temperature` of 4, has next to no gradient.
         text_weight: factor of L_text, 0.8 in the paper.
         temperature: T of L_logit.
         feature_temperature: T of L_feat.
@@ -191,6 +195,7 @@ class TMKDModule(BaseModule):
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
             tmkd_terms.append(FeatureKL(feature_temperature, noise_scale, feature_weight))
+            validation.warn_of_short_embeddings(teacher)
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
         self.distiller.adapt_student(self.extractor, teacher)
         for extractor in (self.extractor, teacher):

@@ -30,6 +30,15 @@ _NOT_DDP = (DeepSpeedStrategy, XLAStrategy)  # though Lightning derives them fro
 _ASKING_ALONE = (Figures, WeightAveraging, StochasticWeightAveraging)
 
 
+def warn_of_short_embeddings(teacher: Extractor) -> None:
+    """Warns where L_feat would read the embeddings of a CLIP."""
+    if any(isinstance(part, ZeroShotCLIP) for part in teacher.network.modules()):
+        rank_zero_warn(
+            "the embeddings of a ZeroShotCLIP have length 1, so L_feat compares little but its own noise: set "
+            "feature_weight=0"
+        )
+
+
 def check_pair(teacher: Extractor, student: Extractor, same_classes: bool, by_name: bool) -> None:
     """Refuses a teacher and a student that share weights or have different classes, and a student that is frozen.
 
