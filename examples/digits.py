@@ -140,7 +140,7 @@ print(f"KD: {top1['KD']:.1%}")
 # %% [markdown]
 # ## The default
 #
-# By default a strong loss between the embeddings stands beside the method. It is what gained where it was
+# By default a strong loss between the embeddings stands beside the method, which was ahead of KD where it was
 # [measured](../docs/results.md).
 
 # %%

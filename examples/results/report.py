@@ -27,7 +27,6 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
 SETS = {
     "cifar10": "CIFAR-10 (JPEG)",
-    "cifar10_other_teacher": "CIFAR-10, another teacher",
     "cub50": "CUB-50",
     "cub50_pretrained": "CUB-50, student from ImageNet",
 }
@@ -116,7 +115,7 @@ def methods(folder: Path) -> pd.DataFrame:
     for name in compared(folder):
         kinds = {title: kind for title, kind in COLUMNS.items() if not (kind == "logit" and name in LOGIT_TERMS)}
         rows[TITLES[name]] = {title: mean(runs(folder, f"{name}+{kind}")) for title, kind in kinds.items()}
-    return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).fillna("").rename_axis("method")
+    return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).astype(object).fillna("").rename_axis("method")
 
 
 def bases(name: str) -> dict[str, str]:
@@ -157,7 +156,7 @@ def gains(folder: Path, corrected: dict[tuple[str, str, str], float]) -> pd.Data
             row["over + noise and blur"] = gain(found, runs(folder, f"{name}+generic"))
         rows[f"{TITLES[name]} {title}"] = row
     columns = ["over as published", "over + KD's loss", "over + noise and blur"]
-    return pd.DataFrame(rows).T.reindex(columns=columns).fillna("").rename_axis("gain of")
+    return pd.DataFrame(rows).T.reindex(columns=columns).astype(object).fillna("").rename_axis("gain of")
 
 
 def controls(folder: Path) -> pd.DataFrame:
@@ -199,7 +198,7 @@ def gradients(folder: Path) -> pd.DataFrame:
     return pd.DataFrame({"share of the gradient": rows}).rename_axis("run")
 
 
-_PULLS = {"": "plain", " + TMKD": "tmkd", " + TMKD, student on views": "seen"}
+_PULLS = {"": "plain", " + TMKD": "tmkd", " + TMKD, student on views": "seen", " + strong feature loss": "feature"}
 
 
 def tuning(folder: Path) -> pd.DataFrame:

@@ -57,7 +57,6 @@ class CIFAR10(ImageSet):
     """400 images of each class for the student, 2,500 others for the teachers, which are trained here."""
 
     makes = "cifar10"
-    teacher_seed = 0
     teacher_epochs = 16
     longer = 4
 
@@ -67,7 +66,7 @@ class CIFAR10(ImageSet):
     def teacher(self, name: str) -> nn.Module:
         network, weights = WideResNet(depth=10, widen_factor=2, num_classes=10), self.folder / f"teacher_{name}.pt"
         if not weights.exists():
-            seed_everything(self.teacher_seed, verbose=False)
+            seed_everything(0, verbose=False)
             views = TEACHERS[name]
             shares, optimisation = SHARES if len(views) > 1 else None, optimisation_of(self.lr, self.teacher_epochs)
             module = ClassifierModule(network, views=views, view_shares=shares, **optimisation)
@@ -79,15 +78,6 @@ class CIFAR10(ImageSet):
 
     def student(self) -> nn.Module:
         return Small()
-
-
-class OtherTeacher(CIFAR10):
-    """The same images and students, with teachers of another seed."""
-
-    makes = "cifar10_other_teacher"
-    teacher_seed = 1
-    methods = ("kd",)
-    longer = 1
 
 
 class CUB50(ImageSet):
@@ -122,12 +112,7 @@ class PretrainedCUB50(CUB50):
         return extractor
 
 
-SETS: dict[str, type[ImageSet]] = {
-    "cifar10": CIFAR10,
-    "cifar10_other_teacher": OtherTeacher,
-    "cub50": CUB50,
-    "cub50_pretrained": PretrainedCUB50,
-}
+SETS: dict[str, type[ImageSet]] = {"cifar10": CIFAR10, "cub50": CUB50, "cub50_pretrained": PretrainedCUB50}
 
 
 @functools.cache

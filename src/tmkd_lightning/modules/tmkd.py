@@ -55,7 +55,7 @@ class TMKDModule(BaseModule):
 
     The total loss is ``ce_weight · CE + base method + feature_weight · L_feat + logit_weight · L_logit + text_weight ·
     L_text`` (Eq. 12). With one view and the last three weights 0 it is exactly the base method. The defaults are what
-    gained where it was measured (docs/results.md): one view, no texts, and a strong L_feat. ``**PAPER`` is TMKD as
+    was ahead where it was measured (docs/results.md): one view, no texts, and a strong L_feat. ``**PAPER`` is TMKD as
     published, with its views and texts.
 
     Args:
