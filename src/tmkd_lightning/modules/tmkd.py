@@ -195,7 +195,6 @@ class TMKDModule(BaseModule):
         tmkd_terms: list[Distiller] = [KD(temperature, logit_weight, name="logit")] if logit_weight else []
         if feature_weight:
             tmkd_terms.append(FeatureKL(feature_temperature, noise_scale, feature_weight))
-            validation.warn_of_short_embeddings(teacher)
         self.distiller = Sum(*tmkd_terms) if distiller is None else Sum(distiller, *tmkd_terms)
         self.distiller.adapt_student(self.extractor, teacher)
         for extractor in (self.extractor, teacher):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tmkd_lightning.callbacks import Figures
-from tmkd_lightning.distillers import Distiller, Sum
+from tmkd_lightning.distillers import Distiller, FeatureKL, Sum
 from tmkd_lightning.feature_extraction.ensemble import Ensemble
 from tmkd_lightning.feature_extraction.extractor import Extractor
 from tmkd_lightning.models.zero_shot import ZeroShotCLIP
@@ -30,7 +30,7 @@ _NOT_DDP = (DeepSpeedStrategy, XLAStrategy)  # though Lightning derives them fro
 _ASKING_ALONE = (Figures, WeightAveraging, StochasticWeightAveraging)
 
 
-def warn_of_short_embeddings(teacher: Extractor) -> None:
+def _warn_of_short_embeddings(teacher: Extractor) -> None:
     """Warns where L_feat would read the embeddings of a CLIP."""
     if any(isinstance(part, ZeroShotCLIP) for part in teacher.network.modules()):
         rank_zero_warn(
@@ -185,6 +185,8 @@ def build_parts(distiller: Sum, student: Extractor, teacher: Extractor, training
         for name in sorted(part.reads & {"embedding", "maps"}):
             for extractor in (student, teacher):
                 extractor.require(name, reader=part.method_name)
+        if isinstance(part, FeatureKL):
+            _warn_of_short_embeddings(teacher)
         if "maps" in part.reads:
             student.match_maps(teacher)
             teacher.match_maps(student)
