@@ -118,8 +118,8 @@ class TMKDModule(BaseModule):
     Example:
         >>> from torchvision.models import resnet18
         >>> module = TMKDModule(resnet18(num_classes=5), resnet18(num_classes=5), distiller=KD())
-        >>> [part.method_name for part in module.distiller.parts]
-        ['KD', 'FeatureKL']
+        >>> module.distiller.method_name
+        'KD, FeatureKL'
         >>> module = TMKDModule(resnet18(num_classes=5), resnet18(num_classes=5), distiller=KD(), **PAPER)
         >>> module.teacher.view_weights(torch.tensor([0, 4])).shape
         torch.Size([2, 3])
