@@ -93,7 +93,7 @@ def runs(folder: Path, name: str) -> pd.DataFrame:
 
 def compared(folder: Path) -> list[str]:
     """The methods that a set has runs of."""
-    return [name for name in METHODS if (folder / f"{name}+plain_0.json").exists()]
+    return [name for name in METHODS if any(folder.glob(f"{name}+*_0.json"))]
 
 
 def teachers(folder: Path) -> pd.DataFrame:
