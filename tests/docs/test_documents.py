@@ -12,7 +12,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import lightning.pytorch
 import pytest
 import torch
 import yaml
@@ -23,6 +22,7 @@ from torchvision.models import resnet18
 from helpers import fake_datasets
 from helpers.doc_commands import CHECKS, build, check, check_verb, forgetting_modules
 from helpers.doc_pages import PAGES, ROOT, Block, blocks, commands, headings, links, rows, spans
+from helpers.replaced_trainer import replace_trainer
 from helpers.tiny import Net
 from test_layers import RANK
 from tmkd_lightning import ClassifierModule, TMKDModule
@@ -124,7 +124,7 @@ def here(runs, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     hurry(monkeypatch, runs)
-    monkeypatch.setattr(lightning.pytorch, "Trainer", partial(Trainer, **QUICK))
+    replace_trainer(monkeypatch, partial(Trainer, **QUICK))
     fake_datasets.trust_cifar100(monkeypatch, runs / "data/cifar100/cifar-100-python")
     with forgetting_modules():
         yield tmp_path

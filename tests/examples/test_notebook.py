@@ -5,13 +5,13 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
 from helpers.doc_pages import ROOT, blocks
+from helpers.replaced_trainer import replace_trainer
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.export import report
 
@@ -29,7 +29,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr(lightning.pytorch, "Trainer", lambda **options: Trainer(**options | limits))
+        replace_trainer(patch, lambda **options: Trainer(**options | limits))
         patch.setattr(
             DigitsDataModule, "samples", lambda self, split: samples(self, split)[: 100 if split == "train" else 40]
         )

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import lightning.pytorch
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from helpers.doc_pages import ROOT, blocks
+from helpers.replaced_trainer import replace_trainer
 from helpers.tiny import Net, make_images, sgd, tmkd_module
 from tmkd_lightning import TMKDModule
 from tmkd_lightning.callbacks import TeacherCache
@@ -46,7 +46,7 @@ def test_the_diff_of_the_page_makes_a_distillation(monkeypatch, tmp_path) -> Non
     assert len(added) <= 13
     monkeypatch.chdir(tmp_path)
     quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-    monkeypatch.setattr(lightning.pytorch, "Trainer", lambda **options: Trainer(accelerator="cpu", **quiet, **options))
+    replace_trainer(monkeypatch, lambda **options: Trainer(accelerator="cpu", **quiet, **options))
     names: dict[str, Any] = {"__name__": "train"}
     teacher = before.code.replace("Classifier(resnet18", "Classifier(resnet34")
     exec(teacher, names)
