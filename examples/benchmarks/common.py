@@ -27,7 +27,7 @@ PAIRS = {  # teacher, student, image size
     "mobilenet": (resnet50, mobilenet_v3_small, 224),
     "mobilenet_96": (resnet50, mobilenet_v3_small, 96),  # a student that costs little more than loading its images
 }
-VIEWS = ["rgb", "edge", "high_frequency"]
+VIEWS = list(PAPER["views"])
 PAPERS_METHODS = ("kd", "rkd", "sp", "cat_kd", "tekap")
 TMKD: dict[str, Any] = {**PAPER, "fusion_objective": "label"}
 SEEN: dict[str, Any] = {"student_views": VIEWS, "student_view_shares": [0.4, 0.3, 0.3]}

@@ -25,11 +25,7 @@ from tabulator import format_gain, format_mean
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
-SETS = {
-    "cifar10": "CIFAR-10 (JPEG)",
-    "cub50": "CUB-50",
-    "cub50_pretrained": "CUB-50, student from ImageNet",
-}
+SETS = ("cifar10", "cub50", "cub50_pretrained")
 SEEDS, TUNING_SEEDS = 5, 3
 COLUMNS = {
     "as published": "plain",

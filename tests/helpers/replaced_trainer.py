@@ -1,5 +1,6 @@
 """Another Trainer for code that imports its own."""
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -14,8 +15,13 @@ import tmkd_lightning
 
 def replace_trainer(patch: pytest.MonkeyPatch, trainer: Callable[..., Trainer]) -> None:
     """Replaces Lightning's Trainer, but not the library's own: what is first imported later would keep the other."""
+    _import_library()
+    patch.setattr(lightning.pytorch, "Trainer", trainer)
+
+
+@functools.cache
+def _import_library() -> None:
     for module in pkgutil.walk_packages(tmkd_lightning.__path__, "tmkd_lightning."):
         if not module.name.endswith("__main__"):
             with suppress(ModuleNotFoundError):  # Triton, which is not everywhere
                 importlib.import_module(module.name)
-    patch.setattr(lightning.pytorch, "Trainer", trainer)

@@ -145,8 +145,7 @@ def module_settings(method: Method, teacher: Network, texts: Texts) -> dict[str,
     """Arguments of the student's `TMKDModule` beside networks, distiller and optimizer."""
     if not method.tmkd:
         return {"feature_weight": 0, "logit_weight": 0}
-    settings = {name: PAPER[name] for name in ("feature_weight", "feature_temperature", "text_weight")}
-    settings = {"views": list(PAPER["views"])} | settings
+    settings = {name: PAPER[name] for name in ("views", "feature_weight", "feature_temperature", "text_weight")}
     if teacher.is_clip:  # whose embedding has length 1: its softmax is nearly uniform
         settings["feature_weight"] = 0
     if texts.width is None:
@@ -158,7 +157,7 @@ def module_settings(method: Method, teacher: Network, texts: Texts) -> dict[str,
 
 def teacher_config(plan: Plan) -> str:
     """The text of ``teacher.yaml``."""
-    settings = {"views": list(PAPER["views"]), "view_shares": [0.4, 0.3, 0.3]} if plan.method.tmkd else {}
+    settings = {"views": PAPER["views"], "view_shares": [0.4, 0.3, 0.3]} if plan.method.tmkd else {}
     return _fill(_TEACHER, plan, plan.teacher, settings=_arguments(settings))
 
 

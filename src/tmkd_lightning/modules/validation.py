@@ -30,9 +30,13 @@ _NOT_DDP = (DeepSpeedStrategy, XLAStrategy)  # though Lightning derives them fro
 _ASKING_ALONE = (Figures, WeightAveraging, StochasticWeightAveraging)
 
 
+def _holds_clip(extractor: Extractor) -> bool:
+    return any(isinstance(part, ZeroShotCLIP) for part in extractor.network.modules())
+
+
 def _warn_of_short_embeddings(teacher: Extractor) -> None:
     """Warns where L_feat would read the embeddings of a CLIP."""
-    if any(isinstance(part, ZeroShotCLIP) for part in teacher.network.modules()):
+    if _holds_clip(teacher):
         rank_zero_warn(
             "the embeddings of a ZeroShotCLIP have length 1, so L_feat compares little but its own noise: set "
             "feature_weight=0"
@@ -57,7 +61,7 @@ def check_pair(teacher: Extractor, student: Extractor, same_classes: bool, by_na
         student.measure_classes()
     classes = measured_classes(teacher, student.num_classes)
     if classes != student.num_classes and not (by_name and classes > student.num_classes):
-        if any(isinstance(part, ZeroShotCLIP) for part in teacher.network.modules()):
+        if _holds_clip(teacher):
             raise ValueError(
                 f"teacher {teacher.name} has {classes} class names, but student {student.name} has "
                 f"{student.num_classes} classes: give ZeroShotCLIP(class_names=...) one name for each class, in the "
