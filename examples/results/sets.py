@@ -15,12 +15,14 @@ from birds import Birds
 from conditions import METHODS, SHARES, TEACHERS
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from photos import TEACHER, TRAIN, Photos
+from stored import StoredViews
 from student import Small
 from torch import nn
 
 from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.models import WideResNet, load_weights
+from tmkd_lightning.views import RandomView
 
 REPLICAS = 8  # crops and flips that come again, so that the teacher's answers are stored
 
@@ -51,6 +53,10 @@ class ImageSet(ABC):
     @abstractmethod
     def student(self) -> nn.Module:
         """A student from random weights."""
+
+    def shown(self, views: RandomView) -> RandomView:
+        """What shows the student the training images; these views, or the same of images that are kept."""
+        return views
 
 
 class CIFAR10(ImageSet):
@@ -97,6 +103,10 @@ class CUB50(ImageSet):
 
     def student(self) -> nn.Module:
         return Extractor(Small(num_classes=50), image_size=64)
+
+    def shown(self, views: RandomView) -> RandomView:
+        images = len(self.data().samples("train"))
+        return StoredViews(views, (64, 64), self.folder / "seen_at_64", images)
 
 
 class PretrainedCUB50(CUB50):

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from stored import StoredViews
 from torch import Tensor
 
 from tmkd_lightning import TMKDModule
@@ -20,6 +21,11 @@ class Measured(TMKDModule):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.lengths: defaultdict[str, list[float]] = defaultdict(list)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        if isinstance(self.student_views, StoredViews):
+            self.student_views.rows = self.sample_ids(batch)
+        return super().training_step(batch, batch_idx)
 
     def log_losses(self, terms: dict[str, Tensor]) -> Tensor:
         if self.global_step % EVERY == 0:

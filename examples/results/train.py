@@ -66,6 +66,7 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
     else:
         method, taught = METHODS[condition.method](), images.teacher(condition.teacher)
         module = Measured(taught, network, distiller=method, **condition.options, **optimisation)
+        module.student_views = images.shown(module.student_views)
         texts = EmbeddingFile(images.folder / f"texts_{condition.texts}.npz")
         callbacks = [
             PromptEmbeddings(texts, templates=PROMPT, cache_dir=str(images.folder / "texts")),

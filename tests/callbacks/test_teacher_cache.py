@@ -271,22 +271,28 @@ def changed_teacher() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("module", "data", "trainer"),
+    ("module", "data", "trainer", "told"),
     [
-        ({"views": ["rgb", "high_frequency", "edge"]}, {}, {}),
-        ({"teacher": Extractor(teacher(), mean=(0.5, 0.5, 0.5))}, {}, {}),
-        ({"teacher": changed_teacher()}, {}, {}),
-        ({}, {"train_samples": 45}, {}),
-        ({}, {"augmentation_replicas": 3}, {}),
-        ({}, {}, {"precision": "bf16-mixed"}),
+        ({"views": ["rgb", "high_frequency", "edge"]}, {}, {}, "views"),
+        ({"teacher": Extractor(teacher(), mean=(0.5, 0.5, 0.5))}, {}, {}, "teacher.mean, teacher.network"),
+        ({"teacher": changed_teacher()}, {}, {}, "teacher.weights"),
+        ({}, {"train_samples": 45}, {}, "data.augmented, data.content, data.images"),
+        ({}, {"augmentation_replicas": 3}, {}, "data.augmented, data.replicas"),
+        ({}, {}, {"precision": "bf16-mixed"}, "precision"),
     ],
     ids=["views", "statistics", "weights", "images", "replicas", "precision"],
 )
-def test_whatever_differs_is_another_cache(run, filled, tmp_path, module, data, trainer) -> None:
+def test_whatever_differs_is_another_cache(run, filled, tmp_path, caplog, module, data, trainer, told: str) -> None:
+    """Whoever expects a full cache is told why it is not read."""
+    (full,) = (tmp_path / "cache").iterdir()
+    farther = tmp_path / "cache" / "farther"  # differs in more
+    farther.mkdir()
+    (farther / "identity.json").write_text('{"format": 1}')
     cache = TeacherCache(str(filled[2]))
     losses, _ = run(make(**copy.deepcopy(module)), cache, data=digits(**data), max_epochs=1, **trainer)
     assert all(losses.asked)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    assert f"Teacher cache: the closest other one, {full.name}, differs in {told}" in caplog.messages
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

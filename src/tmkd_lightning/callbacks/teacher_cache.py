@@ -107,6 +107,9 @@ class TeacherCache(Callback):
         rank_zero_info(
             f"Teacher cache {self.folder.path}: {self.folder.written} of {self.folder.rows} rows are there{ending}"
         )
+        if not self.folder.path.exists() and (closest := self.folder.closest()) is not None:
+            name, differing = closest
+            rank_zero_info(f"Teacher cache: the closest other one, {name}, differs in {', '.join(differing)}")
         if self.images:
             self.samples = self._store_samples(_image_datamodule(trainer), identity)
         # A teacher that came with its weights has this head, or gets it, when its module puts its classes in order.

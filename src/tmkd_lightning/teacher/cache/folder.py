@@ -1,10 +1,11 @@
 """A folder of arrays that belong to one teacher, its views and one set of images."""
 
+import contextlib
 import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,16 @@ class CacheFolder:
 
         rank_zero_info(f"Teacher cache: {what}")
 
+    def closest(self) -> tuple[str, list[str]] | None:
+        """Name of the cache beside this one that differs in the fewest parts of the identity, and which these are."""
+        own, found = dict(_parts(json.loads(json.dumps(self.identity)))), []
+        for path in self.path.parent.glob(f"*/{MANIFEST}"):
+            with contextlib.suppress(CacheError):
+                other = dict(_parts(read_manifest(path.parent)))
+                differing = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
+                found.append((len(differing), path.parent.name, differing))
+        return min(found)[1:] if found else None
+
     def read(self, rows: np.ndarray) -> dict[str, np.ndarray] | None:
         """Reads rows ``(B,)`` of every array as ``(B, ...)``; None unless all are written and whole."""
         if len(self.files) < len(self.dtypes):
@@ -143,6 +154,15 @@ class CacheFolder:
         """Closes the files; reading or writing opens them again."""
         for file in self.files.values():
             file.close()
+
+
+def _parts(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """The values of nested dicts, each with its dotted name."""
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, part in value.items():
+        yield from _parts(part, f"{name}.{key}" if name else key)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
