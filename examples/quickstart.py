@@ -1,14 +1,17 @@
 """Trains a teacher on digits, then a small student alone, by KD and by the defaults, through the command line.
 
-Each with three seeds, and one student by TMKD. Ends with runs/quickstart.png, all figures of the first seed on one
-page, a table of test accuracies, and what the default student gains over its teacher, with its mistakes on a page,
-runs/quickstart.html.
+Each with three seeds, and one student by TMKD; several students at once, with a thread each. Ends with
+runs/quickstart.png, all figures of the first seed on one page, a table of test accuracies, and what the default student
+gains over its teacher, with its mistakes on a page, runs/quickstart.html.
 Run it from anywhere with `python examples/quickstart.py`; it writes to ./runs.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -27,16 +30,16 @@ STUDENTS = {
     "default": (TMKDModule, "digits_default", SEEDS),
     "TMKD, one seed": (TMKDModule, "digits_tmkd", SEEDS[-1:]),
 }
+LOG = "runs/quickstart.log"  # what the students print, who would talk at once
 
 
 def main() -> None:
     torch.set_num_threads(1)  # for networks this small, handing work to a second thread costs what it gains
     begun = time.monotonic()
-    teacher = train("teacher", ClassifierModule, "digits_teacher", 0)
-    found = {row: [train(row, *run, seed) for seed in seeds] for row, (*run, seeds) in STUDENTS.items()}
+    found = {"teacher, one seed": [train("teacher", ClassifierModule, "digits_teacher", 0)], **train_students()}
     draw("runs/quickstart.png")
     print("\n599 test digits        top-1, best epoch   top-1, last epoch")
-    for row, accuracies in {"teacher, one seed": [teacher], **found}.items():
+    for row, accuracies in found.items():
         print(f"{row:<22}", *(f"{summary([one[which] for one in accuracies]):>18}" for which in (0, 1)))
     print(
         f"Means and standard deviations over {len(SEEDS)} seeds: differences of two points are noise. The best epoch\n"
@@ -49,11 +52,36 @@ def main() -> None:
     tmkd(["report", *report, "--accelerator", "cpu"])
 
 
+def train_students() -> dict[str, list[tuple[float, float]]]:
+    """Trains the rows of students in processes of their own; returns the accuracies of each row's seeds."""
+    Path(LOG).unlink(missing_ok=True)
+    print(f"\n=== Students, several at once: what they print is in {LOG} ===")
+    with ProcessPoolExecutor(min(len(STUDENTS), os.cpu_count() or 1), get_context("spawn"), print_to_log) as pool:
+        waiting = {pool.submit(train_seeds, row, *run): row for row, run in reversed(STUDENTS.items())}
+        for done in as_completed(waiting):
+            print(f"{waiting[done]}: top-1 after the last epoch {summary([last for _, last in done.result()])}")
+        found = {row: done.result() for done, row in waiting.items()}
+    return {row: found[row] for row in STUDENTS}
+
+
+def print_to_log() -> None:
+    """Sends all that this process prints to the log."""
+    torch.set_num_threads(1)
+    with open(LOG, "a") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+
+
+def train_seeds(row: str, module: type, name: str, seeds: tuple[int, ...]) -> list[tuple[float, float]]:
+    """Test accuracies of a student, for each seed."""
+    return [train(row, module, name, seed) for seed in seeds]
+
+
 def train(row: str, module: type, name: str, seed: int) -> tuple[float, float]:
     """Test accuracies in %, of the best and of the last epoch."""
     print(f"\n=== {row}: tmkd fit --config examples/{name}.yaml --seed_everything {seed} ===")
     seeds = ["--seed_everything", str(seed), "--data.seed", str(seed)]
-    tmkd(["fit", "--config", str(EXAMPLES / f"{name}.yaml"), "--trainer.check_val_every_n_epoch", "2", *seeds])
+    tmkd(["fit", "--config", str(EXAMPLES / f"{name}.yaml"), "--trainer.check_val_every_n_epoch", "4", *seeds])
     return accuracy(module, name, "best"), accuracy(module, name, "last")
 
 
