@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from conditions import LOGIT_TERMS, METHODS, TEACHERS, VIEWS
+from conditions import LOGIT_TERMS, METHODS, TEACHERS, VIEWS, conditions
 from scipy import stats
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and titles are those of the grids
@@ -38,6 +38,7 @@ COLUMNS = {
     "+ TMKD, strong feature loss, no text loss": "tmkd_feature",
 }
 CLAIMED = {title: kind for title, kind in COLUMNS.items() if kind in ("paper", "seen", "feature", "tmkd_feature")}
+PLANNED = {each.name for each in conditions()}
 MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 
 
@@ -109,8 +110,8 @@ def methods(folder: Path) -> pd.DataFrame:
     """A row for each method, a column for each of its kinds."""
     rows = {}
     for name in compared(folder):
-        kinds = {title: kind for title, kind in COLUMNS.items() if not (kind == "logit" and name in LOGIT_TERMS)}
-        rows[TITLES[name]] = {title: mean(runs(folder, f"{name}+{kind}")) for title, kind in kinds.items()}
+        found = {title: (f"{name}+{kind}", runs(folder, f"{name}+{kind}")) for title, kind in COLUMNS.items()}
+        rows[TITLES[name]] = {title: mean(r) for title, (run, r) in found.items() if run in PLANNED or len(r)}
     return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).astype(object).fillna("").rename_axis("method")
 
 
@@ -145,6 +146,8 @@ def gains(folder: Path, corrected: dict[tuple[str, str, str], float]) -> pd.Data
     rows = {}
     for (title, kind), name in product(CLAIMED.items(), compared(folder)):
         found, row = runs(folder, f"{name}+{kind}"), {}
+        if f"{name}+{kind}" not in PLANNED and found.empty:
+            continue
         for column, base in bases(name).items():
             p = f", p {corrected[name, kind, base]:.2g}" if (name, kind, base) in corrected else ""
             row[f"over {column}"] = gain(found, runs(folder, f"{name}+{base}")) + p

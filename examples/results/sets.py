@@ -41,6 +41,7 @@ class ImageSet(ABC):
     lr = 0.1
     methods: tuple[str, ...] = tuple(METHODS)
     longer = 1  # times the epochs of a few students
+    further = True  # whether all controls are run
 
     @abstractmethod
     def data(self) -> ImageDataModule:
@@ -91,6 +92,7 @@ class CUB50(ImageSet):
 
     makes = "cub50"
     epochs = 8
+    further = False
 
     def data(self) -> ImageDataModule:
         return _birds(self.root, self.folder)
