@@ -153,8 +153,16 @@ def test_names_that_do_not_fit(filled, names: list[str], message: str) -> None:
 def test_only_training_reads_the_bank(filled, stage: str) -> None:
     bank, calls = filled(stage=stage, class_names=None)  # nor does it ask for names
     assert not bank.filled
-    without = SimpleNamespace(prompt_bank=None, views=MultiView(), class_names=None)
-    assert calls == filled(without, class_names=None)[1] == []
+    assert calls == []
+
+
+@pytest.mark.parametrize(("teacher", "told"), [(None, False), ("a network", True)])
+def test_a_module_that_reads_no_texts_asks_no_encoder_and_says_so(filled, caplog, teacher: Any, told: bool) -> None:
+    """But for a classifier alone, which may share its callbacks with students."""
+    without = SimpleNamespace(prompt_bank=None, teacher=teacher)
+    with caplog.at_level("INFO"):
+        assert filled(without, class_names=None)[1] == []
+    assert ("no texts are encoded, as neither text_weight nor a fusion reads any" in caplog.text) == told
 
 
 def test_a_full_bank_is_filled_anew(filled) -> None:

@@ -216,6 +216,11 @@ def test_fusion_by_image_tells_images_of_one_class_apart(net) -> None:
     assert of_class.std(0).max() < 1e-6
 
 
+def test_fusion_by_image_of_one_view_is_warned_of(net) -> None:
+    with pytest.warns(UserWarning, match="fusion='image' weighs several views, and views has 'edge' alone: name more"):
+        tmkd_module(net(16), net(), views=["edge"], fusion="image")
+
+
 def test_mean_fusion_weighs_views_equally(net) -> None:
     module = tmkd_module(net(16), net(), fusion="mean", text_weight=0)
     module.log_dict = lambda *args, **kwargs: None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from tmkd_lightning.text import OpenCLIPTextEncoder, TextEncoder
 from tmkd_lightning.text import class_names as classes
@@ -44,7 +45,11 @@ class PromptEmbeddings(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Fills the bank before training, if the module has one."""
         bank = pl_module.prompt_bank
-        if stage != "fit" or bank is None:
+        if stage != "fit":
+            return
+        if bank is None:
+            if pl_module.teacher is not None:  # a classifier alone may share the callbacks of its students
+                rank_zero_info("PromptEmbeddings: no texts are encoded, as neither text_weight nor a fusion reads any")
             return
         data = classes.datamodule_of(trainer)
         names = classes.names_for_prompts(pl_module, data, self.class_names, "PromptEmbeddings")

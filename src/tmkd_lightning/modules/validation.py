@@ -96,6 +96,16 @@ def same_views(student: MultiView, teacher: MultiView, target: str) -> Tensor | 
     return torch.tensor([teacher.names.index(name) for name in student.names])
 
 
+def check_fusion(fusion: str, views: MultiView) -> None:
+    """Refuses an unknown fusion; warns where what was asked for has nothing to weigh."""
+    check_choice("fusion", fusion, ["text", "image", "mean"])
+    if fusion == "image" and len(views) == 1:
+        rank_zero_warn(
+            f"fusion='image' weighs several views, and views has {views.names[0]!r} alone: name more of them, such as "
+            "views=['rgb', 'edge', 'high_frequency'], or leave fusion out"
+        )
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuses a word that is not among the choices."""
     if value not in choices:
