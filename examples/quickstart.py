@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -30,7 +30,6 @@ STUDENTS = {
     "default": (TMKDModule, "digits_default", SEEDS),
     "TMKD, one seed": (TMKDModule, "digits_tmkd", SEEDS[-1:]),
 }
-LOG = "runs/quickstart.log"  # what the students print, who would talk at once
 
 
 def main() -> None:
@@ -53,28 +52,31 @@ def main() -> None:
 
 
 def train_students() -> dict[str, list[tuple[float, float]]]:
-    """Trains the rows of students in processes of their own; returns the accuracies of each row's seeds."""
-    Path(LOG).unlink(missing_ok=True)
-    print(f"\n=== Students, several at once: what they print is in {LOG} ===")
-    with ProcessPoolExecutor(min(len(STUDENTS), os.cpu_count() or 1), get_context("spawn"), print_to_log) as pool:
-        waiting = {pool.submit(train_seeds, row, *run): row for row, run in reversed(STUDENTS.items())}
-        for done in as_completed(waiting):
-            print(f"{waiting[done]}: top-1 after the last epoch {summary([last for _, last in done.result()])}")
-        found = {row: done.result() for done, row in waiting.items()}
-    return {row: found[row] for row in STUDENTS}
-
-
-def print_to_log() -> None:
-    """Sends all that this process prints to the log."""
-    torch.set_num_threads(1)
-    with open(LOG, "a") as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
+    """Trains each row of students in a process of its own; returns the accuracies of its seeds."""
+    print("\n=== Students, several at once: what they print is in runs/digits_*.log ===")
+    with ProcessPoolExecutor(min(len(STUDENTS), os.cpu_count() or 1), get_context("spawn")) as pool:
+        try:
+            waiting = {pool.submit(train_seeds, row, *run): row for row, run in STUDENTS.items()}
+            for done in as_completed(waiting):
+                print(f"{waiting[done]}: top-1 after the last epoch {summary([last for _, last in done.result()])}")
+        except BaseException:  # Ctrl-C too: the others would be waited for
+            for child in active_children():
+                child.kill()
+            raise
+    return {row: done.result() for done, row in waiting.items()}
 
 
 def train_seeds(row: str, module: type, name: str, seeds: tuple[int, ...]) -> list[tuple[float, float]]:
-    """Test accuracies of a student, for each seed."""
-    return [train(row, module, name, seed) for seed in seeds]
+    """Test accuracies of a student, for each seed; all that is printed goes to a log."""
+    torch.set_num_threads(1)
+    path = f"runs/{name}.log"
+    with open(path, "w") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    try:
+        return [train(row, module, name, seed) for seed in seeds]
+    except SystemExit as error:  # of the command line, which has printed why
+        raise RuntimeError(f"{row} was not trained: see {path}") from error
 
 
 def train(row: str, module: type, name: str, seed: int) -> tuple[float, float]:

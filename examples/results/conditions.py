@@ -58,7 +58,7 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1, further
         longer: times the epochs of a few that are trained longer too, at the end; 1 for none.
         further: whether to run the controls that one set answers for all.
     """
-    claim = [
+    always = [
         Condition("alone"),
         *(of(method, kind) for method in methods for kind in ("plain", "seen")),
         *(of(method, "logit") for method in methods if method not in LOGIT_TERMS),
@@ -68,9 +68,9 @@ def conditions(methods: Sequence[str] = tuple(METHODS), longer: int = 1, further
         *(of("kd", "seen", texts) for texts in ("random", "permuted")),
     ]
     if not further:
-        return claim
+        return always
     return [
-        *claim,
+        *always,
         *(of("kd", "tmkd", texts) for texts in ("random", "permuted")),
         of("kd", "seen_rgb_target"),
         of("kd", "trivial"),

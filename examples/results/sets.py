@@ -24,6 +24,7 @@ from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.models import WideResNet, load_weights
 from tmkd_lightning.views import RandomView
 
+SEEN = 64  # pixels a side, of a bird that a student sees
 REPLICAS = 8  # crops and flips that come again, so that the teacher's answers are stored
 
 
@@ -104,11 +105,10 @@ class CUB50(ImageSet):
         return extractor
 
     def student(self) -> nn.Module:
-        return Extractor(Small(num_classes=50), image_size=64)
+        return Extractor(Small(num_classes=50), image_size=SEEN)
 
     def shown(self, views: RandomView) -> RandomView:
-        images = len(self.data().samples("train"))
-        return StoredViews(views, (64, 64), self.folder / "seen_at_64", images)
+        return StoredViews(views, (SEEN, SEEN), self.folder / "seen", self.data().samples("train").images)
 
 
 class PretrainedCUB50(CUB50):
@@ -119,7 +119,7 @@ class PretrainedCUB50(CUB50):
     methods = ("kd",)
 
     def student(self) -> nn.Module:
-        extractor = Extractor(timm.create_model("tf_efficientnet_lite0", num_classes=50), image_size=64)
+        extractor = Extractor(timm.create_model("tf_efficientnet_lite0", num_classes=50), image_size=SEEN)
         load_weights(extractor, self.root / "tf_efficientnet_lite0_imagenet.safetensors")  # but for the head
         return extractor
 

@@ -16,7 +16,10 @@ EVERY = 50  # steps: often enough for a mean, and seldom enough to cost nothing
 
 
 class Measured(TMKDModule):
-    """Notes now and then the length of each term's gradient with respect to the student's weights."""
+    """Notes now and then the length of each term's gradient with respect to the student's weights.
+
+    Tells StoredViews which images a batch holds.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tmkd_lightning.feature_extraction.image_size import Size, resize
 from tmkd_lightning.teacher.cache.array_file import ArrayFile
+from tmkd_lightning.utils.fingerprint import fingerprint
 from tmkd_lightning.views import RandomView, View
 
 
@@ -19,18 +20,17 @@ class StoredViews(RandomView):
     Args:
         shown: what it takes the place of.
         size: height and width in pixels, of the student.
-        folder: for a file of each view.
-        images: number of training images.
+        folder: for a file of each view, named by what decides its content.
+        images: the training images ``(N, 3, H, W)``, of which the first say which they are.
     """
 
-    def __init__(self, shown: RandomView, size: Size, folder: Path, images: int) -> None:
+    def __init__(self, shown: RandomView, size: Size, folder: Path, images: np.ndarray) -> None:
         super().__init__(shown.views.views, shown.shares.tolist())
-        self.size = size
-        self.files = {
-            view.name: ArrayFile.create(folder / f"{view.name}.npy", images, (3, *size), "float32")
-            for view in self.views.views
-            if _repeats(view)
-        }
+        self.size, self.files = size, {}
+        for view in filter(_repeats, self.views.views):
+            key = fingerprint((size, view.function, images[:64].tobytes()), view.name)[:16]
+            file = folder / f"{view.name}_{key}.npy"
+            self.files[view.name] = ArrayFile.create(file, len(images), (3, *size), "float32")
         self.rows = np.empty(0, np.int64)  # of the training images in the next batch
 
     @torch.no_grad()

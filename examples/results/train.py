@@ -66,13 +66,13 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
     else:
         method, taught = METHODS[condition.method](), images.teacher(condition.teacher)
         module = Measured(taught, network, distiller=method, **condition.options, **optimisation)
-        module.student_views = images.shown(module.student_views)
         texts = EmbeddingFile(images.folder / f"texts_{condition.texts}.npz")
         callbacks = [
             PromptEmbeddings(texts, templates=PROMPT, cache_dir=str(images.folder / "texts")),
             TeacherAccuracyCheck(0),
         ]
         if "mix" not in condition.options:  # which makes images that come once
+            module.student_views = images.shown(module.student_views)
             callbacks.append(TeacherCache(str(images.folder / "cache"), dtype="float32"))
     trainer = fit(module, data, epochs, images.precision, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}

@@ -529,6 +529,8 @@ def test_stored_images_change_nothing_and_are_not_opened(run, tmp_path, transfor
 def test_images_join_a_cache_that_is_there(run, filled, tmp_path, caplog) -> None:
     """The teacher does not run for them; persistent workers read in the third epoch what was written in the first."""
     expected, module, directory = filled
+    (directory / "other").mkdir()
+    (directory / "other" / "identity.json").write_text('{"format": 1}')
     for start in (0, 88):
         caplog.clear()
         with caplog.at_level("INFO"):
@@ -538,6 +540,8 @@ def test_images_join_a_cache_that_is_there(run, filled, tmp_path, caplog) -> Non
         assert losses.values == expected.values
         assert same_weights(again, module)
         assert f"{start} of 88 images are there" in caplog.text
+        assert "the closest other one" not in caplog.text  # no other cache is started
+    shutil.rmtree(directory / "other")
     main(["cache", "check", "--directory", str(directory)])
     damage_image = next(directory.glob("*/image.uint8.npy"))
     content = bytearray(damage_image.read_bytes())

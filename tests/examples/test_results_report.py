@@ -88,6 +88,18 @@ def test_a_method_and_its_kinds(report, folder) -> None:
     assert table.loc["KD", "+ KD's loss"] == ""
     assert table.loc["SP", "+ KD's loss"] == "57.0 ± 2.0, 3 of 5 seeds"
     assert table.loc["SP", "+ TMKD of the paper"] == "missing"
+    assert table.loc["SP", "+ TMKD"] == ""  # not planned
+    (folder / "sp+tmkd_0.json").write_text('{"top1": 58}')
+    assert report.methods(folder).loc["SP", "+ TMKD"] == "58.0, one seed"  # what has run is shown
+
+
+def test_controls_are_those_that_a_set_has(report, folder) -> None:
+    table = report.controls(folder)
+    assert table.loc["KD, student on noise and blur, target RGB", "gain over KD"] == "-2.0 [-2.0, -2.0], 3 of 5 seeds"
+    assert table.loc["student alone", "top-1"] == "missing"
+    assert "student alone, twice as long" not in table.index
+    folder = folder.rename(folder.with_name("cifar10"))
+    assert report.controls(folder).loc["student alone, twice as long", "top-1"] == "missing"
 
 
 def test_the_page_holds_what_the_runs_say(report) -> None:

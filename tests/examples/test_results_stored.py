@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, seed_everything
 
+from tmkd_lightning import Extractor
+from tmkd_lightning.data import DigitsDataModule
+from tmkd_lightning.distillers import KD
 from tmkd_lightning.feature_extraction.image_size import resize
+from tmkd_lightning.models import WideResNet
 from tmkd_lightning.views import RandomView
 
 RESULTS = Path(__file__).parents[2] / "examples" / "results"
@@ -29,8 +35,16 @@ def modules() -> Iterator[tuple[Any, Any]]:
         yield stored, other_views
     finally:
         sys.path[:] = before
-        for name in ("stored", "other_views"):
+        for name in ("stored", "other_views", "shares"):
             sys.modules.pop(name, None)
+
+
+class Losses(Callback):
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.values.append(outputs["loss"].item())
 
 
 def show(view: RandomView, images: torch.Tensor, rows: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +57,7 @@ def test_images_that_are_kept_are_those_that_are_made_anew(modules, tmp_path):
     stored, other = modules
     images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     plain = RandomView(["rgb", "edge", other.OTHER["noise"]], [0.5, 0.3, 0.2])
-    kept = stored.StoredViews(plain, SIZE, tmp_path, len(images))
+    kept = stored.StoredViews(plain, SIZE, tmp_path, images.numpy())
     assert set(kept.files) == {"rgb", "edge"}  # noise is another each time
 
     for seed in range(6):  # first what is made, then what is read, and both in a batch
@@ -55,11 +69,42 @@ def test_images_that_are_kept_are_those_that_are_made_anew(modules, tmp_path):
 
     written = kept.files["edge"].is_written
     assert 0 < written.sum() < 12
-    changed = images.clone()
-    changed[written] = 0  # so that a view of them would be another
     row = int(np.flatnonzero(written)[0])
-    seen, _ = show(stored.StoredViews(RandomView(["edge"]), SIZE, tmp_path, 12), changed, [row], 0)
+    again = stored.StoredViews(RandomView(["edge"]), SIZE, tmp_path, images.numpy())
+    seen, _ = show(again, torch.zeros_like(images), [row], 0)  # of which a view would be another
     assert torch.equal(seen, resize(RandomView(["edge"])(images[[row]])[0], SIZE))
+
+
+def test_other_images_have_files_of_their_own(modules, tmp_path):
+    stored, _ = modules
+    views, images = RandomView(["rgb"]), np.zeros((2, 3, 16, 16), np.float32)
+    files = {
+        stored.StoredViews(views, size, tmp_path, some).files["rgb"].path
+        for size in (SIZE, (4, 4))
+        for some in (images, images + 1)
+    }
+    assert len(files) == 4
+
+
+def test_a_run_that_keeps_its_images_is_the_run_that_does_not(modules, tmp_path, fit):
+    """Over shuffled epochs, the last batch of which is smaller."""
+    stored, _ = modules
+    import shares
+
+    losses = []
+    for keep in (False, True):
+        seed_everything(0, verbose=False)
+        data = DigitsDataModule(image_size=16, train_samples=44, batch_size=12, augmentation_replicas=1)
+        student = Extractor(WideResNet(10, 1, 10), image_size=8)
+        sgd = partial(torch.optim.SGD, lr=0.02)
+        seen = {"student_views": ["rgb", "edge"], "student_view_shares": [0.5, 0.5]}
+        module = shares.Measured(WideResNet(10, 1, 10), student, distiller=KD(), optimizer=sgd, **seen)
+        if keep:
+            module.student_views = stored.StoredViews(module.student_views, SIZE, tmp_path, np.zeros((44, 1)))
+        fit(module, datamodule=data, max_epochs=3, limit_val_batches=0, callbacks=[recorder := Losses()])
+        losses.append(recorder.values)
+    assert len(losses[0]) == 12
+    assert losses[0] == losses[1]
 
 
 def test_random_views_are_not_kept(modules):

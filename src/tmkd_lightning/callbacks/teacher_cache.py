@@ -1,5 +1,6 @@
 """Stores the teacher's outputs on disk in the first epochs, and reads them instead of running it in the later ones."""
 
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +18,7 @@ from tmkd_lightning.teacher.cache.serialization import EMBEDDING, LOGITS, PIXELS
 from tmkd_lightning.teacher.cache.stored_samples import IMAGE, LABEL, StoredSamples
 from tmkd_lightning.teacher.multi_view_teacher import MultiViewTeacher
 from tmkd_lightning.text.class_names import datamodule_of
+from tmkd_lightning.utils.messages import printable
 from tmkd_lightning.utils.precision import at_least_float32
 
 
@@ -109,7 +111,8 @@ class TeacherCache(Callback):
         )
         if not self.folder.path.exists() and (closest := self.folder.closest()) is not None:
             name, differing = closest
-            rank_zero_info(f"Teacher cache: the closest other one, {name}, differs in {', '.join(differing)}")
+            parts = textwrap.shorten(", ".join(differing), 200, placeholder=" ...")
+            rank_zero_info(printable(f"Teacher cache: the closest other one, {name}, differs in {parts}"))
         if self.images:
             self.samples = self._store_samples(_image_datamodule(trainer), identity)
         # A teacher that came with its weights has this head, or gets it, when its module puts its classes in order.

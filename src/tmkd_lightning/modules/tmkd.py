@@ -181,6 +181,8 @@ class TMKDModule(BaseModule):
         validation.check_all(check_positive, temperature=temperature, **temperatures)
         counts = {"text_dim": text_dim, "text_head_dim": text_head_dim, "fusion_hidden": fusion_hidden}
         validation.check_all(check_count, text_negatives=text_negatives, teacher_chunk=teacher_chunk, **counts)
+        multi_view = MultiView(views)
+        validation.check_fusion(fusion, multi_view)
         validation.check_choice("fusion_objective", fusion_objective, ["distillation", "label"])
         validation.check_choice("student_target", student_target, ["fused", "same_view"])
 
@@ -206,8 +208,6 @@ class TMKDModule(BaseModule):
         if mix is not None and (reason := self.why_classes_needed()):
             raise ValueError(f"mix makes labels that are distributions, but {reason}")
 
-        multi_view = MultiView(views)
-        validation.check_fusion(fusion, multi_view)
         self.student_views = RandomView(student_views, student_view_shares, "student_view_shares")
         self.student_target = student_target
         self.same_views = validation.same_views(self.student_views.views, multi_view, student_target)

@@ -116,10 +116,11 @@ class CacheFolder:
         """Name of the cache beside this one that differs in the fewest parts of the identity, and which these are."""
         own, found = dict(_parts(json.loads(json.dumps(self.identity)))), []
         for path in self.path.parent.glob(f"*/{MANIFEST}"):
-            with contextlib.suppress(CacheError):
+            with contextlib.suppress(CacheError, RecursionError):
                 other = dict(_parts(read_manifest(path.parent)))
                 differing = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
-                found.append((len(differing), path.parent.name, differing))
+                if differing:  # a copy of this one, or what another process has just made, does not
+                    found.append((len(differing), path.parent.name, differing))
         return min(found)[1:] if found else None
 
     def read(self, rows: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -156,10 +157,10 @@ class CacheFolder:
             file.close()
 
 
-def _parts(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """The values of nested dicts, each with its dotted name."""
-    if not isinstance(value, dict):
-        yield name, value
+def _parts(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """The values of nested dicts, as they are written, each with its dotted name."""
+    if not isinstance(value, dict) or not value:
+        yield name, json.dumps(value, sort_keys=True)
         return
     for key, part in value.items():
         yield from _parts(part, f"{name}.{key}" if name else key)
