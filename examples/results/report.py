@@ -89,7 +89,7 @@ def runs(folder: Path, name: str) -> pd.DataFrame:
 
 def counts(folder: Path, name: str) -> bool:
     """Whether a condition has its place in the tables of a set: it is planned there, or has run."""
-    planned = conditions(longer=4, further=folder.name == "cifar10")
+    planned = conditions(further=folder.name == "cifar10")
     return name in {each.name for each in planned} or len(runs(folder, name)) > 0
 
 
@@ -182,9 +182,8 @@ def controls(folder: Path) -> pd.DataFrame:
         "KD + TMKD, student on views": "kd+seen",
         "the same, texts of other classes": "kd+seen@permuted",
         "the same, random texts": "kd+seen@random",
-        "KD, four times as long": "kd+plain@4x",
-        "KD + TMKD, student on views, four times as long": "kd+seen@4x",
-        "KD, student on TrivialAugment, four times as long": "kd+trivial@4x",
+        "SP + TMKD, student on views, no text loss": "sp+seen_no_text",
+        "RKD + TMKD, student on views, no text loss": "rkd+seen_no_text",
     }.items():
         if not counts(folder, name):
             continue
@@ -205,7 +204,13 @@ def gradients(folder: Path) -> pd.DataFrame:
     return pd.DataFrame({"share of the gradient": rows}).rename_axis("run")
 
 
-_PULLS = {"": "plain", " + TMKD": "tmkd", " + TMKD, student on views": "seen", " + strong feature loss": "feature"}
+_PULLS = {
+    "": "plain",
+    " + KD's loss": "logit",
+    " + TMKD": "tmkd",
+    " + TMKD, student on views": "seen",
+    " + strong feature loss": "feature",
+}
 
 
 def tuning(folder: Path) -> pd.DataFrame:

@@ -41,7 +41,6 @@ class ImageSet(ABC):
     epochs = 60
     lr = 0.1
     methods: tuple[str, ...] = tuple(METHODS)
-    longer = 1  # times the epochs of a few students
     further = True  # whether all controls are run
 
     @abstractmethod
@@ -66,7 +65,6 @@ class CIFAR10(ImageSet):
 
     makes = "cifar10"
     teacher_epochs = 16
-    longer = 4
 
     def data(self) -> ImageDataModule:
         return _photos(self.root, self.held_out)

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
     chosen = SETS[options.set]
-    full = conditions(chosen.methods, chosen.longer, chosen.further)
+    full = conditions(chosen.methods, chosen.further)
     tried = {each.name: each for each in (tuning() if options.tune else full)}
     if unknown := set(options.only or ()) - set(tried):
         parser.error(f"--only: {sorted(unknown)} are none of {sorted(tried)}")
