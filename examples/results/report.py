@@ -150,9 +150,9 @@ def gains(folder: Path, corrected: dict[tuple[str, str, str], float]) -> pd.Data
     """What is claimed of each method, over the method, over it with KD's loss, and over the generic control."""
     rows = {}
     for (title, kind), name in product(CLAIMED.items(), compared(folder)):
-        found, row = runs(folder, f"{name}+{kind}"), {}
         if not counts(folder, f"{name}+{kind}"):
             continue
+        found, row = runs(folder, f"{name}+{kind}"), {}
         for column, base in bases(name).items():
             p = f", p {corrected[name, kind, base]:.2g}" if (name, kind, base) in corrected else ""
             row[f"over {column}"] = gain(found, runs(folder, f"{name}+{base}")) + p

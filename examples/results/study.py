@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
     chosen = SETS[options.set]
-    full = conditions(chosen.methods, chosen.further)
-    tried = {each.name: each for each in (tuning() if options.tune else full)}
+    planned = tuning() if options.tune else conditions(chosen.methods, chosen.further)
+    tried = {each.name: each for each in planned}
     if unknown := set(options.only or ()) - set(tried):
         parser.error(f"--only: {sorted(unknown)} are none of {sorted(tried)}")
     output, folder = options.output / options.set / ("tuning" if options.tune else ""), options.work / chosen.makes

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from helpers.doc_commands import forgetting_modules
+
 RESULTS = Path(__file__).parents[2] / "examples" / "results"
 
 
 @pytest.fixture(scope="module")
 def report() -> Iterator[ModuleType]:
-    before = list(sys.path)
-    sys.path.insert(0, str(RESULTS))
-    try:
+    with pytest.MonkeyPatch.context() as patch, forgetting_modules():
+        patch.syspath_prepend(str(RESULTS))
         import report
 
         yield report
-    finally:
-        sys.path[:] = before
-        for name in ("report", "conditions", "other_views", "shares", "grid", "tabulator"):
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 
+from helpers.doc_commands import forgetting_modules
 from tmkd_lightning import Extractor
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
@@ -25,18 +25,13 @@ SIZE = (8, 8)
 
 
 @pytest.fixture
-def modules() -> Iterator[tuple[Any, Any]]:
-    before = list(sys.path)
-    sys.path.insert(0, str(RESULTS))
-    try:
+def modules(monkeypatch) -> Iterator[tuple[Any, Any]]:
+    monkeypatch.syspath_prepend(str(RESULTS))
+    with forgetting_modules():
         import other_views
         import stored
 
         yield stored, other_views
-    finally:
-        sys.path[:] = before
-        for name in ("stored", "other_views", "shares"):
-            sys.modules.pop(name, None)
 
 
 class Losses(Callback):
