@@ -1,4 +1,4 @@
-"""The other data of the study: 50 classes of CUB-200-2011, of which augmented copies are made once and kept."""
+"""The other data of the study: the first 50 classes of CUB-200-2011; augmented copies are made once and kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.data.datasets.cub200 import CUB200
 
-SIDE, COPIES = 224, 8
+CLASSES, SIDE, COPIES = 50, 224, 8
 _TRAIN = v2.Compose([v2.RandomResizedCrop(SIDE, scale=(0.5, 1.0)), v2.RandomHorizontalFlip()])
 _TEST = v2.Compose([v2.Resize(256), v2.CenterCrop(SIDE)])
 
@@ -49,13 +49,13 @@ class Birds(ImageDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        return CUB200(self.root, "train").classes
+        return CUB200(self.root, "train").classes[:CLASSES]
 
     def samples(self, split: str) -> Sequence[tuple[Tensor, int]]:
         if split == "val":
             return []
         file = self.folder / f"birds_{split}.npy"
-        images = CUB200(self.root, split).files
+        images = [(path, label) for path, label in CUB200(self.root, split).files if label < CLASSES]
         copies = COPIES if split == "train" else 1
         if not file.exists():
             _write(file, [path for path, _ in images], copies, _TRAIN if split == "train" else _TEST)

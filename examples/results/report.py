@@ -2,7 +2,8 @@
 
     python examples/results/report.py
 
-With `--write`, they are put into that page, in place of those between its markers.
+Prints those of the published runs, or of another folder that the study wrote its runs to. With `--write`, they are put
+into that page, in place of those between its markers.
 """
 
 from __future__ import annotations
@@ -43,17 +44,21 @@ MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="?", default=HERE, help="what was the study's --output")
     parser.add_argument("--write", action="store_true", help="into docs/results.md")
-    tables = all_tables()
-    if parser.parse_args().write:
+    options = parser.parse_args()
+    tables = all_tables(options.results)
+    if not tables:
+        parser.error(f"{options.results} has no folder of a set with kd+plain_0.json, which all gains need")
+    if options.write:
         PAGE.write_text(fill(PAGE.read_text(), tables))
     else:
         print("\n\n".join(f"{name}\n\n{table}" for name, table in tables.items()))
 
 
-def all_tables() -> dict[str, str]:
+def all_tables(results: Path = HERE) -> dict[str, str]:
     """Every table by its name."""
-    folders = {name: HERE / name for name in SETS if (HERE / name / "kd+plain_0.json").exists()}
+    folders = {name: results / name for name in SETS if (results / name / "kd+plain_0.json").exists()}
     corrected = holm({(name, *key): p for name, folder in folders.items() for key, p in p_values(folder).items()})
     tables = {}
     for name, folder in folders.items():
@@ -66,8 +71,8 @@ def all_tables() -> dict[str, str]:
             "gradients": gradients(folder),
         }
         tables |= {f"{name} {title}": frame.to_markdown(disable_numparse=True) for title, frame in frames.items()}
-    if (HERE / "cifar10" / "tuning" / "plain_0.json").exists():
-        tables["tuning"] = tuning(HERE / "cifar10" / "tuning").to_markdown(disable_numparse=True)
+    if (results / "cifar10" / "tuning" / "plain_0.json").exists():
+        tables["tuning"] = tuning(results / "cifar10" / "tuning").to_markdown(disable_numparse=True)
     return tables
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 import torch
-from birds import Birds
+from birds import CLASSES, Birds
 from conditions import METHODS, SHARES, TEACHERS
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from photos import TEACHER, TRAIN, Photos
@@ -22,8 +22,10 @@ from torch import nn
 from tmkd_lightning import ClassifierModule, Extractor
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.models import WideResNet, load_weights
+from tmkd_lightning.utils.files import atomic_write
 from tmkd_lightning.views import RandomView
 
+LITE0 = "tf_efficientnet_lite0"
 SEEN = 64  # pixels a side, of a bird that a student sees
 REPLICAS = 8  # crops and flips that come again, so that the teacher's answers are stored
 
@@ -38,8 +40,8 @@ class ImageSet(ABC):
     precision: Any = "32-true"  # Lightning's
 
     makes = ""  # name of the folder for what is made, which sets may share
-    epochs = 60
-    lr = 0.1
+    epochs, lr = 60, 0.1
+    teacher_epochs, teacher_lr = 16, 0.1
     methods: tuple[str, ...] = tuple(METHODS)
     further = True  # whether all controls are run
 
@@ -48,12 +50,42 @@ class ImageSet(ABC):
         """Training and test images of the students; read once in each process."""
 
     @abstractmethod
-    def teacher(self, name: str) -> nn.Module:
-        """A trained teacher, of plain images (``rgb``) or of its views."""
-
-    @abstractmethod
     def student(self) -> nn.Module:
         """A student from random weights."""
+
+    @abstractmethod
+    def teacher_data(self) -> ImageDataModule:
+        """Training images of the teachers."""
+
+    @abstractmethod
+    def teacher_network(self) -> nn.Module:
+        """A teacher without its weights."""
+
+    def untrained_teacher(self) -> nn.Module:
+        """What a teacher is trained from: random weights."""
+        return self.teacher_network()
+
+    def teacher_weights(self, name: str) -> Path:
+        """The file of a teacher's weights."""
+        return self.folder / f"teacher_{name}.pt"
+
+    def teacher(self, name: str) -> nn.Module:
+        """A teacher of plain images (``rgb``) or of its views (``views``); it is trained, if that was not done."""
+        weights = self.teacher_weights(name)
+        if not weights.exists():
+            self._train_teacher(TEACHERS[name], weights)
+        network = self.teacher_network()
+        load_weights(network, weights)
+        return network
+
+    def _train_teacher(self, views: Sequence[str], weights: Path) -> None:
+        seed_everything(0, verbose=False)
+        network, shares = self.untrained_teacher(), SHARES if len(views) > 1 else None
+        optimisation = optimisation_of(self.teacher_lr, self.teacher_epochs)
+        module = ClassifierModule(network, views=views, view_shares=shares, **optimisation)
+        fit(module, self.teacher_data(), self.teacher_epochs, self.precision)
+        with atomic_write(weights) as file:
+            torch.save(module.extractor.network.state_dict(), file)
 
     def shown(self, views: RandomView) -> RandomView:
         """What shows the student the training images; these views, or the same of images that are kept."""
@@ -61,49 +93,52 @@ class ImageSet(ABC):
 
 
 class CIFAR10(ImageSet):
-    """400 images of each class for the student, 2,500 others for the teachers, which are trained here."""
+    """400 images of each class for the student, 2,500 others for the teachers."""
 
     makes = "cifar10"
-    teacher_epochs = 16
 
     def data(self) -> ImageDataModule:
         return _photos(self.root, self.held_out)
 
-    def teacher(self, name: str) -> nn.Module:
-        network, weights = WideResNet(depth=10, widen_factor=2, num_classes=10), self.folder / f"teacher_{name}.pt"
-        if not weights.exists():
-            seed_everything(0, verbose=False)
-            views = TEACHERS[name]
-            shares, optimisation = SHARES if len(views) > 1 else None, optimisation_of(self.lr, self.teacher_epochs)
-            module = ClassifierModule(network, views=views, view_shares=shares, **optimisation)
-            data = Photos(self.root, TEACHER, self.held_out, replicas=0)
-            fit(module, data, self.teacher_epochs, self.precision)
-            torch.save(network.state_dict(), weights)
-        network.load_state_dict(torch.load(weights, weights_only=True))
-        return network
-
     def student(self) -> nn.Module:
         return Small()
 
+    def teacher_data(self) -> ImageDataModule:
+        return Photos(self.root, TEACHER, self.held_out, replicas=0)
+
+    def teacher_network(self) -> nn.Module:
+        return WideResNet(depth=10, widen_factor=2, num_classes=10)
+
 
 class CUB50(ImageSet):
-    """1,500 birds, eight crops of each an epoch; teachers that were fine-tuned on them at 224 px; students at 64 px."""
+    """1,500 birds, eight crops of each an epoch, at 224 px for teachers that come from ImageNet, at 64 px for students.
+
+    Teachers that are in the root, as those of the published runs were, are not trained anew.
+    """
 
     makes = "cub50"
     epochs = 8
+    teacher_epochs, teacher_lr = 2, 0.02
     further = False
 
     def data(self) -> ImageDataModule:
         return _birds(self.root, self.folder)
 
-    def teacher(self, name: str) -> nn.Module:
-        extractor = Extractor(timm.create_model("tf_efficientnet_lite0", num_classes=50))
-        trained = {"rgb": "rgb", "views": "multi"}[name]
-        load_weights(extractor, self.root / f"cub50_tf_efficientnet_lite0_{trained}_seed0.safetensors")
-        return extractor
-
     def student(self) -> nn.Module:
-        return Extractor(Small(num_classes=50), image_size=SEEN)
+        return Extractor(Small(num_classes=CLASSES), image_size=SEEN)
+
+    def teacher_data(self) -> ImageDataModule:
+        return self.data()
+
+    def teacher_network(self) -> nn.Module:
+        return Extractor(timm.create_model(LITE0, num_classes=CLASSES))
+
+    def untrained_teacher(self) -> nn.Module:
+        return _from_imagenet(self.root)
+
+    def teacher_weights(self, name: str) -> Path:
+        given = self.root / f"cub50_{LITE0}_{'multi' if name == 'views' else name}_seed0.safetensors"
+        return given if given.exists() else super().teacher_weights(name)
 
     def shown(self, views: RandomView) -> RandomView:
         return StoredViews(views, (SEEN, SEEN), self.folder / "seen", self.data().samples("train").images)
@@ -112,14 +147,11 @@ class CUB50(ImageSet):
 class PretrainedCUB50(CUB50):
     """The same birds for a student that comes from ImageNet: the teacher's network, at 64 px."""
 
-    epochs = 2
-    lr = 0.02
+    epochs, lr = 2, 0.02
     methods = ("kd",)
 
     def student(self) -> nn.Module:
-        extractor = Extractor(timm.create_model("tf_efficientnet_lite0", num_classes=50), image_size=SEEN)
-        load_weights(extractor, self.root / "tf_efficientnet_lite0_imagenet.safetensors")  # but for the head
-        return extractor
+        return _from_imagenet(self.root, image_size=SEEN)
 
 
 SETS: dict[str, type[ImageSet]] = {"cifar10": CIFAR10, "cub50": CUB50, "cub50_pretrained": PretrainedCUB50}
@@ -133,6 +165,16 @@ def _photos(root: Path, held_out: bool) -> Photos:
 @functools.cache
 def _birds(root: Path, folder: Path) -> Birds:
     return Birds(root, folder)
+
+
+def _from_imagenet(root: Path, image_size: int | None = None) -> Extractor:
+    """EfficientNet-Lite0 from ImageNet with a new head; its weights are in the root, or timm fetches them."""
+    file = root / f"{LITE0}_imagenet.safetensors"
+    given = file.exists()
+    network = Extractor(timm.create_model(LITE0, pretrained=not given, num_classes=CLASSES), image_size=image_size)
+    if given:
+        load_weights(network, file)  # but for the head
+    return network
 
 
 def optimisation_of(lr: float, epochs: int) -> dict[str, Any]:

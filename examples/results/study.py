@@ -3,11 +3,11 @@
     python examples/results/study.py cifar10 --root data/cifar10 --vectors clip.npz --jobs 2
 
 The root of cifar10 holds train/<class>/ and test/<class>/ with 32-pixel photos; that of cub50 and cub50_pretrained has
-CUB_200_2011 with the first 50 classes, the teachers' weights, and those of ImageNet for the pretrained student. The
-vectors are one text embedding for each class, repeated over the views. Measures two teachers, one of plain images and
-one of its views, and trains every student with every seed, one thread each. A finished run is a file in `--output` and
-is not run again, so a study that was stopped goes on. With `--tune`, tries settings on held-out training images
-instead, and never reads a test image; its files are in a folder of their own.
+CUB_200_2011, and may have weights: the teachers' and ImageNet's, which timm fetches otherwise. The vectors are one text
+embedding for each class, repeated over the views. Trains and measures two teachers, one of plain images and one of its
+views, and trains every student with every seed, one thread each. A finished run is a file in `--output` and is not run
+again, so a study that was stopped goes on. With `--tune`, tries settings on held-out training images instead, and never
+reads a test image; its files are in a folder of their own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,60 @@
+"""The sets of the study: which birds there are, and where their teachers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from helpers.doc_commands import forgetting_modules
+from helpers.fake_datasets import make_cub
+
+RESULTS = Path(__file__).parents[2] / "examples" / "results"
+LITE0 = "tf_efficientnet_lite0"
+
+
+@pytest.fixture
+def sets(monkeypatch) -> Iterator[ModuleType]:
+    """With one copy of each bird, and teachers that are trained for an epoch."""
+    monkeypatch.syspath_prepend(str(RESULTS))
+    with forgetting_modules():
+        import birds
+        import sets
+
+        monkeypatch.setattr(birds, "COPIES", 1)
+        monkeypatch.setattr(sets.CUB50, "teacher_epochs", 1)
+        yield sets
+
+
+def weights(classes: int, seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return timm.create_model(LITE0, num_classes=classes).state_dict()
+
+
+def test_teachers_of_birds_are_fine_tuned_once_and_given_ones_never(sets, tmp_path, monkeypatch):
+    make_cub(tmp_path, classes=51, train_per_class=1, test_per_class=1)
+    made, imagenet = tmp_path / "made", weights(1000, seed=1)
+    made.mkdir()
+    save_file(imagenet, tmp_path / f"{LITE0}_imagenet.safetensors")
+    images = sets.CUB50(tmp_path, made)
+
+    assert len(images.data().class_names) == 50
+    assert sorted(label for _, label in images.data().samples("test")) == list(range(50))
+
+    with pytest.warns(match="all was loaded but the head"):
+        trained = images.teacher("views").network.state_dict()
+    before, after = (state["conv_stem.weight"].flatten() for state in (imagenet, trained))
+    assert 0.5 < F.cosine_similarity(before, after, dim=0) < 1  # about 0 for other random weights
+
+    monkeypatch.setattr(sets, "fit", lambda *_: pytest.fail("trained again"))
+    torch.testing.assert_close(images.teacher("views").network.state_dict(), trained, rtol=0, atol=0)
+
+    given = weights(50, seed=2)
+    save_file(given, tmp_path / f"cub50_{LITE0}_multi_seed0.safetensors")
+    torch.testing.assert_close(images.teacher("views").network.state_dict(), given, rtol=0, atol=0)
