@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,15 @@ def format_gain(values: pd.Series[float] | None, base: pd.Series[float] | None, 
     differences = pd.Series(dtype=float) if values is None or base is None else (values - base).dropna()
     if differences.empty:
         return "missing"
-    interval, mean = "", differences.mean()
-    if len(differences) > 1:
-        half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-        interval = f" [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
-    return f"{mean:+.{digits}f}{interval}{_count(len(differences), seeds)}"
+    mean, low, high = interval(differences)
+    between = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if len(differences) > 1 else ""
+    return f"{mean:+.{digits}f}{between}{_count(len(differences), seeds)}"
+
+
+def interval(differences: pd.Series[float]) -> tuple[float, float, float]:
+    """Mean and the ends of its 95 % interval by Student's t, which are nan for a single one."""
+    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences) if len(differences) > 1 else math.nan
+    return differences.mean(), differences.mean() - half, differences.mean() + half
 
 
 def _count(count: int, seeds: int) -> str:
