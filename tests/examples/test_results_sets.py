@@ -21,7 +21,7 @@ LITE0 = "tf_efficientnet_lite0"
 
 @pytest.fixture
 def sets(monkeypatch) -> Iterator[ModuleType]:
-    """With one copy of each bird, and teachers that are trained for an epoch."""
+    """With one copy of each bird, and teachers that are trained a little."""
     monkeypatch.syspath_prepend(str(RESULTS))
     with forgetting_modules():
         import birds
@@ -29,6 +29,7 @@ def sets(monkeypatch) -> Iterator[ModuleType]:
 
         monkeypatch.setattr(birds, "COPIES", 1)
         monkeypatch.setattr(sets.CUB50, "teacher_epochs", 1)
+        monkeypatch.setattr(sets.CUB50, "teacher_lr", 1e-4)
         yield sets
 
 
@@ -38,7 +39,7 @@ def weights(classes: int, seed: int) -> dict[str, torch.Tensor]:
 
 
 def test_teachers_of_birds_are_fine_tuned_once_and_given_ones_never(sets, tmp_path, monkeypatch):
-    make_cub(tmp_path, classes=51, train_per_class=1, test_per_class=1)
+    make_cub(tmp_path, classes=51, train_per_class=[2, 2] + 49 * [0], test_per_class=1)
     made, imagenet = tmp_path / "made", weights(1000, seed=1)
     made.mkdir()
     save_file(imagenet, tmp_path / f"{LITE0}_imagenet.safetensors")
@@ -50,7 +51,7 @@ def test_teachers_of_birds_are_fine_tuned_once_and_given_ones_never(sets, tmp_pa
     with pytest.warns(match="all was loaded but the head"):
         trained = images.teacher("views").network.state_dict()
     before, after = (state["conv_stem.weight"].flatten() for state in (imagenet, trained))
-    assert 0.5 < F.cosine_similarity(before, after, dim=0) < 1  # about 0 for other random weights
+    assert 0.9 < F.cosine_similarity(before, after, dim=0) < 1  # about 0 for other random weights
 
     monkeypatch.setattr(sets, "fit", lambda *_: pytest.fail("trained again"))
     torch.testing.assert_close(images.teacher("views").network.state_dict(), trained, rtol=0, atol=0)
