@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from helpers.doc_commands import forgetting_modules
 
@@ -111,6 +116,35 @@ def test_the_page_holds_what_the_runs_say(report) -> None:
     page = report.PAGE.read_text()
     assert report.fill(page, report.all_tables()) == page
     assert drawn(report.PICTURE) == report.intervals()
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_gains_in_the_text_are_those_of_runs(report, name) -> None:
+    """Each of some condition over another: what was written before further seeds ran has another interval, or p."""
+    text = (RESULTS.parents[1] / name).read_text().partition("## The first study")[0]
+    folders = [RESULTS / "cifar10", RESULTS / "cub50"]
+    written = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", text)
+    assert written
+    assert set(written) <= {gain for folder in folders for gain in gains_of_pairs(folder)}
+    p_values = {(folder, key): p for folder in folders for key, p in report.p_values(folder).items()}
+    written = [p for pair in re.findall(r"\bp (?:is )?(\d[\d.]*\d|1)(?: and (\d\.\d+))?", text) for p in pair if p]
+    assert written
+    assert set(written) <= {f"{p:.2g}" for p in report.holm(p_values).values()}
+
+
+def gains_of_pairs(folder: Path) -> Iterator[str]:
+    """Of any condition over any other with which it shares two seeds."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for file in folder.glob("*_?.json"):
+        name, _, seed = file.stem.rpartition("_")
+        found[name][seed] = json.loads(file.read_text())["top1"]
+    quantiles = [stats.t.ppf(0.975, freedom) for freedom in range(1, 20)]
+    for one, other in permutations(found.values(), 2):
+        differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
+        if len(differences) > 1:
+            mean, half = np.mean(differences), np.std(differences, ddof=1) / len(differences) ** 0.5
+            half *= quantiles[len(differences) - 2]
+            yield f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 
 def test_the_picture_has_gains_over_kds_loss(report, folder, tmp_path_factory) -> None:
