@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -57,8 +58,9 @@ class Birds(ImageDataModule):
         file = self.folder / f"birds_{split}.npy"
         images = [(path, label) for path, label in CUB200(self.root, split).files if label < CLASSES]
         copies = COPIES if split == "train" else 1
-        if not file.exists():
-            _write(file, [path for path, _ in images], copies, _TRAIN if split == "train" else _TEST)
+        with FileLock(file.with_suffix(".lock")):  # two teachers begin at once
+            if not file.exists():
+                _write(file, [path for path, _ in images], copies, _TRAIN if split == "train" else _TEST)
         return Copies(file, copies * [label for _, label in images])
 
 

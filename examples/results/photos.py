@@ -50,8 +50,15 @@ class Photos(ImageDataModule):
             images = [
                 (v2.functional.pil_to_tensor(Image.open(path).convert("RGB")), label)
                 for label, name in enumerate(self.class_names)
-                for path in sorted((self.root / folder / name).iterdir())[part]
+                for path in _part(self.root / folder / name, part)
             ]
             padded = [(v2.functional.pad(image, [4]), label) for image, label in images]
             self._read[split] = padded if split == "train" else images
         return self._read[split]
+
+
+def _part(folder: Path, part: slice) -> list[Path]:
+    files = sorted(folder.iterdir())
+    if part.stop is not None and len(files) < part.stop:
+        raise ValueError(f"{folder} has {len(files)} images, and the study takes those up to {part.stop}")
+    return files[part]

@@ -11,7 +11,7 @@ from tmkd_lightning.utils.files import atomic_write
 Gains = dict[str, dict[str, dict[str, list[float]]]]  # by set, method and kind: mean, and the ends of its interval
 CAPTION = (
     "Points of top-1 over the method with KD's loss: means of paired seeds, and 95 % intervals by Student's t, which "
-    "are not corrected for the number of comparisons."
+    "are not corrected for the number of comparisons. Without a line: not run."
 )
 
 

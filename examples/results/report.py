@@ -20,6 +20,7 @@ import pandas as pd
 import picture
 from conditions import LOGIT_TERMS, METHODS, TEACHERS, VIEWS, conditions
 from scipy import stats
+from sets import CUB50, SETS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and titles are those of the grids
 from grid import TITLES
@@ -28,8 +29,7 @@ from tabulator import format_gain, format_mean, interval
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
 PICTURE = PAGE.parent / "images" / "gains.png"
-SETS = ("cifar10", "cub50", "cub50_pretrained")
-SEEDS, TUNING_SEEDS = 5, 3
+SEEDS, TUNING_SEEDS = 5, 2
 COLUMNS = {
     "as published": "plain",
     "+ KD's loss": "logit",
@@ -41,6 +41,7 @@ COLUMNS = {
     "+ TMKD, strong feature loss, no text loss": "tmkd_feature",
 }
 CLAIMED = {title: kind for title, kind in COLUMNS.items() if kind in ("paper", "seen", "feature", "tmkd_feature")}
+DRAWN = ("paper", "seen", "feature")  # of the claims
 PICTURED = {"cifar10": "CIFAR-10", "cub50": "birds"}
 MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 
@@ -67,7 +68,8 @@ def all_tables(results: Path = HERE) -> dict[str, str]:
     tables = {}
     for name, folder in folders.items():
         own = {key[1:]: p for key, p in corrected.items() if key[0] == name}
-        frames = {"teachers": teachers(folder)} if (folder / "teacher_views.json").exists() else {}
+        measured = all((folder / f"teacher_{teacher}.json").exists() for teacher in TEACHERS)
+        frames = {"teachers": teachers(folder)} if measured else {}
         frames |= {
             "methods": methods(folder),
             "gains": gains(folder, own),
@@ -96,9 +98,10 @@ def runs(folder: Path, name: str) -> pd.DataFrame:
     return frame.set_axis(list(found)) if found else pd.DataFrame(columns=["top1"], dtype=float)
 
 
-def counts(folder: Path, name: str) -> bool:
+def has_place(folder: Path, name: str) -> bool:
     """Whether a condition has its place in the tables of a set: it is planned there, or has run."""
-    planned = conditions(further=folder.name == "cifar10")
+    chosen = SETS.get(folder.name, CUB50)
+    planned = conditions(chosen.methods, chosen.further)
     return name in {each.name for each in planned} or len(runs(folder, name)) > 0
 
 
@@ -124,7 +127,7 @@ def methods(folder: Path) -> pd.DataFrame:
     """A row for each method, a column for each of its kinds."""
     rows = {}
     for name in compared(folder):
-        kinds = {title: f"{name}+{kind}" for title, kind in COLUMNS.items() if counts(folder, f"{name}+{kind}")}
+        kinds = {title: f"{name}+{kind}" for title, kind in COLUMNS.items() if has_place(folder, f"{name}+{kind}")}
         rows[TITLES[name]] = {title: mean(runs(folder, run)) for title, run in kinds.items()}
     return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).astype(object).fillna("").rename_axis("method")
 
@@ -159,7 +162,7 @@ def gains(folder: Path, corrected: dict[tuple[str, str, str], float]) -> pd.Data
     """What is claimed of each method, over the method, over it with KD's loss, and over the generic control."""
     rows = {}
     for (title, kind), name in product(CLAIMED.items(), compared(folder)):
-        if not counts(folder, f"{name}+{kind}"):
+        if not has_place(folder, f"{name}+{kind}"):
             continue
         found, row = runs(folder, f"{name}+{kind}"), {}
         for column, base in bases(name).items():
@@ -181,7 +184,7 @@ def intervals(results: Path = HERE) -> picture.Gains:
             base = runs(results / name, f"{method}+{list(bases(method).values())[-1]}")["top1"]
             for claim, kind in CLAIMED.items():
                 differences = (runs(results / name, f"{method}+{kind}")["top1"] - base).dropna()
-                if kind != "tmkd_feature" and len(differences) > 1:
+                if kind in DRAWN and len(differences) > 1:
                     row[claim] = [round(number, 2) for number in interval(differences)]
     return found
 
@@ -208,7 +211,7 @@ def controls(folder: Path) -> pd.DataFrame:
         "SP + TMKD, student on views, no text loss": "sp+seen_no_text",
         "RKD + TMKD, student on views, no text loss": "rkd+seen_no_text",
     }.items():
-        if not counts(folder, name):
+        if not has_place(folder, name):
             continue
         found = runs(folder, name)
         seconds = f"{found['cpu_seconds'].median():.0f}" if "cpu_seconds" in found else ""
@@ -242,14 +245,14 @@ def tuning(folder: Path) -> pd.DataFrame:
         {file.stem.rsplit("_", 1)[0] for file in folder.glob("*_0.json")} - {f"teacher_{t}" for t in TEACHERS}
     )
     found = {name: runs(folder, name) for name in names}
-    rows = {
-        name: {
+    rows = {}
+    for name, one in sorted(found.items(), key=lambda item: -item[1]["top1"].mean()):
+        over_kd = (one["top1"] - runs(folder, "plain_4x" if name.endswith("_4x") else "plain")["top1"]).dropna()
+        rows[name] = {
             "top-1": format_mean(one["top1"], TUNING_SEEDS, digits=1),
-            "gain over KD": f"{(one['top1'] - found['plain_4x' if '_4x' in name else 'plain']['top1']).mean():+.1f}",
+            "gain over KD": f"{over_kd.mean():+.1f}" if len(over_kd) else "",
             "weights of the views": means(one, "logged.fusion/"),
         }
-        for name, one in sorted(found.items(), key=lambda item: -item[1]["top1"].mean())
-    }
     return pd.DataFrame(rows).T.rename_axis("tried")
 
 

@@ -17,8 +17,9 @@ import json
 import logging
 import platform
 import subprocess
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from sets import SETS
 from tqdm import tqdm
 
 from tmkd_lightning.utils.files import atomic_write
+from tmkd_lightning.utils.fingerprint import fingerprint
 
 _BIRDS = ("clip_attr512", "names")
 VECTORS = {"cifar10": ("cifar10", "cifar10_names"), "cub50": _BIRDS, "cub50_pretrained": _BIRDS}
@@ -44,54 +46,65 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--vectors", type=Path, required=True, help="an .npz file, with arrays of vectors and of names")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="finished runs, in a folder a set")
-    parser.add_argument("--work", type=Path, default=Path("runs/results"), help="teachers' weights, caches")
+    parser.add_argument("--work", type=Path, default=Path("runs/results"), help="for teachers, caches, copies")
     parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="+", metavar="CONDITION", help="some of them, by name; all without it")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
+    if options.tune and options.set != "cifar10":
+        parser.error("--tune is for cifar10, the only set that holds images out")
     chosen = SETS[options.set]
     planned = tuning() if options.tune else conditions(chosen.methods, chosen.further)
     tried = {each.name: each for each in planned}
     if unknown := set(options.only or ()) - set(tried):
         parser.error(f"--only: {sorted(unknown)} are none of {sorted(tried)}")
-    output, folder = options.output / options.set / ("tuning" if options.tune else ""), options.work / chosen.makes
+    output = options.output / options.set / ("tuning" if options.tune else "")
+    folder = options.work / f"{chosen.makes}_{fingerprint(str(options.root.resolve()), 'root')[:8]}"
     for made in (output, folder):
         made.mkdir(parents=True, exist_ok=True)
-    train.keep_vectors(options.vectors, *VECTORS[options.set], folder)
     images = chosen(options.root, folder, options.tune, options.precision)
-    record = {"epochs": images.epochs, "precision": options.precision, **versions()}
-    run_all(
-        {f"teacher_{name}": partial(train.teacher, images, name) for name in TEACHERS}, output, options.jobs, record
-    )
-    runs = {
+    try:
+        train.keep_vectors(options.vectors, *VECTORS[options.set], images.data().class_names, folder)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    record = {"precision": images.precision, **versions()}
+    teachers = {f"teacher_{name}": partial(train.teacher, images, name) for name in TEACHERS}
+    students = {
         f"{name}_{seed}": partial(train.student, images, tried[name], seed)
         for seed in range(options.seeds)
         for name in options.only or tried
     }
-    run_all(runs, output, options.jobs, record)
+    for runs in (teachers, students):
+        if failed := run_all(runs, output, options.jobs, record):
+            sys.exit(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
 
 
-def run_all(runs: dict[str, Callable[[], dict[str, Any]]], output: Path, jobs: int, record: dict[str, Any]) -> None:
-    """Runs what is not finished, in order, several at once; writes a file for each."""
+def run_all(
+    runs: Mapping[str, Callable[[], dict[str, Any]]], output: Path, jobs: int, record: dict[str, Any]
+) -> list[str]:
+    """Runs what is not finished, in order, several at once; writes a file for each, and returns those that failed."""
     left = {name: run for name, run in runs.items() if not (output / f"{name}.json").exists()}
+    failed = []
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet) as pool:
         waiting = {pool.submit(run): name for name, run in left.items()}
         for done in tqdm(as_completed(waiting), total=len(waiting)):
-            if done.exception() is not None:
-                print(f"{waiting[done]} failed: {done.exception()!r}", flush=True)
+            if (error := done.exception()) is not None:
+                tqdm.write(f"{waiting[done]} failed: {type(error).__name__}: {error}")
+                failed.append(waiting[done])
                 continue
             with atomic_write(output / f"{waiting[done]}.json") as file:
                 file.write(json.dumps({**done.result(), "record": record}, indent=1).encode())
+    return failed
 
 
 def versions() -> dict[str, str]:
     """Of Python, the packages and the code."""
     command, folder = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
-    commit = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    commit = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
     packages = {name: version(name) for name in ("torch", "torchvision", "lightning")}
-    return {"commit": commit.stdout.strip(), "python": platform.python_version(), **packages}
+    return {"commit": commit or "unknown", "python": platform.python_version(), **packages}
 
 
 def _quiet() -> None:

@@ -82,15 +82,20 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
         "top1": 100 * test["test/top1"],
         "logged": logged,
         "shares": shares,
+        "epochs": epochs,
         "cpu_seconds": time.process_time() - start,
     }
 
 
-def keep_vectors(source: Path, array: str, names: str, folder: Path) -> None:
+def keep_vectors(source: Path, array: str, names: str, classes: Sequence[str], folder: Path) -> None:
     """Writes genuine class vectors, the same of other classes, and random ones of the same lengths, as texts."""
     with np.load(source, allow_pickle=False) as file:
-        prompts = prompts_of(PROMPT, [str(name) for name in file[names]])
-        vectors = F.normalize(torch.from_numpy(file[array]).float())
+        if lacking := [name for name in (array, names) if name not in file]:
+            raise ValueError(f"{source} has no array {lacking[0]!r}, but {sorted(file)}")
+        named, vectors = [str(name) for name in file[names]], F.normalize(torch.from_numpy(file[array]).float())
+    if nameless := sorted(set(classes) - set(named)):
+        raise ValueError(f"{source} has vectors of {named}, and none of {nameless}")
+    prompts = prompts_of(PROMPT, named)
     # Turned by a random rotation, they have the same angles to each other, and nothing else is left of them.
     generator = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(vectors.shape[1], vectors.shape[1], generator=generator)).Q
