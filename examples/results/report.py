@@ -77,6 +77,8 @@ def all_tables(results: Path = HERE) -> dict[str, str]:
             "gradients": gradients(folder),
         }
         tables |= {f"{name} {title}": frame.to_markdown(disable_numparse=True) for title, frame in frames.items()}
+    if any((results / name / "confirmation").exists() for name in PICTURED):
+        tables["confirmation"] = confirmation(results).to_markdown(disable_numparse=True)
     if (results / "cifar10" / "tuning" / "plain_0.json").exists():
         tables["tuning"] = tuning(results / "cifar10" / "tuning").to_markdown(disable_numparse=True)
     return tables
@@ -237,6 +239,20 @@ _PULLS = {
     " + TMKD, student on views": "seen",
     " + strong feature loss": "feature",
 }
+
+
+def confirmation(results: Path) -> pd.DataFrame:
+    """KD with the strong feature loss over KD, with seeds of their own, corrected for the sets alone."""
+    rows, found = {}, {}
+    for name, title in PICTURED.items():
+        plain, strong = (runs(results / name / "confirmation", f"kd+{kind}") for kind in ("plain", "feature"))
+        differences = (strong["top1"] - plain["top1"]).dropna()
+        if len(differences) > 1:
+            found[title] = float(stats.ttest_1samp(differences, 0).pvalue)
+        rows[title] = {"KD": mean(plain), "+ strong feature loss": mean(strong), "gain": gain(strong, plain), "p": ""}
+    for title, p in holm(found).items():
+        rows[title]["p"] = f"{p:.2g}"
+    return pd.DataFrame(rows).T.rename_axis("set")
 
 
 def tuning(folder: Path) -> pd.DataFrame:
