@@ -88,7 +88,7 @@ def fill(page: str, tables: dict[str, str]) -> str:
     """Puts tables between their markers; those of other names stay."""
     for name, table in tables.items():
         start, end = MARKERS[0].format(name=name), MARKERS[1]
-        page = re.sub(f"(?<={re.escape(start)}).*?(?={re.escape(end)})", lambda _, new=table: new, page, flags=re.S)
+        page = re.sub(f"(?<={re.escape(start)}).*?(?={re.escape(end)})", lambda _, new=table: new, page, count=1, flags=re.S)
     return page
 
 
