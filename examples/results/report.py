@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -87,8 +86,9 @@ def all_tables(results: Path = HERE) -> dict[str, str]:
 def fill(page: str, tables: dict[str, str]) -> str:
     """Puts tables between their markers; those of other names stay."""
     for name, table in tables.items():
-        start, end = MARKERS[0].format(name=name), MARKERS[1]
-        page = re.sub(f"(?<={re.escape(start)}).*?(?={re.escape(end)})", lambda _, new=table: new, page, count=1, flags=re.S)
+        before, marker, rest = page.partition(MARKERS[0].format(name=name))
+        if marker:
+            page = before + marker + table + MARKERS[1] + rest.partition(MARKERS[1])[2]
     return page
 
 

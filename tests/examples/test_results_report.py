@@ -130,6 +130,13 @@ def test_controls_are_those_that_a_set_has(report, folder) -> None:
     assert report.controls(folder).loc["student alone, twice as long", "top-1"] == "missing"
 
 
+def test_tables_are_filled_in_between_their_markers(report) -> None:
+    page = "a\n\n<!-- one -->\n\n\n\n<!-- end -->\n\nb\n\n<!-- two -->\n\nold\n\n<!-- end -->\n\nc"
+    filled = "a\n\n<!-- one -->\n\n1\n\n<!-- end -->\n\nb\n\n<!-- two -->\n\n2\n\n<!-- end -->\n\nc"
+    assert report.fill(page, {"one": "1", "two": "2", "of another set": "3"}) == filled
+    assert report.fill(filled, {}) == filled
+
+
 def test_the_page_holds_what_the_runs_say(report) -> None:
     """Whoever adds a run writes the tables anew: `python examples/results/report.py --write`."""
     page = report.PAGE.read_text()
