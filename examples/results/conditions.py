@@ -80,11 +80,6 @@ def conditions(methods: Sequence[str] = tuple(METHODS), further: bool = True) ->
     ]
 
 
-def confirmation() -> list[Condition]:
-    """The claim that was left: KD with the strong feature loss, over KD."""
-    return [of("kd", "plain"), of("kd", "feature")]
-
-
 def tuning() -> list[Condition]:
     """What is tried on held-out training images, for KD alone: the student's views, the target, weights, shares."""
     tried: dict[str, dict[str, Any]] = {

@@ -6,9 +6,8 @@ The root of cifar10 holds train/<class>/ and test/<class>/ with 32-pixel photos;
 CUB_200_2011, and may have weights: the teachers' and ImageNet's, which timm fetches otherwise. The vectors are one text
 embedding for each class, repeated over the views. Trains and measures two teachers, one of plain images and one of its
 views, and trains every student with every seed, one thread each. A finished run is a file in `--output` and is not run
-again, so a study that was stopped goes on. With `--tune`, tries settings on held-out training images instead, and never
-reads a test image; with `--confirm`, repeats one claim with seeds that it was not found with. The files of both are in
-folders of their own.
+again, so a study that was stopped goes on. With `--tune`, tries settings on held-out training images instead, never
+reads a test image, and has a folder of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from typing import Any
 
 import torch
 import train
-from conditions import TEACHERS, conditions, confirmation, tuning
+from conditions import TEACHERS, conditions, tuning
 from sets import SETS
 from tqdm import tqdm
 
@@ -46,29 +45,27 @@ def main() -> None:
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--vectors", type=Path, required=True, help="an .npz file, with arrays of vectors and of names")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="finished runs, in a folder a set")
-    parser.add_argument("--work", type=Path, default=Path("runs/results"), help="for teachers, caches, copies")
+    parser.add_argument("--output", type=Path, default=Path("runs/results"), help="finished runs, in a folder a set")
+    parser.add_argument("--work", type=Path, default=Path("runs/results_made"), help="for teachers, caches, copies")
     parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
-    parts = parser.add_mutually_exclusive_group()
-    parts.add_argument("--tune", dest="part", action="store_const", const="tuning", default="")
-    parts.add_argument("--confirm", dest="part", action="store_const", const="confirmation")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", metavar="CONDITION", help="some of them, by name; all without it")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
-    if options.part == "tuning" and options.set != "cifar10":
+    if options.tune and options.set != "cifar10":
         parser.error("--tune is for cifar10, the only set that holds images out")
     chosen = SETS[options.set]
-    planned = {"": partial(conditions, chosen.methods, chosen.further), "tuning": tuning, "confirmation": confirmation}
-    tried = {each.name: each for each in planned[options.part]()}
-    first_seed = 5 if options.part == "confirmation" else 0
+    planned = tuning() if options.tune else conditions(chosen.methods, chosen.further)
+    tried = {each.name: each for each in planned}
     if unknown := set(options.only or ()) - set(tried):
         parser.error(f"--only: {sorted(unknown)} are none of {sorted(tried)}")
-    output = options.output / options.set / options.part
+    output = options.output / options.set / ("tuning" if options.tune else "")
     folder = options.work / f"{chosen.makes}_{fingerprint(str(options.root.resolve()), 'root')[:8]}"
     for made in (output, folder):
         made.mkdir(parents=True, exist_ok=True)
-    images = chosen(options.root, folder, options.part == "tuning", options.precision)
+    images = chosen(options.root, folder, options.tune, options.precision)
     try:
         train.keep_vectors(options.vectors, *VECTORS[options.set], images.data().class_names, folder)
     except (OSError, ValueError) as error:
@@ -77,7 +74,7 @@ def main() -> None:
     teachers = {f"teacher_{name}": partial(train.teacher, images, name) for name in TEACHERS}
     students = {
         f"{name}_{seed}": partial(train.student, images, tried[name], seed)
-        for seed in range(first_seed, first_seed + options.seeds)
+        for seed in range(options.first_seed, options.first_seed + options.seeds)
         for name in options.only or tried
     }
     for runs in (teachers, students):

@@ -89,7 +89,7 @@ def table(grid: Grid, results: pd.DataFrame, paper: dict[str, Any]) -> pd.DataFr
 
 
 def format_mean(values: pd.Series[float] | None, seeds: int, digits: int = 2) -> str:
-    """Mean ± standard deviation (n - 1) over seeds, and how many there are if it is fewer than `seeds`."""
+    """Mean ± standard deviation (n - 1) over seeds, and how many there are if it is not `seeds`."""
     if values is None or values.empty:
         return "missing"
     spread = "" if len(values) == 1 else f" ± {values.std():.{digits}f}"
@@ -115,7 +115,9 @@ def interval(differences: pd.Series[float]) -> tuple[float, float, float]:
 def _count(count: int, seeds: int) -> str:
     if count == 1:
         return ", one seed"
-    return "" if count == seeds else f", {count} of {seeds} seeds"
+    if count < seeds:
+        return f", {count} of {seeds} seeds"
+    return "" if count == seeds else f", {count} seeds"
 
 
 def caption(grid: Grid, paper: dict[str, Any]) -> str:

@@ -169,6 +169,7 @@ def test_mean_deviation_and_paired_interval_by_hand(tables) -> None:
     base, better = pd.Series({0: 60.0, 1: 64.0, 2: 62.0}), pd.Series({0: 63.0, 1: 65.0, 2: 64.0})
     mean, gain = tables.tabulator.format_mean, tables.tabulator.format_gain
     assert mean(base, 3) == "62.00 ± 2.00"
+    assert mean(base, 2) == "62.00 ± 2.00, 3 seeds"
     # differences 3, 1, 2: standard deviation 1, and t(0.975, 2) / √3 = 4.302653 / 1.732051 = 2.484138
     assert gain(better, base, 3, digits=4) == "+2.0000 [-0.4841, +4.4841]"
     assert gain(better[[0, 1]], base[[1, 2]], 3) == "+1.00, one seed"  # pairs equal seeds alone
