@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from helpers import fake_datasets
-from helpers.doc_commands import CHECKS, build, check, check_verb, forgetting_modules
+from helpers.doc_commands import CHECKS, build, check, check_verb, forgetting_modules, importing_from
 from helpers.doc_pages import PAGES, ROOT, Block, blocks, commands, headings, links, rows, spans
 from helpers.replaced_trainer import replace_trainer
 from helpers.tiny import Net
@@ -171,8 +171,7 @@ def read_yaml(block: Block, namespace: dict[str, Any]) -> None:
     replace(block.name, block.code)
     content = yaml.safe_load(block.code)
     if "pairs" in content:
-        with pytest.MonkeyPatch.context() as patch, forgetting_modules():
-            patch.syspath_prepend(str(EXAMPLES / "tables"))
+        with importing_from(EXAMPLES / "tables"):
             assert importlib.import_module("grid").read_grid(Path(block.name)).cells
         return
     base = "teacher.yaml" if "ClassifierModule" in block.code else "tmkd.yaml"

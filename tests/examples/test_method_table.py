@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from types import ModuleType
 import pytest
 from torch import nn
 
+from helpers.doc_commands import importing_from
 from helpers.methods import METHODS, NUMBERED
 from tmkd_lightning import distillers
 from tmkd_lightning.distillers import RelationalDistiller
@@ -23,13 +23,8 @@ FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
     """The script, which imports the files beside it."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)
+    with importing_from(FOLDER):
         yield importlib.import_module("methods")
-    for name in set(sys.modules) - before:
-        if (FOLDER / f"{name}.py").exists():
-            del sys.modules[name]
 
 
 def test_the_pages_hold_the_table_of_the_classes(script) -> None:

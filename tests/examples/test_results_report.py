@@ -16,15 +16,14 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from helpers.doc_commands import forgetting_modules
+from helpers.doc_commands import importing_from
 
 RESULTS = Path(__file__).parents[2] / "examples" / "results"
 
 
 @pytest.fixture(scope="module")
 def report() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch, forgetting_modules():
-        patch.syspath_prepend(str(RESULTS))
+    with importing_from(RESULTS):
         import report
 
         yield report

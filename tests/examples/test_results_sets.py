@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from helpers.doc_commands import forgetting_modules
+from helpers.doc_commands import importing_from
 from helpers.fake_datasets import make_cub
 
 RESULTS = Path(__file__).parents[2] / "examples" / "results"
@@ -22,8 +22,7 @@ LITE0 = "tf_efficientnet_lite0"
 @pytest.fixture
 def sets(monkeypatch) -> Iterator[ModuleType]:
     """With one copy of each bird, and teachers that are trained a little."""
-    monkeypatch.syspath_prepend(str(RESULTS))
-    with forgetting_modules():
+    with importing_from(RESULTS):
         import birds
         import sets
 

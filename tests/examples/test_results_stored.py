@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 
-from helpers.doc_commands import forgetting_modules
+from helpers.doc_commands import importing_from
 from tmkd_lightning import Extractor
 from tmkd_lightning.data import DigitsDataModule
 from tmkd_lightning.distillers import KD
@@ -25,9 +25,8 @@ SIZE = (8, 8)
 
 
 @pytest.fixture
-def modules(monkeypatch) -> Iterator[tuple[Any, Any]]:
-    monkeypatch.syspath_prepend(str(RESULTS))
-    with forgetting_modules():
+def modules() -> Iterator[tuple[Any, Any]]:
+    with importing_from(RESULTS):
         import other_views
         import stored
 

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.doc_commands import forgetting_modules
+from helpers.doc_commands import importing_from
 
 RESULTS = Path(__file__).parents[2] / "examples" / "results"
 
 
 @pytest.fixture
-def study(monkeypatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(RESULTS))
-    with forgetting_modules():
+def study() -> Iterator[ModuleType]:
+    with importing_from(RESULTS):
         import study
 
         yield study

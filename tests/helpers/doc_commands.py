@@ -121,10 +121,9 @@ def check_python(words: list[str]) -> None:
         parse_args(parser, args)
         raise ParsedError
 
-    with pytest.MonkeyPatch.context() as patch, forgetting_modules():
+    with pytest.MonkeyPatch.context() as patch, importing_from(Path(words[0]).resolve().parent):
         patch.setattr(sys, "argv", words)
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        patch.syspath_prepend(str(Path(words[0]).resolve().parent))
         with pytest.raises(ParsedError):
             runpy.run_path(words[0], run_name="__main__")
 
@@ -148,6 +147,14 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "mkdir": lambda words: Path(words[0]).mkdir(),
     "cd": lambda words: os.chdir(words[0]),
 }
+
+
+@contextmanager
+def importing_from(folder: Path) -> Iterator[None]:
+    """As a script does that lies in a folder, whose modules are forgotten at the end."""
+    with pytest.MonkeyPatch.context() as patch, forgetting_modules():
+        patch.syspath_prepend(str(folder))
+        yield
 
 
 @contextmanager
