@@ -198,7 +198,7 @@ def intervals(results: Path = HERE) -> picture.Gains:
 
 
 def controls(folder: Path) -> pd.DataFrame:
-    """What else was run, beside KD."""
+    """What else was run, beside KD, and where its fusion went."""
     plain, rows = runs(folder, "kd+plain"), {}
     for title, name in {
         "student alone": "alone",
@@ -209,6 +209,7 @@ def controls(folder: Path) -> pd.DataFrame:
         "KD, student on views, target RGB": "kd+seen_rgb_target",
         "KD, student on noise and blur, target RGB": "kd+generic",
         "KD, student on TrivialAugment, target RGB": "kd+trivial",
+        "KD + TMKD of the paper": "kd+paper",
         "KD + TMKD": "kd+tmkd",
         "KD + TMKD, no text loss": "kd+tmkd_no_text",
         "KD + TMKD, texts of other classes": "kd+tmkd@permuted",
@@ -224,6 +225,7 @@ def controls(folder: Path) -> pd.DataFrame:
         found = runs(folder, name)
         seconds = f"{found['cpu_seconds'].median():.0f}" if "cpu_seconds" in found else ""
         rows[title] = {"top-1": mean(found), "gain over KD": gain(found, plain), "CPU seconds": seconds}
+        rows[title]["weights of the views"] = means(found, "logged.fusion/")
     rows["KD"]["gain over KD"] = ""
     return pd.DataFrame(rows).T.rename_axis("run")
 

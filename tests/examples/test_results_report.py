@@ -140,6 +140,12 @@ def test_controls_are_those_that_a_set_has(report, folder) -> None:
     assert table.loc["KD, student on noise and blur, target RGB", "gain over KD"] == "-2.0 [-2.0, -2.0], 3 of 5 seeds"
     assert table.loc["student alone", "top-1"] == "missing"
     assert "student alone, twice as long" not in table.index
+    for seed, weight in enumerate((0.25, 0.5)):
+        paper = {"top1": 60, "logged": {"fusion/rgb": weight, "fusion/edge": 1 - weight, "train/ce": 1.0}}
+        (folder / f"kd+paper_{seed}.json").write_text(json.dumps(paper))
+    found = report.controls(folder).loc["KD + TMKD of the paper"]
+    assert found["gain over KD"] == "-1.0 [-13.7, +11.7], 2 of 5 seeds"  # 0 and -2: 1 · 12.71 about -1
+    assert found["weights of the views"] == "rgb 0.38, edge 0.62"
     folder = folder.rename(folder.with_name("cifar10"))
     assert report.controls(folder).loc["student alone, twice as long", "top-1"] == "missing"
 
