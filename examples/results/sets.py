@@ -13,6 +13,7 @@ import timm
 import torch
 from birds import CLASSES, Birds
 from conditions import METHODS, SHARES, TEACHERS
+from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from photos import TEACHER, TRAIN, Photos
 from stored import StoredViews
@@ -38,6 +39,7 @@ class ImageSet(ABC):
     folder: Path  # for what is made: weights, caches, copies
     held_out: bool = False
     precision: Any = "32-true"  # Lightning's
+    teacher_seed: int = 0
 
     makes = ""  # name of the folder for what is made, which sets may share
     epochs, lr = 60, 0.1
@@ -67,19 +69,21 @@ class ImageSet(ABC):
 
     def teacher_weights(self, name: str) -> Path:
         """The file of a teacher's weights."""
-        return self.folder / f"teacher_{name}.pt"
+        return self.folder / f"teacher_{name}_{self.teacher_seed}.pt"
 
     def teacher(self, name: str) -> nn.Module:
         """A teacher of plain images (``rgb``) or of its views (``views``); it is trained, if that was not done."""
         weights = self.teacher_weights(name)
         if not weights.exists():
-            self._train_teacher(TEACHERS[name], weights)
+            with FileLock(f"{weights}.lock"):  # students whose teacher was measured before may begin at once
+                if not weights.exists():
+                    self._train_teacher(TEACHERS[name], weights)
         network = self.teacher_network()
         load_weights(network, weights)
         return network
 
     def _train_teacher(self, views: Sequence[str], weights: Path) -> None:
-        seed_everything(0, verbose=False)
+        seed_everything(self.teacher_seed, verbose=False)
         network, shares = self.untrained_teacher(), SHARES if len(views) > 1 else None
         optimisation = optimisation_of(self.teacher_lr, self.teacher_epochs)
         module = ClassifierModule(network, views=views, view_shares=shares, **optimisation)

@@ -6,8 +6,8 @@ The root of cifar10 holds train/<class>/ and test/<class>/ with 32-pixel photos;
 CUB_200_2011, and may have weights: the teachers' and ImageNet's, which timm fetches otherwise. The vectors are one text
 embedding for each class, repeated over the views. Trains and measures two teachers, one of plain images and one of its
 views, and trains every student with every seed, one thread each. A finished run is a file in `--output` and is not run
-again, so a study that was stopped goes on. With `--tune`, tries settings on held-out training images instead, never
-reads a test image, and has a folder of its own.
+again, so a study that was stopped goes on. `report.py` makes tables of that folder. With `--tune`, tries settings on
+held-out training images instead, and never reads a test image; its files are in a folder of their own.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--vectors", type=Path, required=True, help="an .npz file, with arrays of vectors and of names")
     parser.add_argument("--output", type=Path, default=Path("runs/results"), help="finished runs, in a folder a set")
-    parser.add_argument("--work", type=Path, default=Path("runs/results_made"), help="for teachers, caches, copies")
+    parser.add_argument("--work", type=Path, default=Path("runs/results_work"), help="for teachers, caches, copies")
     parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
-    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--tune", action="store_true", help="on held-out images of cifar10")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--first-seed", type=int, default=0, help="of the students, and that of their teachers")
     parser.add_argument("--only", nargs="+", metavar="CONDITION", help="some of them, by name; all without it")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
@@ -65,13 +65,13 @@ def main() -> None:
     folder = options.work / f"{chosen.makes}_{fingerprint(str(options.root.resolve()), 'root')[:8]}"
     for made in (output, folder):
         made.mkdir(parents=True, exist_ok=True)
-    images = chosen(options.root, folder, options.tune, options.precision)
+    images = chosen(options.root, folder, options.tune, options.precision, options.first_seed)
     try:
         train.keep_vectors(options.vectors, *VECTORS[options.set], images.data().class_names, folder)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     record = {"precision": images.precision, **versions()}
-    teachers = {f"teacher_{name}": partial(train.teacher, images, name) for name in TEACHERS}
+    teachers = {f"teacher_{name}_{options.first_seed}": partial(train.teacher, images, name) for name in TEACHERS}
     students = {
         f"{name}_{seed}": partial(train.student, images, tried[name], seed)
         for seed in range(options.first_seed, options.first_seed + options.seeds)

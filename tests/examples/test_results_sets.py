@@ -58,3 +58,19 @@ def test_teachers_of_birds_are_fine_tuned_once_and_given_ones_never(sets, tmp_pa
     given = weights(50, seed=2)
     save_file(given, tmp_path / f"cub50_{LITE0}_multi_seed0.safetensors")
     torch.testing.assert_close(images.teacher("views").network.state_dict(), given, rtol=0, atol=0)
+
+
+def test_seeds_from_another_on_have_teachers_of_their_own(sets, tmp_path, monkeypatch):
+    """Which are trained once, with that seed."""
+    found = []
+
+    def keep(module, *_) -> None:
+        state = {name: value.clone() for name, value in module.extractor.network.state_dict().items()}
+        found.append((torch.initial_seed(), state))
+
+    monkeypatch.setattr(sets, "fit", keep)
+    teachers = [sets.CIFAR10(tmp_path, tmp_path, teacher_seed=seed).teacher("rgb") for seed in (0, 5, 0)]
+    assert [seed for seed, _ in found] == [0, 5]
+    for teacher, (_, state) in zip(teachers, [*found, found[0]], strict=True):
+        torch.testing.assert_close(teacher.state_dict(), state, rtol=0, atol=0)
+    assert not torch.equal(*(state["fc.weight"] for _, state in found))
