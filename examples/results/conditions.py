@@ -41,42 +41,30 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """A teacher, the method by which is learnt from it, and the texts; a student alone has none of them."""
+    """How a student learns from the teacher of views, and the texts; alone, it has no method."""
 
     name: str
-    teacher: str | None = None
     method: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     texts: str = "genuine"
     longer: int = 1  # times the epochs
 
 
-def conditions(methods: Sequence[str] = tuple(METHODS), further: bool = True) -> list[Condition]:
-    """All of them, what tells most first: a study that is stopped early has the rest.
-
-    Args:
-        methods: base methods to compare with TMKD.
-        further: whether to run the controls that one set answers for all; else what birds alone ask for.
-    """
-    always = [
+def compared(methods: Sequence[str] = tuple(METHODS)) -> list[Condition]:
+    """Every method in all its kinds, what tells most first: a study that is stopped early has the rest."""
+    return [
         Condition("alone"),
         *(of(method, kind) for method in methods for kind in ("plain", "seen")),
         *(of(method, "logit") for method in methods if method not in LOGIT_TERMS),
-        *(of(method, "feature") for method in methods),
-        *(of(method, kind) for method in methods for kind in ("generic", "paper")),
-        *(of("kd", kind) for kind in ("tmkd", "tmkd_no_text", "tmkd_feature")),
-        *(of("kd", "seen", texts) for texts in ("random", "permuted")),
+        *(of(method, kind) for kind in ("feature", "paper") for method in methods),
     ]
-    if not further:  # on birds, where TMKD gained beside two methods, what its text loss has in that
-        return [*always, *(of(method, "seen_no_text") for method in ("sp", "rkd") if method in methods)]
+
+
+def controls() -> list[Condition]:
+    """What else may explain what TMKD changes, beside KD."""
     return [
-        *always,
-        *(of("kd", "tmkd", texts) for texts in ("random", "permuted")),
-        of("kd", "seen_rgb_target"),
-        of("kd", "trivial"),
-        Condition("alone_on_views", options={"views": VIEWS, "view_shares": SHARES}),
-        of("kd", "plain", teacher="rgb"),
-        Condition("alone_twice_as_long", longer=2),
+        *(of("kd", kind) for kind in ("generic", "tmkd", "tmkd_no_text")),
+        *(of("kd", "seen", texts) for texts in ("random", "permuted")),
     ]
 
 
@@ -105,12 +93,12 @@ def tuning() -> list[Condition]:
     }
     longer = ("plain", "seen_rgb_target", "trivial", "mixup")
     return [
-        *(Condition(name, "views", "kd", options) for name, options in tried.items()),
-        *(Condition(f"{name}_4x", "views", "kd", tried[name], longer=4) for name in longer),
+        *(Condition(name, "kd", options) for name, options in tried.items()),
+        *(Condition(f"{name}_4x", "kd", tried[name], longer=4) for name in longer),
     ]
 
 
-def of(method: str, kind: str, texts: str = "genuine", teacher: str = "views") -> Condition:
-    """A method in one of the kinds; what is not usual is in its name."""
-    unusual = [texts] * (texts != "genuine") + ["rgb_teacher"] * (teacher == "rgb")
-    return Condition("@".join([f"{method}+{kind}", *unusual]), teacher, method, KINDS[kind], texts)
+def of(method: str, kind: str, texts: str = "genuine") -> Condition:
+    """A method in one of the kinds; texts that are not genuine are in its name."""
+    unusual = f"@{texts}" * (texts != "genuine")
+    return Condition(f"{method}+{kind}{unusual}", method, KINDS[kind], texts)

@@ -12,9 +12,10 @@ from typing import Any
 import timm
 import torch
 from birds import CLASSES, Birds
-from conditions import METHODS, SHARES, TEACHERS
+from conditions import SHARES, TEACHERS, Condition, compared, controls, of
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.seed import isolate_rng
 from photos import TEACHER, TRAIN, Photos
 from stored import StoredViews
 from student import Small
@@ -39,13 +40,11 @@ class ImageSet(ABC):
     folder: Path  # for what is made: weights, caches, copies
     held_out: bool = False
     precision: Any = "32-true"  # Lightning's
-    teacher_seed: int = 0
 
     makes = ""  # name of the folder for what is made, which sets may share
     epochs, lr = 60, 0.1
     teacher_epochs, teacher_lr = 16, 0.1
-    methods: tuple[str, ...] = tuple(METHODS)
-    further = True  # whether all controls are run
+    conditions: Sequence[Condition] = ()
 
     @abstractmethod
     def data(self) -> ImageDataModule:
@@ -69,7 +68,7 @@ class ImageSet(ABC):
 
     def teacher_weights(self, name: str) -> Path:
         """The file of a teacher's weights."""
-        return self.folder / f"teacher_{name}_{self.teacher_seed}.pt"
+        return self.folder / f"teacher_{name}.pt"
 
     def teacher(self, name: str) -> nn.Module:
         """A teacher of plain images (``rgb``) or of its views (``views``); it is trained, if that was not done."""
@@ -77,17 +76,19 @@ class ImageSet(ABC):
         if not weights.exists():
             with FileLock(f"{weights}.lock"):  # students whose teacher was measured before may begin at once
                 if not weights.exists():
-                    self._train_teacher(TEACHERS[name], weights)
+                    with isolate_rng():  # a student is the same whether its teacher was trained before or not
+                        self._train_teacher(TEACHERS[name], weights)
         network = self.teacher_network()
         load_weights(network, weights)
         return network
 
     def _train_teacher(self, views: Sequence[str], weights: Path) -> None:
-        seed_everything(self.teacher_seed, verbose=False)
+        seed_everything(0, verbose=False)
         network, shares = self.untrained_teacher(), SHARES if len(views) > 1 else None
         optimisation = optimisation_of(self.teacher_lr, self.teacher_epochs)
-        module = ClassifierModule(network, views=views, view_shares=shares, **optimisation)
-        fit(module, self.teacher_data(), self.teacher_epochs, self.precision)
+        module, data = ClassifierModule(network, views=views, view_shares=shares, **optimisation), self.teacher_data()
+        data.seed = 0  # of the order; students use the same data
+        fit(module, data, self.teacher_epochs, self.precision)
         with atomic_write(weights) as file:
             torch.save(module.extractor.network.state_dict(), file)
 
@@ -100,15 +101,16 @@ class CIFAR10(ImageSet):
     """400 images of each class for the student, 2,500 others for the teachers."""
 
     makes = "cifar10"
+    conditions = (*compared(), *controls(), Condition("alone_twice_as_long", longer=2))
 
     def data(self) -> ImageDataModule:
-        return _photos(self.root, self.held_out)
+        return _photos(self.root / "cifar10", self.held_out)
 
     def student(self) -> nn.Module:
         return Small()
 
     def teacher_data(self) -> ImageDataModule:
-        return Photos(self.root, TEACHER, self.held_out, replicas=0)
+        return Photos(self.root / "cifar10", TEACHER, self.held_out, replicas=0)
 
     def teacher_network(self) -> nn.Module:
         return WideResNet(depth=10, widen_factor=2, num_classes=10)
@@ -123,7 +125,8 @@ class CUB50(ImageSet):
     makes = "cub50"
     epochs = 8
     teacher_epochs, teacher_lr = 2, 0.02
-    further = False
+    # Where TMKD was ahead, without its text loss; and what was ahead, with TMKD's views.
+    conditions = (*compared(), *controls(), of("rkd", "seen_no_text"), of("kd", "tmkd_feature"))
 
     def data(self) -> ImageDataModule:
         return _birds(self.root, self.folder)
@@ -152,7 +155,7 @@ class PretrainedCUB50(CUB50):
     """The same birds for a student that comes from ImageNet: the teacher's network, at 64 px."""
 
     epochs, lr = 2, 0.02
-    methods = ("kd",)
+    conditions = compared(["kd"])
 
     def student(self) -> nn.Module:
         return _from_imagenet(self.root, image_size=SEEN)

@@ -1,13 +1,13 @@
 """What TMKD adds to five methods on two sets of photos: the study of docs/results.md.
 
-    python examples/results/study.py cifar10 --root data/cifar10 --vectors clip.npz --jobs 2
+    python examples/results/study.py --root data --vectors clip_vectors.npz bird_vectors.npz --jobs 2
 
-The root of cifar10 holds train/<class>/ and test/<class>/ with 32-pixel photos; that of cub50 and cub50_pretrained has
-CUB_200_2011, and may have weights: the teachers' and ImageNet's, which timm fetches otherwise. The vectors are one text
-embedding for each class, repeated over the views. Trains and measures two teachers, one of plain images and one of its
-views, and trains every student with every seed, one thread each. A finished run is a file in `--output` and is not run
-again, so a study that was stopped goes on. `report.py` makes tables of that folder. With `--tune`, tries settings on
-held-out training images instead, and never reads a test image; its files are in a folder of their own.
+The root holds cifar10/train/<class>/ and cifar10/test/<class>/ with 32-pixel photos, and CUB_200_2011; it may have
+weights: the birds' teachers and ImageNet's, which timm fetches otherwise. The vectors are one text embedding for each
+class, repeated over the views. Trains and measures two teachers of each set, one of plain images and one of its views,
+and trains every student with every seed, one thread each. A finished run is a file in `--output` and is not run again,
+so a study that was stopped goes on. `report.py` makes tables of that folder. With `--tune`, tries settings on held-out
+training images of CIFAR-10 instead, and never reads a test image; its files are in a folder of their own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import train
-from conditions import TEACHERS, conditions, tuning
+from conditions import TEACHERS, tuning
 from sets import SETS
 from tqdm import tqdm
 
@@ -42,44 +43,57 @@ VECTORS = {"cifar10": ("cifar10", "cifar10_names"), "cub50": _BIRDS, "cub50_pret
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=SETS)
+    parser.add_argument("sets", nargs="*", metavar="set", default=[*SETS], help=f"of {', '.join(SETS)}; all without it")
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--vectors", type=Path, required=True, help="an .npz file, with arrays of vectors and of names")
+    parser.add_argument("--vectors", type=Path, nargs="+", required=True, help=".npz files with vectors and names")
     parser.add_argument("--output", type=Path, default=Path("runs/results"), help="finished runs, in a folder a set")
     parser.add_argument("--work", type=Path, default=Path("runs/results_work"), help="for teachers, caches, copies")
     parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
     parser.add_argument("--tune", action="store_true", help="on held-out images of cifar10")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--first-seed", type=int, default=0, help="of the students, and that of their teachers")
     parser.add_argument("--only", nargs="+", metavar="CONDITION", help="some of them, by name; all without it")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
-    if options.tune and options.set != "cifar10":
+    if unknown := set(options.sets) - set(SETS):
+        parser.error(f"{sorted(unknown)} are none of the sets {sorted(SETS)}")
+    if options.tune and options.sets != ["cifar10"]:
         parser.error("--tune is for cifar10, the only set that holds images out")
-    chosen = SETS[options.set]
-    planned = tuning() if options.tune else conditions(chosen.methods, chosen.further)
-    tried = {each.name: each for each in planned}
-    if unknown := set(options.only or ()) - set(tried):
-        parser.error(f"--only: {sorted(unknown)} are none of {sorted(tried)}")
-    output = options.output / options.set / ("tuning" if options.tune else "")
-    folder = options.work / f"{chosen.makes}_{fingerprint(str(options.root.resolve()), 'root')[:8]}"
-    for made in (output, folder):
-        made.mkdir(parents=True, exist_ok=True)
-    images = chosen(options.root, folder, options.tune, options.precision, options.first_seed)
     try:
-        train.keep_vectors(options.vectors, *VECTORS[options.set], images.data().class_names, folder)
+        studies = [Study(name, options) for name in options.sets]
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    record = {"precision": images.precision, **versions()}
-    teachers = {f"teacher_{name}_{options.first_seed}": partial(train.teacher, images, name) for name in TEACHERS}
-    students = {
-        f"{name}_{seed}": partial(train.student, images, tried[name], seed)
-        for seed in range(options.first_seed, options.first_seed + options.seeds)
-        for name in options.only or tried
-    }
-    for runs in (teachers, students):
-        if failed := run_all(runs, output, options.jobs, record):
-            sys.exit(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+    for study in studies:
+        study.run(options.jobs)
+
+
+class Study:
+    """What is run on a set; what it needs is read at once, so that what lacks is known before anything is trained."""
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        chosen = SETS[name]
+        planned = tuning() if options.tune else chosen.conditions
+        self.tried = {condition.name: condition for condition in planned}
+        if unknown := set(options.only or ()) - set(self.tried):
+            raise ValueError(f"--only: {sorted(unknown)} are none of {name}'s {sorted(self.tried)}")
+        self.name, self.output = name, options.output / name / ("tuning" if options.tune else "")
+        folder = options.work / f"{chosen.makes}_{fingerprint(str(options.root.resolve()), 'root')[:8]}"
+        for made in (self.output, folder):
+            made.mkdir(parents=True, exist_ok=True)
+        self.images = chosen(options.root, folder, options.tune, options.precision)
+        train.keep_vectors(options.vectors, *VECTORS[name], self.images.data().class_names, folder)
+        self.seeds, self.only = range(options.seeds), options.only or list(self.tried)
+
+    def run(self, jobs: int) -> None:
+        """Trains the teachers, then the students."""
+        record = {"precision": self.images.precision, **versions()}
+        teachers = {f"teacher_{name}": partial(train.teacher, self.images, name) for name in TEACHERS}
+        students = {
+            f"{name}_{seed}": partial(train.student, self.images, self.tried[name], seed)
+            for seed, name in product(self.seeds, self.only)
+        }
+        for runs in (teachers, students):
+            if failed := run_all(runs, self.output, jobs, record):
+                sys.exit(f"{len(failed)} of {len(runs)} runs of {self.name} failed: {', '.join(failed)}")
 
 
 def run_all(
@@ -90,7 +104,7 @@ def run_all(
     failed = []
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet) as pool:
         waiting = {pool.submit(run): name for name, run in left.items()}
-        for done in tqdm(as_completed(waiting), total=len(waiting)):
+        for done in tqdm(as_completed(waiting), output.name, len(waiting)):
             if (error := done.exception()) is not None:
                 tqdm.write(f"{waiting[done]} failed: {type(error).__name__}: {error}")
                 failed.append(waiting[done])

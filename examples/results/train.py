@@ -23,6 +23,7 @@ from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.teacher.frozen import FrozenTeacher
 from tmkd_lightning.text import EmbeddingFile, write_embeddings
 from tmkd_lightning.text.prompts import prompts_of
+from tmkd_lightning.utils.fingerprint import fingerprint
 from tmkd_lightning.views import MultiView, View
 
 PROMPT = "a {class}"
@@ -56,15 +57,16 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
     """Trains one student, and measures it on the plain images."""
     start = time.process_time()
     data = images.data()
-    data.seed = seed  # of the order
     seed_everything(seed, verbose=False)
     epochs = images.epochs * condition.longer
     network, optimisation = images.student(), optimisation_of(images.lr, epochs)
     callbacks: list[Callback] = []
-    if condition.teacher is None:
+    weights = None
+    if condition.method is None:
         module: LightningModule = ClassifierModule(network, **condition.options, **optimisation)
     else:
-        method, taught = METHODS[condition.method](), images.teacher(condition.teacher)
+        method, taught = METHODS[condition.method](), images.teacher("views")
+        weights = fingerprint(taught, "teacher")
         module = Measured(taught, network, distiller=method, **condition.options, **optimisation)
         texts = EmbeddingFile(images.folder / f"texts_{condition.texts}.npz")
         callbacks = [
@@ -74,6 +76,7 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
         if "mix" not in condition.options:  # which makes images that come once
             module.student_views = images.shown(module.student_views)
             callbacks.append(TeacherCache(str(images.folder / "cache"), dtype="float32"))
+    data.seed = seed  # of the order
     trainer = fit(module, data, epochs, images.precision, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     test = trainer.test(module, datamodule=data, verbose=False)[0]
@@ -83,18 +86,22 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
         "logged": logged,
         "shares": shares,
         "epochs": epochs,
+        "teacher": weights,
         "cpu_seconds": time.process_time() - start,
     }
 
 
-def keep_vectors(source: Path, array: str, names: str, classes: Sequence[str], folder: Path) -> None:
+def keep_vectors(sources: Sequence[Path], array: str, names: str, classes: Sequence[str], folder: Path) -> None:
     """Writes genuine class vectors, the same of other classes, and random ones of the same lengths, as texts."""
-    with np.load(source, allow_pickle=False) as file:
-        if lacking := [name for name in (array, names) if name not in file]:
-            raise ValueError(f"{source} has no array {lacking[0]!r}, but {sorted(file)}")
-        named, vectors = [str(name) for name in file[names]], F.normalize(torch.from_numpy(file[array]).float())
+    found: dict[str, np.ndarray] = {}
+    for source in sources:
+        with np.load(source, allow_pickle=False) as file:
+            found |= file
+    if lacking := [name for name in (array, names) if name not in found]:
+        raise ValueError(f"{', '.join(map(str, sources))}: no array {lacking[0]!r}, but {sorted(found)}")
+    named, vectors = [str(name) for name in found[names]], F.normalize(torch.from_numpy(found[array]).float())
     if nameless := sorted(set(classes) - set(named)):
-        raise ValueError(f"{source} has vectors of {named}, and none of {nameless}")
+        raise ValueError(f"the vectors {array!r} are those of {named}, and none is of {nameless}")
     prompts = prompts_of(PROMPT, named)
     # Turned by a random rotation, they have the same angles to each other, and nothing else is left of them.
     generator = torch.Generator().manual_seed(0)

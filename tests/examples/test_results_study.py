@@ -27,12 +27,14 @@ def study() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def refused(study, monkeypatch, tmp_path, capsys) -> Callable[..., str]:
-    """Runs the command, and returns with what message it ends."""
+    """Runs the command, and returns with what message it ends; each array of vectors is in a file of its own."""
 
     def run(name: str, root: Path, **vectors: np.ndarray) -> str:
-        np.savez(tmp_path / "vectors.npz", **vectors)
-        options = [f"--root={root}", f"--vectors={tmp_path / 'vectors.npz'}", f"--work={tmp_path}"]
-        monkeypatch.setattr("sys.argv", ["study.py", *name.split(), *options, f"--output={tmp_path / 'output'}"])
+        files = [str(tmp_path / f"{array}.npz") for array in vectors]
+        for file, (array, values) in zip(files, vectors.items(), strict=True):
+            np.savez(file, **{array: values})
+        options = [f"--root={root}", f"--work={tmp_path}", f"--output={tmp_path / 'output'}", "--vectors", *files]
+        monkeypatch.setattr("sys.argv", ["study.py", *name.split(), *options])
         monkeypatch.setattr(study, "run_all", lambda *_: pytest.fail("something was run"))
         with pytest.raises(SystemExit) as ended:
             study.main()
@@ -45,19 +47,24 @@ def refused(study, monkeypatch, tmp_path, capsys) -> Callable[..., str]:
 def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tmp_path) -> None:
     root = tmp_path / "photos"
     for folder in ("train/cat", "train/dog"):
-        (root / folder).mkdir(parents=True)
+        (root / "cifar10" / folder).mkdir(parents=True)
     vectors = np.ones((1, 4), np.float32)
     assert "No such file or directory" in refused("cifar10", tmp_path / "nowhere", cifar10=vectors)
-    assert "has no array 'cifar10_names', but ['cifar10']" in refused("cifar10", root, cifar10=vectors)
+    assert "cifar10.npz: no array 'cifar10_names', but ['cifar10']" in refused("cifar10", root, cifar10=vectors)
     few = refused("cifar10", root, cifar10=vectors, cifar10_names=np.array(["cat"]))
-    assert few.endswith("has vectors of ['cat'], and none of ['dog']")
+    assert few.endswith("the vectors 'cifar10' are those of ['cat'], and none is of ['dog']")
+    both = np.array(["cat", "dog"])
+    lacking = refused("cifar10 cub50", root, cifar10=vectors, cifar10_names=both)  # before the first set is run
+    assert "photos holds neither CUB_200_2011 nor" in lacking
     assert "--tune is for cifar10" in refused("cub50 --tune", root, cifar10=vectors)
-    assert "['kd+seem'] are none of ['alone', " in refused("cifar10 --only kd+seem", root, cifar10=vectors)
+    assert "--tune is for cifar10" in refused("--tune", root, cifar10=vectors)
+    assert "['cub'] are none of the sets ['cifar10', " in refused("cub", root, cifar10=vectors)
+    assert "['kd+seem'] are none of cifar10's ['alone', " in refused("cifar10 --only kd+seem", root, cifar10=vectors)
 
 
 def test_a_class_with_too_few_photos_is_refused(study, tmp_path) -> None:
-    (tmp_path / "train" / "cat").mkdir(parents=True)
-    Image.new("RGB", (32, 32)).save(tmp_path / "train" / "cat" / "1.jpg")
+    (folder := tmp_path / "cifar10" / "train" / "cat").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(folder / "1.jpg")
     data = study.SETS["cifar10"](tmp_path, tmp_path).data()
     with pytest.raises(ValueError, match="cat has 1 images, and the study takes those up to 400"):
         data.samples("train")
