@@ -51,7 +51,10 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="?", default=HERE, help="what was the study's --output")
     parser.add_argument("--write", action="store_true", help="into docs/results.md")
     options = parser.parse_args()
-    tables = all_tables(options.results)
+    try:
+        tables = all_tables(options.results)
+    except ValueError as error:
+        parser.error(str(error))
     if not tables:
         parser.error(f"{options.results} has no folder of a set with kd+plain_0.json, which all gains need")
     if options.write:

@@ -13,9 +13,7 @@ import timm
 import torch
 from birds import CLASSES, Birds
 from conditions import SHARES, TEACHERS, Condition, compared, controls, of
-from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.utilities.seed import isolate_rng
 from photos import TEACHER, TRAIN, Photos
 from stored import StoredViews
 from student import Small
@@ -74,10 +72,7 @@ class ImageSet(ABC):
         """A teacher of plain images (``rgb``) or of its views (``views``); it is trained, if that was not done."""
         weights = self.teacher_weights(name)
         if not weights.exists():
-            with FileLock(f"{weights}.lock"):  # students whose teacher was measured before may begin at once
-                if not weights.exists():
-                    with isolate_rng():  # a student is the same whether its teacher was trained before or not
-                        self._train_teacher(TEACHERS[name], weights)
+            self._train_teacher(TEACHERS[name], weights)
         network = self.teacher_network()
         load_weights(network, weights)
         return network
@@ -86,9 +81,8 @@ class ImageSet(ABC):
         seed_everything(0, verbose=False)
         network, shares = self.untrained_teacher(), SHARES if len(views) > 1 else None
         optimisation = optimisation_of(self.teacher_lr, self.teacher_epochs)
-        module, data = ClassifierModule(network, views=views, view_shares=shares, **optimisation), self.teacher_data()
-        data.seed = 0  # of the order; students use the same data
-        fit(module, data, self.teacher_epochs, self.precision)
+        module = ClassifierModule(network, views=views, view_shares=shares, **optimisation)
+        fit(module, self.teacher_data(), self.teacher_epochs, self.precision)
         with atomic_write(weights) as file:
             torch.save(module.extractor.network.state_dict(), file)
 

@@ -80,6 +80,13 @@ class Study:
         for made in (self.output, folder):
             made.mkdir(parents=True, exist_ok=True)
         self.images = chosen(options.root, folder, options.tune, options.precision)
+        for teacher in TEACHERS:
+            measured, weights = self.output / f"teacher_{teacher}.json", self.images.teacher_weights(teacher)
+            if measured.exists() and not weights.exists():
+                raise ValueError(
+                    f"{measured} is of a teacher whose weights {weights} are gone, and the students of a new one would "
+                    "be no pairs of those that have run: give --work the folder that has them, or a new --output"
+                )
         train.keep_vectors(options.vectors, *VECTORS[name], self.images.data().class_names, folder)
         self.seeds, self.only = range(options.seeds), options.only or list(self.tried)
 

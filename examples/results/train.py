@@ -57,6 +57,7 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
     """Trains one student, and measures it on the plain images."""
     start = time.process_time()
     data = images.data()
+    data.seed = seed  # of the order
     seed_everything(seed, verbose=False)
     epochs = images.epochs * condition.longer
     network, optimisation = images.student(), optimisation_of(images.lr, epochs)
@@ -76,7 +77,6 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
         if "mix" not in condition.options:  # which makes images that come once
             module.student_views = images.shown(module.student_views)
             callbacks.append(TeacherCache(str(images.folder / "cache"), dtype="float32"))
-    data.seed = seed  # of the order
     trainer = fit(module, data, epochs, images.precision, callbacks)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     test = trainer.test(module, datamodule=data, verbose=False)[0]

@@ -179,13 +179,15 @@ def test_the_page_holds_what_the_runs_say(report) -> None:
     page = report.PAGE.read_text()
     assert report.fill(page, report.all_tables()) == page
     assert drawn(report.PICTURE) == report.intervals()
+    planned = [report.SEEDS * len(chosen.conditions) for chosen in report.SETS.values()]
+    assert "{} runs on CIFAR-10, {} on birds and {} of the student from ImageNet".format(*planned) in page
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
 def test_gains_in_the_text_are_those_of_runs(report, name) -> None:
     """Each of some condition over another: what was written before further seeds ran has another interval, or p."""
     text = (RESULTS.parents[1] / name).read_text().partition("## The first study")[0]
-    folders = [RESULTS / "cifar10", RESULTS / "cub50"]
+    folders = [RESULTS / chosen for chosen in report.SETS]
     written = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", text)
     assert written
     pairs = [gains_of_pairs(folder, first_seed) for folder in folders for first_seed in (0, report.OWN_TEST.start)]

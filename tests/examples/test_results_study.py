@@ -59,6 +59,10 @@ def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tm
     assert "--tune is for cifar10" in refused("cub50 --tune", root, cifar10=vectors)
     assert "--tune is for cifar10" in refused("--tune", root, cifar10=vectors)
     assert "['cub'] are none of the sets ['cifar10', " in refused("cub", root, cifar10=vectors)
+    (output := tmp_path / "output" / "cifar10").mkdir(parents=True, exist_ok=True)
+    (output / "teacher_views.json").write_text("{}")
+    gone = refused("cifar10", root, cifar10=vectors, cifar10_names=both)
+    assert "teacher_views.json is of a teacher whose weights" in gone
     assert "['kd+seem'] are none of cifar10's ['alone', " in refused("cifar10 --only kd+seem", root, cifar10=vectors)
 
 
