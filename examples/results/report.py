@@ -43,6 +43,7 @@ COLUMNS = {
 CLAIMED = {title: kind for title, kind in COLUMNS.items() if kind in ("paper", "seen", "feature", "tmkd_feature")}
 DRAWN = ("paper", "seen", "feature")  # of the claims
 PICTURED = {"cifar10": "CIFAR-10", "cub50": "birds"}
+SET_TITLES = {**PICTURED, "cub50_pretrained": "birds, student from ImageNet"}
 MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 
 
@@ -68,14 +69,13 @@ def all_tables(results: Path = HERE) -> dict[str, str]:
     """Every table by its name."""
     folders = {name: results / name for name in SETS if (results / name / "kd+plain_0.json").exists()}
     corrected = holm({(name, *key): p for name, folder in folders.items() for key, p in p_values(folder).items()})
-    tables = {}
+    over = {base: gains(folders, corrected, base).to_markdown(disable_numparse=True) for base in ("logit", "plain")}
+    tables = {"gains": over["logit"], "gains over published": over["plain"]} if folders else {}
     for name, folder in folders.items():
-        own = {key[1:]: p for key, p in corrected.items() if key[0] == name}
         measured = all((folder / f"teacher_{teacher}.json").exists() for teacher in TEACHERS)
         frames = {"teachers": teachers(folder)} if measured else {}
         frames |= {
             "methods": methods(folder),
-            "gains": gains(folder, own),
             "controls": controls(folder),
             "gradients": gradients(folder),
         }
@@ -156,9 +156,9 @@ def methods(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).astype(object).fillna("").rename_axis("method")
 
 
-def bases(name: str) -> dict[str, str]:
-    """What a claim for a method is held against: column and kind."""
-    return {"as published": "plain"} | ({} if name in LOGIT_TERMS else {"+ KD's loss": "logit"})
+def bases(name: str) -> tuple[str, ...]:
+    """The kinds that a claim for a method is held against: as published, and with KD's loss if it has not its own."""
+    return ("plain",) if name in LOGIT_TERMS else ("plain", "logit")
 
 
 def p_values(folder: Path) -> dict[tuple[str, str, str], float]:
@@ -166,7 +166,7 @@ def p_values(folder: Path) -> dict[tuple[str, str, str], float]:
     found = {}
     for name, kind in product(compared(folder), CLAIMED.values()):
         claimed = runs(folder, f"{name}+{kind}")
-        for base in bases(name).values():
+        for base in bases(name):
             gained = differences(claimed, runs(folder, f"{name}+{base}"))
             if len(gained) > 1:
                 found[name, kind, base] = float(stats.ttest_1samp(gained, 0).pvalue)
@@ -182,21 +182,24 @@ def holm(p_values: dict[Any, float]) -> dict[Any, float]:
     return corrected
 
 
-def gains(folder: Path, corrected: dict[tuple[str, str, str], float]) -> pd.DataFrame:
-    """What is claimed of each method, over the method, over it with KD's loss, and over the generic control."""
+def gains(folders: dict[str, Path], corrected: dict[tuple[str, str, str, str], float], over: str) -> pd.DataFrame:
+    """What is claimed of each method of each set, over it as published (`plain`) or with KD's loss (`logit`).
+
+    A method whose own loss is KD's is the same in both, and stands in the second.
+    """
     rows = {}
-    for (title, kind), name in product(CLAIMED.items(), compared(folder)):
-        if not has_place(folder, f"{name}+{kind}"):
+    for (name, folder), method in product(folders.items(), METHODS):
+        base = bases(method)[-1] if over == "logit" else "plain"
+        if method not in compared(folder) or (over == "plain" and method in LOGIT_TERMS):
             continue
-        found, row = runs(folder, f"{name}+{kind}"), {}
-        for column, base in bases(name).items():
-            p = f", p {corrected[name, kind, base]:.2g}" if (name, kind, base) in corrected else ""
-            row[f"over {column}"] = gain(found, runs(folder, f"{name}+{base}")) + p
-        if kind == "seen" and has_place(folder, f"{name}+generic"):
-            row["over + noise and blur"] = gain(found, runs(folder, f"{name}+generic"))
-        rows[f"{TITLES[name]} {title}"] = row
-    columns = ["over as published", "over + KD's loss", "over + noise and blur"]
-    return pd.DataFrame(rows).T.reindex(columns=columns).astype(object).fillna("").rename_axis("gain of")
+        row = rows[f"{SET_TITLES[name]}: {TITLES[method]}"] = dict.fromkeys(CLAIMED, "")
+        for title, kind in CLAIMED.items():
+            if has_place(folder, f"{method}+{kind}"):
+                p = corrected.get((name, method, kind, base))
+                found = gain(runs(folder, f"{method}+{kind}"), runs(folder, f"{method}+{base}"))
+                row[title] = found if p is None else f"{found}, p {p:.2g}"
+    table = pd.DataFrame(rows).T.rename_axis("gain of")
+    return table.loc[:, (table != "").any()]
 
 
 def intervals(results: Path = HERE) -> picture.Gains:
@@ -205,7 +208,7 @@ def intervals(results: Path = HERE) -> picture.Gains:
     for name, title in PICTURED.items():
         for method in compared(results / name):
             row = found.setdefault(title, {}).setdefault(TITLES[method], {})
-            base = runs(results / name, f"{method}+{list(bases(method).values())[-1]}")
+            base = runs(results / name, f"{method}+{bases(method)[-1]}")
             for claim, kind in CLAIMED.items():
                 gained = differences(runs(results / name, f"{method}+{kind}"), base)
                 if kind in DRAWN and len(gained) > 1:

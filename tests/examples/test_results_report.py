@@ -79,18 +79,19 @@ def drawn(path: Path) -> dict[str, Any]:
 
 def test_gains_are_paired_by_seed(report, folder) -> None:
     """Differences 1, 2, 3: mean 2, standard error 1/√3, t of two degrees 4.303, so 2 ± 2.48."""
-    table = report.gains(folder, {("kd", "seen", "plain"): 0.25})
-    assert table.loc["KD + TMKD, student on views"].tolist() == [
-        "+2.0 [-0.5, +4.5], 3 of 5 seeds, p 0.25",
-        "",
-        "+4.0 [+1.5, +6.5], 3 of 5 seeds",
-    ]
-    assert table.loc["KD + strong feature loss", "over as published"] == "+0.3 [-1.1, +1.8], 3 of 5 seeds"
-    row = table.loc["SP + TMKD, student on views"]
-    assert row["over as published"] == "+5.5 [-0.9, +11.9], 2 of 5 seeds"
-    assert row["over + KD's loss"] == "+0.5 [-5.9, +6.9], 2 of 5 seeds"
-    assert row["over + noise and blur"] == ""  # not planned
-    assert table.loc["SP + TMKD of the paper", "over as published"] == "missing"
+    corrected = {("cub50", "kd", "seen", "plain"): 0.25, ("cifar10", "kd", "feature", "plain"): 0.5}
+    table = report.gains({"cub50": folder}, corrected, "logit")
+    seen = "+ TMKD, student on views"
+    assert table[seen].to_dict() == {
+        "birds: KD": "+2.0 [-0.5, +4.5], 3 of 5 seeds, p 0.25",
+        "birds: SP": "+0.5 [-5.9, +6.9], 2 of 5 seeds",
+    }
+    assert table.loc["birds: KD", "+ strong feature loss"] == "+0.3 [-1.1, +1.8], 3 of 5 seeds"
+    assert table.loc["birds: SP", "+ TMKD of the paper"] == "missing"
+    assert table.loc["birds: SP", "+ TMKD, strong feature loss, no text loss"] == ""  # not planned
+    table = report.gains({"cub50": folder}, corrected, "plain")
+    assert table[seen].to_dict() == {"birds: SP": "+5.5 [-0.9, +11.9], 2 of 5 seeds"}
+    assert "+ TMKD, strong feature loss, no text loss" not in table
 
 
 def test_students_of_two_teachers_are_no_pairs(report, folder) -> None:
@@ -98,11 +99,12 @@ def test_students_of_two_teachers_are_no_pairs(report, folder) -> None:
     for name, teacher in {"kd+plain_0": "a", "kd+seen_0": "a", "kd+seen_1": "a", "kd+feature_2": "a"}.items():
         file = folder / f"{name}.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"teacher": teacher}))
-    assert report.gains(folder, {}).loc["KD + TMKD, student on views", "over as published"].startswith("+2.0 ")
+    table = report.gains({"cub50": folder}, {}, "logit")
+    assert table.loc["birds: KD", "+ TMKD, student on views"].startswith("+2.0 ")
     file = folder / "kd+plain_2.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"teacher": "b"}))
     with pytest.raises(ValueError, match=r"seeds \[2\] of .*/kd\+feature and .*/kd\+plain have different teachers"):
-        report.gains(folder, {})
+        report.gains({"cub50": folder}, {}, "logit")
     with pytest.raises(ValueError, match="different teachers"):
         report.p_values(folder)
 
