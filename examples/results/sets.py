@@ -149,7 +149,11 @@ class PretrainedCUB50(CUB50):
     """The same birds for a student that comes from ImageNet: the teacher's network, at 64 px."""
 
     epochs, lr = 2, 0.02
-    conditions = (*compared(["kd"]), *(of("kd", kind) for kind in ("generic", "seen_no_text", "seen_rgb_target")))
+    conditions = (
+        *compared(["kd"]),
+        *(of("kd", kind) for kind in ("generic", "seen_no_text", "tmkd_no_text")),
+        of("kd", "seen", "permuted"),
+    )
 
     def student(self) -> nn.Module:
         return _from_imagenet(self.root, image_size=SEEN)
