@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.data.datasets.cub200 import CUB200
+from tmkd_lightning.utils.fingerprint import fingerprint
 
 CLASSES, SIDE, COPIES = 50, 224, 8
 _TRAIN = v2.Compose([v2.RandomResizedCrop(SIDE, scale=(0.5, 1.0)), v2.RandomHorizontalFlip()])
@@ -52,12 +53,16 @@ class Birds(ImageDataModule):
     def class_names(self) -> list[str]:
         return CUB200(self.root, "train").classes[:CLASSES]
 
+    def files(self, split: str) -> list[tuple[Path, int]]:
+        """Photos and labels."""
+        return [(path, label) for path, label in CUB200(self.root, split).files if label < CLASSES]
+
     def samples(self, split: str) -> Sequence[tuple[Tensor, int]]:
         if split == "val":
             return []
-        file = self.folder / f"birds_{split}.npy"
-        images = [(path, label) for path, label in CUB200(self.root, split).files if label < CLASSES]
-        copies = COPIES if split == "train" else 1
+        images, copies = self.files(split), COPIES if split == "train" else 1
+        which = fingerprint(([(str(path), label) for path, label in images], copies, SIDE), "photos")[:16]
+        file = self.folder / f"birds_{split}_{which}.npy"
         with FileLock(file.with_suffix(".lock")):  # two teachers begin at once
             if not file.exists():
                 _write(file, [path for path, _ in images], copies, _TRAIN if split == "train" else _TEST)

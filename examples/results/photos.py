@@ -42,15 +42,19 @@ class Photos(ImageDataModule):
     def class_names(self) -> list[str]:
         return sorted(folder.name for folder in (self.root / "train").iterdir())
 
+    def files(self, split: str) -> list[tuple[Path, int]]:
+        """Photos and labels."""
+        folder, part = self.parts[split]
+        folders = [self.root / folder / name for name in self.class_names]
+        return [(path, label) for label, folder in enumerate(folders) for path in _part(folder, part)]
+
     def samples(self, split: str) -> list[tuple[Tensor, int]]:
         if split == "val":
             return []  # nothing is chosen by validation: every number is of the last epoch
         if split not in self._read:
-            folder, part = self.parts[split]
             images = [
                 (v2.functional.pil_to_tensor(Image.open(path).convert("RGB")), label)
-                for label, name in enumerate(self.class_names)
-                for path in _part(self.root / folder / name, part)
+                for path, label in self.files(split)
             ]
             padded = [(v2.functional.pad(image, [4]), label) for image, label in images]
             self._read[split] = padded if split == "train" else images

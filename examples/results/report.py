@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -19,11 +20,11 @@ import pandas as pd
 import picture
 from conditions import LOGIT_TERMS, METHODS, TEACHERS, VIEWS
 from scipy import stats
-from sets import CUB50, SETS
+from sets import SETS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and titles are those of the grids
 from grid import TITLES
-from tabulator import format_gain, format_mean, interval
+from tabulator import format_differences, format_mean, interval
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
@@ -44,7 +45,6 @@ CLAIMED = {title: kind for title, kind in COLUMNS.items() if kind in ("paper", "
 DRAWN = ("paper", "seen", "feature")  # of the claims
 PICTURED = {"cifar10": "CIFAR-10", "cub50": "birds"}
 SET_TITLES = {**PICTURED, "cub50_pretrained": "birds, student from ImageNet"}
-MARKERS = "<!-- {name} -->\n\n", "\n\n<!-- end -->"
 
 
 def main() -> None:
@@ -54,13 +54,15 @@ def main() -> None:
     options = parser.parse_args()
     try:
         tables = all_tables(options.results)
+        page = fill(PAGE.read_text("utf-8"), tables) if options.write else ""
     except ValueError as error:
         parser.error(str(error))
     if not tables:
         parser.error(f"{options.results} has no folder of a set with kd+plain_0.json, which all gains need")
     if options.write:
-        PAGE.write_text(fill(PAGE.read_text(), tables))
-        picture.write(intervals(options.results), PICTURE)
+        if drawn := intervals(options.results):
+            picture.write(drawn, PICTURE)
+        PAGE.write_text(page, "utf-8")
     else:
         print("\n\n".join(f"{name}\n\n{table}" for name, table in tables.items()))
 
@@ -88,18 +90,21 @@ def all_tables(results: Path = HERE) -> dict[str, str]:
 
 
 def fill(page: str, tables: dict[str, str]) -> str:
-    """Puts tables between their markers; those of other names stay."""
+    """Puts each table between its markers, which the page must have; tables of other names stay."""
     for name, table in tables.items():
-        before, marker, rest = page.partition(MARKERS[0].format(name=name))
-        if marker:
-            page = before + marker + table + MARKERS[1] + rest.partition(MARKERS[1])[2]
+        place = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page, places = place.subn(lambda found, table=table: f"{found[1]}\n{table}\n\n{found[2]}", page)
+        if places != 1:
+            raise ValueError(f"the page has {places} places for the table {name!r}, where one is wanted")
     return page
 
 
 def runs(folder: Path, name: str) -> pd.DataFrame:
     """A row for each finished seed: what the run has left, with ``top1`` in % and a column for each logged value."""
-    files = {seed: folder / f"{name}_{seed}.json" for seed in range(100)}
-    found = {seed: json.loads(file.read_text()) for seed, file in files.items() if file.exists()}
+    seeds = sorted(
+        int(seed) for file in folder.glob(f"{name}_*.json") if (seed := file.stem[len(name) + 1 :]).isdigit()
+    )
+    found = {seed: json.loads((folder / f"{name}_{seed}.json").read_text()) for seed in seeds}
     frame = pd.json_normalize(list(found.values()))
     frame = frame.set_axis(list(found)) if found else pd.DataFrame(columns=["top1"], dtype=float)
     frame.attrs["name"] = f"{folder}/{name}"
@@ -107,20 +112,20 @@ def runs(folder: Path, name: str) -> pd.DataFrame:
 
 
 def differences(found: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
-    """Of equal seeds, in points; those that two teachers taught are refused, where the runs say which did."""
-    if "teacher" in found and "teacher" in base:
-        taught = pd.concat([found["teacher"], base["teacher"]], axis=1).dropna()
-        if seeds := taught.index[taught.nunique(axis=1) > 1].tolist():
+    """Of equal seeds, in points; those of two teachers or precisions are refused, where the runs say so."""
+    for column in {"teacher", "record.precision"} & set(found) & set(base):
+        both = pd.concat([found[column], base[column]], axis=1).dropna()
+        if seeds := both.index[both.nunique(axis=1) > 1].tolist():
             raise ValueError(
-                f"seeds {seeds} of {found.attrs['name']} and {base.attrs['name']} have different teachers, so that "
-                "they are no pairs: remove one of them, and run it again with the other's teacher"
+                f"seeds {seeds} of {found.attrs['name']} and {base.attrs['name']} differ in {column}, so that "
+                "they are no pairs: remove one of them, and run it again as the other was"
             )
     return (found["top1"] - base["top1"]).dropna()
 
 
 def has_place(folder: Path, name: str) -> bool:
     """Whether a condition has its place in the tables of a set: it is planned there, or has run."""
-    planned = {condition.name for condition in SETS.get(folder.name, CUB50).conditions}
+    planned = {condition.name for condition in SETS[folder.name].conditions}
     return name in planned or len(runs(folder, name)) > 0
 
 
@@ -135,7 +140,7 @@ def teachers(folder: Path) -> pd.DataFrame:
     A file that ends in a seed is of another teacher, that of the students from this seed on.
     """
     rows = {}
-    for file in sorted(folder.glob("teacher_*.json")):
+    for file in sorted(folder.glob("teacher_*.json"), key=lambda file: (file.stem.split("_")[1], len(file.stem))):
         _, name, *seeds = file.stem.split("_")
         top1 = json.loads(file.read_text())["top1"]
         others = {view: value for view, value in top1.pop("others").items() if view not in (*VIEWS, *_SUMMARY)}
@@ -168,9 +173,14 @@ def p_values(folder: Path) -> dict[tuple[str, str, str], float]:
         claimed = runs(folder, f"{name}+{kind}")
         for base in bases(name):
             gained = differences(claimed, runs(folder, f"{name}+{base}"))
-            if len(gained) > 1:
+            if testable(gained):
                 found[name, kind, base] = float(stats.ttest_1samp(gained, 0).pvalue)
     return found
+
+
+def testable(gained: pd.Series) -> bool:
+    """Whether differences are enough for a t-test: of two seeds, it would hang on how top-1 is rounded."""
+    return len(gained) > 2 and gained.std() > 0
 
 
 def holm(p_values: dict[Any, float]) -> dict[Any, float]:
@@ -228,6 +238,7 @@ def controls(folder: Path) -> pd.DataFrame:
         "KD + TMKD": "kd+tmkd",
         "KD + TMKD, no text loss": "kd+tmkd_no_text",
         "KD + TMKD, student on views": "kd+seen",
+        "the same, no text loss": "kd+seen_no_text",
         "the same, texts of other classes": "kd+seen@permuted",
         "the same, texts turned at random": "kd+seen@random",
         "RKD + TMKD, student on views, no text loss": "rkd+seen_no_text",
@@ -267,11 +278,12 @@ def own_test(results: Path) -> pd.DataFrame:
     for name, title in PICTURED.items():
         plain, strong = (runs(results / name, f"kd+{kind}").loc[OWN_TEST] for kind in ("plain", "feature"))
         gained = differences(strong, plain)
-        if len(gained) > 1:
+        if testable(gained):
             found[title] = float(stats.ttest_1samp(gained, 0).pvalue)
         rows[title] = {"KD": mean(plain), "+ strong feature loss": mean(strong), "gain": gain(strong, plain), "p": ""}
-    for title, p in holm(found).items():
-        rows[title]["p"] = f"{p:.2g}"
+    if found.keys() == rows.keys():  # corrected for both
+        for title, p in holm(found).items():
+            rows[title]["p"] = f"{p:.2g}"
     return pd.DataFrame(rows).T.rename_axis("set")
 
 
@@ -281,7 +293,7 @@ def tuning(folder: Path) -> pd.DataFrame:
     found = {name: runs(folder, name) for name in names}
     rows = {}
     for name, one in sorted(found.items(), key=lambda item: -item[1]["top1"].mean()):
-        over_kd = (one["top1"] - runs(folder, "plain_4x" if name.endswith("_4x") else "plain")["top1"]).dropna()
+        over_kd = differences(one, runs(folder, "plain_4x" if name.endswith("_4x") else "plain"))
         rows[name] = {
             "top-1": format_mean(one["top1"], TUNING_SEEDS, digits=1),
             "gain over KD": f"{over_kd.mean():+.1f}" if len(over_kd) else "",
@@ -296,13 +308,13 @@ def mean(found: pd.DataFrame) -> str:
 
 def gain(found: pd.DataFrame, base: pd.DataFrame) -> str:
     gained = differences(found, base)
-    return format_gain(gained, 0 * gained, SEEDS, digits=1)
+    return format_differences(gained, SEEDS, digits=1)
 
 
 def means(found: pd.DataFrame, prefix: str) -> str:
     """Means over seeds of the columns with a prefix."""
     columns = found.filter(like=prefix).mean()
-    return ", ".join(f"{name.removeprefix(prefix)} {value:.2f}" for name, value in columns.items()) or ""
+    return ", ".join(f"{name.removeprefix(prefix)} {value:.2f}" for name, value in columns.items())
 
 
 if __name__ == "__main__":

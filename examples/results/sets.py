@@ -40,12 +40,13 @@ class ImageSet(ABC):
     precision: Any = "32-true"  # Lightning's
 
     makes = ""  # name of the folder for what is made, which sets may share
+    vectors = ("", "")  # names of the arrays with a text vector for each class, and with the classes
     epochs, lr = 60, 0.1
     teacher_epochs, teacher_lr = 16, 0.1
     conditions: Sequence[Condition] = ()
 
     @abstractmethod
-    def data(self) -> ImageDataModule:
+    def data(self) -> Photos | Birds:
         """Training and test images of the students; read once in each process."""
 
     @abstractmethod
@@ -53,7 +54,7 @@ class ImageSet(ABC):
         """A student from random weights."""
 
     @abstractmethod
-    def teacher_data(self) -> ImageDataModule:
+    def teacher_data(self) -> Photos | Birds:
         """Training images of the teachers."""
 
     @abstractmethod
@@ -94,16 +95,16 @@ class ImageSet(ABC):
 class CIFAR10(ImageSet):
     """400 images of each class for the student, 2,500 others for the teachers."""
 
-    makes = "cifar10"
+    makes, vectors = "cifar10", ("cifar10", "cifar10_names")
     conditions = (*compared(), *controls(), Condition("alone_twice_as_long", longer=2))
 
-    def data(self) -> ImageDataModule:
+    def data(self) -> Photos:
         return _photos(self.root / "cifar10", self.held_out)
 
     def student(self) -> nn.Module:
         return Small()
 
-    def teacher_data(self) -> ImageDataModule:
+    def teacher_data(self) -> Photos:
         return Photos(self.root / "cifar10", TEACHER, self.held_out, replicas=0)
 
     def teacher_network(self) -> nn.Module:
@@ -116,19 +117,19 @@ class CUB50(ImageSet):
     Teachers that are in the root, as those of the published runs were, are not trained anew.
     """
 
-    makes = "cub50"
+    makes, vectors = "cub50", ("clip_attr512", "names")
     epochs = 8
     teacher_epochs, teacher_lr = 2, 0.02
     # Where TMKD was ahead, without its text loss; and what was ahead, with TMKD's views.
     conditions = (*compared(), *controls(), of("rkd", "seen_no_text"), of("kd", "tmkd_feature"))
 
-    def data(self) -> ImageDataModule:
+    def data(self) -> Birds:
         return _birds(self.root, self.folder)
 
     def student(self) -> nn.Module:
         return Extractor(Small(num_classes=CLASSES), image_size=SEEN)
 
-    def teacher_data(self) -> ImageDataModule:
+    def teacher_data(self) -> Birds:
         return self.data()
 
     def teacher_network(self) -> nn.Module:

@@ -21,7 +21,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from itertools import product
 from multiprocessing import get_context
@@ -37,9 +37,6 @@ from tqdm import tqdm
 from tmkd_lightning.utils.files import atomic_write
 from tmkd_lightning.utils.fingerprint import fingerprint
 
-_BIRDS = ("clip_attr512", "names")
-VECTORS = {"cifar10": ("cifar10", "cifar10_names"), "cub50": _BIRDS, "cub50_pretrained": _BIRDS}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,9 +47,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/results_work"), help="for teachers, caches, copies")
     parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
     parser.add_argument("--tune", action="store_true", help="on held-out images of cifar10")
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--seeds", type=_positive, default=5, help="how many")
     parser.add_argument("--only", nargs="+", metavar="CONDITION", help="some of them, by name; all without it")
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=_positive, default=1, help="runs at once")
     options = parser.parse_args()
     if unknown := set(options.sets) - set(SETS):
         parser.error(f"{sorted(unknown)} are none of the sets {sorted(SETS)}")
@@ -76,10 +73,30 @@ class Study:
         if unknown := set(options.only or ()) - set(self.tried):
             raise ValueError(f"--only: {sorted(unknown)} are none of {name}'s {sorted(self.tried)}")
         self.name, self.output = name, options.output / name / ("tuning" if options.tune else "")
-        folder = options.work / f"{chosen.makes}_{fingerprint(str(options.root.resolve()), 'root')[:8]}"
+        made_from = f"{options.root.resolve()} {options.precision}"
+        folder = options.work / f"{chosen.makes}_{fingerprint(made_from, 'root')[:8]}"
         for made in (self.output, folder):
             made.mkdir(parents=True, exist_ok=True)
         self.images = chosen(options.root, folder, options.tune, options.precision)
+        vectors = train.keep_vectors(options.vectors, *chosen.vectors, self.images.data().class_names, folder)
+        for data, split in product((self.images.data(), self.images.teacher_data()), ("train", "test")):
+            data.files(split)
+        self.record = {"precision": options.precision, "vectors": vectors}
+        self.seeds, self.only = range(options.seeds), options.only or list(self.tried)
+        self._check_finished()
+
+    def _check_finished(self) -> None:
+        """Refuses runs in the output that no run of this study could be a pair of."""
+        for file in sorted(self.output.glob("*_*.json")):
+            name, found = file.stem.rpartition("_")[0], json.loads(file.read_text())
+            ours, theirs = dict(self.record), found.get("record", {})
+            if name in self.tried:
+                ours["condition"], theirs = train.described(self.tried[name]), theirs | found
+            if differ := [key for key in ours if theirs.get(key, ours[key]) != ours[key]]:
+                one = differ[0]
+                raise ValueError(
+                    f"{file} was run with the {one} {theirs[one]}, and this study has {ours[one]}: give a new --output"
+                )
         for teacher in TEACHERS:
             measured, weights = self.output / f"teacher_{teacher}.json", self.images.teacher_weights(teacher)
             if measured.exists() and not weights.exists():
@@ -87,19 +104,16 @@ class Study:
                     f"{measured} is of a teacher whose weights {weights} are gone, and the students of a new one would "
                     "be no pairs of those that have run: give --work the folder that has them, or a new --output"
                 )
-        train.keep_vectors(options.vectors, *VECTORS[name], self.images.data().class_names, folder)
-        self.seeds, self.only = range(options.seeds), options.only or list(self.tried)
 
     def run(self, jobs: int) -> None:
         """Trains the teachers, then the students."""
-        record = {"precision": self.images.precision, **versions()}
         teachers = {f"teacher_{name}": partial(train.teacher, self.images, name) for name in TEACHERS}
         students = {
             f"{name}_{seed}": partial(train.student, self.images, self.tried[name], seed)
             for seed, name in product(self.seeds, self.only)
         }
         for runs in (teachers, students):
-            if failed := run_all(runs, self.output, jobs, record):
+            if failed := run_all(runs, self.output, jobs, self.record):
                 sys.exit(f"{len(failed)} of {len(runs)} runs of {self.name} failed: {', '.join(failed)}")
 
 
@@ -109,30 +123,48 @@ def run_all(
     """Runs what is not finished, in order, several at once; writes a file for each, and returns those that failed."""
     left = {name: run for name, run in runs.items() if not (output / f"{name}.json").exists()}
     failed = []
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet) as pool:
-        waiting = {pool.submit(run): name for name, run in left.items()}
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin) as pool:
+        waiting = {pool.submit(_run, run, output / f"{name}.json", record): name for name, run in left.items()}
         for done in tqdm(as_completed(waiting), output.name, len(waiting)):
             if (error := done.exception()) is not None:
                 tqdm.write(f"{waiting[done]} failed: {type(error).__name__}: {error}")
                 failed.append(waiting[done])
-                continue
-            with atomic_write(output / f"{waiting[done]}.json") as file:
-                file.write(json.dumps({**done.result(), "record": record}, indent=1).encode())
     return failed
 
 
+def _run(run: Callable[[], dict[str, Any]], file: Path, record: dict[str, Any]) -> None:
+    """Runs, and writes what has come of it, in the process that ran: nothing else can lose it."""
+    found = json.dumps({**run(), "record": record | versions()}, indent=1)
+    with atomic_write(file) as written:
+        written.write(found.encode())
+
+
+@cache
 def versions() -> dict[str, str]:
-    """Of Python, the packages and the code."""
+    """Of Python, the packages and the code, as this process has read them."""
     command, folder = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
-    commit = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        commit = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:  # no git
+        commit = ""
     packages = {name: version(name) for name in ("torch", "torchvision", "lightning")}
     return {"commit": commit or "unknown", "python": platform.python_version(), **packages}
 
 
-def _quiet() -> None:
+def _begin() -> None:
+    versions()  # of the code that was just read, which may be edited while it runs
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "positive integer"  # as argparse calls it in its error
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -33,7 +35,8 @@ def teacher(images: ImageSet, name: str) -> dict[str, Any]:
     """Trains a teacher, if that was not done; measures it on each view."""
     start = time.process_time()
     network, data = images.teacher(name), images.data()
-    measured = accuracy(network, data, VIEWS) | {"others": accuracy(network, data, ["rgb", *OTHER.values()])}
+    seed_everything(0, verbose=False)  # of noise and TrivialAugment
+    measured = accuracy(network, data, VIEWS) | {"others": accuracy(network, data, list(OTHER.values()))}
     return {"top1": measured, "cpu_seconds": time.process_time() - start}
 
 
@@ -68,7 +71,7 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
         module: LightningModule = ClassifierModule(network, **condition.options, **optimisation)
     else:
         method, taught = METHODS[condition.method](), images.teacher("views")
-        weights = fingerprint(taught, "teacher")
+        weights = fingerprint(taught.state_dict(), "teacher")
         module = Measured(taught, network, distiller=method, **condition.options, **optimisation)
         texts = EmbeddingFile(images.folder / f"texts_{condition.texts}.npz")
         callbacks = [
@@ -87,26 +90,52 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
         "logged": logged,
         "shares": shares,
         "epochs": epochs,
+        "seed": seed,
+        "condition": described(condition),
         "teacher": weights,
         "cpu_seconds": time.process_time() - start,
     }
 
 
-def keep_vectors(sources: Sequence[Path], array: str, names: str, classes: Sequence[str], folder: Path) -> None:
-    """Writes genuine class vectors, the same of other classes, and random ones of the same lengths, as texts."""
-    found: dict[str, np.ndarray] = {}
-    for source in sources:
-        with np.load(source, allow_pickle=False) as file:
-            found |= file
-    if lacking := [name for name in (array, names) if name not in found]:
-        raise ValueError(f"{', '.join(map(str, sources))}: no array {lacking[0]!r}, but {sorted(found)}")
-    named, vectors = [str(name) for name in found[names]], F.normalize(torch.from_numpy(found[array]).float())
+def described(condition: Condition) -> dict[str, Any]:
+    """A condition as JSON has it; views and transforms by their names."""
+    return json.loads(json.dumps(vars(condition), default=lambda one: getattr(one, "name", type(one).__name__)))
+
+
+def keep_vectors(sources: Sequence[Path], array: str, names: str, classes: Sequence[str], folder: Path) -> str:
+    """Writes genuine class vectors, the same of other classes, and random ones of the same lengths, as texts.
+
+    Returns what tells these vectors from others.
+    """
+    named, vectors = [str(name) for name in _array(sources, names)], torch.from_numpy(_array(sources, array)).float()
+    if len(named) != len(vectors):
+        raise ValueError(f"{len(named)} {names!r} stand beside {len(vectors)} vectors {array!r}")
     if nameless := sorted(set(classes) - set(named)):
         raise ValueError(f"the vectors {array!r} are those of {named}, and none is of {nameless}")
-    prompts = prompts_of(PROMPT, named)
+    prompts, vectors = prompts_of(PROMPT, named), F.normalize(vectors)
     # Turned by a random rotation, they have the same angles to each other, and nothing else is left of them.
     generator = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(vectors.shape[1], vectors.shape[1], generator=generator)).Q
     kinds = {"genuine": vectors, "permuted": vectors.roll(3, 0), "random": vectors @ rotation}
     for name, values in kinds.items():
         write_embeddings(folder / f"texts_{name}.npz", prompts, values, f"class vectors {array}, {name}")
+    return fingerprint((prompts, vectors), "vectors")[:16]
+
+
+def _array(sources: Sequence[Path], name: str) -> np.ndarray:
+    """The array of this name, which one of the files has."""
+    found: dict[Path, np.ndarray] = {}
+    held: set[str] = set()
+    for source in sources:
+        try:
+            with source.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+                held |= set(arrays)
+                if name in arrays:
+                    found[source] = arrays[name]
+        except (TypeError, ValueError, BadZipFile) as error:
+            raise ValueError(f"{source} is no .npz file of arrays: {error}") from error
+    if not found:
+        raise ValueError(f"{', '.join(map(str, sources))}: no array {name!r}, but {sorted(held)}")
+    if len(found) > 1:
+        raise ValueError(f"{' and '.join(map(str, found))} both have an array {name!r}, of which one must go")
+    return next(iter(found.values()))

@@ -99,6 +99,11 @@ def format_mean(values: pd.Series[float] | None, seeds: int, digits: int = 2) ->
 def format_gain(values: pd.Series[float] | None, base: pd.Series[float] | None, seeds: int, digits: int = 2) -> str:
     """Mean of the differences of equal seeds with its 95 % interval by Student's t; both series by seed."""
     differences = pd.Series(dtype=float) if values is None or base is None else (values - base).dropna()
+    return format_differences(differences, seeds, digits)
+
+
+def format_differences(differences: pd.Series[float], seeds: int, digits: int = 2) -> str:
+    """Their mean with its 95 % interval by Student's t, and how many there are if it is not `seeds`."""
     if differences.empty:
         return "missing"
     mean, low, high = interval(differences)

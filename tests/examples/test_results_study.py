@@ -44,16 +44,30 @@ def refused(study, monkeypatch, tmp_path, capsys) -> Callable[..., str]:
     return run
 
 
+def make_photos(root: Path) -> None:
+    """As many files as the study takes of two classes, with nothing in them: they are listed, not read."""
+    for folder, count in {"train": 2900, "test": 1}.items():
+        for name in ("cat", "dog"):
+            (of_class := root / "cifar10" / folder / name).mkdir(parents=True)
+            for number in range(count):
+                (of_class / f"{number:04}.jpg").touch()
+
+
 def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tmp_path) -> None:
     root = tmp_path / "photos"
-    for folder in ("train/cat", "train/dog"):
-        (root / "cifar10" / folder).mkdir(parents=True)
+    make_photos(root)
     vectors = np.ones((1, 4), np.float32)
     assert "No such file or directory" in refused("cifar10", tmp_path / "nowhere", cifar10=vectors)
     assert "cifar10.npz: no array 'cifar10_names', but ['cifar10']" in refused("cifar10", root, cifar10=vectors)
     few = refused("cifar10", root, cifar10=vectors, cifar10_names=np.array(["cat"]))
     assert few.endswith("the vectors 'cifar10' are those of ['cat'], and none is of ['dog']")
     both = np.array(["cat", "dog"])
+    uneven = refused("cifar10", root, cifar10=vectors, cifar10_names=both)
+    assert uneven.endswith("2 'cifar10_names' stand beside 1 vectors 'cifar10'")
+    vectors = np.eye(2, dtype=np.float32)
+    (gone := root / "cifar10" / "test" / "dog").rename(root / "elsewhere")
+    assert str(gone) in refused("cifar10", root, cifar10=vectors, cifar10_names=both)
+    (root / "elsewhere").rename(gone)
     lacking = refused("cifar10 cub50", root, cifar10=vectors, cifar10_names=both)  # before the first set is run
     assert "photos holds neither CUB_200_2011 nor" in lacking
     assert "--tune is for cifar10" in refused("cub50 --tune", root, cifar10=vectors)
@@ -61,9 +75,82 @@ def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tm
     assert "['cub'] are none of the sets ['cifar10', " in refused("cub", root, cifar10=vectors)
     (output := tmp_path / "output" / "cifar10").mkdir(parents=True, exist_ok=True)
     (output / "teacher_views.json").write_text("{}")
-    gone = refused("cifar10", root, cifar10=vectors, cifar10_names=both)
-    assert "teacher_views.json is of a teacher whose weights" in gone
+    weightless = refused("cifar10", root, cifar10=vectors, cifar10_names=both)
+    assert "teacher_views.json is of a teacher whose weights" in weightless
     assert "['kd+seem'] are none of cifar10's ['alone', " in refused("cifar10 --only kd+seem", root, cifar10=vectors)
+    assert refused("cifar10 --jobs 0", root, cifar10=vectors).endswith("--jobs: invalid positive integer value: '0'")
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ({"record": {"precision": "bf16-mixed"}}, "the precision bf16-mixed, and this study has 32-true: give a new"),
+        ({"record": {"vectors": "others"}}, "the vectors others, and this study has "),
+        ({"condition": {"name": "kd+plain", "method": "sp"}}, "the condition {'name': 'kd+plain', 'method': 'sp'}, "),
+    ],
+)
+def test_a_study_does_not_go_on_beside_runs_that_were_run_otherwise(refused, tmp_path, run, message) -> None:
+    make_photos(tmp_path / "photos")
+    (output := tmp_path / "output" / "cifar10").mkdir(parents=True)
+    (output / "kd+plain_0.json").write_text(json.dumps(run))
+    vectors = {"cifar10": np.eye(2, dtype=np.float32), "cifar10_names": np.array(["cat", "dog"])}
+    assert f"kd+plain_0.json was run with {message}" in refused("cifar10", tmp_path / "photos", **vectors)
+
+
+def test_a_conditions_description_is_that_which_its_file_has(study) -> None:
+    """So that it is found again as it was written: views and transforms are their names, tuples lists."""
+    for condition in (*study.tuning(), *(one for images in study.SETS.values() for one in images.conditions)):
+        found = study.train.described(condition)
+        assert json.loads(json.dumps(found)) == found
+        assert found.keys() == {"name", "method", "options", "texts", "longer"}
+        assert "0x" not in str(found)  # an address, another in each process
+    described = study.train.described(next(one for one in study.tuning() if one.name == "mixup"))
+    assert described["options"]["mix"] == "MixUp"
+
+
+def test_an_array_that_two_files_have_and_a_file_of_none_are_refused(study, tmp_path) -> None:
+    for file in ("one.npz", "two.npz"):
+        np.savez(tmp_path / file, names=["cat"])
+    np.save(tmp_path / "bare.npy", np.ones(2))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "one.npz").read_bytes()[:-30])
+    keep = partial(study.train.keep_vectors, array="vectors", names="names", classes=["cat"], folder=tmp_path)
+    with pytest.raises(ValueError, match=r"one\.npz and .*two\.npz both have an array 'names'"):
+        keep([tmp_path / "one.npz", tmp_path / "two.npz"])
+    for file in ("bare.npy", "cut.npz"):
+        with pytest.raises(ValueError, match=f"{file} is no .npz file of arrays"):
+            keep([tmp_path / file])
+
+
+def test_texts_of_other_classes_and_turned_ones(study, tmp_path) -> None:
+    """Of four classes each gets the text of the third before it; a rotation keeps all angles, and not the vectors."""
+    vectors = np.eye(5, dtype=np.float32)[:4] * [[1], [2], [3], [4]] + [0, 0, 0, 0, 1]
+    names = ["ant", "bee", "cat", "dog"]
+    np.savez(tmp_path / "vectors.npz", vectors=vectors, names=names)
+    study.train.keep_vectors([tmp_path / "vectors.npz"], "vectors", "names", names, tmp_path)
+    read = {}
+    for kind in ("genuine", "permuted", "random"):
+        with np.load(tmp_path / f"texts_{kind}.npz") as file:
+            read[kind] = file["embeddings"]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(read["genuine"], unit, rtol=1e-6)
+    np.testing.assert_allclose(read["permuted"], unit[[1, 2, 3, 0]], rtol=1e-6)
+    np.testing.assert_allclose(read["random"] @ read["random"].T, unit @ unit.T, atol=1e-6)
+    assert (np.sum(read["random"] * unit, axis=1) < 0.9).all()
+
+
+def test_tuning_is_measured_on_training_images_that_no_student_or_teacher_has(study, tmp_path) -> None:
+    make_photos(tmp_path)
+    for name in ("cat", "dog"):
+        for number in range(2900, 5000):
+            (tmp_path / "cifar10" / "train" / name / f"{number:04}.jpg").touch()
+    images = study.SETS["cifar10"](tmp_path, tmp_path, held_out=True)
+    measured, student, teacher = (
+        {path for path, _ in data.files(split)}
+        for data, split in ((images.data(), "test"), (images.data(), "train"), (images.teacher_data(), "train"))
+    )
+    assert (len(measured), len(student), len(teacher)) == (1000, 800, 5000)
+    assert {path.parent.parent.name for path in measured} == {"train"}
+    assert len(measured | student | teacher) == len(measured) + len(student) + len(teacher)
 
 
 def test_a_class_with_too_few_photos_is_refused(study, tmp_path) -> None:
@@ -75,8 +162,14 @@ def test_a_class_with_too_few_photos_is_refused(study, tmp_path) -> None:
 
 
 def test_a_run_that_fails_is_told_of_and_has_no_file(study, tmp_path) -> None:
-    runs = {"good": partial(dict, top1=1), "bad": partial(int, "x"), "done": partial(int, "y")}
+    runs = {
+        "bad": partial(int, "x"),
+        "unwritable": partial(dict, top1=object),
+        "good": partial(dict, top1=1),
+        "done": partial(int, "y"),
+    }
     (tmp_path / "done.json").write_text("{}")
-    assert study.run_all(runs, tmp_path, 1, {"commit": "abc"}) == ["bad"]
+    assert study.run_all(runs, tmp_path, 1, {"precision": "16"}) == ["bad", "unwritable"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["done.json", "good.json"]
-    assert json.loads((tmp_path / "good.json").read_text()) == {"top1": 1, "record": {"commit": "abc"}}
+    found = json.loads((tmp_path / "good.json").read_text())
+    assert found == {"top1": 1, "record": {"precision": "16", **study.versions()}}
