@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -43,7 +43,7 @@ class ImageSet(ABC):
     vectors = ("", "")  # names of the arrays with a text vector for each class, and with the classes
     epochs, lr = 60, 0.1
     teacher_epochs, teacher_lr = 16, 0.1
-    conditions: Sequence[Condition] = ()
+    conditions: ClassVar[Sequence[Condition]] = ()
 
     @abstractmethod
     def data(self) -> Photos | Birds:
