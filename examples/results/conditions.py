@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from other_views import OTHER
@@ -51,13 +52,19 @@ class Condition:
 
 
 def compared(methods: Sequence[str] = tuple(METHODS)) -> list[Condition]:
-    """Every method in all its kinds, what tells most first: a study that is stopped early has the rest."""
+    """Every method in the kinds of the claim, what tells most first: a study that is stopped early has the rest."""
     return [
         Condition("alone"),
         *(of(method, kind) for method in methods for kind in ("plain", "seen")),
         *(of(method, "logit") for method in methods if method not in LOGIT_TERMS),
-        *(of(method, kind) for kind in ("feature", "paper") for method in methods),
+        *(of(method, "paper") for method in methods),
+        of("kd", "feature"),
     ]
+
+
+def further() -> list[Condition]:
+    """What else can be run beside the study: every method in every kind, with any texts."""
+    return [of(*parts) for parts in product(METHODS, KINDS, ("genuine", "random", "permuted"))]
 
 
 def controls() -> list[Condition]:

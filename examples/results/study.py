@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 import train
-from conditions import TEACHERS, tuning
+from conditions import TEACHERS, further, tuning
 from sets import SETS
 from tqdm import tqdm
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays where the CPU has it")
     parser.add_argument("--tune", action="store_true", help="on held-out images of cifar10")
     parser.add_argument("--seeds", type=_positive, default=5, help="how many")
-    parser.add_argument("--only", nargs="+", metavar="CONDITION", help="some of them, by name; all without it")
+    parser.add_argument("--only", nargs="+", metavar="CONDITION", help="by name, as kd+seen; without it, the study's")
     parser.add_argument("--jobs", type=_positive, default=1, help="runs at once")
     options = parser.parse_args()
     if unknown := set(options.sets) - set(SETS):
@@ -68,8 +68,8 @@ class Study:
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         chosen = SETS[name]
-        planned = tuning() if options.tune else chosen.conditions
-        self.tried = {condition.name: condition for condition in planned}
+        planned, more = (tuning(), []) if options.tune else (chosen.conditions, further())
+        self.tried = {condition.name: condition for condition in (*more, *planned)}
         if unknown := set(options.only or ()) - set(self.tried):
             raise ValueError(f"--only: {sorted(unknown)} are none of {name}'s {sorted(self.tried)}")
         self.name, self.output = name, options.output / name / ("tuning" if options.tune else "")
@@ -82,7 +82,7 @@ class Study:
         for data, split in product((self.images.data(), self.images.teacher_data()), ("train", "test")):
             data.files(split)
         self.record = {"precision": options.precision, "vectors": vectors}
-        self.seeds, self.only = range(options.seeds), options.only or list(self.tried)
+        self.seeds, self.only = range(options.seeds), options.only or [condition.name for condition in planned]
         self._check_finished()
 
     def _check_finished(self) -> None:
