@@ -158,7 +158,8 @@ def methods(folder: Path) -> pd.DataFrame:
     for name in compared(folder):
         kinds = {title: f"{name}+{kind}" for title, kind in COLUMNS.items() if has_place(folder, f"{name}+{kind}")}
         rows[TITLES[name]] = {title: mean(runs(folder, run)) for title, run in kinds.items()}
-    return pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).astype(object).fillna("").rename_axis("method")
+    table = pd.DataFrame(rows).T.reindex(columns=list(COLUMNS)).astype(object).fillna("").rename_axis("method")
+    return _filled(table)
 
 
 def bases(name: str) -> tuple[str, ...]:
@@ -208,7 +209,11 @@ def gains(folders: dict[str, Path], corrected: dict[tuple[str, str, str, str], f
                 p = corrected.get((name, method, kind, base))
                 found = gain(runs(folder, f"{method}+{kind}"), runs(folder, f"{method}+{base}"))
                 row[title] = found if p is None else f"{found}, p {p:.2g}"
-    table = pd.DataFrame(rows).T.rename_axis("gain of")
+    return _filled(pd.DataFrame(rows).T.rename_axis("gain of"))
+
+
+def _filled(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns in which there is anything."""
     return table.loc[:, (table != "").any()]
 
 
