@@ -9,7 +9,6 @@ into that page, in place of those between its markers, and its picture is drawn.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from itertools import product
@@ -21,6 +20,7 @@ import picture
 from conditions import LOGIT_TERMS, METHODS, TEACHERS, VIEWS
 from scipy import stats
 from sets import SETS
+from train import read_run
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tables"))  # means, gains and titles are those of the grids
 from grid import TITLES
@@ -104,7 +104,7 @@ def runs(folder: Path, name: str) -> pd.DataFrame:
     seeds = sorted(
         int(seed) for file in folder.glob(f"{name}_*.json") if (seed := file.stem[len(name) + 1 :]).isdigit()
     )
-    found = {seed: json.loads((folder / f"{name}_{seed}.json").read_text()) for seed in seeds}
+    found = {seed: read_run(folder / f"{name}_{seed}.json") for seed in seeds}
     frame = pd.json_normalize(list(found.values()))
     frame = frame.set_axis(list(found)) if found else pd.DataFrame(columns=["top1"], dtype=float)
     frame.attrs["name"] = f"{folder}/{name}"
@@ -142,7 +142,7 @@ def teachers(folder: Path) -> pd.DataFrame:
     rows = {}
     for file in sorted(folder.glob("teacher_*.json"), key=lambda file: (file.stem.split("_")[1], len(file.stem))):
         _, name, *seeds = file.stem.split("_")
-        top1 = json.loads(file.read_text())["top1"]
+        top1 = read_run(file)["top1"]
         others = {view: value for view, value in top1.pop("others").items() if view not in (*VIEWS, *_SUMMARY)}
         title = {"rgb": "plain images", "views": "its views"}[name]
         rows[", for seeds from ".join([title, *seeds])] = top1 | others

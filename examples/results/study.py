@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import platform
+import signal
 import subprocess
 import sys
 import warnings
@@ -88,7 +89,7 @@ class Study:
     def _check_finished(self) -> None:
         """Refuses runs in the output that no run of this study could be a pair of."""
         for file in sorted(self.output.glob("*_*.json")):
-            name, found = file.stem.rpartition("_")[0], json.loads(file.read_text())
+            name, found = file.stem.rpartition("_")[0], train.read_run(file)
             ours, theirs = dict(self.record), found.get("record", {})
             if name in self.tried:
                 ours["condition"], theirs = train.described(self.tried[name]), theirs | found
@@ -153,6 +154,7 @@ def versions() -> dict[str, str]:
 
 def _begin() -> None:
     versions()  # of the code that was just read, which may be edited while it runs
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, and with it all that is queued
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

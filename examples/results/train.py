@@ -96,6 +96,14 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
     }
 
 
+def read_run(file: Path) -> dict[str, Any]:
+    """What a run has left."""
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} holds no finished run ({error}): remove it, and run it again") from error
+
+
 def described(condition: Condition) -> dict[str, Any]:
     """A condition as JSON has it; views and transforms by their names."""
     return json.loads(json.dumps(vars(condition), default=lambda one: getattr(one, "name", type(one).__name__)))

@@ -84,17 +84,24 @@ def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tm
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ({"record": {"precision": "bf16-mixed"}}, "the precision bf16-mixed, and this study has 32-true: give a new"),
-        ({"record": {"vectors": "others"}}, "the vectors others, and this study has "),
-        ({"condition": {"name": "kd+plain", "method": "sp"}}, "the condition {'name': 'kd+plain', 'method': 'sp'}, "),
+        (None, "holds no finished run (Expecting value"),
+        (
+            {"record": {"precision": "bf16-mixed"}},
+            "was run with the precision bf16-mixed, and this study has 32-true: give a new",
+        ),
+        ({"record": {"vectors": "others"}}, "was run with the vectors others, and this study has "),
+        (
+            {"condition": {"name": "kd+plain", "method": "sp"}},
+            "was run with the condition {'name': 'kd+plain', 'method': 'sp'}, ",
+        ),
     ],
 )
 def test_a_study_does_not_go_on_beside_runs_that_were_run_otherwise(refused, tmp_path, run, message) -> None:
     make_photos(tmp_path / "photos")
     (output := tmp_path / "output" / "cifar10").mkdir(parents=True)
-    (output / "kd+plain_0.json").write_text(json.dumps(run))
+    (output / "kd+plain_0.json").write_text("" if run is None else json.dumps(run))
     vectors = {"cifar10": np.eye(2, dtype=np.float32), "cifar10_names": np.array(["cat", "dog"])}
-    assert f"kd+plain_0.json was run with {message}" in refused("cifar10", tmp_path / "photos", **vectors)
+    assert f"kd+plain_0.json {message}" in refused("cifar10", tmp_path / "photos", **vectors)
 
 
 def test_a_conditions_description_is_that_which_its_file_has(study) -> None:
