@@ -141,7 +141,7 @@ print(f"KD: {top1['KD']:.1%}")
 # ## The default
 #
 # By default a strong loss between the embeddings stands beside the method, which was ahead of KD with small students
-# from random weights, and not with one from ImageNet ([results](results.md)).
+# from random weights, and not with one from ImageNet ([results](../docs/results.md)).
 
 # %%
 default = TMKDModule(teacher, make_student(), distiller=KD(), optimizer=sgd)
