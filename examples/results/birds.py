@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from photos import digest
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from tmkd_lightning.data.datamodules.base import ImageDataModule
 from tmkd_lightning.data.datasets.cub200 import CUB200
-from tmkd_lightning.utils.fingerprint import fingerprint
 
 CLASSES, SIDE, COPIES = 50, 224, 8
 _TRAIN = v2.Compose([v2.RandomResizedCrop(SIDE, scale=(0.5, 1.0)), v2.RandomHorizontalFlip()])
@@ -61,8 +61,7 @@ class Birds(ImageDataModule):
         if split == "val":
             return []
         images, copies = self.files(split), COPIES if split == "train" else 1
-        which = fingerprint(([(str(path), label) for path, label in images], copies, SIDE), "photos")[:16]
-        file = self.folder / f"birds_{split}_{which}.npy"
+        file = self.folder / f"birds_{split}_{copies}_{digest(images, self.root)}.npy"
         with FileLock(file.with_suffix(".lock")):  # two teachers begin at once
             if not file.exists():
                 _write(file, [path for path, _ in images], copies, _TRAIN if split == "train" else _TEST)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -59,6 +61,15 @@ class Photos(ImageDataModule):
             padded = [(v2.functional.pad(image, [4]), label) for image, label in images]
             self._read[split] = padded if split == "train" else images
         return self._read[split]
+
+
+def digest(files: Iterable[tuple[Path, int]], root: Path) -> str:
+    """Tells photos and labels from others by their content, wherever the root lies."""
+    found = hashlib.sha256()
+    for path, label in files:
+        found.update(f"{path.relative_to(root)} {label} {path.stat().st_size}\n".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _part(folder: Path, part: slice) -> list[Path]:

@@ -55,13 +55,12 @@ def main() -> None:
     try:
         tables = all_tables(options.results)
         page = fill(PAGE.read_text("utf-8"), tables) if options.write else ""
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     if not tables:
         parser.error(f"{options.results} has no folder of a set with kd+plain_0.json, which all gains need")
     if options.write:
-        if drawn := intervals(options.results):
-            picture.write(drawn, PICTURE)
+        picture.write(intervals(options.results), PICTURE)
         PAGE.write_text(page, "utf-8")
     else:
         print("\n\n".join(f"{name}\n\n{table}" for name, table in tables.items()))
@@ -90,9 +89,13 @@ def all_tables(results: Path = HERE) -> dict[str, str]:
 
 
 def fill(page: str, tables: dict[str, str]) -> str:
-    """Puts each table between its markers, which the page must have; tables of other names stay."""
+    """Puts each table between its markers; the page must have the markers of all tables, and of no others."""
+    if lacking := set(re.findall("<!-- ([\\w ]+) -->", page)) - {"end"} - set(tables):
+        raise ValueError(
+            f"the page has the tables {sorted(lacking)}, of which there are no runs: it is written as a whole"
+        )
     for name, table in tables.items():
-        place = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        place = re.compile(rf"(<!-- {re.escape(name)} -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
         page, places = place.subn(lambda found, table=table: f"{found[1]}\n{table}\n\n{found[2]}", page)
         if places != 1:
             raise ValueError(f"the page has {places} places for the table {name!r}, where one is wanted")
@@ -105,6 +108,8 @@ def runs(folder: Path, name: str) -> pd.DataFrame:
         int(seed) for file in folder.glob(f"{name}_*.json") if (seed := file.stem[len(name) + 1 :]).isdigit()
     )
     found = {seed: read_run(folder / f"{name}_{seed}.json") for seed in seeds}
+    if others := [seed for seed, run in found.items() if run.get("seed", seed) != seed]:
+        raise ValueError(f"the files of {folder / name} with seeds {others} are runs of other seeds")
     frame = pd.json_normalize(list(found.values()))
     frame = frame.set_axis(list(found)) if found else pd.DataFrame(columns=["top1"], dtype=float)
     frame.attrs["name"] = f"{folder}/{name}"
@@ -112,8 +117,8 @@ def runs(folder: Path, name: str) -> pd.DataFrame:
 
 
 def differences(found: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
-    """Of equal seeds, in points; those of two teachers or precisions are refused, where the runs say so."""
-    for column in {"teacher", "record.precision"} & set(found) & set(base):
+    """Of equal seeds, in points; those of two teachers, precisions, texts or photos are refused, if the runs say so."""
+    for column in _SHARED & set(found) & set(base):
         both = pd.concat([found[column], base[column]], axis=1).dropna()
         if seeds := both.index[both.nunique(axis=1) > 1].tolist():
             raise ValueError(
@@ -121,6 +126,9 @@ def differences(found: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
                 "they are no pairs: remove one of them, and run it again as the other was"
             )
     return (found["top1"] - base["top1"]).dropna()
+
+
+_SHARED = {"teacher", "record.precision", "record.vectors", "record.photos"}
 
 
 def has_place(folder: Path, name: str) -> bool:

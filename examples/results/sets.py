@@ -38,6 +38,7 @@ class ImageSet(ABC):
     folder: Path  # for what is made: weights, caches, copies
     held_out: bool = False
     precision: Any = "32-true"  # Lightning's
+    texts: str = ""  # what tells the text vectors from others
 
     makes = ""  # name of the folder for what is made, which sets may share
     vectors = ("", "")  # names of the arrays with a text vector for each class, and with the classes

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import platform
 import signal
 import subprocess
@@ -22,21 +23,24 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
 import train
 from conditions import TEACHERS, further, tuning
+from photos import digest
 from sets import SETS
 from tqdm import tqdm
 
-from tmkd_lightning.utils.files import atomic_write
-from tmkd_lightning.utils.fingerprint import fingerprint
+from tmkd_lightning.utils.files import atomic_write, check_writable
 
 
 def main() -> None:
@@ -60,8 +64,13 @@ def main() -> None:
         studies = [Study(name, options) for name in options.sets]
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for study in studies:
-        study.run(options.jobs)
+    try:
+        for study in studies:
+            study.run(options.jobs)
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command goes on")
+    except BrokenProcessPool:
+        sys.exit("a process was ended from outside, for want of memory perhaps: the same command goes on")
 
 
 class Study:
@@ -74,25 +83,30 @@ class Study:
         if unknown := set(options.only or ()) - set(self.tried):
             raise ValueError(f"--only: {sorted(unknown)} are none of {name}'s {sorted(self.tried)}")
         self.name, self.output = name, options.output / name / ("tuning" if options.tune else "")
-        made_from = f"{options.root.resolve()} {options.precision}"
-        folder = options.work / f"{chosen.makes}_{fingerprint(made_from, 'root')[:8]}"
+        images = chosen(options.root, options.work, options.tune, options.precision)
+        learnt = digest(images.data().files("train") + images.teacher_data().files("train"), options.root)
+        measured = digest(images.data().files("test"), options.root)
+        folder = options.work / f"{chosen.makes}_{options.precision}_{learnt}"
         for made in (self.output, folder):
-            made.mkdir(parents=True, exist_ok=True)
-        self.images = chosen(options.root, folder, options.tune, options.precision)
-        vectors = train.keep_vectors(options.vectors, *chosen.vectors, self.images.data().class_names, folder)
-        for data, split in product((self.images.data(), self.images.teacher_data()), ("train", "test")):
-            data.files(split)
-        self.record = {"precision": options.precision, "vectors": vectors}
+            check_writable(made / "any")
+        vectors = train.keep_vectors(options.vectors, *chosen.vectors, images.data().class_names, folder)
+        self.images = replace(images, folder=folder, texts=vectors)
+        self.record = {"precision": options.precision, "vectors": vectors, "photos": f"{learnt} {measured}"}
         self.seeds, self.only = range(options.seeds), options.only or [condition.name for condition in planned]
         self._check_finished()
 
     def _check_finished(self) -> None:
         """Refuses runs in the output that no run of this study could be a pair of."""
         for file in sorted(self.output.glob("*_*.json")):
-            name, found = file.stem.rpartition("_")[0], train.read_run(file)
+            name, _, seed = file.stem.rpartition("_")
+            if name not in self.tried and name != "teacher":
+                continue
+            found = train.read_run(file)
             ours, theirs = dict(self.record), found.get("record", {})
-            if name in self.tried:
-                ours["condition"], theirs = train.described(self.tried[name]), theirs | found
+            if condition := self.tried.get(name):
+                epochs = self.images.epochs * condition.longer
+                ours |= {"condition": train.described(condition), "seed": int(seed), "epochs": epochs}
+                theirs = theirs | found
             if differ := [key for key in ours if theirs.get(key, ours[key]) != ours[key]]:
                 one = differ[0]
                 raise ValueError(
@@ -127,7 +141,10 @@ def run_all(
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin) as pool:
         waiting = {pool.submit(_run, run, output / f"{name}.json", record): name for name, run in left.items()}
         for done in tqdm(as_completed(waiting), output.name, len(waiting)):
-            if (error := done.exception()) is not None:
+            error = done.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise error
+            if error is not None:
                 tqdm.write(f"{waiting[done]} failed: {type(error).__name__}: {error}")
                 failed.append(waiting[done])
     return failed
@@ -155,9 +172,15 @@ def versions() -> dict[str, str]:
 def _begin() -> None:
     versions()  # of the code that was just read, which may be edited while it runs
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, and with it all that is queued
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 def _positive(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
         method, taught = METHODS[condition.method](), images.teacher("views")
         weights = fingerprint(taught.state_dict(), "teacher")
         module = Measured(taught, network, distiller=method, **condition.options, **optimisation)
-        texts = EmbeddingFile(images.folder / f"texts_{condition.texts}.npz")
+        texts = EmbeddingFile(images.folder / f"texts_{condition.texts}_{images.texts}.npz")
         callbacks = [
             PromptEmbeddings(texts, templates=PROMPT, cache_dir=str(images.folder / "texts")),
             TeacherAccuracyCheck(0),
@@ -99,9 +100,12 @@ def student(images: ImageSet, condition: Condition, seed: int) -> dict[str, Any]
 def read_run(file: Path) -> dict[str, Any]:
     """What a run has left."""
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} holds no finished run ({error}): remove it, and run it again") from error
+        found = json.loads(file.read_text())
+        if not isinstance(found["top1"], dict) and not math.isfinite(found["top1"]):
+            raise ValueError(f"top1 is {found['top1']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} holds no finished run ({error!r}): remove it, and run it again") from error
+    return found
 
 
 def described(condition: Condition) -> dict[str, Any]:
@@ -114,19 +118,24 @@ def keep_vectors(sources: Sequence[Path], array: str, names: str, classes: Seque
 
     Returns what tells these vectors from others.
     """
-    named, vectors = [str(name) for name in _array(sources, names)], torch.from_numpy(_array(sources, array)).float()
-    if len(named) != len(vectors):
-        raise ValueError(f"{len(named)} {names!r} stand beside {len(vectors)} vectors {array!r}")
+    named, found = [str(name) for name in _array(sources, names)], _array(sources, array)
+    if found.ndim != 2 or found.dtype.kind != "f" or not (np.isfinite(found).all() and found.any(1).all()):
+        raise ValueError(
+            f"{array!r} has shape {found.shape} of {found.dtype}, where a row of numbers, not all 0, is due"
+        )
+    if len(named) != len(found) or len(set(named)) < len(named):
+        raise ValueError(f"{len(named)} {names!r} stand beside {len(found)} vectors {array!r}: each class wants one")
     if nameless := sorted(set(classes) - set(named)):
         raise ValueError(f"the vectors {array!r} are those of {named}, and none is of {nameless}")
-    prompts, vectors = prompts_of(PROMPT, named), F.normalize(vectors)
+    prompts, vectors = prompts_of(PROMPT, named), F.normalize(torch.from_numpy(found).float())
+    which = fingerprint((prompts, vectors), "vectors")[:16]
     # Turned by a random rotation, they have the same angles to each other, and nothing else is left of them.
     generator = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(vectors.shape[1], vectors.shape[1], generator=generator)).Q
     kinds = {"genuine": vectors, "permuted": vectors.roll(3, 0), "random": vectors @ rotation}
     for name, values in kinds.items():
-        write_embeddings(folder / f"texts_{name}.npz", prompts, values, f"class vectors {array}, {name}")
-    return fingerprint((prompts, vectors), "vectors")[:16]
+        write_embeddings(folder / f"texts_{name}_{which}.npz", prompts, values, f"class vectors {array}, {name}")
+    return which
 
 
 def _array(sources: Sequence[Path], name: str) -> np.ndarray:

@@ -97,7 +97,7 @@ def test_gains_are_paired_by_seed(report, folder) -> None:
     assert "+ TMKD, strong feature loss, no text loss" not in table
 
 
-@pytest.mark.parametrize("column", ["teacher", "record.precision"])
+@pytest.mark.parametrize("column", ["teacher", "record.precision", "record.vectors", "record.photos"])
 def test_students_of_two_teachers_or_precisions_are_no_pairs(report, folder, column) -> None:
     """Of the same one they are, and so are those of old runs, which do not say whose they are."""
 
@@ -121,6 +121,17 @@ def test_students_of_two_teachers_or_precisions_are_no_pairs(report, folder, col
         (tried / f"{run}.json").write_text((folder / f"{of}.json").read_text())
     with pytest.raises(ValueError, match="differ in"):
         report.tuning(tried)
+
+
+def test_a_run_of_another_seed_and_one_without_a_number_are_none(report, folder) -> None:
+    run = {"top1": 60, "seed": 0}
+    (folder / "kd+plain_3.json").write_text(json.dumps(run))
+    with pytest.raises(ValueError, match=r"kd\+plain with seeds \[3\] are runs of other seeds"):
+        report.methods(folder)
+    for lacking in ({}, [], {"top1": None}, {"top1": float("nan")}, {"top1": "62"}):
+        (folder / "kd+plain_3.json").write_text(json.dumps(lacking))
+        with pytest.raises(ValueError, match=r"kd\+plain_3.json holds no finished run"):
+            report.methods(folder)
 
 
 def test_p_values_are_those_of_students_t(report, folder) -> None:
@@ -182,12 +193,15 @@ def test_controls_are_those_that_a_set_has(report, folder) -> None:
 
 
 def test_tables_are_filled_in_between_their_markers(report) -> None:
-    page = "a\n\n<!-- one -->\n\n<!-- end -->\n\nb\n\n<!-- two -->\n\nold\n\n<!-- end -->\n\nc"
-    filled = "a\n\n<!-- one -->\n\n1\n\n<!-- end -->\n\nb\n\n<!-- two -->\n\n2\n\n<!-- end -->\n\nc"
+    page = "<!-- not run: x -->a\n\n<!-- one -->\n\n<!-- end -->\n\nb\n\n<!-- two -->\n\nold\n\n<!-- end -->\n\nc"
+    filled = "<!-- not run: x -->a\n\n<!-- one -->\n\n1\n\n<!-- end -->\n\nb\n\n<!-- two -->\n\n2\n\n<!-- end -->\n\nc"
     assert report.fill(page, {"one": "1", "two": "2"}) == filled
-    assert report.fill(filled, {}) == filled
+    with pytest.raises(ValueError, match=r"the tables \['two'\], of which there are no runs"):
+        report.fill(filled, {"one": "1"})
+    with pytest.raises(ValueError, match="0 places for the table 'one'"):  # without its end, it ends at no other's
+        report.fill(page.replace("<!-- end -->", "", 1), {"one": "1", "two": "2"})
     with pytest.raises(ValueError, match="0 places for the table 'three'"):
-        report.fill(page, {"three": "3"})
+        report.fill(page, {"one": "1", "two": "2", "three": "3"})
 
 
 def test_the_page_holds_what_the_runs_say(report) -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -46,6 +47,14 @@ def test_teachers_of_birds_are_fine_tuned_once_and_given_ones_never(sets, tmp_pa
 
     assert len(images.data().class_names) == 50
     assert sorted(label for _, label in images.data().samples("test")) == list(range(50))
+
+    before = images.data().samples("test")[0][0]
+    path, _ = images.data().files("test")[0]
+    original = path.read_bytes()
+    Image.new("RGB", (300, 300), (255, 0, 0)).save(path)
+    assert images.data().samples("test")[0][0].float().mean((1, 2)).tolist() != before.float().mean((1, 2)).tolist()
+    path.write_bytes(original)
+    assert torch.equal(images.data().samples("test")[0][0], before)
 
     with pytest.warns(match="all was loaded but the head"):
         trained = images.teacher("views").network.state_dict()

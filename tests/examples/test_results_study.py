@@ -63,7 +63,10 @@ def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tm
     assert few.endswith("the vectors 'cifar10' are those of ['cat'], and none is of ['dog']")
     both = np.array(["cat", "dog"])
     uneven = refused("cifar10", root, cifar10=vectors, cifar10_names=both)
-    assert uneven.endswith("2 'cifar10_names' stand beside 1 vectors 'cifar10'")
+    assert uneven.endswith("2 'cifar10_names' stand beside 1 vectors 'cifar10': each class wants one")
+    for bad in (vectors[0], np.zeros((2, 4), np.float32), np.full((2, 4), np.nan)):
+        flat = refused("cifar10", root, cifar10=bad, cifar10_names=both)
+        assert f"'cifar10' has shape {bad.shape} of {bad.dtype}, where a row of numbers" in flat
     vectors = np.eye(2, dtype=np.float32)
     (gone := root / "cifar10" / "test" / "dog").rename(root / "elsewhere")
     assert str(gone) in refused("cifar10", root, cifar10=vectors, cifar10_names=both)
@@ -74,7 +77,7 @@ def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tm
     assert "--tune is for cifar10" in refused("--tune", root, cifar10=vectors)
     assert "['cub'] are none of the sets ['cifar10', " in refused("cub", root, cifar10=vectors)
     (output := tmp_path / "output" / "cifar10").mkdir(parents=True, exist_ok=True)
-    (output / "teacher_views.json").write_text("{}")
+    (output / "teacher_views.json").write_text('{"top1": {}}')
     weightless = refused("cifar10", root, cifar10=vectors, cifar10_names=both)
     assert "teacher_views.json is of a teacher whose weights" in weightless
     assert "['kd+seem'] are none of cifar10's ['alone', " in refused("cifar10 --only kd+seem", root, cifar10=vectors)
@@ -84,7 +87,10 @@ def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tm
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (None, "holds no finished run (Expecting value"),
+        (None, "holds no finished run (JSONDecodeError('Expecting value"),
+        ({"seed": 1}, "was run with the seed 1, and this study has 0: give a new --output"),
+        ({"epochs": 2}, "was run with the epochs 2, and this study has 60: "),
+        ({"record": {"photos": "others"}}, "was run with the photos others, and this study has "),
         (
             {"record": {"precision": "bf16-mixed"}},
             "was run with the precision bf16-mixed, and this study has 32-true: give a new",
@@ -99,7 +105,7 @@ def test_input_that_does_not_fit_is_named_before_anything_is_trained(refused, tm
 def test_a_study_does_not_go_on_beside_runs_that_were_run_otherwise(refused, tmp_path, run, message) -> None:
     make_photos(tmp_path / "photos")
     (output := tmp_path / "output" / "cifar10").mkdir(parents=True)
-    (output / "kd+plain_0.json").write_text("" if run is None else json.dumps(run))
+    (output / "kd+plain_0.json").write_text("" if run is None else json.dumps({"top1": 60, **run}))
     vectors = {"cifar10": np.eye(2, dtype=np.float32), "cifar10_names": np.array(["cat", "dog"])}
     assert f"kd+plain_0.json {message}" in refused("cifar10", tmp_path / "photos", **vectors)
 
@@ -146,10 +152,10 @@ def test_texts_of_other_classes_and_turned_ones(study, tmp_path) -> None:
     vectors = np.eye(5, dtype=np.float32)[:4] * [[1], [2], [3], [4]] + [0, 0, 0, 0, 1]
     names = ["ant", "bee", "cat", "dog"]
     np.savez(tmp_path / "vectors.npz", vectors=vectors, names=names)
-    study.train.keep_vectors([tmp_path / "vectors.npz"], "vectors", "names", names, tmp_path)
+    which = study.train.keep_vectors([tmp_path / "vectors.npz"], "vectors", "names", names, tmp_path)
     read = {}
     for kind in ("genuine", "permuted", "random"):
-        with np.load(tmp_path / f"texts_{kind}.npz") as file:
+        with np.load(tmp_path / f"texts_{kind}_{which}.npz") as file:
             read[kind] = file["embeddings"]
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(read["genuine"], unit, rtol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -68,7 +69,7 @@ def test_a_student_run_again_is_the_same_run(train, tmp_path) -> None:
     for array, values in {"vectors": np.eye(10, 512), "names": CLASSES}.items():
         np.savez(tmp_path / f"{array}.npz", **{array: values})
     sources = [tmp_path / "vectors.npz", tmp_path / "names.npz"]
-    train.keep_vectors(sources, "vectors", "names", CLASSES, tmp_path)
+    images = replace(images, texts=train.keep_vectors(sources, "vectors", "names", CLASSES, tmp_path))
     conditions = {condition.name: condition for condition in images.conditions}
     images.teacher("views")  # as the study does: what trains it draws random numbers
     first, again, other = (train.student(images, conditions["kd+seen"], seed) for seed in (0, 0, 1))
